@@ -1,0 +1,18 @@
+//! Digests, names, tensors, batches, schemas and signatures: the words that every layer shares.
+//!
+//! Owns the invariants of these values; a value that exists is valid. Refuses to know files, network, clock,
+//! randomness and wasmtime: nothing here does I/O.
+
+mod batch;
+mod digest;
+mod dtype;
+mod name;
+mod schema;
+mod tensor;
+
+pub use batch::{Batch, BatchError};
+pub use digest::{Digest, DigestError};
+pub use dtype::DataType;
+pub use name::{Name, NameError};
+pub use schema::{ColumnSpec, SchemaError, Signature};
+pub use tensor::{Tensor, TensorError};

@@ -1,0 +1,124 @@
+use serde::{Deserialize, Serialize};
+
+use super::{Batch, DataType, Tensor};
+
+/// What one column looks like: everything about a tensor but its rows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ColumnSpec {
+    /// Column name.
+    pub name: String,
+    /// Element type.
+    pub dtype: DataType,
+    /// Dimensions of one row; empty for one element a row.
+    pub shape: Vec<usize>,
+    /// Whether elements may be missing. Only floating-point columns can have missing elements; they are NaN.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub nullable: bool,
+}
+
+/// What a bundle takes, what its model sees and what it answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Signature {
+    /// Columns of a request, before the first transformer.
+    pub inputs: Vec<ColumnSpec>,
+    /// Columns that the model sees, after the preprocess transformers.
+    pub features: Vec<ColumnSpec>,
+    /// Columns of the answer, after the last transformer.
+    pub outputs: Vec<ColumnSpec>,
+}
+
+/// A batch that is not what a signature promises.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum SchemaError {
+    #[error("column `{name}` is missing")]
+    Missing { name: String },
+    #[error("column `{name}` is unknown: expected {}", list(expected))]
+    Unknown { name: String, expected: Vec<String> },
+    #[error("column `{name}`: expected {expected}, found {found}")]
+    DataType { name: String, expected: DataType, found: DataType },
+    #[error("column `{name}`: expected rows of {}, found {}", shape_text(expected), shape_text(found))]
+    Shape { name: String, expected: Vec<usize>, found: Vec<usize> },
+}
+
+impl ColumnSpec {
+    /// The spec that describes `tensor`.
+    pub fn of(tensor: &Tensor) -> Self {
+        Self {
+            name: tensor.name().to_owned(),
+            dtype: tensor.dtype(),
+            shape: tensor.row_shape().to_vec(),
+            nullable: false,
+        }
+    }
+
+    /// The specs of every column of `batch`, in its order.
+    pub fn of_batch(batch: &Batch) -> Vec<Self> {
+        batch.tensors().iter().map(Self::of).collect()
+    }
+
+    /// Number of elements in one row.
+    pub fn row_elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Checks that `batch` has exactly the columns that `specs` name, in any order.
+    pub fn check(specs: &[Self], batch: &Batch) -> Result<(), SchemaError> {
+        if let Some(stray) = batch.tensors().iter().find(|tensor| !specs.iter().any(|spec| spec.name == tensor.name()))
+        {
+            let expected = specs.iter().map(|spec| spec.name.clone()).collect();
+            return Err(SchemaError::Unknown { name: stray.name().to_owned(), expected });
+        }
+        for spec in specs {
+            let Some(tensor) = batch.column(&spec.name) else {
+                return Err(SchemaError::Missing { name: spec.name.clone() });
+            };
+            let name = spec.name.clone();
+            if tensor.dtype() != spec.dtype {
+                return Err(SchemaError::DataType { name, expected: spec.dtype, found: tensor.dtype() });
+            }
+            if tensor.row_shape() != spec.shape {
+                let found = tensor.row_shape().to_vec();
+                return Err(SchemaError::Shape { name, expected: spec.shape.clone(), found });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn list(names: &[String]) -> String {
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
+
+fn shape_text(shape: &[usize]) -> String {
+    match shape {
+        [] => "one element".to_owned(),
+        sizes => sizes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" × "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_the_column_that_differs() {
+        let specs =
+            [ColumnSpec { name: "x".into(), dtype: DataType::Fp32, shape: vec![2], nullable: false }];
+        let batch = |name: &str, dtype, shape: &[usize]| {
+            let bytes = shape.iter().product::<usize>() * DataType::size(dtype).unwrap();
+            Batch::new(vec![Tensor::new(name, dtype, shape.to_vec(), vec![0; bytes]).unwrap()]).unwrap()
+        };
+        let error = |batch| ColumnSpec::check(&specs, &batch).unwrap_err().to_string();
+        assert!(ColumnSpec::check(&specs, &batch("x", DataType::Fp32, &[7, 2])).is_ok());
+        assert_eq!(error(Batch::default()), "column `x` is missing");
+        assert_eq!(error(batch("y", DataType::Fp32, &[1, 2])), "column `y` is unknown: expected `x`");
+        assert_eq!(error(batch("x", DataType::Fp64, &[1, 2])), "column `x`: expected FP32, found FP64");
+        assert_eq!(
+            error(batch("x", DataType::Fp32, &[1, 2, 3])),
+            "column `x`: expected rows of 2, found 2 × 3"
+        );
+    }
+}

@@ -1,0 +1,277 @@
+use std::borrow::Cow;
+
+use super::DataType;
+
+/// One named column: elements in row-major order, little-endian, the first dimension being the row.
+#[derive(Clone, PartialEq)]
+pub struct Tensor {
+    name: String,
+    dtype: DataType,
+    shape: Vec<usize>,
+    data: Vec<u8>,
+}
+
+/// Parts that do not make a tensor.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum TensorError {
+    #[error("column name of {length} bytes: expected 1 to 256")]
+    NameLength { length: usize },
+    #[error("column `{name}` has no dimensions: expected at least one, the row")]
+    NoDimensions { name: String },
+    #[error("column `{name}` of shape {shape:?} is too large to address")]
+    TooLarge { name: String, shape: Vec<usize> },
+    #[error("column `{name}` of shape {shape:?} and type {dtype}: expected {expected} bytes, found {found}")]
+    DataLength { name: String, shape: Vec<usize>, dtype: DataType, expected: usize, found: usize },
+    #[error("column `{name}` holds byte strings that do not match its shape {shape:?}")]
+    ByteStrings { name: String, shape: Vec<usize> },
+}
+
+impl Tensor {
+    /// Makes a tensor of `data`, checked against `shape` and `dtype`.
+    pub fn new(
+        name: impl Into<String>,
+        dtype: DataType,
+        shape: Vec<usize>,
+        data: Vec<u8>,
+    ) -> Result<Self, TensorError> {
+        let name = name.into();
+        if name.is_empty() || name.len() > 256 {
+            return Err(TensorError::NameLength { length: name.len() });
+        }
+        if shape.is_empty() {
+            return Err(TensorError::NoDimensions { name });
+        }
+        let Some(elements) = shape.iter().try_fold(1_usize, |product, &size| product.checked_mul(size)) else {
+            return Err(TensorError::TooLarge { name, shape });
+        };
+        match dtype.size().map(|size| elements.checked_mul(size)) {
+            Some(None) => return Err(TensorError::TooLarge { name, shape }),
+            Some(Some(expected)) if expected != data.len() => {
+                let found = data.len();
+                return Err(TensorError::DataLength { name, shape, dtype, expected, found });
+            }
+            None if !holds_byte_strings(&data, elements) => {
+                return Err(TensorError::ByteStrings { name, shape });
+            }
+            Some(Some(_)) | None => {}
+        }
+        Ok(Self { name, dtype, shape, data })
+    }
+
+    /// Makes an FP32 tensor.
+    pub fn from_f32(name: impl Into<String>, shape: Vec<usize>, values: &[f32]) -> Result<Self, TensorError> {
+        // Little-endian targets only (checked in `domain`), where the bytes of a float slice are the wire format.
+        Self::new(name, DataType::Fp32, shape, bytemuck::cast_slice(values).to_vec())
+    }
+
+    /// Makes a BYTES tensor of one dimension.
+    pub fn from_strings<'a>(
+        name: impl Into<String>,
+        values: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Result<Self, TensorError> {
+        let mut data = Vec::new();
+        let mut rows = 0;
+        let name = name.into();
+        for value in values {
+            let Ok(length) = u32::try_from(value.len()) else {
+                return Err(TensorError::TooLarge { name, shape: vec![value.len()] });
+            };
+            data.extend_from_slice(&length.to_le_bytes());
+            data.extend_from_slice(value);
+            rows += 1;
+        }
+        Self::new(name, DataType::Bytes, vec![rows], data)
+    }
+
+    /// Column name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> DataType {
+        self.dtype
+    }
+
+    /// Dimensions, the row first.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Dimensions of one row.
+    pub fn row_shape(&self) -> &[usize] {
+        self.shape.get(1..).unwrap_or_default()
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.shape.first().copied().unwrap_or_default()
+    }
+
+    /// Number of elements in one row.
+    pub fn row_elements(&self) -> usize {
+        self.row_shape().iter().product()
+    }
+
+    /// The elements as they cross every boundary.
+    pub fn data(&self) -> &[u8] {
+        &self.data
+    }
+
+    /// Gives the elements away.
+    pub fn into_data(self) -> Vec<u8> {
+        self.data
+    }
+
+    /// The same column under another name.
+    pub fn renamed(mut self, name: impl Into<String>) -> Result<Self, TensorError> {
+        self.name = name.into();
+        Self::new(self.name, self.dtype, self.shape, self.data)
+    }
+
+    /// The elements as floats, borrowed where the buffer is aligned; none if the type is not FP32.
+    pub fn as_f32(&self) -> Option<Cow<'_, [f32]>> {
+        (self.dtype == DataType::Fp32).then(|| match bytemuck::try_cast_slice(&self.data) {
+            Ok(values) => Cow::Borrowed(values),
+            Err(_) => Cow::Owned(
+                self.data.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
+            ),
+        })
+    }
+
+    /// The elements as 64-bit floats, whatever the numeric type; none for BYTES and FP16.
+    ///
+    /// 64-bit integers beyond 2^53 are rounded.
+    pub fn to_f64(&self) -> Option<Vec<f64>> {
+        fn each<const N: usize>(data: &[u8], value: impl Fn([u8; N]) -> f64) -> Option<Vec<f64>> {
+            Some(data.as_chunks::<N>().0.iter().map(|bytes| value(*bytes)).collect())
+        }
+        let data = &self.data;
+        match self.dtype {
+            DataType::Bool | DataType::Uint8 => each(data, |[byte]| f64::from(byte)),
+            DataType::Uint16 => each(data, |bytes| f64::from(u16::from_le_bytes(bytes))),
+            DataType::Uint32 => each(data, |bytes| f64::from(u32::from_le_bytes(bytes))),
+            DataType::Uint64 => each(data, |bytes| u64::from_le_bytes(bytes) as f64),
+            DataType::Int8 => each(data, |bytes| f64::from(i8::from_le_bytes(bytes))),
+            DataType::Int16 => each(data, |bytes| f64::from(i16::from_le_bytes(bytes))),
+            DataType::Int32 => each(data, |bytes| f64::from(i32::from_le_bytes(bytes))),
+            DataType::Int64 => each(data, |bytes| i64::from_le_bytes(bytes) as f64),
+            DataType::Fp32 => each(data, |bytes| f64::from(f32::from_le_bytes(bytes))),
+            DataType::Fp64 => each(data, f64::from_le_bytes),
+            DataType::Fp16 | DataType::Bytes => None,
+        }
+    }
+
+    /// The elements of a BYTES tensor in order; empty for other types.
+    pub fn byte_strings(&self) -> impl Iterator<Item = &[u8]> {
+        let data = if self.dtype == DataType::Bytes { self.data.as_slice() } else { &[] };
+        ByteStrings { data }
+    }
+
+    /// Rows `range` as a tensor of their own; none where they are not all there.
+    pub fn slice_rows(&self, range: std::ops::Range<usize>) -> Option<Self> {
+        let count = range.end.checked_sub(range.start).filter(|_| range.end <= self.rows())?;
+        let elements = self.row_elements();
+        let bytes = match self.dtype.size() {
+            Some(size) => {
+                let stride = elements * size;
+                range.start * stride..range.end * stride
+            }
+            None => {
+                let mut strings = ByteStrings { data: &self.data };
+                let skipped: usize = strings.by_ref().take(range.start * elements).map(|s| s.len() + 4).sum();
+                let taken: usize = strings.take(count * elements).map(|s| s.len() + 4).sum();
+                skipped..skipped + taken
+            }
+        };
+        let mut shape = self.shape.clone();
+        *shape.first_mut()? = count;
+        Some(Self { name: self.name.clone(), dtype: self.dtype, shape, data: self.data.get(bytes)?.to_vec() })
+    }
+
+    /// Appends the rows of `other`, which must have the same type and row shape; says whether it has.
+    pub(super) fn append(&mut self, other: &Self) -> bool {
+        if self.dtype != other.dtype || self.row_shape() != other.row_shape() {
+            return false;
+        }
+        if let Some(rows) = self.shape.first_mut() {
+            *rows += other.rows();
+        }
+        self.data.extend_from_slice(&other.data);
+        true
+    }
+}
+
+impl std::fmt::Debug for Tensor {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{}: {} {:?}", self.name, self.dtype, self.shape)
+    }
+}
+
+struct ByteStrings<'a> {
+    data: &'a [u8],
+}
+
+impl<'a> Iterator for ByteStrings<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let (length, rest) = self.data.split_first_chunk::<4>()?;
+        let (value, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+        self.data = rest;
+        Some(value)
+    }
+}
+
+fn holds_byte_strings(data: &[u8], elements: usize) -> bool {
+    let mut strings = ByteStrings { data };
+    let found = strings.by_ref().count();
+    found == elements && strings.data.is_empty()
+}
+
+const _: () = assert!(cfg!(target_endian = "little"), "tensor bytes are little-endian");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_data_that_does_not_match_shape() {
+        assert!(Tensor::new("x", DataType::Fp32, vec![2, 3], vec![0; 24]).is_ok());
+        let error = Tensor::new("x", DataType::Fp32, vec![2, 3], vec![0; 23]).unwrap_err();
+        assert_eq!(error.to_string(), "column `x` of shape [2, 3] and type FP32: expected 24 bytes, found 23");
+        assert!(matches!(
+            Tensor::new("x", DataType::Fp64, vec![usize::MAX, 2], vec![]),
+            Err(TensorError::TooLarge { .. })
+        ));
+        assert!(matches!(
+            Tensor::new("x", DataType::Fp64, vec![usize::MAX], vec![]),
+            Err(TensorError::TooLarge { .. })
+        ));
+        assert!(Tensor::new("", DataType::Fp64, vec![0], vec![]).is_err());
+        assert!(Tensor::new("x", DataType::Fp64, vec![], vec![0; 8]).is_err());
+    }
+
+    #[test]
+    fn byte_strings_are_checked_and_sliced() {
+        let tensor = Tensor::from_strings("s", [&b"a"[..], b"", b"ccc"]).unwrap();
+        assert_eq!(tensor.shape(), [3]);
+        assert_eq!(tensor.byte_strings().collect::<Vec<_>>(), [&b"a"[..], b"", b"ccc"]);
+        let tail = tensor.slice_rows(1..3).unwrap();
+        assert_eq!(tail.byte_strings().collect::<Vec<_>>(), [&b""[..], b"ccc"]);
+        assert!(tensor.slice_rows(2..4).is_none());
+
+        let mut data = tensor.data().to_vec();
+        data.pop();
+        assert!(Tensor::new("s", DataType::Bytes, vec![3], data).is_err());
+        assert!(Tensor::new("s", DataType::Bytes, vec![2], tensor.data().to_vec()).is_err());
+    }
+
+    #[test]
+    fn numbers_widen_to_f64() {
+        let tensor = Tensor::new("x", DataType::Int16, vec![2], vec![0xff, 0xff, 2, 0]).unwrap();
+        assert_eq!(tensor.to_f64().unwrap(), [-1.0, 2.0]);
+        assert!(tensor.as_f32().is_none());
+    }
+}
