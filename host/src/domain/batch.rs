@@ -101,6 +101,14 @@ impl Batch {
         Ok(())
     }
 
+    /// Makes room for `rows` rows in all, judging by the rows that are there.
+    pub fn reserve_rows(&mut self, rows: usize) {
+        let present = self.rows().max(1);
+        for tensor in &mut self.tensors {
+            tensor.reserve_rows(rows.saturating_sub(present), present);
+        }
+    }
+
     /// Whether every column holds numbers.
     pub fn is_numeric(&self) -> bool {
         self.tensors.iter().all(|tensor| tensor.dtype() != DataType::Bytes)

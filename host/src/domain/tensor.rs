@@ -190,6 +190,11 @@ impl Tensor {
         Some(Self { name: self.name.clone(), dtype: self.dtype, shape, data: self.data.get(bytes)?.to_vec() })
     }
 
+    /// Makes room for `more` rows, judging by the `present` ones.
+    pub(super) fn reserve_rows(&mut self, more: usize, present: usize) {
+        self.data.reserve(more.saturating_mul(self.data.len() / present.max(1)));
+    }
+
     /// Appends the rows of `other`, which must have the same type and row shape; says whether it has.
     pub(super) fn append(&mut self, other: &Self) -> bool {
         if self.dtype != other.dtype || self.row_shape() != other.row_shape() {

@@ -1,0 +1,50 @@
+//! Loads, checks, limits and calls WASM components; the only place that knows wasmtime.
+//!
+//! A component goes through four gates before it computes anything: its bytes are parsed and its interfaces compared
+//! with the contract ([`Interfaces`]), it is compiled, its imports are linked against `log` and `metrics` and nothing
+//! else, and its manifest is read and checked ([`Plugin::load`]). After that a [`Transformer`] or a [`Detector`] is a
+//! plugin with config and state. Every call runs under [`Limits`]; whatever a guest does ends that call with a
+//! [`PluginError`] and nothing else.
+//!
+//! Calls are async so that a guest that runs long yields its thread at every epoch tick instead of holding up the
+//! server's other requests. Code without a runtime drives them with [`block_on`].
+
+mod bindings;
+//mod build;
+mod call;
+mod detector;
+mod error;
+mod interfaces;
+mod limits;
+mod load;
+mod manifest;
+mod metrics;
+mod runtime;
+mod session;
+mod transformer;
+mod v0_1;
+
+//pub use build::{BuildError, BuildReport, build};
+pub use detector::{Detector, Score, Verdict};
+pub use error::{ErrorClass, Fault, LoadError, PluginError};
+pub use interfaces::{CONTRACT_VERSION, Interfaces};
+pub use limits::{Limits, LimitsCeiling};
+pub use load::Plugin;
+pub use manifest::{InstancePolicy, Kind, Manifest, ManifestLimits};
+pub use metrics::{MetricKind, MetricPoint};
+pub use runtime::{PluginRuntime, RuntimeConfig, RuntimeError};
+pub use transformer::{Transformer, TransformerFit};
+
+/// Runs a plugin call to its end on this thread.
+///
+/// A guest only ever pauses at an epoch tick and is ready again at once, so polling without waiting is right: there
+/// is nothing to wait for.
+pub fn block_on<F: Future>(call: F) -> F::Output {
+    let mut call = std::pin::pin!(call);
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    loop {
+        if let std::task::Poll::Ready(output) = call.as_mut().poll(&mut context) {
+            return output;
+        }
+    }
+}

@@ -1,0 +1,137 @@
+use std::time::{Duration, Instant};
+
+use wasmtime::{ResourceLimiter, UpdateDeadline};
+
+use super::bindings::transformer::mlops::plugin::{log, metrics};
+use super::{Limits, MetricKind, MetricPoint};
+
+/// Longest piece of a plugin's log line that is repeated in an error.
+const QUOTED_LOG_MAX_CHARS: usize = 300;
+
+/// Table elements of an instance; compiled Rust and C use hundreds.
+const TABLE_ELEMENTS_MAX: usize = 100_000;
+
+/// What a store carries: the limits of the call under way and what the guest did so far.
+pub(super) struct CallState {
+    plugin: String,
+    limits: Limits,
+    deadline: Instant,
+    log_bytes_left: usize,
+    log_lines_dropped: u64,
+    /// A growth of memory was refused in this call.
+    pub(super) memory_refused: bool,
+    /// The call ran past its deadline.
+    pub(super) timed_out: bool,
+    /// The last line logged at level `error`; a guest's panic message arrives this way.
+    pub(super) last_error: Option<String>,
+    /// Points reported in this call.
+    pub(super) metric_points: Vec<MetricPoint>,
+}
+
+impl CallState {
+    pub(super) fn new(plugin: &str, limits: &Limits) -> Self {
+        let mut state = Self {
+            plugin: plugin.to_owned(),
+            limits: limits.clone(),
+            deadline: Instant::now(),
+            log_bytes_left: 0,
+            log_lines_dropped: 0,
+            memory_refused: false,
+            timed_out: false,
+            last_error: None,
+            metric_points: Vec::new(),
+        };
+        state.begin_call();
+        state
+    }
+
+    /// Starts the clock and the budgets of the next call.
+    pub(super) fn begin_call(&mut self) {
+        self.deadline = Instant::now() + Duration::from_millis(u64::from(self.limits.call_max_ms));
+        self.log_bytes_left = self.limits.log_max_bytes;
+        self.log_lines_dropped = 0;
+        self.memory_refused = false;
+        self.timed_out = false;
+        self.last_error = None;
+        self.metric_points.clear();
+    }
+
+    /// Tells of log lines that were dropped in the call that ended.
+    pub(super) fn end_call(&mut self) {
+        if self.log_lines_dropped > 0 {
+            let (plugin, dropped) = (self.plugin.as_str(), self.log_lines_dropped);
+            tracing::warn!(target: "plugin", plugin, dropped, "log lines over the limit of a call were dropped");
+        }
+    }
+
+    /// At every epoch tick: goes on after yielding, or ends the call.
+    pub(super) fn on_epoch_tick(&mut self) -> wasmtime::Result<UpdateDeadline> {
+        if Instant::now() >= self.deadline {
+            self.timed_out = true;
+            return Err(wasmtime::Trap::Interrupt.into());
+        }
+        Ok(UpdateDeadline::Yield(1))
+    }
+
+    fn record_point(&mut self, kind: MetricKind, name: String, value: f64, labels: Vec<metrics::Label>) {
+        let labels = labels.into_iter().map(|label| (label.name, label.value)).collect();
+        let point = MetricPoint { name, kind, value, labels };
+        if self.metric_points.len() < self.limits.metric_points_max && point.is_valid() {
+            self.metric_points.push(point);
+        }
+    }
+}
+
+impl ResourceLimiter for CallState {
+    fn memory_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        let allowed = desired as u64 <= self.limits.memory_max_bytes;
+        self.memory_refused |= !allowed;
+        Ok(allowed)
+    }
+
+    fn table_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(desired <= TABLE_ELEMENTS_MAX)
+    }
+}
+
+impl log::Host for CallState {
+    fn log(&mut self, level: log::Level, message: String, fields: Vec<(String, String)>) {
+        if level == log::Level::Error {
+            self.last_error = Some(message.chars().take(QUOTED_LOG_MAX_CHARS).collect());
+        }
+        let bytes = message.len() + fields.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        // Every line costs something, or endless empty lines would be free.
+        let Some(left) = self.log_bytes_left.checked_sub(bytes + 16) else {
+            self.log_lines_dropped += 1;
+            return;
+        };
+        self.log_bytes_left = left;
+        let plugin = self.plugin.as_str();
+        // Control characters could forge lines or drive a terminal.
+        let clean = |text: &str| text.chars().filter(|c| !c.is_control()).collect::<String>();
+        let message = clean(&message);
+        let fields = fields.iter().map(|(name, value)| format!("{}={}", clean(name), clean(value)));
+        let fields = fields.collect::<Vec<_>>().join(" ");
+        match level {
+            log::Level::Trace => tracing::trace!(target: "plugin", plugin, fields, "{message}"),
+            log::Level::Debug => tracing::debug!(target: "plugin", plugin, fields, "{message}"),
+            log::Level::Info => tracing::info!(target: "plugin", plugin, fields, "{message}"),
+            log::Level::Warn => tracing::warn!(target: "plugin", plugin, fields, "{message}"),
+            log::Level::Error => tracing::error!(target: "plugin", plugin, fields, "{message}"),
+        }
+    }
+}
+
+impl metrics::Host for CallState {
+    fn counter_add(&mut self, name: String, amount: f64, labels: Vec<metrics::Label>) {
+        self.record_point(MetricKind::Counter, name, amount, labels);
+    }
+
+    fn gauge_set(&mut self, name: String, value: f64, labels: Vec<metrics::Label>) {
+        self.record_point(MetricKind::Gauge, name, value, labels);
+    }
+
+    fn histogram_record(&mut self, name: String, value: f64, labels: Vec<metrics::Label>) {
+        self.record_point(MetricKind::Histogram, name, value, labels);
+    }
+}

@@ -1,0 +1,105 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use wasmtime::component::{HasSelf, Linker};
+use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
+
+use super::bindings::transformer::mlops::plugin::{log, metrics};
+use super::call::CallState;
+use super::{InstancePolicy, LimitsCeiling};
+
+/// How often a running guest is looked at: the granularity of time limits, and the longest it holds a thread.
+const EPOCH_TICK: Duration = Duration::from_millis(5);
+
+/// Native stack of a guest. Rust's own default for threads is 2 MiB; guests get less, since thousands may live.
+const WASM_STACK_MAX_BYTES: usize = 512 * 1024;
+
+/// Instances that may live at once, over all plugins. Each costs address space, not memory, until it is used.
+const INSTANCES_MAX: u32 = 512;
+
+/// Memory that a slot keeps between instances. Zeroing this much is cheaper than giving pages back and faulting them
+/// in again; more would only cost memory.
+const KEEP_RESIDENT_BYTES: usize = 256 * 1024;
+
+/// What an operator decides for all plugins.
+#[derive(Debug, Clone, Default)]
+pub struct RuntimeConfig {
+    /// The most any plugin may have.
+    pub ceiling: LimitsCeiling,
+    /// Overrides every manifest's instance policy.
+    pub instances: Option<InstancePolicy>,
+}
+
+/// The engine that all plugins of a process share: compiler, instance pool, clock, imports.
+#[derive(Clone)]
+pub struct PluginRuntime {
+    pub(super) inner: Arc<Inner>,
+}
+
+pub(super) struct Inner {
+    pub(super) engine: Engine,
+    pub(super) linker: Linker<CallState>,
+    pub(super) config: RuntimeConfig,
+}
+
+/// The engine could not be started.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to start the plugin runtime: {0}")]
+pub struct RuntimeError(String);
+
+impl PluginRuntime {
+    /// Starts the engine and its clock. The clock's thread ends with the last handle.
+    pub fn new(config: RuntimeConfig) -> Result<Self, RuntimeError> {
+        let fail = |error: wasmtime::Error| RuntimeError(format!("{error:#}"));
+        let engine = Engine::new(&engine_config(&config.ceiling)).map_err(fail)?;
+        let mut linker = Linker::new(&engine);
+        log::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut CallState| state).map_err(fail)?;
+        metrics::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut CallState| state).map_err(fail)?;
+        start_clock(&engine).map_err(|error| RuntimeError(error.to_string()))?;
+        Ok(Self { inner: Arc::new(Inner { engine, linker, config }) })
+    }
+}
+
+fn engine_config(ceiling: &LimitsCeiling) -> Config {
+    let memory_max_bytes = usize::try_from(ceiling.memory_max_bytes).unwrap_or(usize::MAX);
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(INSTANCES_MAX)
+        .total_core_instances(INSTANCES_MAX * 4)
+        .total_memories(INSTANCES_MAX)
+        .total_tables(INSTANCES_MAX * 4)
+        .total_stacks(INSTANCES_MAX)
+        .max_memories_per_component(1)
+        .max_memory_size(memory_max_bytes)
+        .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
+        .table_keep_resident(16 * 1024)
+        .async_stack_keep_resident(64 * 1024);
+    let mut config = Config::new();
+    config
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
+        .epoch_interruption(true)
+        .max_wasm_stack(WASM_STACK_MAX_BYTES)
+        .async_stack_size(WASM_STACK_MAX_BYTES * 2)
+        .memory_init_cow(true)
+        .wasm_component_model(true)
+        .wasm_simd(true)
+        .wasm_relaxed_simd(false)
+        .wasm_memory64(false)
+        .wasm_multi_memory(false)
+        .wasm_tail_call(false)
+        .generate_address_map(false)
+        // Results must not depend on the machine: every NaN has one bit pattern.
+        .cranelift_nan_canonicalization(true);
+    config
+}
+
+fn start_clock(engine: &Engine) -> std::io::Result<()> {
+    let engine = engine.weak();
+    std::thread::Builder::new().name("plugin-clock".to_owned()).spawn(move || {
+        while let Some(engine) = engine.upgrade() {
+            engine.increment_epoch();
+            drop(engine);
+            std::thread::sleep(EPOCH_TICK);
+        }
+    })?;
+    Ok(())
+}

@@ -1,0 +1,244 @@
+use std::ops::Range;
+
+use wasmtime::component::ResourceAny;
+use wasmtime::{PoolConcurrencyLimitError, Store, Trap};
+
+use super::bindings::detector::{DriftDetector, exports::mlops::plugin::detector::Score as GuestScore};
+use super::bindings::transformer::Preprocessor;
+use super::call::CallState;
+use super::load::ExportsPre;
+use super::v0_1::{self, BatchView, for_detector, for_transformer};
+use super::{Fault, Limits, Manifest, MetricPoint, Plugin, PluginRuntime};
+use crate::domain::Batch;
+
+/// Longest message of a guest that is passed on.
+const MESSAGE_MAX_CHARS: usize = 1_000;
+
+/// Largest state that the contract allows.
+const STATE_MAX_BYTES: usize = 16 * 1024 * 1024;
+
+/// One live instance with its configured resource: a store of its own, so it shares nothing with any other.
+pub(super) struct Session {
+    store: Store<CallState>,
+    exports: Exports,
+    resource: ResourceAny,
+    limits: Limits,
+    broken: bool,
+}
+
+enum Exports {
+    Transformer(Preprocessor),
+    Detector(DriftDetector),
+}
+
+/// A store with a fresh instance in it.
+struct Fresh {
+    store: Store<CallState>,
+    exports: Exports,
+}
+
+async fn instantiate(
+    runtime: &PluginRuntime,
+    exports: &ExportsPre,
+    name: &str,
+    limits: &Limits,
+) -> Result<Fresh, Fault> {
+    let mut store = Store::new(&runtime.inner.engine, CallState::new(name, limits));
+    store.limiter(|state| state);
+    store.set_epoch_deadline(1);
+    store.epoch_deadline_callback(|mut store| store.data_mut().on_epoch_tick());
+    store.set_hostcall_fuel(usize::try_from(limits.output_max_bytes).unwrap_or(usize::MAX));
+    let instance = match exports {
+        ExportsPre::Transformer(exports) => {
+            exports.instantiate_async(&mut store).await.map(Exports::Transformer)
+        }
+        ExportsPre::Detector(exports) => exports.instantiate_async(&mut store).await.map(Exports::Detector),
+    };
+    match instance {
+        Ok(exports) => Ok(Fresh { store, exports }),
+        Err(error) => Err(fault_of(&error, store.data(), limits)),
+    }
+}
+
+impl Session {
+    /// Instantiates a component only to read its manifest.
+    pub(super) async fn describe(
+        runtime: &PluginRuntime,
+        exports: &ExportsPre,
+        limits: &Limits,
+    ) -> Result<Manifest, Fault> {
+        let Fresh { mut store, exports } = instantiate(runtime, exports, "unnamed", limits).await?;
+        let described = match &exports {
+            Exports::Transformer(exports) => {
+                exports.mlops_plugin_description().call_describe(&mut store).await.map(for_transformer::manifest)
+            }
+            Exports::Detector(exports) => {
+                exports.mlops_plugin_description().call_describe(&mut store).await.map(for_detector::manifest)
+            }
+        };
+        described.map_err(|error| fault_of(&error, store.data(), limits))
+    }
+
+    /// Instantiates a plugin and opens its resource with config and state.
+    pub(super) async fn open(plugin: &Plugin, config: &str, state: Option<&[u8]>) -> Result<Self, Fault> {
+        let inner = &plugin.inner;
+        let Fresh { mut store, exports } =
+            instantiate(&inner.runtime, &inner.exports, &inner.manifest.name, &inner.limits).await?;
+        let opened = match &exports {
+            Exports::Transformer(exports) => {
+                let guest = exports.mlops_plugin_transformer().transformer();
+                let opened = guest.call_open(&mut store, config, state).await;
+                opened.map(|result| result.map_err(for_transformer::fault))
+            }
+            Exports::Detector(exports) => {
+                let guest = exports.mlops_plugin_detector().detector();
+                let opened = guest.call_open(&mut store, config, state).await;
+                opened.map(|result| result.map_err(for_detector::fault))
+            }
+        };
+        let resource = match opened {
+            Ok(result) => result.map_err(shortened)?,
+            Err(error) => return Err(fault_of(&error, store.data(), &inner.limits)),
+        };
+        Ok(Self { store, exports, resource, limits: inner.limits.clone(), broken: false })
+    }
+
+    /// Whether the instance can take another call: not after a trap or any other fault of the plugin's.
+    pub(super) fn is_reusable(&self) -> bool {
+        !self.broken
+    }
+
+    /// Points reported during the last call.
+    pub(super) fn take_metric_points(&mut self) -> Vec<MetricPoint> {
+        std::mem::take(&mut self.store.data_mut().metric_points)
+    }
+
+    /// Starts the clock and the budgets of a call. One call of the host's may be several of the guest's.
+    pub(super) fn begin_call(&mut self) {
+        self.store.data_mut().begin_call();
+    }
+
+    /// Learns from the rows of `batch`.
+    pub(super) async fn fit(&mut self, batch: &Batch) -> Result<(), Fault> {
+        let view = BatchView::whole(batch);
+        let (store, resource) = (&mut self.store, self.resource);
+        let outcome = match &self.exports {
+            Exports::Transformer(exports) => {
+                let guest = exports.mlops_plugin_transformer().transformer();
+                let outcome = guest.call_fit(store, resource, &for_transformer::params(&view)).await;
+                outcome.map(|result| result.map_err(for_transformer::fault))
+            }
+            Exports::Detector(exports) => {
+                let guest = exports.mlops_plugin_detector().detector();
+                let outcome = guest.call_fit(store, resource, &for_detector::params(&view)).await;
+                outcome.map(|result| result.map_err(for_detector::fault))
+            }
+        };
+        self.finish(outcome)
+    }
+
+    /// What was learned.
+    pub(super) async fn state(&mut self) -> Result<Vec<u8>, Fault> {
+        let (store, resource) = (&mut self.store, self.resource);
+        let outcome = match &self.exports {
+            Exports::Transformer(exports) => {
+                let outcome = exports.mlops_plugin_transformer().transformer().call_state(store, resource).await;
+                outcome.map(|result| result.map_err(for_transformer::fault))
+            }
+            Exports::Detector(exports) => {
+                let outcome = exports.mlops_plugin_detector().detector().call_state(store, resource).await;
+                outcome.map(|result| result.map_err(for_detector::fault))
+            }
+        };
+        let state = self.finish(outcome)?;
+        if state.len() > STATE_MAX_BYTES {
+            let found = state.len();
+            return Err(Fault::Contract(format!("its state has {found} bytes: the limit is {STATE_MAX_BYTES}")));
+        }
+        Ok(state)
+    }
+
+    /// Maps rows `rows` of `batch`, or all of it.
+    pub(super) async fn transform(&mut self, batch: &Batch, rows: Option<Range<usize>>) -> Result<Batch, Fault> {
+        let expected = rows.as_ref().map_or(batch.rows(), Range::len);
+        let view = match rows {
+            Some(rows) => BatchView::rows(batch, rows),
+            None => Some(BatchView::whole(batch)),
+        };
+        let (Exports::Transformer(exports), Some(view)) = (&self.exports, view) else {
+            return Err(Fault::Host("a detector was asked to transform, or rows were missing".to_owned()));
+        };
+        let guest = exports.mlops_plugin_transformer().transformer();
+        let params = for_transformer::params(&view);
+        let outcome = guest.call_transform(&mut self.store, self.resource, &params).await;
+        let tensors = self.finish(outcome.map(|result| result.map_err(for_transformer::fault)))?;
+        let answer = v0_1::answer(tensors, expected);
+        self.broken |= answer.is_err();
+        answer
+    }
+
+    /// Scores a window.
+    pub(super) async fn score(&mut self, window: &Batch) -> Result<Vec<GuestScore>, Fault> {
+        let view = BatchView::whole(window);
+        let Exports::Detector(exports) = &self.exports else {
+            return Err(Fault::Host("a transformer was asked to score".to_owned()));
+        };
+        let guest = exports.mlops_plugin_detector().detector();
+        let outcome = guest.call_score(&mut self.store, self.resource, &for_detector::params(&view)).await;
+        self.finish(outcome.map(|result| result.map_err(for_detector::fault)))
+    }
+
+    fn finish<T>(&mut self, outcome: wasmtime::Result<Result<T, Fault>>) -> Result<T, Fault> {
+        self.store.data_mut().end_call();
+        match outcome {
+            Ok(result) => result.map_err(shortened),
+            Err(error) => {
+                self.broken = true;
+                Err(fault_of(&error, self.store.data(), &self.limits))
+            }
+        }
+    }
+}
+
+/// A guest's message goes into errors and responses, so its length is ours to bound.
+fn shortened(fault: Fault) -> Fault {
+    let cut = |message: String| match message.char_indices().nth(MESSAGE_MAX_CHARS) {
+        Some((end, _)) => format!("{}…", message.get(..end).unwrap_or_default()),
+        None => message,
+    };
+    match fault {
+        Fault::InvalidInput { message, row, column } => {
+            Fault::InvalidInput { message: cut(message), row, column: column.map(cut) }
+        }
+        Fault::InvalidConfig(message) => Fault::InvalidConfig(cut(message)),
+        Fault::InvalidState(message) => Fault::InvalidState(cut(message)),
+        Fault::Other(message) => Fault::Other(cut(message)),
+        other => other,
+    }
+}
+
+/// Why the engine ended a call.
+fn fault_of(error: &wasmtime::Error, state: &CallState, limits: &Limits) -> Fault {
+    if state.timed_out {
+        return Fault::TimeLimit { call_max_ms: limits.call_max_ms };
+    }
+    // A guest that is refused memory usually traps: the refusal is the cause worth telling.
+    if state.memory_refused {
+        return Fault::MemoryLimit { memory_max_bytes: limits.memory_max_bytes };
+    }
+    if error.is::<PoolConcurrencyLimitError>() {
+        return Fault::Overloaded;
+    }
+    match error.downcast_ref::<Trap>() {
+        Some(Trap::StackOverflow) => Fault::StackOverflow,
+        Some(trap) => Fault::Trap(match &state.last_error {
+            Some(line) => line.chars().filter(|c| !c.is_control()).collect(),
+            None => trap.to_string(),
+        }),
+        // The engine's type for this error is private; a test holds its text in place.
+        None if format!("{error:#}").contains("fuel allocated for hostcalls") => {
+            Fault::OutputLimit { output_max_bytes: limits.output_max_bytes }
+        }
+        None => Fault::Contract(format!("{error:#}")),
+    }
+}
