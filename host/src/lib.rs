@@ -13,5 +13,14 @@
     )
 )]
 
+pub mod cli;
+pub mod data;
 pub mod domain;
+pub mod model;
+pub mod monitor;
 pub mod plugin;
+pub mod registry;
+pub mod serve;
+pub mod server;
+pub mod store;
+pub mod train;

@@ -1,3 +1,7 @@
-//! The `host` program.
+//! The `host` program; everything it does is in the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    host::cli::main()
+}

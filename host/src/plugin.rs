@@ -10,7 +10,7 @@
 //! server's other requests. Code without a runtime drives them with [`block_on`].
 
 mod bindings;
-//mod build;
+mod build;
 mod call;
 mod detector;
 mod error;
@@ -24,7 +24,7 @@ mod session;
 mod transformer;
 mod v0_1;
 
-//pub use build::{BuildError, BuildReport, build};
+pub use build::{BuildError, BuildReport, Toolchain, ToolchainError, build};
 pub use detector::{Detector, Score, Verdict};
 pub use error::{ErrorClass, Fault, LoadError, PluginError};
 pub use interfaces::{CONTRACT_VERSION, Interfaces};

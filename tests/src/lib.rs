@@ -1,1 +1,270 @@
-//! Black-box test support.
+//! Support for black-box tests: starts the real binary and talks to it.
+//!
+//! `cargo xtask test` builds what is needed and says where it is: `HOST_BIN`, `HOST_PLUGINS_DIR`, `HOST_GUESTS_DIR`,
+//! `HOST_PYTHON`.
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails here")]
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// Longest that anything may take which a test waits for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Rows and rounds of the model that most tests share: small, yet good enough to recognise digits.
+const SHARED_MODEL: [&str; 6] = ["--train-rows", "4000", "--rounds", "10", "--set", "max_depth=5"];
+
+fn from_environment(variable: &str) -> PathBuf {
+    let value = std::env::var_os(variable);
+    PathBuf::from(value.unwrap_or_else(|| panic!("{variable} is not set: run the tests by `cargo xtask test`")))
+}
+
+/// A first-party plugin.
+pub fn plugin(name: &str) -> String {
+    let path = from_environment("HOST_PLUGINS_DIR").join(format!("{name}.wasm"));
+    path.to_str().unwrap().to_owned()
+}
+
+/// A deliberately bad component.
+pub fn guest(name: &str) -> String {
+    let path = from_environment("HOST_GUESTS_DIR").join(format!("{name}.wasm"));
+    path.to_str().unwrap().to_owned()
+}
+
+/// The Python interpreter that has XGBoost.
+pub fn python() -> PathBuf {
+    from_environment("HOST_PYTHON")
+}
+
+/// The root of the repository.
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
+}
+
+/// The MNIST files.
+pub fn mnist_files() -> String {
+    repository().join("examples/mnist/data").to_str().unwrap().to_owned()
+}
+
+/// What a run of the program printed, and how it ended.
+#[derive(Debug)]
+pub struct Ran {
+    /// Exit code.
+    pub code: i32,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl Ran {
+    /// The output of a run that succeeded.
+    pub fn expect_success(self) -> String {
+        assert_eq!(self.code, 0, "{}\n{}", self.stdout, self.stderr);
+        self.stdout
+    }
+
+    /// The JSON that a run printed which succeeded.
+    pub fn json(self) -> Value {
+        serde_json::from_str(&self.expect_success()).unwrap()
+    }
+
+    /// Code and message of a run that failed, with folders of this machine replaced.
+    pub fn failure(&self, state: &Host) -> String {
+        let folder = state.state_dir().to_str().unwrap().to_owned();
+        let text = self.stderr.replace(&folder, "[STATE]");
+        let text = text.replace(from_environment("HOST_GUESTS_DIR").to_str().unwrap(), "[GUESTS]");
+        let text = text.replace(from_environment("HOST_PLUGINS_DIR").to_str().unwrap(), "[PLUGINS]");
+        assert!(!text.contains("panicked at"), "{text}");
+        format!("exit {}\n{}", self.code, text.trim_end())
+    }
+}
+
+/// The program with a state folder of its own.
+pub struct Host {
+    state: tempfile::TempDir,
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Host {
+    /// An empty state folder.
+    pub fn new() -> Self {
+        Self { state: tempfile::tempdir().unwrap() }
+    }
+
+    /// A state folder with the dataset `mnist` and a model of that name, which all tests share.
+    pub fn trained() -> &'static Self {
+        static SHARED: OnceLock<Host> = OnceLock::new();
+        SHARED.get_or_init(|| {
+            let host = Self::new();
+            host.run(["data", "add", "mnist", &mnist_files()]).expect_success();
+            let (before, after) = (plugin("mnist-pixels"), plugin("argmax-label"));
+            let transformers = ["train", "--data", "mnist", "--preprocess", &before, "--postprocess", &after];
+            host.run(transformers.into_iter().chain(SHARED_MODEL)).expect_success();
+            host
+        })
+    }
+
+    /// Where the state is.
+    pub fn state_dir(&self) -> &Path {
+        self.state.path()
+    }
+
+    /// The program, ready for more arguments.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(from_environment("HOST_BIN"));
+        command.env("HOST_STATE_DIR", self.state_dir()).env("NO_COLOR", "1").stdin(Stdio::null());
+        command
+    }
+
+    /// Runs the program to its end.
+    pub fn run<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Ran {
+        ran(self.command().args(arguments).output().unwrap())
+    }
+
+    /// Starts `host serve` with these arguments on a free port, and waits until it is ready.
+    pub fn serve<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Server {
+        let mut child = self
+            .command()
+            .args(["serve", "--port", "0", "--json"])
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        stdout.read_line(&mut line).unwrap();
+        if line.is_empty() {
+            let mut stderr = String::new();
+            child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+            panic!("the server did not start: {stderr}");
+        }
+        let ready: Value = serde_json::from_str(&line).unwrap();
+        let address = ready["address"].as_str().unwrap().to_owned();
+        Server { child, address, agent: agent() }
+    }
+}
+
+/// Turns what the system says of a finished process into text.
+pub fn ran(output: std::process::Output) -> Ran {
+    Ran {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// A client that keeps connections and treats every status as an answer.
+pub fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(PATIENCE)).build().into()
+}
+
+/// A running server; killed when dropped.
+pub struct Server {
+    child: Child,
+    address: String,
+    agent: ureq::Agent,
+}
+
+/// An answer over HTTP.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// The body.
+    pub body: String,
+}
+
+impl Answer {
+    /// The body as JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+}
+
+impl Server {
+    /// `127.0.0.1:port`.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The server's process.
+    pub fn process_id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a body.
+    pub fn post(&self, path: &str, body: &str) -> Answer {
+        let response = self.agent.post(format!("http://{}{path}", self.address)).send(body).unwrap();
+        answer(response)
+    }
+
+    /// Asks for a page.
+    pub fn get(&self, path: &str) -> Answer {
+        answer(self.agent.get(format!("http://{}{path}", self.address)).call().unwrap())
+    }
+
+    /// Waits until so many rows are in the endpoint's window.
+    pub fn wait_for_window(&self, rows: u64) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.get("/serve").json()["endpoints"][0]["window_rows"].as_u64().unwrap() < rows {
+            assert!(Instant::now() < deadline, "the window was not written");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Asks the process to stop, and waits until it has.
+    pub fn stop(mut self) -> Ran {
+        let killed = Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
+        assert!(killed.success());
+        let deadline = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < deadline, "the server did not stop");
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        let mut stderr = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        Ran { code: status.code().unwrap_or(-1), stdout: String::new(), stderr }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn answer(mut response: ureq::http::Response<ureq::Body>) -> Answer {
+    let status = response.status().as_u16();
+    Answer { status, body: response.body_mut().read_to_string().unwrap() }
+}
+
+/// The MNIST test images, 784 pixels each.
+pub fn test_images() -> &'static [Vec<u8>] {
+    static IMAGES: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
+    IMAGES.get_or_init(|| {
+        let file = Path::new(&mnist_files()).join("t10k-images-idx3-ubyte.gz");
+        let unpacked = Command::new("gzip").arg("-dc").arg(file).output().unwrap();
+        assert!(unpacked.status.success());
+        unpacked.stdout.get(16..).unwrap().chunks(784).map(<[u8]>::to_vec).collect()
+    })
+}
+
+/// A request's body for one image.
+pub fn pixels_json(image: &[u8]) -> String {
+    serde_json::json!({ "pixels": image }).to_string()
+}

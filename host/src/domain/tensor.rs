@@ -39,10 +39,13 @@ impl Tensor {
         if name.is_empty() || name.len() > 256 {
             return Err(TensorError::NameLength { length: name.len() });
         }
-        if shape.is_empty() {
+        let Some((&rows, row_shape)) = shape.split_first() else {
             return Err(TensorError::NoDimensions { name });
-        }
-        let Some(elements) = shape.iter().try_fold(1_usize, |product, &size| product.checked_mul(size)) else {
+        };
+        // The row by itself first: no rows of it would hide that it overflows.
+        let row_elements = row_shape.iter().try_fold(1_usize, |product, &size| product.checked_mul(size));
+        let row_elements = row_elements.filter(|&count| count.checked_mul(dtype.size().unwrap_or(1)).is_some());
+        let Some(elements) = row_elements.and_then(|count| count.checked_mul(rows)) else {
             return Err(TensorError::TooLarge { name, shape });
         };
         match dtype.size().map(|size| elements.checked_mul(size)) {
@@ -252,6 +255,10 @@ mod tests {
         ));
         assert!(matches!(
             Tensor::new("x", DataType::Fp64, vec![usize::MAX], vec![]),
+            Err(TensorError::TooLarge { .. })
+        ));
+        assert!(matches!(
+            Tensor::new("x", DataType::Uint8, vec![0, usize::MAX, 2], vec![]),
             Err(TensorError::TooLarge { .. })
         ));
         assert!(Tensor::new("", DataType::Fp64, vec![0], vec![]).is_err());

@@ -171,7 +171,8 @@ impl Session {
         let guest = exports.mlops_plugin_transformer().transformer();
         let params = for_transformer::params(&view);
         let outcome = guest.call_transform(&mut self.store, self.resource, &params).await;
-        let tensors = self.finish(outcome.map(|result| result.map_err(for_transformer::fault)))?;
+        let outcome = outcome.map(|result| result.map_err(|error| within(for_transformer::fault(error), expected)));
+        let tensors = self.finish(outcome)?;
         let answer = v0_1::answer(tensors, expected);
         self.broken |= answer.is_err();
         answer
@@ -200,19 +201,35 @@ impl Session {
     }
 }
 
-/// A guest's message goes into errors and responses, so its length is ours to bound.
+/// What a guest says goes into errors, responses and terminals, so its length and its characters are ours to bound.
 fn shortened(fault: Fault) -> Fault {
-    let cut = |message: String| match message.char_indices().nth(MESSAGE_MAX_CHARS) {
-        Some((end, _)) => format!("{}…", message.get(..end).unwrap_or_default()),
-        None => message,
-    };
+    let cut = |text: String| clean(&text, MESSAGE_MAX_CHARS);
     match fault {
         Fault::InvalidInput { message, row, column } => {
-            Fault::InvalidInput { message: cut(message), row, column: column.map(cut) }
+            Fault::InvalidInput { message: cut(message), row, column: column.map(|name| clean(&name, 256)) }
         }
         Fault::InvalidConfig(message) => Fault::InvalidConfig(cut(message)),
         Fault::InvalidState(message) => Fault::InvalidState(cut(message)),
         Fault::Other(message) => Fault::Other(cut(message)),
+        other => other,
+    }
+}
+
+fn clean(text: &str, chars_max: usize) -> String {
+    let mut cleaned: String = text.chars().filter(|c| !c.is_control()).take(chars_max + 1).collect();
+    if let Some((end, _)) = cleaned.char_indices().nth(chars_max) {
+        cleaned.truncate(end);
+        cleaned.push('…');
+    }
+    cleaned
+}
+
+/// A place that a guest names may be beyond the batch; then it is no place.
+fn within(fault: Fault, rows: usize) -> Fault {
+    match fault {
+        Fault::InvalidInput { message, row, column } => {
+            Fault::InvalidInput { message, row: row.filter(|&row| row < rows as u64), column }
+        }
         other => other,
     }
 }
@@ -232,7 +249,7 @@ fn fault_of(error: &wasmtime::Error, state: &CallState, limits: &Limits) -> Faul
     match error.downcast_ref::<Trap>() {
         Some(Trap::StackOverflow) => Fault::StackOverflow,
         Some(trap) => Fault::Trap(match &state.last_error {
-            Some(line) => line.chars().filter(|c| !c.is_control()).collect(),
+            Some(line) => clean(line, MESSAGE_MAX_CHARS),
             None => trap.to_string(),
         }),
         // The engine's type for this error is private; a test holds its text in place.

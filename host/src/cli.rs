@@ -1,0 +1,119 @@
+//! The command line: parses arguments, wires the layers together and prints. Holds no logic of its own.
+//!
+//! Data goes to standard output, everything else to standard error. `--json` output is stable.
+
+mod data;
+mod error;
+mod model;
+mod monitor;
+mod output;
+mod plugin;
+mod predict;
+mod serve;
+mod state;
+mod train;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use output::Output;
+use state::StateArguments;
+
+/// A WebAssembly plugin host for machine-learning operations: data, training, serving and monitoring in one program.
+///
+/// The steps you write yourself run as sandboxed components, and the same bytes run in training and in serving.
+#[derive(Debug, Parser)]
+#[command(name = "host", version, propagate_version = true, max_term_width = 100, after_help = AFTER_HELP)]
+struct Cli {
+    #[command(flatten)]
+    state: StateArguments,
+
+    /// Print data as JSON on standard output.
+    #[arg(long, global = true, help_heading = "Global options")]
+    json: bool,
+
+    /// Say more on standard error; twice for debugging.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Global options")]
+    verbose: u8,
+
+    /// Say only what is wrong.
+    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = "Global options")]
+    quiet: bool,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Exit codes: 0 done, 1 the host failed, 2 something you gave it is wrong, 3 a plugin failed, 4 drift was found.
+
+A first session:
+  host data add mnist examples/mnist/data
+  host train --data mnist --preprocess mnist-pixels.wasm --postprocess argmax-label.wasm --name mnist
+  host serve --model mnist --port 8080";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Build, inspect and run plugins.
+    #[command(subcommand)]
+    Plugin(plugin::PluginCommand),
+    /// Add, list and show datasets.
+    #[command(subcommand)]
+    Data(data::DataCommand),
+    /// Train a model and keep it as a bundle.
+    Train(train::TrainArguments),
+    /// List, show and export trained models.
+    #[command(subcommand)]
+    Model(model::ModelCommand),
+    /// Score a dataset with a model.
+    Predict(predict::PredictArguments),
+    /// Serve a model over HTTP.
+    Serve(serve::ServeArguments),
+    /// Watch what an endpoint sees.
+    #[command(subcommand)]
+    Monitor(monitor::MonitorCommand),
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    output::start_log(cli.verbose, cli.quiet);
+    let output = Output::new(cli.json, cli.quiet);
+    match run(cli, &output) {
+        Ok(code) => code,
+        Err(error) => error::report(&error, &output),
+    }
+}
+
+fn run(cli: Cli, output: &Output) -> anyhow::Result<ExitCode> {
+    match cli.command {
+        Command::Plugin(command) => plugin::run(command, output)?,
+        Command::Data(command) => data::run(command, &cli.state, output)?,
+        Command::Train(arguments) => train::run(arguments, &cli.state, output)?,
+        Command::Model(command) => model::run(command, &cli.state, output)?,
+        Command::Predict(arguments) => predict::run(arguments, &cli.state, output)?,
+        Command::Serve(arguments) => serve::run(arguments, &cli.state, output)?,
+        Command::Monitor(command) => return monitor::run(command, &cli.state, output),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "host", &mut script);
+            output.bytes(&script)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory as _;
+        super::Cli::command().debug_assert();
+    }
+}

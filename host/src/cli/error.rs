@@ -1,0 +1,56 @@
+use std::process::ExitCode;
+
+use super::output::Output;
+use crate::plugin::{ErrorClass, PluginError};
+use crate::serve::WindowError;
+use crate::store::StoreError;
+
+/// The host itself failed, or the machine under it: disk, memory, threads.
+const HOST_FAILED: u8 = 1;
+/// Something the user gave is wrong.
+const USER_ERROR: u8 = 2;
+/// A plugin crashed, hit a limit or broke the contract.
+const PLUGIN_FAILED: u8 = 3;
+
+/// Prints an error with its causes, and gives the exit code for its class.
+pub(super) fn report(error: &anyhow::Error, output: &Output) -> ExitCode {
+    let code = exit_code(error);
+    // A reader that went away, as in `host … | head`, is not worth a word.
+    if is_broken_pipe(error) {
+        return ExitCode::SUCCESS;
+    }
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1) {
+        let cause = cause.to_string();
+        if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    output.error(&text);
+    ExitCode::from(code)
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    for cause in error.chain() {
+        if let Some(error) = cause.downcast_ref::<PluginError>() {
+            return match error.fault.class() {
+                ErrorClass::User => USER_ERROR,
+                ErrorClass::Plugin => PLUGIN_FAILED,
+                ErrorClass::Overload | ErrorClass::Host => HOST_FAILED,
+            };
+        }
+        let ours = cause.is::<WindowError>()
+            || cause.is::<crate::plugin::RuntimeError>()
+            || cause.downcast_ref::<StoreError>().is_some_and(StoreError::is_host_failure);
+        if ours {
+            return HOST_FAILED;
+        }
+    }
+    USER_ERROR
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}

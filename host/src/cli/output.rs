@@ -1,0 +1,197 @@
+use std::io::Write as _;
+use std::time::Duration;
+
+use console::{Alignment, Term, measure_text_width, pad_str, style};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+/// How results reach the user: text for people or JSON for programs on standard output, the rest on standard error.
+pub(super) struct Output {
+    json: bool,
+    quiet: bool,
+}
+
+/// A table of text; columns are as wide as their widest cell.
+pub(super) struct Table {
+    header: Vec<&'static str>,
+    right: Vec<bool>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Output {
+    pub(super) fn new(json: bool, quiet: bool) -> Self {
+        Self { json, quiet }
+    }
+
+    /// Whether the user asked for JSON.
+    pub(super) fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// Writes bytes as they are.
+    pub(super) fn bytes(&self, bytes: &[u8]) -> std::io::Result<()> {
+        let mut stdout = std::io::stdout().lock();
+        stdout.write_all(bytes)?;
+        stdout.flush()
+    }
+
+    /// Writes a line of data.
+    pub(super) fn line(&self, text: &str) -> std::io::Result<()> {
+        self.bytes(format!("{text}\n").as_bytes())
+    }
+
+    /// Writes a value as indented JSON.
+    pub(super) fn value(&self, value: &impl Serialize) -> anyhow::Result<()> {
+        Ok(self.line(&serde_json::to_string_pretty(value)?)?)
+    }
+
+    /// Writes a name and what it is, aligned with its neighbours.
+    pub(super) fn field(&self, name: &str, value: impl std::fmt::Display) -> std::io::Result<()> {
+        self.line(&format!("{} {value}", pad_str(&style(name).dim().to_string(), 14, Alignment::Left, None)))
+    }
+
+    /// Writes a table.
+    pub(super) fn table(&self, table: &Table) -> std::io::Result<()> {
+        self.bytes(table.to_string().as_bytes())
+    }
+
+    /// Tells what was done.
+    pub(super) fn note(&self, text: &str) {
+        if !self.quiet {
+            to_stderr(text);
+        }
+    }
+
+    /// Tells what may go wrong.
+    pub(super) fn warn(&self, text: &str) {
+        to_stderr(&format!("{} {text}", style("warning:").for_stderr().yellow().bold()));
+    }
+
+    /// Tells what went wrong.
+    pub(super) fn error(&self, text: &str) {
+        to_stderr(&format!("{} {text}", style("error:").for_stderr().red().bold()));
+    }
+
+    /// A progress bar on standard error; hidden where nobody watches.
+    pub(super) fn progress(&self, length: u64, what: &str) -> ProgressBar {
+        let hidden = self.quiet || !Term::stderr().is_term();
+        let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(10) };
+        let bar = ProgressBar::with_draw_target(Some(length), target).with_prefix(what.to_owned());
+        if let Ok(style) = ProgressStyle::with_template("{prefix:10} {bar:30} {pos}/{len} {elapsed} {msg}") {
+            bar.set_style(style.progress_chars("━╸ "));
+        }
+        bar.enable_steady_tick(Duration::from_millis(200));
+        bar
+    }
+}
+
+impl Table {
+    /// A table with these columns; a name that starts with `>` is right-aligned.
+    pub(super) fn new(header: &[&'static str]) -> Self {
+        let right = header.iter().map(|name| name.starts_with('>')).collect();
+        let header = header.iter().map(|name| name.trim_start_matches('>')).collect();
+        Self { header, right, rows: Vec::new() }
+    }
+
+    /// Adds a row.
+    pub(super) fn row(&mut self, cells: Vec<String>) {
+        self.rows.push(cells);
+    }
+}
+
+impl std::fmt::Display for Table {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let header: Vec<String> = self.header.iter().map(|name| style(name).bold().to_string()).collect();
+        let width = |column: usize| {
+            let cells = self.rows.iter().chain(std::iter::once(&header)).filter_map(|row| row.get(column));
+            cells.map(|cell| measure_text_width(cell)).max().unwrap_or_default()
+        };
+        let widths: Vec<usize> = (0..header.len()).map(width).collect();
+        for row in std::iter::once(&header).chain(&self.rows) {
+            let mut line = String::new();
+            for ((cell, &width), &right) in row.iter().zip(&widths).zip(&self.right) {
+                let side = if right { Alignment::Right } else { Alignment::Left };
+                line.push_str(&pad_str(cell, width, side, None));
+                line.push_str("  ");
+            }
+            writeln!(formatter, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+/// Sends the program's own log and the plugins' to standard error.
+pub(super) fn start_log(verbose: u8, quiet: bool) {
+    let level = match (quiet, verbose) {
+        (true, _) => tracing::Level::ERROR,
+        (false, 0) => tracing::Level::WARN,
+        (false, 1) => tracing::Level::INFO,
+        (false, _) => tracing::Level::DEBUG,
+    };
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_ansi(console::colors_enabled_stderr())
+        .init();
+}
+
+fn to_stderr(text: &str) {
+    // Nothing can be done where even standard error is gone.
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+/// `1234567` as `1,234,567`.
+pub(super) fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A size in the unit that fits.
+pub(super) fn bytes_text(bytes: u64) -> String {
+    match bytes {
+        0..1_000 => format!("{bytes} B"),
+        1_000..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.1} GB", bytes as f64 / 1e9),
+    }
+}
+
+/// A number with the digits that people read.
+pub(super) fn number_text(value: f64) -> String {
+    if value.is_nan() {
+        return "-".to_owned();
+    }
+    if value.fract() == 0.0 && value.abs() < 1e15 {
+        return format!("{value:.0}");
+    }
+    let text = format!("{value:.4}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_read_well() {
+        assert_eq!([0, 999, 1_000, 1_234_567].map(thousands), ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!([999, 15_600, 22_000_000].map(bytes_text), ["999 B", "15.6 kB", "22.0 MB"]);
+        assert_eq!([33.318421, 255.0, f64::NAN].map(number_text), ["33.3184", "255", "-"]);
+    }
+
+    #[test]
+    fn columns_line_up() {
+        let mut table = Table::new(&["NAME", ">ROWS"]);
+        table.row(vec!["mnist".into(), "70,000".into()]);
+        table.row(vec!["ä".into(), "1".into()]);
+        console::set_colors_enabled(false);
+        assert_eq!(table.to_string(), "NAME     ROWS\nmnist  70,000\nä           1\n");
+    }
+}

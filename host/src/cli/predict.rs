@@ -1,0 +1,86 @@
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+
+use super::output::Output;
+use super::plugin::PluginOptions;
+use super::state::StateArguments;
+use crate::data::{self, DatasetVersion, RowForm, Split};
+use crate::domain::Batch;
+use crate::plugin::block_on;
+use crate::registry::{self, ModelReference, Predictor};
+use crate::store::Store;
+
+/// Rows of a batch on its way through the model.
+const BATCH_ROWS: usize = 1_024;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Prints one JSON object a row, in the order of the data.")]
+pub(super) struct PredictArguments {
+    /// What to predict with: a name, `name@version`, a `sha256:` digest or a bundle folder.
+    #[arg(long)]
+    model: ModelReference,
+    /// What to predict: a dataset's name, or `name@version`.
+    #[arg(long, value_name = "DATASET")]
+    data: String,
+    /// Which rows of it.
+    #[arg(long, value_enum, default_value_t = Split::Test)]
+    split: Split,
+    /// Write to this file instead of standard output; it appears whole or not at all.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    options: PluginOptions,
+}
+
+pub(super) fn run(arguments: PredictArguments, state: &StateArguments, output: &Output) -> anyhow::Result<()> {
+    let store = state.open_store()?;
+    let dataset = data::resolve(&store, &arguments.data)?;
+    let resolved = registry::resolve(&store, &arguments.model)?;
+    let runtime = arguments.options.start()?;
+    let predictor = Predictor::load(&store, &runtime, &resolved.manifest)?;
+    match &arguments.out {
+        Some(path) => {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let write = || format!("failed to write `{}`", path.display());
+            let mut file = tempfile::NamedTempFile::new_in(folder).with_context(write)?;
+            let mut buffered = std::io::BufWriter::new(&mut file);
+            predict(&store, &dataset, arguments.split, &predictor, &mut |line| Ok(buffered.write_all(line)?))?;
+            buffered.flush().with_context(write)?;
+            drop(buffered);
+            file.as_file().sync_all().with_context(write)?;
+            file.persist(path).with_context(write)?;
+            Ok(())
+        }
+        None => predict(&store, &dataset, arguments.split, &predictor, &mut |line| Ok(output.bytes(line)?)),
+    }
+}
+
+fn predict(
+    store: &Store,
+    dataset: &DatasetVersion,
+    split: Split,
+    predictor: &Predictor,
+    write: &mut dyn FnMut(&[u8]) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    for batch in data::open_split(store, dataset, split, BATCH_ROWS)? {
+        let inputs = with_columns_of(predictor, batch?)?;
+        let prediction = block_on(predictor.predict(&inputs))?;
+        let mut lines = Vec::new();
+        for row in 0..prediction.outputs.rows() {
+            let row = prediction.outputs.slice_rows(row..row + 1).unwrap_or_default();
+            lines.extend(data::encode_rows(&row, RowForm::Object)?);
+            lines.push(b'\n');
+        }
+        write(&lines)?;
+    }
+    Ok(())
+}
+
+/// Leaves out what the model does not take, such as the label.
+fn with_columns_of(predictor: &Predictor, batch: Batch) -> anyhow::Result<Batch> {
+    let wanted = &predictor.signature().inputs;
+    let columns = batch.into_tensors().into_iter().filter(|tensor| wanted.iter().any(|spec| spec.name == tensor.name()));
+    Ok(Batch::new(columns.collect())?)
+}

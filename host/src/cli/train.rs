@@ -1,0 +1,225 @@
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::ValueEnum;
+use console::style;
+use indicatif::ProgressBar;
+use serde_json::json;
+
+use super::output::{Output, Table, number_text, thousands};
+use super::plugin::{PluginOptions, load, parse_pair};
+use super::state::{StateArguments, now};
+use crate::data;
+use crate::domain::Name;
+use crate::plugin::PluginRuntime;
+use crate::train::xgboost::XgboostParameters;
+use crate::train::{self, LibrarySearch, TrainEvent, TrainReport, TrainSpec, TransformerSpec};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  host train --data mnist --preprocess mnist-pixels.wasm --postprocess argmax-label.wasm \\
+    --model xgboost --name mnist --rounds 100 --set max_depth=6")]
+pub(super) struct TrainArguments {
+    /// What to train on: a dataset's name, or `name@version`.
+    #[arg(long, value_name = "DATASET")]
+    data: String,
+    /// What to train.
+    #[arg(long, value_enum, default_value_t = Trainer::Xgboost)]
+    model: Trainer,
+    /// Transformers before the model: components, in this order.
+    #[arg(long, value_name = "FILE")]
+    preprocess: Vec<PathBuf>,
+    /// Transformers after the model: components, in this order.
+    #[arg(long, value_name = "FILE")]
+    postprocess: Vec<PathBuf>,
+    /// Config of a transformer by its plugin's name, as `NAME={…}`.
+    #[arg(long, value_name = "NAME=JSON", value_parser = parse_pair)]
+    config: Vec<(String, String)>,
+    /// Name of the model that gets a new version [default: the dataset's name].
+    #[arg(long)]
+    name: Option<Name>,
+    /// Column to predict.
+    #[arg(long, default_value = "label")]
+    label: String,
+    /// Use only the first rows of the training split.
+    #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u32).range(1..))]
+    train_rows: Option<u32>,
+    /// Boosting rounds.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    rounds: u32,
+    /// A parameter of XGBoost; may be given many times.
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = parse_pair)]
+    parameters: Vec<(String, String)>,
+    /// Threads to train with [default: one per core].
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// Seed of everything random.
+    #[arg(long, default_value_t = 0)]
+    seed: u32,
+    /// The libxgboost to train with [default: the one that is found].
+    #[arg(long, value_name = "FILE", env = "HOST_XGBOOST_LIBRARY")]
+    xgboost_library: Option<PathBuf>,
+    #[command(flatten)]
+    options: PluginOptions,
+}
+
+/// The trainers there are.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Trainer {
+    /// Gradient-boosted trees.
+    Xgboost,
+}
+
+pub(super) fn run(arguments: TrainArguments, state: &StateArguments, output: &Output) -> anyhow::Result<()> {
+    let Trainer::Xgboost = arguments.model;
+    let store = state.open_store()?;
+    let dataset = data::resolve(&store, &arguments.data)?;
+    let mut parameters = XgboostParameters {
+        rounds: arguments.rounds,
+        nthread: u32::from(arguments.threads.unwrap_or_default()),
+        seed: arguments.seed,
+        ..XgboostParameters::default()
+    };
+    for (name, value) in &arguments.parameters {
+        parameters.set(name, value)?;
+    }
+    let runtime = arguments.options.start()?;
+    let preprocess = transformers(&arguments.preprocess, &arguments.config, &runtime)?;
+    let postprocess = transformers(&arguments.postprocess, &arguments.config, &runtime)?;
+    let used = |name: &str| {
+        preprocess.iter().chain(&postprocess).any(|transformer| transformer.plugin.manifest().name == name)
+    };
+    if let Some((name, _)) = arguments.config.iter().find(|(name, _)| !used(name)) {
+        anyhow::bail!("`--config {name}=…` names no plugin of this run");
+    }
+    let model = arguments.name.clone().unwrap_or_else(|| dataset.name.clone());
+    let spec = TrainSpec {
+        dataset,
+        label: arguments.label,
+        train_rows: arguments.train_rows.map(|rows| rows as usize),
+        preprocess,
+        postprocess,
+        parameters,
+        objective_by_labels: !arguments.parameters.iter().any(|(name, _)| name == "objective"),
+        library: LibrarySearch::from_environment(arguments.xgboost_library),
+        model: model.clone(),
+        now: now(),
+    };
+    let mut progress = Progress { output, bar: None };
+    let report = train::run(&store, spec, &mut |event| progress.on(event))?;
+    progress.finish();
+    print(&model, &report, output)
+}
+
+fn transformers(
+    files: &[PathBuf],
+    configs: &[(String, String)],
+    runtime: &PluginRuntime,
+) -> anyhow::Result<Vec<TransformerSpec>> {
+    let mut specs = Vec::new();
+    for file in files {
+        let (plugin, bytes) = load(runtime, file)?;
+        let config = configs.iter().rev().find(|(name, _)| *name == plugin.manifest().name);
+        let config = match config {
+            Some((name, text)) => serde_json::from_str(text)
+                .with_context(|| format!("the config of `{name}` is not JSON: `{text}`"))?,
+            None => json!({}),
+        };
+        specs.push(TransformerSpec { plugin, bytes, config });
+    }
+    Ok(specs)
+}
+
+/// Shows how far a run is.
+struct Progress<'a> {
+    output: &'a Output,
+    bar: Option<ProgressBar>,
+}
+
+impl Progress<'_> {
+    fn on(&mut self, event: TrainEvent) -> ControlFlow<()> {
+        match event {
+            TrainEvent::Phase { name, steps } => {
+                self.finish();
+                self.bar = Some(self.output.progress(steps, name));
+            }
+            TrainEvent::Progress(steps) => {
+                if let Some(bar) = &self.bar {
+                    bar.inc(steps);
+                }
+            }
+            TrainEvent::Round(round) => {
+                if let Some(bar) = &self.bar {
+                    let metrics = round.metrics.iter().map(|metric| {
+                        format!("{} {} {:.5}", metric.set.name(), metric.name, metric.value)
+                    });
+                    bar.set_position(u64::from(round.round));
+                    bar.set_message(metrics.collect::<Vec<_>>().join("  "));
+                }
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn finish(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish();
+        }
+    }
+}
+
+fn print(model: &Name, report: &TrainReport, output: &Output) -> anyhow::Result<()> {
+    let evaluation = &report.evaluation;
+    if output.is_json() {
+        return output.value(&json!({
+            "model": model,
+            "version": report.version.number,
+            "bundle": report.bundle,
+            "train_rows": report.train_rows,
+            "test_rows": report.test_rows,
+            "train_seconds": report.train_seconds,
+            "total_seconds": report.total_seconds,
+            "metrics": evaluation.metrics,
+            "confusion": evaluation.confusion,
+        }));
+    }
+    output.field("model", format!("{model}@{}", report.version.number))?;
+    output.field("bundle", report.bundle)?;
+    output.field(
+        "rows",
+        format!("{} train, {} test", thousands(report.train_rows as u64), thousands(report.test_rows as u64)),
+    )?;
+    output.field("time", format!("{:.1} s training, {:.1} s in all", report.train_seconds, report.total_seconds))?;
+    for (name, value) in &evaluation.metrics {
+        output.field(name, number_text(*value))?;
+    }
+    if !evaluation.confusion.is_empty() && evaluation.confusion.len() <= 20 {
+        output.line("")?;
+        output.line(&confusion(&evaluation.confusion))?;
+    }
+    output.note(&format!("serve it: host serve --model {model}"));
+    Ok(())
+}
+
+/// Rows are the true classes, columns the predicted ones.
+fn confusion(counts: &[Vec<u64>]) -> String {
+    const NAMES: [&str; 20] = [
+        ">0", ">1", ">2", ">3", ">4", ">5", ">6", ">7", ">8", ">9", ">10", ">11", ">12", ">13", ">14", ">15", ">16",
+        ">17", ">18", ">19",
+    ];
+    let mut header = vec![">true \\ predicted"];
+    header.extend(NAMES.iter().take(counts.len()));
+    let mut table = Table::new(&header);
+    for (class, row) in counts.iter().enumerate() {
+        let mut cells = vec![class.to_string()];
+        cells.extend(row.iter().enumerate().map(|(predicted, &count)| match (count, predicted == class) {
+            (0, _) => style("·").dim().to_string(),
+            (count, true) => style(count).green().to_string(),
+            (count, false) => count.to_string(),
+        }));
+        table.row(cells);
+    }
+    table.to_string().trim_end().to_owned()
+}

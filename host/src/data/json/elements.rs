@@ -1,0 +1,280 @@
+use std::marker::PhantomData;
+use std::slice::ChunksExactMut;
+
+use super::scan::{Scanner, Wrong};
+use crate::data::error::excerpt;
+use crate::domain::{ColumnSpec, DataType};
+
+/// A type of numbers that JSON can hold.
+trait Element: Sized {
+    /// Bytes it takes.
+    const SIZE: usize;
+    /// What messages call it.
+    const WANTED: &'static str;
+    /// The element that a missing one becomes; none if it cannot be missing.
+    const MISSING: Option<Self>;
+
+    fn from_small_natural(value: u64) -> Option<Self>;
+    fn from_text(text: &str) -> Option<Self>;
+    fn write(self, slot: &mut [u8]);
+}
+
+/// Integers from which on a float leaves some out.
+const EXACT_F64: f64 = 9_007_199_254_740_992.0;
+const EXACT_F32: u64 = 16_777_216;
+
+macro_rules! integers {
+    ($($integer:ty: $wanted:literal),*) => {$(
+        impl Element for $integer {
+            const SIZE: usize = size_of::<Self>();
+            const WANTED: &'static str = $wanted;
+            const MISSING: Option<Self> = None;
+
+            #[inline]
+            fn from_small_natural(value: u64) -> Option<Self> {
+                Self::try_from(value).ok()
+            }
+
+            /// Also takes `5.0`, `5e0` and `-0`, which are integers that some programs write so.
+            fn from_text(text: &str) -> Option<Self> {
+                text.parse().ok().or_else(|| {
+                    let value: f64 = text.parse().ok()?;
+                    let exact = value.fract() == 0.0 && value.abs() < EXACT_F64;
+                    exact.then_some(value as i64).and_then(|value| Self::try_from(value).ok())
+                })
+            }
+
+            #[inline]
+            fn write(self, slot: &mut [u8]) {
+                slot.copy_from_slice(&self.to_le_bytes());
+            }
+        }
+    )*};
+}
+
+integers!(
+    u8: "UINT8 (0 to 255)",
+    u16: "UINT16 (0 to 65535)",
+    u32: "UINT32 (0 to 4294967295)",
+    u64: "UINT64",
+    i8: "INT8 (-128 to 127)",
+    i16: "INT16 (-32768 to 32767)",
+    i32: "INT32 (-2147483648 to 2147483647)",
+    i64: "INT64"
+);
+
+macro_rules! floats {
+    ($($float:ty: $wanted:literal, $exact:expr),*) => {$(
+        impl Element for $float {
+            const SIZE: usize = size_of::<Self>();
+            const WANTED: &'static str = $wanted;
+            const MISSING: Option<Self> = Some(Self::NAN);
+
+            #[inline]
+            fn from_small_natural(value: u64) -> Option<Self> {
+                (value <= $exact).then_some(value as Self)
+            }
+
+            /// Rounds the decimal once, to the nearest float of this very type.
+            fn from_text(text: &str) -> Option<Self> {
+                text.parse().ok().filter(|value: &Self| value.is_finite())
+            }
+
+            #[inline]
+            fn write(self, slot: &mut [u8]) {
+                slot.copy_from_slice(&self.to_le_bytes());
+            }
+        }
+    )*};
+}
+
+floats!(f32: "FP32", EXACT_F32, f64: "FP64", EXACT_F64 as u64);
+
+/// Takes one row of the column `spec` and appends its elements to `data`. The row may be nested as the shape is, or flat.
+pub(super) fn take_row(scanner: &mut Scanner<'_>, spec: &ColumnSpec, data: &mut Vec<u8>) -> Result<(), Wrong> {
+    match spec.dtype {
+        DataType::Uint8 => take_numbers::<u8>(scanner, spec, data),
+        DataType::Uint16 => take_numbers::<u16>(scanner, spec, data),
+        DataType::Uint32 => take_numbers::<u32>(scanner, spec, data),
+        DataType::Uint64 => take_numbers::<u64>(scanner, spec, data),
+        DataType::Int8 => take_numbers::<i8>(scanner, spec, data),
+        DataType::Int16 => take_numbers::<i16>(scanner, spec, data),
+        DataType::Int32 => take_numbers::<i32>(scanner, spec, data),
+        DataType::Int64 => take_numbers::<i64>(scanner, spec, data),
+        DataType::Fp32 => take_numbers::<f32>(scanner, spec, data),
+        DataType::Fp64 => take_numbers::<f64>(scanner, spec, data),
+        DataType::Bool => {
+            let slots = reserve(scanner, spec, data, 1);
+            take_level(scanner, &spec.shape, &mut Bools { slots })
+        }
+        DataType::Bytes => take_level(scanner, &spec.shape, &mut Strings { data }),
+        DataType::Fp16 => Err("FP16 has no form in JSON: expected a column of another type".to_owned()),
+    }
+}
+
+fn take_numbers<E: Element>(scanner: &mut Scanner<'_>, spec: &ColumnSpec, data: &mut Vec<u8>) -> Result<(), Wrong> {
+    let slots = reserve(scanner, spec, data, E::SIZE);
+    let mut numbers = Numbers { slots, nullable: spec.nullable, element: PhantomData::<E> };
+    take_level(scanner, &spec.shape, &mut numbers)
+}
+
+/// Where elements go. Elements beyond the room there is are counted by the caller, and dropped.
+trait Sink {
+    /// What messages call an element.
+    const WANTED: &'static str;
+
+    fn take_one(&mut self, scanner: &mut Scanner<'_>) -> Result<(), Wrong>;
+
+    /// Takes elements that need no care, each with the comma after it; gives how many.
+    fn take_plain(&mut self, _scanner: &mut Scanner<'_>) -> usize {
+        0
+    }
+}
+
+struct Numbers<'a, E> {
+    slots: ChunksExactMut<'a, u8>,
+    nullable: bool,
+    element: PhantomData<E>,
+}
+
+impl<E: Element> Sink for Numbers<'_, E> {
+    const WANTED: &'static str = E::WANTED;
+
+    fn take_one(&mut self, scanner: &mut Scanner<'_>) -> Result<(), Wrong> {
+        let value = match (scanner.number()?, E::MISSING) {
+            (Some(text), _) => E::from_text(text)
+                .ok_or_else(|| format!("expected {}, found {}", E::WANTED, excerpt(text.as_bytes())))?,
+            (None, Some(missing)) if self.nullable && scanner.word("null") => missing,
+            (None, _) => return Err(scanner.unexpected(E::WANTED)),
+        };
+        if let Some(slot) = self.slots.next() {
+            value.write(slot);
+        }
+        Ok(())
+    }
+
+    fn take_plain(&mut self, scanner: &mut Scanner<'_>) -> usize {
+        scanner.take_plain_naturals(|value| {
+            let (Some(value), Some(slot)) = (E::from_small_natural(value), self.slots.next()) else { return false };
+            value.write(slot);
+            true
+        })
+    }
+}
+
+struct Bools<'a> {
+    slots: ChunksExactMut<'a, u8>,
+}
+
+impl Sink for Bools<'_> {
+    const WANTED: &'static str = "true or false";
+
+    fn take_one(&mut self, scanner: &mut Scanner<'_>) -> Result<(), Wrong> {
+        let value = scanner.word("true");
+        if !value && !scanner.word("false") {
+            return Err(scanner.unexpected(Self::WANTED));
+        }
+        if let Some(slot) = self.slots.next() {
+            slot.fill(u8::from(value));
+        }
+        Ok(())
+    }
+}
+
+struct Strings<'a> {
+    data: &'a mut Vec<u8>,
+}
+
+impl Sink for Strings<'_> {
+    const WANTED: &'static str = "a string";
+
+    fn take_one(&mut self, scanner: &mut Scanner<'_>) -> Result<(), Wrong> {
+        let Some(text) = scanner.string()? else {
+            return Err(scanner.unexpected(Self::WANTED));
+        };
+        let length = u32::try_from(text.len())
+            .map_err(|_| format!("expected a string of less than 4 GiB, found {} bytes", text.len()))?;
+        self.data.extend_from_slice(&length.to_le_bytes());
+        self.data.extend_from_slice(text.as_bytes());
+        Ok(())
+    }
+}
+
+/// Makes room for one row. Where the text is too short to hold it there is no room: the elements are only counted then.
+fn reserve<'a>(
+    scanner: &Scanner<'_>,
+    spec: &ColumnSpec,
+    data: &'a mut Vec<u8>,
+    size: usize,
+) -> ChunksExactMut<'a, u8> {
+    let start = data.len();
+    let elements = element_count(&spec.shape).filter(|&elements| elements <= scanner.remaining());
+    data.resize(start + elements.unwrap_or(0) * size, 0);
+    data.get_mut(start..).unwrap_or_default().chunks_exact_mut(size)
+}
+
+fn element_count(shape: &[usize]) -> Option<usize> {
+    shape.iter().try_fold(1_usize, |product, &size| product.checked_mul(size))
+}
+
+/// Takes the elements of `shape`: a list of as many lists as its first size, or a flat list, or just the one element.
+fn take_level<S: Sink>(scanner: &mut Scanner<'_>, shape: &[usize], sink: &mut S) -> Result<(), Wrong> {
+    let expected = element_count(shape).ok_or_else(|| format!("its shape {shape:?} is too large to address"))?;
+    if !scanner.take(b'[') {
+        if expected == 1 {
+            return sink.take_one(scanner);
+        }
+        return Err(scanner.unexpected(&format!("a list of {}", values_text(shape, expected))));
+    }
+    if scanner.peek() != Some(b'[') {
+        let found = take_flat(scanner, sink, expected)?;
+        return if found == expected {
+            Ok(())
+        } else {
+            Err(format!("expected {}, found {found}", values_text(shape, expected)))
+        };
+    }
+    let Some((&lists, inner)) = shape.split_first() else {
+        return Err(scanner.unexpected(S::WANTED));
+    };
+    let mut found = 0;
+    loop {
+        if found == lists {
+            return Err(format!("expected {lists} lists, found more"));
+        }
+        take_level(scanner, inner, sink).map_err(|wrong| format!("list {found}: {wrong}"))?;
+        found += 1;
+        if !scanner.more(b']')? {
+            break;
+        }
+    }
+    if found == lists { Ok(()) } else { Err(format!("expected {lists} lists, found {found}")) }
+}
+
+/// Takes the rest of a flat list whose bracket was taken; gives the number of elements.
+fn take_flat<S: Sink>(scanner: &mut Scanner<'_>, sink: &mut S, expected: usize) -> Result<usize, Wrong> {
+    if scanner.take(b']') {
+        return Ok(0);
+    }
+    let mut count = 0;
+    loop {
+        count += sink.take_plain(scanner);
+        sink.take_one(scanner)
+            .map_err(|wrong| if expected == 1 { wrong } else { format!("element {count}: {wrong}") })?;
+        count += 1;
+        if !scanner.more(b']')? {
+            return Ok(count);
+        }
+    }
+}
+
+fn values_text(shape: &[usize], count: usize) -> String {
+    let noun = if count == 1 { "value" } else { "values" };
+    match shape {
+        [] | [_] => format!("{count} {noun}"),
+        sizes => {
+            let sizes: Vec<_> = sizes.iter().map(ToString::to_string).collect();
+            format!("{count} {noun} ({})", sizes.join(" × "))
+        }
+    }
+}

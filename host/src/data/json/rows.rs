@@ -1,0 +1,261 @@
+use super::elements::take_row;
+use super::scan::Scanner;
+use super::{JsonError, RowForm};
+use crate::domain::{Batch, ColumnSpec, Tensor};
+
+/// One column while its rows arrive.
+struct Column<'a> {
+    spec: &'a ColumnSpec,
+    data: Vec<u8>,
+    rows: usize,
+}
+
+/// Reads an object or a list of objects, whose fields are the columns `specs`; at most `rows_max` rows.
+///
+/// A field holds its row's elements nested as the shape is, or as a flat list. Every column must be there, once, and no
+/// other. `null` is a missing element of a nullable column of floats; there is no other way to write NaN.
+pub fn decode_rows(text: &[u8], specs: &[ColumnSpec], rows_max: usize) -> Result<(Batch, RowForm), JsonError> {
+    let mut scanner = Scanner::new(text);
+    let mut columns: Vec<_> = specs.iter().map(|spec| Column { spec, data: Vec::new(), rows: 0 }).collect();
+    let (rows, form) = match scanner.peek() {
+        Some(b'{') => {
+            take_object(&mut scanner, &mut columns, 0)?;
+            (1, RowForm::Object)
+        }
+        Some(b'[') => (take_list(&mut scanner, &mut columns, rows_max)?, RowForm::List),
+        _ => return Err(JsonError::new(scanner.unexpected("an object or a list of objects"))),
+    };
+    scanner.end().map_err(JsonError::new)?;
+    let tensors = columns.into_iter().map(|column| {
+        let shape = [rows].into_iter().chain(column.spec.shape.iter().copied()).collect();
+        Tensor::new(column.spec.name.clone(), column.spec.dtype, shape, column.data)
+    });
+    let tensors = tensors.collect::<Result<_, _>>().map_err(|error| JsonError::new(error.to_string()))?;
+    let batch = Batch::new(tensors).map_err(|error| JsonError::new(error.to_string()))?;
+    Ok((batch, form))
+}
+
+fn take_list(scanner: &mut Scanner<'_>, columns: &mut [Column<'_>], rows_max: usize) -> Result<usize, JsonError> {
+    scanner.expect(b'[').map_err(JsonError::new)?;
+    if scanner.peek() == Some(b']') {
+        return Err(JsonError::new("expected at least one row, found an empty list"));
+    }
+    let mut rows = 0;
+    loop {
+        if rows == rows_max {
+            return Err(JsonError::new(format!("expected at most {rows_max} rows, found more")));
+        }
+        take_object(scanner, columns, rows)?;
+        rows += 1;
+        if !scanner.more(b']').map_err(JsonError::new)? {
+            return Ok(rows);
+        }
+    }
+}
+
+fn take_object(scanner: &mut Scanner<'_>, columns: &mut [Column<'_>], row: usize) -> Result<(), JsonError> {
+    let in_row = |message| JsonError::in_row(message, row);
+    if scanner.peek() != Some(b'{') {
+        return Err(in_row(scanner.unexpected("an object")));
+    }
+    scanner.expect(b'{').map_err(in_row)?;
+    let mut next = 0;
+    let mut more = !scanner.take(b'}');
+    while more {
+        let Some(name) = scanner.string().map_err(in_row)? else {
+            return Err(in_row(scanner.unexpected("a column's name")));
+        };
+        scanner.expect(b':').map_err(in_row)?;
+        // Most programs write the fields of each row in the same order.
+        let guess = columns.get(next).is_some_and(|column| column.spec.name == name);
+        let index = if guess { Some(next) } else { columns.iter().position(|column| column.spec.name == name) };
+        let Some((index, column)) = index.and_then(|index| Some((index, columns.get_mut(index)?))) else {
+            return Err(unknown(&name, columns, row));
+        };
+        let spec = column.spec;
+        if column.rows > row {
+            return Err(JsonError::in_column("appears twice in this row", Some(row), &spec.name));
+        }
+        take_row(scanner, spec, &mut column.data)
+            .map_err(|wrong| JsonError::in_column(wrong, Some(row), &spec.name))?;
+        column.rows = row + 1;
+        next = index + 1;
+        more = scanner.more(b'}').map_err(in_row)?;
+    }
+    match columns.iter().find(|column| column.rows <= row) {
+        Some(missing) => Err(JsonError::in_column("is missing", Some(row), &missing.spec.name)),
+        None => Ok(()),
+    }
+}
+
+fn unknown(name: &str, columns: &[Column<'_>], row: usize) -> JsonError {
+    let known: Vec<_> = columns.iter().take(10).map(|column| format!("`{}`", column.spec.name)).collect();
+    let more = if columns.len() > known.len() { ", …" } else { "" };
+    let name: String = name.chars().take(80).collect();
+    JsonError::in_column(format!("is unknown: expected {}{more}", known.join(", ")), Some(row), &name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::DataType;
+
+    fn spec(name: &str, dtype: DataType, shape: &[usize]) -> ColumnSpec {
+        let nullable = matches!(dtype, DataType::Fp64);
+        ColumnSpec { name: name.to_owned(), dtype, shape: shape.to_vec(), nullable }
+    }
+
+    fn decode(text: &str, specs: &[ColumnSpec]) -> Result<Batch, String> {
+        decode_rows(text.as_bytes(), specs, 3).map(|(batch, _)| batch).map_err(|error| error.to_string())
+    }
+
+    fn pixels() -> [ColumnSpec; 1] {
+        [spec("pixels", DataType::Uint8, &[2, 3])]
+    }
+
+    #[test]
+    fn takes_nested_and_flat_rows_alike() {
+        let flat = decode(r#"{"pixels": [1, 2, 3, 4, 5, 255]}"#, &pixels()).unwrap();
+        assert_eq!(flat.tensors()[0].shape(), [1, 2, 3]);
+        assert_eq!(flat.tensors()[0].data(), [1, 2, 3, 4, 5, 255]);
+        assert_eq!(decode(r#"{"pixels":[[1,2,3],[4,5,255]]}"#, &pixels()).unwrap(), flat);
+        let (list, form) = decode_rows(br#"[{"pixels":[[1,2,3],[4,5,255]]}]"#, &pixels(), 1).unwrap();
+        assert_eq!((list, form), (flat, RowForm::List));
+    }
+
+    #[test]
+    fn takes_columns_in_any_order() {
+        let specs = [spec("a", DataType::Fp32, &[]), spec("b", DataType::Bytes, &[]), spec("c", DataType::Bool, &[1])];
+        let batch =
+            decode(r#"[{"a":1.5,"b":"x","c":true},{"c":[false],"b":"\u00e4","a":[-2e-3]}]"#, &specs).unwrap();
+        assert_eq!(batch.column("a").unwrap().as_f32().unwrap().as_ref(), [1.5, -2e-3]);
+        assert_eq!(batch.column("b").unwrap().byte_strings().collect::<Vec<_>>(), [&b"x"[..], "ä".as_bytes()]);
+        assert_eq!(batch.column("c").unwrap().data(), [1, 0]);
+    }
+
+    #[test]
+    fn says_which_row_and_column_is_wrong() {
+        let long = format!(r#"{{"pixels":[{}]}}"#, ["0"; 783].join(","));
+        let image = [spec("pixels", DataType::Uint8, &[28, 28])];
+        let error = decode_rows(long.as_bytes(), &image, 1).unwrap_err();
+        assert_eq!(error.to_string(), "row 0, column `pixels`: expected 784 values (28 × 28), found 783");
+        assert_eq!((error.row(), error.column()), (Some(0), Some("pixels")));
+        let good = r#"{"pixels":[0,0,0,0,0,0]}"#;
+        let cases = [
+            (r#"{"pixels":[0,0,0]}"#, "row 0, column `pixels`: expected 6 values (2 × 3), found 3"),
+            (r#"{"pixels":[0,0,0,0,0,0,0]}"#, "row 0, column `pixels`: expected 6 values (2 × 3), found 7"),
+            (r#"{"pixels":[]}"#, "row 0, column `pixels`: expected 6 values (2 × 3), found 0"),
+            (r#"{"pixels":5}"#, "row 0, column `pixels`: expected a list of 6 values (2 × 3), found `5`"),
+            (r#"{"pixels":[[0,0,0]]}"#, "row 0, column `pixels`: expected 2 lists, found 1"),
+            (r#"{"pixels":[[0,0,0],[0,0]]}"#, "row 0, column `pixels`: list 1: expected 3 values, found 2"),
+            (r#"{"pixels":[[0],[0,0,0,0,0]]}"#, "row 0, column `pixels`: list 0: expected 3 values, found 1"),
+            (r#"{"pixels":[[0,0,0],[0,0,0],[]]}"#, "row 0, column `pixels`: expected 2 lists, found more"),
+            (r#"{"pixels":[[[0,0,0]]]}"#, "row 0, column `pixels`: list 0: list 0: expected 1 value, found 3"),
+            (r#"{"pixels":[0,256]}"#, "row 0, column `pixels`: element 1: expected UINT8 (0 to 255), found `256`"),
+            (r#"{"pixels":[-1]}"#, "row 0, column `pixels`: element 0: expected UINT8 (0 to 255), found `-1`"),
+            (r#"{"pixels":[1.5]}"#, "row 0, column `pixels`: element 0: expected UINT8 (0 to 255), found `1.5`"),
+            (r#"{"pixels":["1"]}"#, "row 0, column `pixels`: element 0: expected UINT8 (0 to 255), found a string"),
+            (r#"{"pixels":[null]}"#, "row 0, column `pixels`: element 0: expected UINT8 (0 to 255), found `null`"),
+            (r#"{"pixels":null}"#, "row 0, column `pixels`: expected a list of 6 values (2 × 3), found `null`"),
+            (r#"{"pixel":[0]}"#, "row 0, column `pixel`: is unknown: expected `pixels`"),
+            (r#"{}"#, "row 0, column `pixels`: is missing"),
+            ("[{}]", "row 0, column `pixels`: is missing"),
+            ("[]", "expected at least one row, found an empty list"),
+            ("5", "expected an object or a list of objects, found `5`"),
+            ("[5]", "row 0: expected an object, found `5`"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(decode(text, &pixels()).unwrap_err(), expected, "{text}");
+        }
+        let second = format!(r#"[{good},{{"pixels":[0]}}]"#);
+        assert_eq!(decode(&second, &pixels()).unwrap_err(), "row 1, column `pixels`: expected 6 values (2 × 3), found 1");
+        let twice = r#"{"pixels":[0,0,0,0,0,0],"pixels":[0,0,0,0,0,0]}"#;
+        assert_eq!(decode(twice, &pixels()).unwrap_err(), "row 0, column `pixels`: appears twice in this row");
+        let many = format!("[{}]", [good; 4].join(","));
+        assert_eq!(decode(&many, &pixels()).unwrap_err(), "expected at most 3 rows, found more");
+    }
+
+    #[test]
+    fn says_where_text_is_not_json() {
+        let cases = [
+            ("", "not JSON at byte 0: expected an object or a list of objects, found the end"),
+            ("{", "row 0: not JSON at byte 1: expected a column's name, found the end"),
+            (r#"{"pixels"}"#, "row 0: not JSON at byte 9: expected `:`, found `}`"),
+            (r#"{"pixels":[NaN]}"#, "row 0, column `pixels`: element 0: not JSON at byte 11: expected UINT8 (0 to 255), found `NaN`"),
+            (r#"{"pixels":[01]}"#, "row 0, column `pixels`: element 0: not JSON at byte 11: expected a number, found `01`"),
+            (r#"{"pixels":[1 2]}"#, "row 0, column `pixels`: expected `,` or `]`, found `2`"),
+            (r#"{"pixels":[1,]}"#, "row 0, column `pixels`: element 1: not JSON at byte 13: expected UINT8 (0 to 255), found `]`"),
+            (r#"{"pixels":[0,0,0,0,0,0],}"#, "row 0: not JSON at byte 24: expected a column's name, found `}`"),
+            (r#"{"pixels":[0,0,0,0,0,0]} x"#, "not JSON at byte 25: expected the end, found `x`"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(decode(text, &pixels()).unwrap_err(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn only_nullable_floats_can_be_missing() {
+        let nullable = [spec("x", DataType::Fp64, &[])];
+        assert!(decode(r#"{"x":null}"#, &nullable).unwrap().tensors()[0].to_f64().unwrap()[0].is_nan());
+        let strict = [spec("x", DataType::Fp32, &[])];
+        assert_eq!(decode(r#"{"x":null}"#, &strict).unwrap_err(), "row 0, column `x`: expected FP32, found `null`");
+        assert_eq!(decode(r#"{"x":1e39}"#, &strict).unwrap_err(), "row 0, column `x`: expected FP32, found `1e39`");
+        assert!(decode(r#"{"x":1e999}"#, &nullable).is_err());
+    }
+
+    #[test]
+    fn integers_keep_every_digit() {
+        let specs = [spec("x", DataType::Int64, &[])];
+        let value = |text: &str| {
+            let batch = decode(&format!(r#"{{"x":{text}}}"#), &specs)?;
+            Ok::<_, String>(i64::from_le_bytes(batch.tensors()[0].data().try_into().unwrap()))
+        };
+        assert_eq!(value("9223372036854775807").unwrap(), i64::MAX);
+        assert_eq!(value("-9223372036854775808").unwrap(), i64::MIN);
+        assert_eq!(value("-0").unwrap(), 0);
+        assert_eq!(value("5.0").unwrap(), 5);
+        assert_eq!(value("1e3").unwrap(), 1_000);
+        assert!(value("9223372036854775808").is_err());
+        assert!(value("0.5").is_err());
+        let unsigned = [spec("x", DataType::Uint64, &[])];
+        let batch = decode(r#"{"x":18446744073709551615}"#, &unsigned).unwrap();
+        assert_eq!(batch.tensors()[0].data(), [255; 8]);
+    }
+
+    #[test]
+    fn a_shape_larger_than_the_text_takes_no_memory() {
+        let specs = [spec("x", DataType::Fp64, &[1 << 40])];
+        assert_eq!(
+            decode(r#"{"x":[1,2]}"#, &specs).unwrap_err(),
+            "row 0, column `x`: expected 1099511627776 values, found 2"
+        );
+        let deep = format!(r#"{{"x":{}"#, "[".repeat(1_000_000));
+        assert!(decode(&deep, &specs).is_err());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn reads_what_serde_json_writes(rows in proptest::collection::vec((proptest::num::f64::NORMAL, proptest::num::f32::NORMAL, i64::MIN..=i64::MAX, ".*", proptest::bool::ANY), 1..4), pretty: bool) {
+            let values: Vec<_> = rows.iter().map(|(a, b, c, d, e)| serde_json::json!({"a": a, "b": b, "c": c, "d": d, "e": e})).collect();
+            let text = if pretty { serde_json::to_vec_pretty(&values) } else { serde_json::to_vec(&values) }.unwrap();
+            let specs = [spec("a", DataType::Fp64, &[]), spec("b", DataType::Fp32, &[]), spec("c", DataType::Int64, &[]), spec("d", DataType::Bytes, &[]), spec("e", DataType::Bool, &[])];
+            let (batch, _) = decode_rows(&text, &specs, 4).unwrap();
+            let [a, b, c, d, e] = batch.tensors() else { panic!("five columns") };
+            proptest::prop_assert_eq!(a.to_f64().unwrap(), rows.iter().map(|row| row.0).collect::<Vec<_>>());
+            proptest::prop_assert_eq!(b.as_f32().unwrap().into_owned(), rows.iter().map(|row| row.1).collect::<Vec<_>>());
+            proptest::prop_assert_eq!(c.data(), rows.iter().flat_map(|row| row.2.to_le_bytes()).collect::<Vec<_>>());
+            proptest::prop_assert_eq!(d.byte_strings().collect::<Vec<_>>(), rows.iter().map(|row| row.3.as_bytes()).collect::<Vec<_>>());
+            proptest::prop_assert_eq!(e.data(), rows.iter().map(|row| u8::from(row.4)).collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn takes_no_text_that_serde_json_refuses(text in "[\\[\\]{}:,\"a0-9.eE+ tn-]{0,24}") {
+            let specs = [spec("a", DataType::Fp64, &[2])];
+            for text in [text.clone(), format!("{{\"a\":{text}}}"), format!("{{\"a\":[{text}]}}")] {
+                if decode_rows(text.as_bytes(), &specs, 3).is_ok() {
+                    proptest::prop_assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok(), "{}", text);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,270 @@
+use std::borrow::Cow;
+
+use crate::data::error::excerpt;
+
+/// What is wrong, without the row and column, which the caller knows.
+pub(super) type Wrong = String;
+
+/// Walks over JSON text, token by token. Accepts exactly the grammar of RFC 8259.
+pub(super) struct Scanner<'a> {
+    rest: &'a [u8],
+    length: usize,
+}
+
+impl<'a> Scanner<'a> {
+    pub(super) fn new(text: &'a [u8]) -> Self {
+        Self { rest: text, length: text.len() }
+    }
+
+    /// Bytes that are left.
+    pub(super) fn remaining(&self) -> usize {
+        self.rest.len()
+    }
+
+    /// The next byte that is not white space, which stays.
+    #[inline]
+    pub(super) fn peek(&mut self) -> Option<u8> {
+        while let [first, rest @ ..] = self.rest {
+            if !matches!(first, b' ' | b'\n' | b'\t' | b'\r') {
+                return Some(*first);
+            }
+            self.rest = rest;
+        }
+        None
+    }
+
+    /// Takes `wanted` if it comes next.
+    #[inline]
+    pub(super) fn take(&mut self, wanted: u8) -> bool {
+        let found = self.peek() == Some(wanted);
+        if let (true, [_, rest @ ..]) = (found, self.rest) {
+            self.rest = rest;
+        }
+        found
+    }
+
+    /// Takes `wanted`, or says that it should be there.
+    #[inline]
+    pub(super) fn expect(&mut self, wanted: u8) -> Result<(), Wrong> {
+        if self.take(wanted) { Ok(()) } else { Err(self.unexpected(&format!("`{}`", char::from(wanted)))) }
+    }
+
+    /// After an item: whether a comma announces another; otherwise `end` was taken.
+    #[inline]
+    pub(super) fn more(&mut self, end: u8) -> Result<bool, Wrong> {
+        if self.take(b',') {
+            return Ok(true);
+        }
+        if self.take(end) {
+            return Ok(false);
+        }
+        Err(self.unexpected(&format!("`,` or `{}`", char::from(end))))
+    }
+
+    /// Takes natural numbers of at most 18 digits, each with the comma after it, while `give` takes them; gives how many
+    /// there were. Anything else is left for [`Self::number`].
+    ///
+    /// This is the loop that a request with an image spends its time in, so it keeps its place in a local variable and
+    /// looks at each byte once.
+    #[inline]
+    pub(super) fn take_plain_naturals(&mut self, mut give: impl FnMut(u64) -> bool) -> usize {
+        let mut count = 0;
+        let mut rest = self.rest;
+        loop {
+            let mut start = rest;
+            while let [b' ' | b'\n' | b'\t' | b'\r', after @ ..] = start {
+                start = after;
+            }
+            let [first @ b'0'..=b'9', after @ ..] = start else { break };
+            let mut value = u64::from(first - b'0');
+            let mut end = after;
+            while let [digit @ b'0'..=b'9', after @ ..] = end {
+                // Wraps only for numbers that are not taken.
+                value = value.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'));
+                end = after;
+            }
+            let digits = start.len() - end.len();
+            let plain = digits == 1 || (*first != b'0' && digits <= 18);
+            let [b',', after @ ..] = end else { break };
+            if !plain || !give(value) {
+                break;
+            }
+            rest = after;
+            count += 1;
+        }
+        self.rest = rest;
+        count
+    }
+
+    /// Takes a number; none if something else comes next.
+    pub(super) fn number(&mut self) -> Result<Option<&'a str>, Wrong> {
+        if !matches!(self.peek(), Some(b'-' | b'0'..=b'9')) {
+            return Ok(None);
+        }
+        let (token, rest) = self.split_token();
+        let text = std::str::from_utf8(token).ok().filter(|text| is_number(text.as_bytes()));
+        let Some(text) = text else {
+            return Err(self.not_json("a number"));
+        };
+        self.rest = rest;
+        Ok(Some(text))
+    }
+
+    /// Takes the literal `word` if it comes next.
+    pub(super) fn word(&mut self, word: &str) -> bool {
+        self.peek();
+        let (token, rest) = self.split_token();
+        let found = token == word.as_bytes();
+        if found {
+            self.rest = rest;
+        }
+        found
+    }
+
+    /// Takes a string; none if something else comes next.
+    pub(super) fn string(&mut self) -> Result<Option<Cow<'a, str>>, Wrong> {
+        if self.peek() != Some(b'"') {
+            return Ok(None);
+        }
+        let mut escaped = false;
+        let mut plain = true;
+        let end = self.rest.iter().skip(1).position(|&byte| {
+            let ends = byte == b'"' && !escaped;
+            plain &= byte != b'\\' && byte >= b' ';
+            escaped = byte == b'\\' && !escaped;
+            ends
+        });
+        let Some((token, rest)) = end.and_then(|end| self.rest.split_at_checked(end + 2)) else {
+            return Err(self.not_json("a string that ends"));
+        };
+        let content = token.get(1..token.len() - 1).filter(|_| plain);
+        let text = match content.map(std::str::from_utf8) {
+            Some(Ok(text)) => Cow::Borrowed(text),
+            Some(Err(_)) => return Err(self.not_json("UTF-8")),
+            None => match serde_json::from_slice(token) {
+                Ok(text) => Cow::Owned(text),
+                Err(_) => return Err(self.not_json("a string with valid escapes")),
+            },
+        };
+        self.rest = rest;
+        Ok(Some(text))
+    }
+
+    /// Says that only white space may follow.
+    pub(super) fn end(&mut self) -> Result<(), Wrong> {
+        if self.peek().is_none() { Ok(()) } else { Err(self.not_json("the end")) }
+    }
+
+    /// Says what comes next, for "expected …, found …".
+    pub(super) fn found(&mut self) -> String {
+        match self.peek() {
+            None => "the end".to_owned(),
+            Some(b'"') => "a string".to_owned(),
+            Some(b'[') => "a list".to_owned(),
+            Some(b'{') => "an object".to_owned(),
+            Some(_) => match self.split_token().0 {
+                [] => excerpt(self.rest.get(..1).unwrap_or_default()),
+                token => excerpt(token),
+            },
+        }
+    }
+
+    /// The sentence for a value of another kind than `expected`; says where, if it is no JSON at all.
+    pub(super) fn unexpected(&mut self, expected: &str) -> Wrong {
+        let is_value = match self.peek() {
+            Some(b'"' | b'[' | b'{') => true,
+            Some(_) => {
+                let token = self.split_token().0;
+                matches!(token, b"null" | b"true" | b"false") || is_number(token)
+            }
+            None => false,
+        };
+        if is_value { format!("expected {expected}, found {}", self.found()) } else { self.not_json(expected) }
+    }
+
+    fn not_json(&mut self, expected: &str) -> Wrong {
+        let found = self.found();
+        format!("not JSON at byte {}: expected {expected}, found {found}", self.length - self.rest.len())
+    }
+
+    /// Splits off what stands before the next delimiter.
+    fn split_token(&self) -> (&'a [u8], &'a [u8]) {
+        let delimiter =
+            |byte: &u8| matches!(byte, b' ' | b'\n' | b'\t' | b'\r' | b',' | b':' | b'[' | b']' | b'{' | b'}' | b'"');
+        let end = self.rest.iter().position(delimiter).unwrap_or(self.rest.len());
+        self.rest.split_at_checked(end).unwrap_or((self.rest, &[]))
+    }
+}
+
+/// Whether `token` is a number as JSON writes it; Rust's own parser takes more, such as `+1`, `.5` and `1.`.
+fn is_number(token: &[u8]) -> bool {
+    fn digits(text: &[u8]) -> (usize, &[u8]) {
+        let count = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        (count, text.get(count..).unwrap_or_default())
+    }
+    let unsigned = token.strip_prefix(b"-").unwrap_or(token);
+    let (count, mut rest) = digits(unsigned);
+    if count == 0 || (count > 1 && unsigned.first() == Some(&b'0')) {
+        return false;
+    }
+    if let Some(fraction) = rest.strip_prefix(b".") {
+        let (count, after) = digits(fraction);
+        if count == 0 {
+            return false;
+        }
+        rest = after;
+    }
+    if let [b'e' | b'E', exponent @ ..] = rest {
+        let exponent = exponent.strip_prefix(b"+").or(exponent.strip_prefix(b"-")).unwrap_or(exponent);
+        let (count, after) = digits(exponent);
+        if count == 0 {
+            return false;
+        }
+        rest = after;
+    }
+    rest.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_those_of_json() {
+        for text in ["0", "-0", "10", "1.5", "1e5", "1E-5", "-1.25e+10", "123456789012345678901234567890"] {
+            assert!(is_number(text.as_bytes()), "{text}");
+            assert!(serde_json::from_str::<serde_json::Value>(text).is_ok(), "{text}");
+        }
+        for text in ["", "-", "01", "-01", "1.", ".5", "+1", "1e", "1e+", "0x1", "1_0", "NaN", "inf", "1.5.5", "--1"] {
+            assert!(!is_number(text.as_bytes()), "{text}");
+            assert!(serde_json::from_str::<serde_json::Value>(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn naturals_are_taken_only_if_plain() {
+        let mut taken = Vec::new();
+        let mut scanner = Scanner::new(b"0,255, 7,\n123456789012345678,3 ,4");
+        assert_eq!(scanner.take_plain_naturals(|value| { taken.push(value); true }), 4);
+        assert_eq!(taken, [0, 255, 7, 123_456_789_012_345_678]);
+        assert_eq!(scanner.remaining(), 4);
+        for text in ["", "5", "5]", "00,", "01,", "1.0,", "1e2,", "-1,", "1234567890123456789,", "a,", "99999999999999999999999,"] {
+            let mut scanner = Scanner::new(text.as_bytes());
+            assert_eq!(scanner.take_plain_naturals(|_| true), 0, "{text}");
+            assert_eq!(scanner.remaining(), text.len(), "{text}");
+        }
+    }
+
+    #[test]
+    fn strings_are_those_of_json() {
+        for text in [r#""""#, r#""a b""#, r#""ä\n\"\\""#, r#""\u00e4""#, r#""a\\""#] {
+            let mut scanner = Scanner::new(text.as_bytes());
+            let expected: String = serde_json::from_str(text).unwrap();
+            assert_eq!(scanner.string().unwrap().unwrap(), expected);
+            assert!(scanner.end().is_ok());
+        }
+        for text in [&b"\"a"[..], b"\"a\\\"", b"\"\n\"", b"\"\\x\"", b"\"\xff\"", b"\"\\ud800\"", b"\""] {
+            assert!(Scanner::new(text).string().is_err(), "{}", text.escape_ascii());
+        }
+    }
+}

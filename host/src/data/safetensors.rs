@@ -1,0 +1,151 @@
+//! Batches of numbers as safetensors.
+//!
+//! The format sorts tensors by alignment and name, so the order of the columns stands in the file's metadata.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use ::safetensors::{Dtype, SafeTensorError, SafeTensors, View, serialize};
+
+use super::DataError;
+use crate::domain::{Batch, DataType, Tensor};
+
+/// Key of the metadata that lists the columns, as a JSON list.
+const COLUMNS: &str = "columns";
+
+/// Writes a batch of numbers; BYTES columns are refused, for the format has none.
+pub fn encode_safetensors(batch: &Batch) -> Result<Vec<u8>, DataError> {
+    let mut views = Vec::with_capacity(batch.tensors().len());
+    for tensor in batch.tensors() {
+        let Some(dtype) = to_wire(tensor.dtype()) else {
+            let (column, found) = (tensor.name().to_owned(), tensor.dtype().to_string());
+            return Err(DataError::SafetensorsType { column, found });
+        };
+        views.push((tensor.name(), Column { dtype, tensor }));
+    }
+    let names: Vec<_> = batch.tensors().iter().map(Tensor::name).collect();
+    let order = serde_json::to_string(&names).map_err(DataError::Encode)?;
+    let metadata = HashMap::from([(COLUMNS.to_owned(), order)]);
+    serialize(views, Some(metadata)).map_err(DataError::Safetensors)
+}
+
+/// Reads a batch. Columns come in the order in which they were written; for files of other programs, in that of the file.
+pub fn decode_safetensors(bytes: &[u8]) -> Result<Batch, DataError> {
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(DataError::Safetensors)?;
+    let file = SafeTensors::deserialize(bytes).map_err(DataError::Safetensors)?;
+    let listed = header.metadata().as_ref().and_then(|metadata| metadata.get(COLUMNS));
+    let names = match listed.map(|listed| serde_json::from_str::<Vec<String>>(listed)) {
+        // Each tensor once, or the list is not about this file.
+        Some(Ok(names)) if names.len() == file.len() => names,
+        Some(_) => return Err(DataError::Safetensors(SafeTensorError::TensorNotFound(COLUMNS.to_owned()))),
+        None => header.offset_keys(),
+    };
+    let mut tensors = Vec::with_capacity(names.len());
+    for name in names {
+        let view = file.tensor(&name).map_err(DataError::Safetensors)?;
+        let dtype = from_wire(view.dtype()).filter(|dtype| {
+            // Any other byte would be a bool that is neither true nor false.
+            *dtype != DataType::Bool || view.data().iter().all(|&byte| byte <= 1)
+        });
+        let Some(dtype) = dtype else {
+            return Err(DataError::SafetensorsType { column: name, found: view.dtype().to_string() });
+        };
+        tensors.push(Tensor::new(name, dtype, view.shape().to_vec(), view.data().to_vec())?);
+    }
+    Ok(Batch::new(tensors)?)
+}
+
+struct Column<'a> {
+    dtype: Dtype,
+    tensor: &'a Tensor,
+}
+
+impl View for Column<'_> {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.tensor.shape()
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(self.tensor.data())
+    }
+
+    fn data_len(&self) -> usize {
+        self.tensor.data().len()
+    }
+}
+
+fn to_wire(dtype: DataType) -> Option<Dtype> {
+    Some(match dtype {
+        DataType::Bool => Dtype::BOOL,
+        DataType::Uint8 => Dtype::U8,
+        DataType::Uint16 => Dtype::U16,
+        DataType::Uint32 => Dtype::U32,
+        DataType::Uint64 => Dtype::U64,
+        DataType::Int8 => Dtype::I8,
+        DataType::Int16 => Dtype::I16,
+        DataType::Int32 => Dtype::I32,
+        DataType::Int64 => Dtype::I64,
+        DataType::Fp16 => Dtype::F16,
+        DataType::Fp32 => Dtype::F32,
+        DataType::Fp64 => Dtype::F64,
+        DataType::Bytes => return None,
+    })
+}
+
+fn from_wire(dtype: Dtype) -> Option<DataType> {
+    DataType::ALL.into_iter().find(|candidate| to_wire(*candidate) == Some(dtype))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch() -> Batch {
+        Batch::new(vec![
+            Tensor::new("z", DataType::Uint8, vec![2], vec![1, 2]).unwrap(),
+            Tensor::from_f32("b", vec![2, 2], &[1.0, f32::NAN, 3.0, 4.0]).unwrap(),
+            Tensor::new("a", DataType::Fp16, vec![2], vec![1, 2, 3, 4]).unwrap(),
+            Tensor::new("flag", DataType::Bool, vec![2], vec![1, 0]).unwrap(),
+        ])
+        .unwrap()
+    }
+
+    #[test]
+    fn columns_come_back_in_their_order() {
+        let back = decode_safetensors(&encode_safetensors(&batch()).unwrap()).unwrap();
+        let shown = |batch: &Batch| batch.tensors().iter().map(|tensor| format!("{tensor:?}{:?}", tensor.data())).collect::<Vec<_>>();
+        assert_eq!(shown(&back), shown(&batch()));
+        assert_eq!(encode_safetensors(&batch()).unwrap(), encode_safetensors(&back).unwrap(), "the bytes are a function of the batch");
+        assert_eq!(decode_safetensors(&encode_safetensors(&Batch::default()).unwrap()).unwrap(), Batch::default());
+    }
+
+    #[test]
+    fn refuses_strings_and_foreign_types() {
+        let strings = Batch::new(vec![Tensor::from_strings("s", [&b"a"[..]]).unwrap()]).unwrap();
+        assert!(encode_safetensors(&strings).unwrap_err().to_string().starts_with("column `s` has type BYTES"));
+        let header = br#"{"x":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}"#;
+        let bytes = [&(header.len() as u64).to_le_bytes()[..], header, &[0, 0]].concat();
+        assert!(decode_safetensors(&bytes).unwrap_err().to_string().starts_with("column `x` has type BF16"));
+        let header = br#"{"x":{"dtype":"BOOL","shape":[1],"data_offsets":[0,1]}}"#;
+        let bytes = [&(header.len() as u64).to_le_bytes()[..], header, &[2]].concat();
+        assert!(decode_safetensors(&bytes).is_err());
+    }
+
+    #[test]
+    fn refuses_damaged_files() {
+        let bytes = encode_safetensors(&batch()).unwrap();
+        for length in 0..bytes.len() {
+            assert!(decode_safetensors(&bytes[..length]).is_err(), "cut at {length}");
+        }
+        assert!(decode_safetensors(&[&bytes[..], &[0]].concat()).is_err());
+        let huge = [&u64::MAX.to_le_bytes()[..], b"{}"].concat();
+        assert!(decode_safetensors(&huge).is_err());
+        let scalar = br#"{"x":{"dtype":"U8","shape":[],"data_offsets":[0,1]}}"#;
+        let bytes = [&(scalar.len() as u64).to_le_bytes()[..], scalar, &[0]].concat();
+        assert!(decode_safetensors(&bytes).is_err(), "a tensor without rows");
+    }
+}

@@ -1,0 +1,353 @@
+//! What the columns of a dataset look like: counts, moments, distinct values. Streams; holds a bounded amount a column.
+
+use std::collections::{BTreeMap, HashSet};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::{Batch, DataType, Tensor};
+
+/// Distinct values counted exactly; each costs some 10 bytes a column.
+const DISTINCT_MAX: usize = 10_000;
+
+/// Distinct integers up to which each is counted on its own, which shows how balanced labels are.
+const HISTOGRAM_MAX: usize = 100;
+
+/// What one column looks like.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ColumnStatistics {
+    /// Column name.
+    pub name: String,
+    /// Elements, the missing ones included; for a column of images that is rows × pixels.
+    pub count: u64,
+    /// Elements that are missing: NaN, or for BYTES empty.
+    pub missing: u64,
+    /// How many different values the others have.
+    pub distinct: Distinct,
+    /// Moments of the finite numbers; none for BYTES and where there are no numbers.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub moments: Option<Moments>,
+    /// Shortest and longest byte string that is not missing; only for BYTES.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub length: Option<LengthRange>,
+    /// How often each value occurs, in ascending order; only for integers and booleans with few of them, one a row.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub histogram: Option<Vec<ValueCount>>,
+}
+
+/// Number of distinct values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Distinct {
+    /// As many as this.
+    Exactly(u64),
+    /// Counting was given up here.
+    MoreThan(u64),
+}
+
+/// Moments of numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Moments {
+    /// Smallest.
+    pub min: f64,
+    /// Largest.
+    pub max: f64,
+    /// Mean.
+    pub mean: f64,
+    /// Standard deviation of the population (divided by n).
+    pub std: f64,
+}
+
+/// Lengths of byte strings, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LengthRange {
+    /// Of the shortest.
+    pub min: u64,
+    /// Of the longest.
+    pub max: u64,
+}
+
+/// How often a value occurs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ValueCount {
+    /// The value.
+    pub value: i64,
+    /// How often.
+    pub count: u64,
+}
+
+/// Gathers statistics from batch after batch with the same columns.
+#[derive(Default)]
+pub struct StatisticsBuilder {
+    columns: Vec<Column>,
+}
+
+struct Column {
+    name: String,
+    dtype: DataType,
+    one_a_row: bool,
+    count: u64,
+    missing: u64,
+    /// How often each byte occurs, for types of one byte, from which all else follows.
+    bytes: Option<Box<[u64; 256]>>,
+    running: Running,
+    distinct: HashSet<u64, BuildHasherDefault<DefaultHasher>>,
+    histogram: Option<BTreeMap<i64, u64>>,
+    length: Option<LengthRange>,
+}
+
+impl StatisticsBuilder {
+    /// Adds the rows of `batch`.
+    pub fn observe(&mut self, batch: &Batch) {
+        if self.columns.is_empty() {
+            self.columns = batch.tensors().iter().map(Column::new).collect();
+        }
+        for (column, tensor) in self.columns.iter_mut().zip(batch.tensors()) {
+            column.observe(tensor);
+        }
+    }
+
+    /// The statistics of every column.
+    pub fn finish(self) -> Vec<ColumnStatistics> {
+        self.columns.into_iter().map(Column::finish).collect()
+    }
+}
+
+impl Column {
+    fn new(tensor: &Tensor) -> Self {
+        let dtype = tensor.dtype();
+        let one_a_row = tensor.row_elements() == 1;
+        let integer = matches!(
+            dtype,
+            DataType::Uint16 | DataType::Uint32 | DataType::Int16 | DataType::Int32 | DataType::Int64
+        );
+        Self {
+            name: tensor.name().to_owned(),
+            dtype,
+            one_a_row,
+            count: 0,
+            missing: 0,
+            bytes: (dtype.size() == Some(1)).then(|| Box::new([0; 256])),
+            running: Running::default(),
+            distinct: HashSet::default(),
+            histogram: (one_a_row && integer).then(BTreeMap::new),
+            length: None,
+        }
+    }
+
+    fn observe(&mut self, tensor: &Tensor) {
+        self.count += tensor.shape().iter().product::<usize>() as u64;
+        if let Some(bytes) = &mut self.bytes {
+            for &byte in tensor.data() {
+                if let Some(count) = bytes.get_mut(usize::from(byte)) {
+                    *count += 1;
+                }
+            }
+        } else if self.dtype == DataType::Bytes {
+            for value in tensor.byte_strings() {
+                self.observe_string(value);
+            }
+        } else if let Some(values) = tensor.to_f64() {
+            self.missing += values.iter().filter(|value| value.is_nan()).count() as u64;
+            self.running.merge(&Running::of(&values));
+            self.observe_distinct(&values);
+        }
+    }
+
+    fn observe_string(&mut self, value: &[u8]) {
+        if value.is_empty() {
+            self.missing += 1;
+            return;
+        }
+        let length = value.len() as u64;
+        let LengthRange { min, max } = self.length.unwrap_or(LengthRange { min: length, max: length });
+        self.length = Some(LengthRange { min: min.min(length), max: max.max(length) });
+        if self.distinct.len() <= DISTINCT_MAX {
+            // By hash: among ten thousand values two share one of 64 bits once in 10^11 datasets.
+            self.distinct.insert(BuildHasherDefault::<DefaultHasher>::default().hash_one(value));
+        }
+    }
+
+    fn observe_distinct(&mut self, values: &[f64]) {
+        for &value in values.iter().filter(|value| !value.is_nan()) {
+            if self.distinct.len() > DISTINCT_MAX && self.histogram.is_none() {
+                return;
+            }
+            // Adding zero makes -0 and 0 the same.
+            self.distinct.insert((value + 0.0).to_bits());
+            if let Some(histogram) = &mut self.histogram {
+                *histogram.entry(value as i64).or_default() += 1;
+                if histogram.len() > HISTOGRAM_MAX {
+                    self.histogram = None;
+                }
+            }
+        }
+    }
+
+    fn finish(mut self) -> ColumnStatistics {
+        let mut distinct = self.distinct.len();
+        if let Some(bytes) = self.bytes.take() {
+            let signed = self.dtype == DataType::Int8;
+            let value = |byte: usize| if signed { i64::from(byte as u8 as i8) } else { byte as i64 };
+            let mut counts: Vec<_> = bytes.iter().enumerate().filter(|(_, count)| **count > 0).collect();
+            counts.sort_by_key(|(byte, _)| value(*byte));
+            for &(byte, &count) in &counts {
+                self.running.merge(&Running::repeated(value(byte) as f64, count as f64));
+            }
+            distinct = counts.len();
+            if self.one_a_row && distinct <= HISTOGRAM_MAX {
+                self.histogram = Some(counts.into_iter().map(|(byte, &count)| (value(byte), count)).collect());
+            }
+        }
+        let values = |(value, count)| ValueCount { value, count };
+        ColumnStatistics {
+            name: self.name,
+            count: self.count,
+            missing: self.missing,
+            distinct: match distinct {
+                0..=DISTINCT_MAX => Distinct::Exactly(distinct as u64),
+                _ => Distinct::MoreThan(DISTINCT_MAX as u64),
+            },
+            moments: self.running.moments(),
+            length: self.length,
+            histogram: self.histogram.map(|counts| counts.into_iter().map(values).collect()),
+        }
+    }
+}
+
+/// Count, mean and squared deviations so far, merged as in Chan, Golub, LeVeque: "Updating Formulae and a Pairwise
+/// Algorithm for Computing Sample Variances" (1979). Summing squares instead would lose everything for large means.
+#[derive(Clone, Copy)]
+struct Running {
+    count: f64,
+    mean: f64,
+    squares: f64,
+    min: f64,
+    max: f64,
+}
+
+impl Default for Running {
+    fn default() -> Self {
+        Self { count: 0.0, mean: 0.0, squares: 0.0, min: f64::INFINITY, max: f64::NEG_INFINITY }
+    }
+}
+
+impl Running {
+    fn of(values: &[f64]) -> Self {
+        let finite = || values.iter().copied().filter(|value| value.is_finite());
+        let count = finite().count() as f64;
+        if count == 0.0 {
+            return Self::default();
+        }
+        // Dividing first keeps the sum of the largest floats finite.
+        let mean = finite().map(|value| value / count).sum::<f64>();
+        let squares = finite().map(|value| (value - mean) * (value - mean)).sum();
+        Self { count, mean, squares, min: finite().fold(f64::INFINITY, f64::min), max: finite().fold(f64::NEG_INFINITY, f64::max) }
+    }
+
+    fn repeated(value: f64, count: f64) -> Self {
+        Self { count, mean: value, squares: 0.0, min: value, max: value }
+    }
+
+    fn merge(&mut self, other: &Self) {
+        if other.count == 0.0 {
+            return;
+        }
+        let count = self.count + other.count;
+        let step = other.mean - self.mean;
+        self.squares += other.squares + step * step * self.count * other.count / count;
+        self.mean += step * other.count / count;
+        self.count = count;
+        self.min = self.min.min(other.min);
+        self.max = self.max.max(other.max);
+    }
+
+    fn moments(&self) -> Option<Moments> {
+        let std = (self.squares / self.count).sqrt();
+        // JSON cannot hold infinities, which squares of the largest floats are.
+        let std = if std.is_finite() { std } else { f64::MAX };
+        (self.count > 0.0).then_some(Moments { min: self.min, max: self.max, mean: self.mean, std })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn statistics(batches: &[Vec<Tensor>]) -> Vec<ColumnStatistics> {
+        let mut builder = StatisticsBuilder::default();
+        for tensors in batches {
+            builder.observe(&Batch::new(tensors.clone()).unwrap());
+        }
+        builder.finish()
+    }
+
+    fn floats(values: &[f64]) -> Tensor {
+        let data = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        Tensor::new("x", DataType::Fp64, vec![values.len()], data).unwrap()
+    }
+
+    #[test]
+    fn moments_do_not_depend_on_batches_and_survive_large_means() {
+        let values: Vec<f64> = (0..1_000).map(|value| 1e9 + f64::from(value % 10)).collect();
+        for size in [1, 7, 1_000] {
+            let batches: Vec<_> = values.chunks(size).map(|chunk| vec![floats(chunk)]).collect();
+            let found = statistics(&batches).remove(0);
+            let moments = found.moments.unwrap();
+            assert!((moments.mean - 1e9 - 4.5).abs() < 1e-6, "{moments:?}");
+            assert!((moments.std - 8.25_f64.sqrt()).abs() < 1e-6, "{moments:?}");
+            assert_eq!((moments.min, moments.max), (1e9, 1e9 + 9.0));
+            assert_eq!((found.count, found.distinct), (1_000, Distinct::Exactly(10)));
+            assert!(found.histogram.is_none(), "only integers have one");
+        }
+    }
+
+    #[test]
+    fn missing_and_infinite_values_stay_out_of_the_moments() {
+        let found = statistics(&[vec![floats(&[1.0, f64::NAN, 3.0, f64::INFINITY])]]).remove(0);
+        assert_eq!((found.count, found.missing), (4, 1));
+        assert_eq!(found.moments.unwrap(), Moments { min: 1.0, max: 3.0, mean: 2.0, std: 1.0 });
+        let none = statistics(&[vec![floats(&[f64::NAN])]]).remove(0);
+        assert_eq!((none.moments, none.distinct), (None, Distinct::Exactly(0)));
+        let extreme = statistics(&[vec![floats(&[f64::MAX, f64::MIN])]]).remove(0);
+        let text = serde_json::to_string(&extreme).unwrap();
+        assert_eq!(serde_json::from_str::<ColumnStatistics>(&text).unwrap(), extreme);
+    }
+
+    #[test]
+    fn labels_are_counted_one_by_one() {
+        let labels = Tensor::new("label", DataType::Uint8, vec![5], vec![9, 0, 9, 3, 9]).unwrap();
+        let found = statistics(&[vec![labels]]).remove(0);
+        let expected = [(0, 1), (3, 1), (9, 3)].map(|(value, count)| ValueCount { value, count });
+        assert_eq!(found.histogram.unwrap(), expected);
+        assert_eq!(found.moments.unwrap().mean, 6.0);
+        let wide: Vec<u8> = (0..1_000_i64).flat_map(i64::to_le_bytes).collect();
+        let wide = statistics(&[vec![Tensor::new("id", DataType::Int64, vec![1_000], wide).unwrap()]]).remove(0);
+        assert!(wide.histogram.is_none());
+        assert_eq!(wide.distinct, Distinct::Exactly(1_000));
+        let signed = Tensor::new("s", DataType::Int8, vec![2], vec![255, 1]).unwrap();
+        let signed = statistics(&[vec![signed]]).remove(0);
+        assert_eq!(signed.histogram.unwrap()[0], ValueCount { value: -1, count: 1 });
+    }
+
+    #[test]
+    fn images_have_no_histogram_and_strings_have_lengths() {
+        let image = Tensor::new("pixels", DataType::Uint8, vec![1, 2, 2], vec![0, 0, 255, 255]).unwrap();
+        let names = Tensor::from_strings("s", [&b"abc"[..]]).unwrap();
+        let found = statistics(&[vec![image, names]]);
+        assert_eq!(found[0].count, 4);
+        assert_eq!(found[0].moments.unwrap().std, 127.5);
+        assert!(found[0].histogram.is_none());
+        assert_eq!(found[1].length, Some(LengthRange { min: 3, max: 3 }));
+    }
+
+    #[test]
+    fn counting_distinct_values_ends() {
+        let values: Vec<f64> = (0..20_000).map(f64::from).collect();
+        assert_eq!(statistics(&[vec![floats(&values)]]).remove(0).distinct, Distinct::MoreThan(10_000));
+    }
+}

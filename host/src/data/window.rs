@@ -1,0 +1,237 @@
+//! Monitoring windows: the newest rows that an endpoint saw, in segments of safetensors.
+//!
+//! A segment is written each time rows come; small neighbours are joined, so that a quiet endpoint has no more files
+//! than a busy one. Where the process dies between writing a joined segment and removing its parts, some rows are there
+//! twice until they age out: windows are samples for statistics, not a log.
+
+use std::collections::VecDeque;
+
+use super::DataError;
+use super::safetensors::{decode_safetensors, encode_safetensors};
+use crate::domain::{Batch, ColumnSpec, Name};
+use crate::store::Store;
+
+/// Rows from which on a segment is no longer joined with the next.
+const SEGMENT_ROWS: usize = 1_024;
+
+/// How often a reader starts again because a writer joined segments under its hands.
+const READ_TRIES: usize = 10;
+
+struct Segment {
+    number: u64,
+    rows: usize,
+}
+
+/// Adds rows to the window of one endpoint, which keeps its newest.
+pub struct WindowWriter {
+    store: Store,
+    endpoint: Name,
+    rows_max: usize,
+    segments: VecDeque<Segment>,
+    /// Columns of the newest segment; rows with other columns are never joined with it.
+    columns: Vec<ColumnSpec>,
+}
+
+impl WindowWriter {
+    /// Opens the window of `endpoint`, of which at least the newest `rows_max` rows are kept, and not many more.
+    pub fn open(store: &Store, endpoint: &Name, rows_max: usize) -> Result<Self, DataError> {
+        let mut segments = VecDeque::new();
+        let mut columns = Vec::new();
+        for number in store.window_segments(endpoint)? {
+            match read_segment(store, endpoint, number) {
+                Ok(Some(batch)) => {
+                    columns = ColumnSpec::of_batch(&batch);
+                    segments.push_back(Segment { number, rows: batch.rows() });
+                }
+                Ok(None) => {}
+                Err(DataError::Window { source, .. }) => {
+                    tracing::warn!(%endpoint, number, error = %source, "removing a damaged segment of a window");
+                    store.remove_window_segment(endpoint, number)?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Self { store: store.clone(), endpoint: endpoint.clone(), rows_max: rows_max.max(1), segments, columns })
+    }
+
+    /// Adds the rows of `batch`, and lets go of as many old ones as are no longer needed.
+    pub fn append(&mut self, batch: &Batch) -> Result<(), DataError> {
+        let rows = batch.rows();
+        let newest = batch.slice_rows(rows.saturating_sub(self.rows_max)..rows);
+        let Some(batch) = newest.filter(|batch| batch.rows() > 0) else { return Ok(()) };
+        let number = self.store.append_window_segment(&self.endpoint, &encode_safetensors(&batch)?)?;
+        self.segments.push_back(Segment { number, rows: batch.rows() });
+        let columns = ColumnSpec::of_batch(&batch);
+        if columns == self.columns {
+            self.join()?;
+        }
+        self.columns = columns;
+        self.trim()
+    }
+
+    /// Joins the newest segments while both are small and the older is not much larger, so that each row is rewritten
+    /// about ten times at most.
+    fn join(&mut self) -> Result<(), DataError> {
+        while let Some((older, newer)) = self.segments.len().checked_sub(2).and_then(|index| {
+            let (older, newer) = (self.segments.get(index)?, self.segments.get(index + 1)?);
+            let join = older.rows + newer.rows <= SEGMENT_ROWS && older.rows <= 2 * newer.rows;
+            join.then_some((older.number, newer.number))
+        }) {
+            let first = read_segment(&self.store, &self.endpoint, older)?;
+            let second = read_segment(&self.store, &self.endpoint, newer)?;
+            let (Some(mut joined), Some(second)) = (first, second) else { return Ok(()) };
+            if joined.append(&second).is_err() {
+                return Ok(());
+            }
+            let bytes = encode_safetensors(&joined)?;
+            self.store.replace_window_segment(&self.endpoint, newer, &bytes)?;
+            self.store.remove_window_segment(&self.endpoint, older)?;
+            self.segments.truncate(self.segments.len() - 2);
+            self.segments.push_back(Segment { number: newer, rows: joined.rows() });
+        }
+        Ok(())
+    }
+
+    fn trim(&mut self) -> Result<(), DataError> {
+        let mut rows: usize = self.segments.iter().map(|segment| segment.rows).sum();
+        while let Some(oldest) = self.segments.front().filter(|oldest| rows - oldest.rows >= self.rows_max) {
+            self.store.remove_window_segment(&self.endpoint, oldest.number)?;
+            rows -= oldest.rows;
+            self.segments.pop_front();
+        }
+        Ok(())
+    }
+}
+
+/// The newest at most `rows_max` rows of an endpoint's window, oldest first; no columns if there are no rows.
+///
+/// Ends at the first segment whose columns differ from the newest: there the endpoint's bundle changed.
+pub fn read_window(store: &Store, endpoint: &Name, rows_max: usize) -> Result<Batch, DataError> {
+    let mut batches = Vec::new();
+    for _ in 0..READ_TRIES {
+        let (found, whole) = read_newest(store, endpoint, rows_max)?;
+        batches = found;
+        if whole {
+            break;
+        }
+    }
+    let mut window = Batch::default();
+    for batch in batches.iter().rev() {
+        window.append(batch)?;
+    }
+    let rows = window.rows();
+    Ok(window.slice_rows(rows.saturating_sub(rows_max)..rows).unwrap_or(window))
+}
+
+/// Segments from the newest back, and whether none vanished meanwhile.
+fn read_newest(store: &Store, endpoint: &Name, rows_max: usize) -> Result<(Vec<Batch>, bool), DataError> {
+    let mut batches: Vec<Batch> = Vec::new();
+    let mut rows = 0;
+    for number in store.window_segments(endpoint)?.into_iter().rev() {
+        if rows >= rows_max {
+            break;
+        }
+        let Some(batch) = read_segment(store, endpoint, number)? else {
+            return Ok((batches, false));
+        };
+        let columns = ColumnSpec::of_batch(&batch);
+        if batches.first().is_some_and(|newest| ColumnSpec::of_batch(newest) != columns) {
+            break;
+        }
+        rows += batch.rows();
+        batches.push(batch);
+    }
+    Ok((batches, true))
+}
+
+fn read_segment(store: &Store, endpoint: &Name, number: u64) -> Result<Option<Batch>, DataError> {
+    let Some(bytes) = store.read_window_segment(endpoint, number)? else { return Ok(None) };
+    decode_safetensors(&bytes).map(Some).map_err(|error| {
+        let source = Box::new(error);
+        DataError::Window { endpoint: endpoint.clone(), number, source }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Tensor;
+
+    fn open(rows_max: usize) -> (tempfile::TempDir, Store, Name, WindowWriter) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let endpoint: Name = "mnist".parse().unwrap();
+        let writer = WindowWriter::open(&store, &endpoint, rows_max).unwrap();
+        (folder, store, endpoint, writer)
+    }
+
+    fn batch(column: &str, values: std::ops::Range<usize>) -> Batch {
+        let values: Vec<f32> = values.map(|value| value as f32).collect();
+        Batch::new(vec![Tensor::from_f32(column, vec![values.len()], &values).unwrap()]).unwrap()
+    }
+
+    fn values(batch: &Batch) -> Vec<usize> {
+        let values = batch.tensors().first().map(|tensor| tensor.to_f64().unwrap()).unwrap_or_default();
+        values.into_iter().map(|value| value as usize).collect()
+    }
+
+    #[test]
+    fn gives_the_newest_rows_in_order() {
+        let (_folder, store, endpoint, mut writer) = open(50);
+        assert_eq!(read_window(&store, &endpoint, 10).unwrap(), Batch::default());
+        writer.append(&Batch::default()).unwrap();
+        for start in (0..200).step_by(10) {
+            writer.append(&batch("x", start..start + 10)).unwrap();
+        }
+        assert_eq!(values(&read_window(&store, &endpoint, 50).unwrap()), (150..200).collect::<Vec<_>>());
+        assert_eq!(values(&read_window(&store, &endpoint, 7).unwrap()), (193..200).collect::<Vec<_>>());
+        assert_eq!(read_window(&store, &endpoint, 0).unwrap().rows(), 0);
+    }
+
+    #[test]
+    fn keeps_few_files_and_not_many_more_rows_than_asked() {
+        let (_folder, store, endpoint, mut writer) = open(3_000);
+        for start in 0..6_000 {
+            writer.append(&batch("x", start..start + 1)).unwrap();
+        }
+        let segments = store.window_segments(&endpoint).unwrap();
+        assert!(segments.len() <= 16, "{} segments", segments.len());
+        let all = read_window(&store, &endpoint, usize::MAX).unwrap();
+        assert!((3_000..3_000 + SEGMENT_ROWS).contains(&all.rows()), "{} rows", all.rows());
+        assert_eq!(values(&all), (6_000 - all.rows()..6_000).collect::<Vec<_>>());
+        writer.append(&batch("x", 0..10_000)).unwrap();
+        assert_eq!(values(&read_window(&store, &endpoint, usize::MAX).unwrap()), (7_000..10_000).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_reopened_window_goes_on() {
+        let (_folder, store, endpoint, mut writer) = open(10);
+        writer.append(&batch("x", 0..8)).unwrap();
+        drop(writer);
+        let mut writer = WindowWriter::open(&store, &endpoint, 10).unwrap();
+        writer.append(&batch("x", 8..16)).unwrap();
+        assert_eq!(values(&read_window(&store, &endpoint, 10).unwrap()), (6..16).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn rows_of_another_bundle_are_left_out() {
+        let (_folder, store, endpoint, mut writer) = open(100);
+        writer.append(&batch("x", 0..8)).unwrap();
+        writer.append(&batch("y", 8..12)).unwrap();
+        writer.append(&batch("y", 12..14)).unwrap();
+        let window = read_window(&store, &endpoint, 100).unwrap();
+        assert_eq!(window.tensors()[0].name(), "y");
+        assert_eq!(values(&window), (8..14).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_damaged_segment_is_named_and_does_not_stop_the_server() {
+        let (_folder, store, endpoint, mut writer) = open(100);
+        writer.append(&batch("x", 0..8)).unwrap();
+        let number = store.append_window_segment(&endpoint, b"noise").unwrap();
+        let error = read_window(&store, &endpoint, 100).unwrap_err();
+        assert_eq!(error.to_string(), format!("segment {number} of the window of endpoint `mnist` is damaged"));
+        WindowWriter::open(&store, &endpoint, 100).unwrap();
+        assert_eq!(read_window(&store, &endpoint, 100).unwrap().rows(), 8);
+    }
+}

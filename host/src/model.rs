@@ -1,0 +1,209 @@
+//! Models behind one trait: load, predict.
+//!
+//! Owns the formats of model files and the code that evaluates them; a file is checked completely when it is loaded,
+//! so that predicting cannot fail for a reason in the file. Refuses to know where files come from, what bundles are,
+//! and how models are trained: a model is immutable, and saving one means keeping the bytes it was loaded from.
+//!
+//! Entry point: [`load`]. A new backend implements [`Model`] and is recognised there by the first bytes of its files.
+
+mod trees;
+mod ubjson;
+mod xgboost;
+
+use crate::domain::{Batch, BatchError, ColumnSpec, DataType, Tensor, TensorError};
+
+/// Name of the one column that a model takes.
+pub const FEATURES: &str = "features";
+
+/// Name of the one column that a model answers.
+pub const SCORES: &str = "scores";
+
+/// Something that maps rows of features to rows of scores: a pure function of both.
+pub trait Model: std::fmt::Debug + Send + Sync {
+    /// What the model is, for people: `XGBoost multi:softprob, 1000 trees`.
+    fn description(&self) -> String;
+
+    /// Number of features in a row.
+    fn feature_count(&self) -> usize;
+
+    /// Number of scores in a row: one for each class, or a single probability or value.
+    fn score_count(&self) -> usize;
+
+    /// Bytes of memory that the loaded model occupies.
+    fn byte_len(&self) -> usize;
+
+    /// Scores row-major rows of [`Model::feature_count`] features each, where NaN says that a feature is missing.
+    ///
+    /// Returns row-major rows of [`Model::score_count`] scores. Features after the last whole row are ignored.
+    fn score(&self, features: &[f32]) -> Vec<f32>;
+
+    /// The column that [`Model::predict`] takes.
+    fn features(&self) -> ColumnSpec {
+        ColumnSpec {
+            name: FEATURES.to_owned(),
+            dtype: DataType::Fp32,
+            shape: vec![self.feature_count()],
+            nullable: true,
+        }
+    }
+
+    /// The column that [`Model::predict`] answers.
+    fn scores(&self) -> ColumnSpec {
+        ColumnSpec {
+            name: SCORES.to_owned(),
+            dtype: DataType::Fp32,
+            shape: vec![self.score_count()],
+            nullable: false,
+        }
+    }
+
+    /// Scores a batch that is exactly one FP32 column `features` of [`Model::feature_count`] elements a row.
+    fn predict(&self, batch: &Batch) -> Result<Batch, ModelError> {
+        let refuse = || ModelError::Features { expected: self.feature_count(), found: Columns::of(batch) };
+        let [tensor] = batch.tensors() else { return Err(refuse()) };
+        if tensor.name() != FEATURES || tensor.row_shape() != [self.feature_count()] {
+            return Err(refuse());
+        }
+        let features = tensor.as_f32().ok_or_else(refuse)?;
+        let scores = self.score(&features);
+        let shape = vec![tensor.rows(), self.score_count()];
+        Ok(Batch::new(vec![Tensor::from_f32(SCORES, shape, &scores)?])?)
+    }
+}
+
+/// A model file or a batch that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// The bytes do not begin as any model file does.
+    #[error("not a model file: expected an XGBoost model saved as UBJSON (`.ubj`) or JSON")]
+    UnknownFormat,
+    /// The file is damaged, or was not written by the program whose format it has.
+    #[error("malformed {format} model: {reason}")]
+    Malformed {
+        /// The format that the first bytes promised.
+        format: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The file is sound, but asks for something that is not implemented here.
+    #[error("unsupported XGBoost model: {what} (expected {expected})")]
+    Unsupported {
+        /// What the file asks for.
+        what: String,
+        /// What would be taken.
+        expected: &'static str,
+    },
+    /// The batch is not what the model takes.
+    #[error("a model takes one FP32 column `{FEATURES}` with rows of {expected}, found {found}")]
+    Features {
+        /// Features in a row.
+        expected: usize,
+        /// The columns of the batch.
+        found: Columns,
+    },
+    /// The scores do not make a batch.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+    /// The scores do not make a batch.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+}
+
+/// The columns of a batch that was refused, in words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Columns(Vec<String>);
+
+impl Columns {
+    fn of(batch: &Batch) -> Self {
+        let text = |tensor: &Tensor| format!("{} `{}` {:?}", tensor.dtype(), tensor.name(), tensor.row_shape());
+        Self(batch.tensors().iter().map(text).collect())
+    }
+}
+
+impl std::fmt::Display for Columns {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0.as_slice() {
+            [] => formatter.write_str("no column"),
+            [first, second, third, _, ..] => {
+                write!(formatter, "{} columns: {first}, {second}, {third}, …", self.0.len())
+            }
+            columns => formatter.write_str(&columns.join(", ")),
+        }
+    }
+}
+
+/// Loads a model from the bytes of its file, whose format is told by the first of them.
+pub fn load(bytes: &[u8]) -> Result<Box<dyn Model>, ModelError> {
+    Ok(Box::new(xgboost::XgboostModel::load(bytes)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Sums;
+
+    impl Model for Sums {
+        fn description(&self) -> String {
+            "sums of two".to_owned()
+        }
+
+        fn feature_count(&self) -> usize {
+            2
+        }
+
+        fn score_count(&self) -> usize {
+            1
+        }
+
+        fn byte_len(&self) -> usize {
+            0
+        }
+
+        fn score(&self, features: &[f32]) -> Vec<f32> {
+            features.as_chunks::<2>().0.iter().map(|[left, right]| left + right).collect()
+        }
+    }
+
+    fn column(name: &str, shape: &[usize], values: &[f32]) -> Tensor {
+        Tensor::from_f32(name, shape.to_vec(), values).unwrap()
+    }
+
+    #[test]
+    fn predicts_column_to_column_as_its_specs_say() {
+        let batch = Batch::new(vec![column(FEATURES, &[2, 2], &[1.0, 2.0, 3.0, 4.0])]).unwrap();
+        ColumnSpec::check(&[Sums.features()], &batch).unwrap();
+        let scores = Sums.predict(&batch).unwrap();
+        ColumnSpec::check(&[Sums.scores()], &scores).unwrap();
+        assert_eq!(scores.column(SCORES).unwrap().as_f32().unwrap().as_ref(), [3.0, 7.0]);
+        let empty = Batch::new(vec![column(FEATURES, &[0, 2], &[])]).unwrap();
+        assert_eq!(Sums.predict(&empty).unwrap().rows(), 0);
+    }
+
+    #[test]
+    fn says_what_it_takes_and_what_it_found() {
+        let error = |tensors| Sums.predict(&Batch::new(tensors).unwrap()).unwrap_err().to_string();
+        let expected = "a model takes one FP32 column `features` with rows of 2, found ";
+        assert_eq!(error(vec![]), format!("{expected}no column"));
+        assert_eq!(
+            error(vec![column(FEATURES, &[1, 3], &[0.0; 3])]),
+            format!("{expected}FP32 `features` [3]")
+        );
+        assert_eq!(error(vec![column("x", &[1, 2], &[0.0; 2])]), format!("{expected}FP32 `x` [2]"));
+        let many = ["a", "b", "c", "d"].map(|name| column(name, &[1], &[0.0]));
+        assert_eq!(
+            error(many.to_vec()),
+            format!("{expected}4 columns: FP32 `a` [], FP32 `b` [], FP32 `c` [], …")
+        );
+        let wide = Tensor::new(FEATURES, DataType::Fp64, vec![1, 2], vec![0; 16]).unwrap();
+        assert_eq!(error(vec![wide]), format!("{expected}FP64 `features` [2]"));
+    }
+
+    #[test]
+    fn refuses_other_files() {
+        for bytes in [&b""[..], b"binf", b"PK\x03\x04", b"[1]", b"\0"] {
+            assert!(matches!(load(bytes), Err(ModelError::UnknownFormat)), "{}", bytes.escape_ascii());
+        }
+    }
+}

@@ -1,0 +1,180 @@
+use proptest::prelude::*;
+
+use super::*;
+
+/// A tree as nested boxes, to compare with: walked one node after the other.
+#[derive(Debug, Clone)]
+enum Reference {
+    Leaf(f32),
+    Split { feature: u32, threshold: f32, default_left: bool, left: Box<Reference>, right: Box<Reference> },
+}
+
+impl Reference {
+    fn value(&self, row: &[f32]) -> f32 {
+        match self {
+            Self::Leaf(value) => *value,
+            Self::Split { feature, threshold, default_left, left, right } => {
+                let value = row[*feature as usize];
+                let goes_left = if value.is_nan() { *default_left } else { value < *threshold };
+                if goes_left { left.value(row) } else { right.value(row) }
+            }
+        }
+    }
+
+    /// Appends the nodes in depth-first order, which is not the order in memory.
+    fn flatten(&self, nodes: &mut Vec<Node>) -> usize {
+        let index = nodes.len();
+        nodes.push(Node::Leaf { value: 0.0 });
+        nodes[index] = match self {
+            Self::Leaf(value) => Node::Leaf { value: *value },
+            Self::Split { feature, threshold, default_left, left, right } => Node::Split {
+                feature: *feature,
+                threshold: *threshold,
+                default_left: *default_left,
+                left: left.flatten(nodes),
+                right: right.flatten(nodes),
+            },
+        };
+        index
+    }
+}
+
+fn add(builder: &mut ForestBuilder, margin: u32, tree: &Reference) {
+    let mut nodes = Vec::new();
+    tree.flatten(&mut nodes);
+    builder.add_tree(margin, nodes.len(), |index| nodes.get(index).copied()).unwrap();
+}
+
+/// Few distinct values, so that features often equal thresholds.
+fn number() -> impl Strategy<Value = f32> {
+    prop_oneof![
+        (-3_i8..3).prop_map(f32::from),
+        Just(-0.0_f32),
+        Just(f32::MIN_POSITIVE / 2.0),
+        Just(f32::MAX),
+        Just(f32::MIN),
+    ]
+}
+
+fn feature() -> impl Strategy<Value = f32> {
+    prop_oneof![4 => number(), 1 => Just(f32::NAN), 1 => Just(f32::INFINITY), 1 => Just(f32::NEG_INFINITY)]
+}
+
+fn tree(features: u32) -> impl Strategy<Value = Reference> {
+    (-100_i8..100).prop_map(|value| Reference::Leaf(f32::from(value) / 7.0)).prop_recursive(12, 64, 2, move |child| {
+        let threshold = prop_oneof![8 => number(), 1 => Just(f32::INFINITY), 1 => Just(f32::NEG_INFINITY)];
+        (0..features, threshold, any::<bool>(), child.clone(), child).prop_map(
+            |(feature, threshold, default_left, left, right)| Reference::Split {
+                feature,
+                threshold,
+                default_left,
+                left: Box::new(left),
+                right: Box::new(right),
+            },
+        )
+    })
+}
+
+fn expected(intercepts: &[f32], trees: &[Reference], row: &[f32]) -> Vec<u32> {
+    let mut margins = intercepts.to_vec();
+    let count = margins.len();
+    for (index, tree) in trees.iter().enumerate() {
+        margins[index % count] += tree.value(row);
+    }
+    margins.into_iter().map(f32::to_bits).collect()
+}
+
+proptest! {
+    #[test]
+    fn margins_are_those_of_one_tree_after_the_other(
+        trees in prop::collection::vec(tree(3), 0..20),
+        rows in prop::collection::vec(prop::array::uniform3(feature()), 0..40),
+        // The wide layout must give what the compact one gives.
+        wide in any::<bool>(),
+    ) {
+        let intercepts = [0.5, -1.0, 0.25];
+        let features = if wide { 70_000 } else { 3 };
+        let mut builder = ForestBuilder::new(features, intercepts.to_vec());
+        for (index, tree) in trees.iter().enumerate() {
+            add(&mut builder, index as u32 % 3, tree);
+        }
+        let forest = builder.build();
+        prop_assert_eq!(matches!(forest.nodes, Nodes::Wide(_)), wide);
+        prop_assert_eq!(forest.tree_count(), trees.len());
+        let mut padded = Vec::new();
+        for row in &rows {
+            padded.extend_from_slice(row);
+            padded.resize(padded.len() + features - 3, 0.0);
+        }
+        let margins = forest.margins(&padded);
+        prop_assert_eq!(margins.len(), rows.len() * 3);
+        for (row, margins) in rows.iter().zip(margins.chunks_exact(3)) {
+            let bits: Vec<u32> = margins.iter().map(|margin| margin.to_bits()).collect();
+            prop_assert_eq!(bits, expected(&intercepts, &trees, row));
+        }
+    }
+}
+
+#[test]
+fn deep_and_wide_trees_keep_their_shape() {
+    // A chain that goes left 1,000 times, beside trees that end at once.
+    let mut chain = Reference::Leaf(-1.0);
+    for step in 0..1_000 {
+        chain = Reference::Split {
+            feature: 0,
+            threshold: (1_000 - step) as f32,
+            default_left: true,
+            left: Box::new(chain),
+            right: Box::new(Reference::Leaf(step as f32)),
+        };
+    }
+    // Complete, with more nodes than a compact distance can span.
+    fn complete(depth: u32, value: f32) -> Reference {
+        if depth == 0 {
+            return Reference::Leaf(value);
+        }
+        Reference::Split {
+            feature: 1,
+            threshold: value,
+            default_left: false,
+            left: Box::new(complete(depth - 1, value - 0.5_f32.powi(16 - depth as i32))),
+            right: Box::new(complete(depth - 1, value + 0.5_f32.powi(16 - depth as i32))),
+        }
+    }
+    let trees = [chain, Reference::Leaf(7.0), complete(16, 0.0)];
+    let mut builder = ForestBuilder::new(2, vec![0.0]);
+    trees.iter().for_each(|tree| add(&mut builder, 0, tree));
+    let forest = builder.build();
+    assert!(matches!(forest.nodes, Nodes::Wide(_)));
+    for row in [[0.0, 0.0], [500.5, 0.3], [2_000.0, -9.0], [f32::NAN, f32::NAN]] {
+        assert_eq!(forest.margins(&row)[0].to_bits(), expected(&[0.0], &trees, &row)[0]);
+    }
+}
+
+#[test]
+fn rows_that_are_not_whole_are_ignored() {
+    let forest = ForestBuilder::new(2, vec![1.0]).build();
+    assert_eq!(forest.margins(&[0.0; 5]), [1.0, 1.0]);
+    assert!(forest.margins(&[]).is_empty());
+}
+
+#[test]
+fn refuses_trees_that_are_not_trees() {
+    let split = |left, right| Node::Split { feature: 0, threshold: 0.0, default_left: true, left, right };
+    let leaf = Node::Leaf { value: 1.0 };
+    let refusal = |margin, nodes: &[Node]| {
+        let mut builder = ForestBuilder::new(1, vec![0.0]);
+        builder.add_tree(margin, nodes.len(), |index| nodes.get(index).copied()).unwrap_err().to_string()
+    };
+    assert_eq!(refusal(0, &[]), "node 0 does not exist: expected less than 0");
+    assert_eq!(refusal(0, &[split(1, 2), leaf]), "node 2 does not exist: expected less than 2");
+    assert_eq!(refusal(0, &[split(1, 1), leaf]), "node 1 is reached twice");
+    assert_eq!(refusal(0, &[split(1, 2), split(0, 2), leaf]), "node 0 is reached twice");
+    assert_eq!(refusal(1, &[leaf]), "adds to margin 1: expected less than 1");
+    assert_eq!(
+        refusal(0, &[Node::Leaf { value: f32::NAN }]),
+        "node 0 has the value NaN: expected a number"
+    );
+    let far = Node::Split { feature: 1, threshold: 0.0, default_left: true, left: 1, right: 2 };
+    assert_eq!(refusal(0, &[far, leaf, leaf]), "node 0 splits on feature 1: expected less than 1");
+}

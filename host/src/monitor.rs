@@ -1,0 +1,89 @@
+//! Compares the window of an endpoint with the reference of its bundle, by a detector.
+//!
+//! Windows and references hold features and scores side by side, so a detector sees drift of the input and of the
+//! predictions in one pass. Knows neither how windows are captured nor who looks at the report.
+
+use serde::Serialize;
+
+use crate::data::{self, DataError};
+use crate::domain::{Digest, Name};
+use crate::plugin::{Detector, Plugin, PluginError, Score, Verdict};
+use crate::registry::{BundleManifest, RegistryError};
+use crate::store::{Store, StoreError};
+
+/// What to compare.
+pub struct MonitorSpec<'a> {
+    /// The endpoint whose window is scored.
+    pub endpoint: &'a Name,
+    /// The bundle whose reference it is compared with.
+    pub bundle: &'a BundleManifest,
+    /// The detector.
+    pub detector: &'a Plugin,
+    /// The detector's config, a JSON object.
+    pub config: &'a str,
+    /// Newest rows of the window to score.
+    pub rows_max: usize,
+}
+
+/// What a detector found.
+#[derive(Debug, Clone, Serialize)]
+pub struct MonitorReport {
+    /// The endpoint.
+    pub endpoint: Name,
+    /// Name of the detector.
+    pub detector: String,
+    /// Digest of the detector.
+    pub detector_digest: Digest,
+    /// Rows of the reference.
+    pub reference_rows: usize,
+    /// Rows of the window.
+    pub window_rows: usize,
+    /// The worst verdict of any score.
+    pub verdict: Verdict,
+    /// Every score, worst first.
+    pub scores: Vec<Score>,
+}
+
+/// A comparison that could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum MonitorError {
+    /// The endpoint has not answered anything yet.
+    #[error("endpoint `{endpoint}` has no window yet: it is filled about a second after its first answers")]
+    NoWindow {
+        /// The endpoint.
+        endpoint: Name,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A window or reference cannot be read.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The bundle cannot be read.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The detector failed.
+    #[error(transparent)]
+    Plugin(#[from] PluginError),
+}
+
+/// Fits the detector on the bundle's reference and scores the endpoint's window.
+pub async fn run(store: &Store, spec: &MonitorSpec<'_>) -> Result<MonitorReport, MonitorError> {
+    let window = data::read_window(store, spec.endpoint, spec.rows_max)?;
+    if window.rows() == 0 {
+        return Err(MonitorError::NoWindow { endpoint: spec.endpoint.clone() });
+    }
+    let reference = data::decode_safetensors(&store.get(spec.bundle.reference.digest)?)?;
+    let mut detector = Detector::open(spec.detector, spec.config).await?;
+    detector.fit(&reference).await?;
+    let scores = detector.score(&window).await?;
+    Ok(MonitorReport {
+        endpoint: spec.endpoint.clone(),
+        detector: spec.detector.manifest().name.clone(),
+        detector_digest: spec.detector.digest(),
+        reference_rows: reference.rows(),
+        window_rows: window.rows(),
+        verdict: scores.iter().map(|score| score.verdict).max().unwrap_or(Verdict::Stable),
+        scores,
+    })
+}

@@ -1,0 +1,286 @@
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::{Digest, Name, Signature};
+use crate::model::ModelError;
+use crate::plugin::{LoadError, PluginError};
+use crate::store::{Store, StoreError};
+
+/// Media type of a bundle's manifest.
+pub const MEDIA_TYPE: &str = "application/vnd.mlops.bundle.v1+json";
+
+/// Largest manifest that is read; a real one has a few kilobytes.
+const MANIFEST_MAX_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Largest blob that a bundle folder may hold.
+const BLOB_MAX_BYTES: u64 = 4 * 1024 * 1024 * 1024;
+
+/// Everything that serving and an audit need, by digest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BundleManifest {
+    /// [`MEDIA_TYPE`]; says how to read the rest.
+    pub media_type: String,
+    /// The model file.
+    pub model: ModelEntry,
+    /// Transformers between a request and the model, in order.
+    pub preprocess: Vec<TransformerEntry>,
+    /// Transformers between the model and the answer, in order.
+    pub postprocess: Vec<TransformerEntry>,
+    /// What it takes, what the model sees, what it answers.
+    pub signature: Signature,
+    /// What it was trained on.
+    pub dataset: DatasetRef,
+    /// Parameters of the trainer.
+    pub parameters: BTreeMap<String, String>,
+    /// Metrics on the test split.
+    pub metrics: BTreeMap<String, f64>,
+    /// Rows of the true class, columns of the predicted one; empty for regression.
+    pub confusion: Vec<Vec<u64>>,
+    /// A sample of the training features and scores, as safetensors, that windows are compared with.
+    pub reference: BlobRef,
+}
+
+/// A blob and its size.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BlobRef {
+    /// Digest of the bytes.
+    pub digest: Digest,
+    /// How many there are.
+    pub size: u64,
+}
+
+/// The model file of a bundle.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelEntry {
+    /// The library whose format it is, for example `xgboost`.
+    pub framework: String,
+    /// Version of that library.
+    pub framework_version: String,
+    /// The file's usual name, for example `model.ubj`.
+    pub file_name: String,
+    /// The bytes.
+    pub blob: BlobRef,
+}
+
+/// One transformer of a bundle.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TransformerEntry {
+    /// Name in the plugin's manifest.
+    pub name: String,
+    /// Version in the plugin's manifest.
+    pub version: String,
+    /// The component.
+    pub component: BlobRef,
+    /// Config, a JSON object.
+    pub config: serde_json::Value,
+    /// What it learned; none if it learns nothing.
+    pub state: Option<BlobRef>,
+}
+
+/// A dataset version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatasetRef {
+    /// Its name when the bundle was made.
+    pub name: Name,
+    /// Digest of the version.
+    pub version: Digest,
+}
+
+/// A bundle or model that cannot be read, written or found.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A file failed.
+    #[error("failed to {action} `{}`", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The manifest cannot be read.
+    #[error("`{origin}` is not a bundle manifest: {reason}")]
+    Manifest {
+        /// Where it came from.
+        origin: String,
+        /// Why not.
+        reason: String,
+    },
+    /// A blob is not what its digest says.
+    #[error("blob {digest} of the bundle is damaged: its bytes have digest {found}")]
+    Damaged {
+        /// The digest it should have.
+        digest: Digest,
+        /// The digest it has.
+        found: Digest,
+    },
+    /// A blob is absurdly large.
+    #[error("`{}` has {found} bytes: the limit is {limit}", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        found: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// There is no such model.
+    #[error("there is no model `{name}`{}", known(models))]
+    UnknownModel {
+        /// The name.
+        name: Name,
+        /// The models there are.
+        models: Vec<Name>,
+    },
+    /// The model has no such version.
+    #[error("model `{name}` has no version {version}: its newest is {newest}")]
+    UnknownVersion {
+        /// The model.
+        name: Name,
+        /// The version asked for.
+        version: u32,
+        /// The newest there is.
+        newest: u32,
+    },
+    /// Text that names no model.
+    #[error("`{text}` names no model: expected a name, `name@version`, a `sha256:` digest or a bundle folder")]
+    Reference {
+        /// The text.
+        text: String,
+    },
+    /// The model file cannot be used.
+    #[error("the bundle's model file cannot be loaded")]
+    Model(#[from] ModelError),
+    /// A component cannot be used.
+    #[error("plugin `{name}` of the bundle cannot be loaded: {source}")]
+    Plugin {
+        /// Its name in the bundle.
+        name: String,
+        /// Why not.
+        source: LoadError,
+    },
+    /// A component refused its config or state.
+    #[error(transparent)]
+    Open(#[from] PluginError),
+}
+
+fn known(models: &[Name]) -> String {
+    match models {
+        [] => ": none has been trained yet, see `host train --help`".to_owned(),
+        names => {
+            let names: Vec<_> = names.iter().take(10).map(|name| format!("`{name}`")).collect();
+            format!(": there are {}", names.join(", "))
+        }
+    }
+}
+
+impl BundleManifest {
+    /// The bytes whose digest names the bundle.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, RegistryError> {
+        serde_json::to_vec_pretty(self)
+            .map_err(|error| RegistryError::Manifest { origin: "manifest".to_owned(), reason: error.to_string() })
+    }
+
+    /// Reads a manifest; `origin` says in errors where it came from.
+    pub fn from_bytes(bytes: &[u8], origin: &str) -> Result<Self, RegistryError> {
+        let wrong = |reason: String| RegistryError::Manifest { origin: origin.to_owned(), reason };
+        let manifest: Self = serde_json::from_slice(bytes).map_err(|error| wrong(error.to_string()))?;
+        if manifest.media_type != MEDIA_TYPE {
+            return Err(wrong(format!("its media type is `{}`, expected `{MEDIA_TYPE}`", manifest.media_type)));
+        }
+        Ok(manifest)
+    }
+
+    /// Every blob that the bundle consists of, its manifest aside.
+    pub fn blobs(&self) -> impl Iterator<Item = &BlobRef> {
+        let transformers = self.preprocess.iter().chain(&self.postprocess);
+        let of_transformers = transformers.flat_map(|entry| [Some(&entry.component), entry.state.as_ref()]);
+        [Some(&self.model.blob), Some(&self.reference)].into_iter().chain(of_transformers).flatten()
+    }
+}
+
+/// Writes the manifest of a bundle whose blobs are in the store; gives the bundle's digest.
+pub fn write_bundle(store: &Store, manifest: &BundleManifest) -> Result<Digest, RegistryError> {
+    Ok(store.put_bytes(&manifest.to_bytes()?)?)
+}
+
+/// Reads the manifest of the bundle `digest`.
+pub fn read_bundle(store: &Store, digest: Digest) -> Result<BundleManifest, RegistryError> {
+    BundleManifest::from_bytes(&store.get(digest)?, &digest.to_string())
+}
+
+/// Copies a bundle into a folder that can be carried elsewhere: `bundle.json` and `blobs/sha256/…`.
+///
+/// The folder appears whole or not at all.
+pub fn export_bundle(store: &Store, digest: Digest, folder: &Path) -> Result<(), RegistryError> {
+    let io = |action: &'static str, path: &Path| {
+        let path = path.to_path_buf();
+        move |source| RegistryError::Io { action, path, source }
+    };
+    if folder.exists() {
+        let exists = std::io::Error::from(std::io::ErrorKind::AlreadyExists);
+        return Err(io("create", folder)(exists));
+    }
+    let parent = match folder.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let staging = tempfile::Builder::new().prefix(".bundle-").tempdir_in(parent).map_err(io("create", folder))?;
+    let manifest_bytes = store.get(digest)?;
+    let manifest = BundleManifest::from_bytes(&manifest_bytes, &digest.to_string())?;
+    let blobs = staging.path().join("blobs/sha256");
+    std::fs::create_dir_all(&blobs).map_err(io("create", &blobs))?;
+    for blob in manifest.blobs() {
+        write_synced(&blobs.join(blob.digest.hex()), &store.get(blob.digest)?)?;
+    }
+    write_synced(&staging.path().join("bundle.json"), &manifest_bytes)?;
+    std::fs::rename(staging.path(), folder).map_err(io("create", folder))?;
+    // The folder has moved away from where the guard would remove it.
+    drop(staging.keep());
+    Ok(())
+}
+
+/// Takes a bundle folder into the store, checking every digest; gives the bundle's digest.
+pub(super) fn import_bundle(store: &Store, folder: &Path) -> Result<Digest, RegistryError> {
+    let manifest_path = folder.join("bundle.json");
+    let manifest_bytes = read_limited(&manifest_path, MANIFEST_MAX_BYTES)?;
+    let manifest = BundleManifest::from_bytes(&manifest_bytes, &manifest_path.display().to_string())?;
+    for blob in manifest.blobs() {
+        let bytes = read_limited(&folder.join("blobs/sha256").join(blob.digest.hex()), BLOB_MAX_BYTES)?;
+        let found = Digest::of(&bytes);
+        if found != blob.digest {
+            return Err(RegistryError::Damaged { digest: blob.digest, found });
+        }
+        store.put_bytes(&bytes)?;
+    }
+    Ok(store.put_bytes(&manifest_bytes)?)
+}
+
+fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>, RegistryError> {
+    let io = |source| RegistryError::Io { action: "read", path: path.to_path_buf(), source };
+    let found = std::fs::metadata(path).map_err(io)?.len();
+    if found > limit {
+        return Err(RegistryError::TooLarge { path: path.to_path_buf(), found, limit });
+    }
+    std::fs::read(path).map_err(io)
+}
+
+fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), RegistryError> {
+    use std::io::Write as _;
+    let io = |source| RegistryError::Io { action: "write", path: path.to_path_buf(), source };
+    let mut file = std::fs::File::create_new(path).map_err(io)?;
+    file.write_all(bytes).map_err(io)?;
+    file.sync_all().map_err(io)
+}

@@ -1,0 +1,129 @@
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use super::{BundleManifest, FeatureError, RegistryError, TransformerEntry, assemble};
+use crate::domain::{Batch, ColumnSpec, SchemaError, Signature};
+use crate::model::{self, Model, ModelError};
+use crate::plugin::{Plugin, PluginError, PluginRuntime, Transformer, block_on};
+use crate::store::Store;
+
+/// A bundle loaded to compute: preprocess, model, postprocess.
+pub struct Predictor {
+    parts: PredictorParts,
+    signature: Signature,
+}
+
+/// What a predictor consists of.
+pub struct PredictorParts {
+    /// Transformers before the model.
+    pub preprocess: Vec<Transformer>,
+    /// The model.
+    pub model: Arc<dyn Model>,
+    /// Transformers after it.
+    pub postprocess: Vec<Transformer>,
+}
+
+/// What a batch became on its way.
+#[derive(Debug)]
+pub struct Prediction {
+    /// What the model saw.
+    pub features: Batch,
+    /// What the model said.
+    pub scores: Batch,
+    /// The answer.
+    pub outputs: Batch,
+}
+
+/// A batch that could not be predicted.
+#[derive(Debug, thiserror::Error)]
+pub enum PredictionError {
+    /// The batch does not have the signature's columns.
+    #[error(transparent)]
+    Input(#[from] SchemaError),
+    /// A transformer failed.
+    #[error(transparent)]
+    Plugin(#[from] PluginError),
+    /// The transformers made something else than they did in training.
+    #[error(transparent)]
+    Features(#[from] FeatureError),
+    /// The model does not take what the transformers make.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+}
+
+impl Predictor {
+    /// Loads a bundle's model and transformers, and opens each with its config and state.
+    pub fn load(
+        store: &Store,
+        runtime: &PluginRuntime,
+        manifest: &BundleManifest,
+    ) -> Result<Self, RegistryError> {
+        let model = model::load(&store.get(manifest.model.blob.digest)?)?;
+        let open = |entries: &[TransformerEntry]| {
+            entries.iter().map(|entry| open_transformer(store, runtime, entry)).collect::<Result<Vec<_>, _>>()
+        };
+        let parts = PredictorParts {
+            preprocess: open(&manifest.preprocess)?,
+            model: Arc::from(model),
+            postprocess: open(&manifest.postprocess)?,
+        };
+        Ok(Self::new(parts, manifest.signature.clone()))
+    }
+
+    /// Puts parts together; `signature` says what they take.
+    pub fn new(parts: PredictorParts, signature: Signature) -> Self {
+        Self { parts, signature }
+    }
+
+    /// What it takes and answers.
+    pub fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    /// The transformers before and after the model.
+    pub fn transformers(&self) -> (&[Transformer], &[Transformer]) {
+        (&self.parts.preprocess, &self.parts.postprocess)
+    }
+
+    /// Gives the parts away, so that some can be replaced.
+    pub fn into_parts(self) -> (PredictorParts, Signature) {
+        (self.parts, self.signature)
+    }
+
+    /// Predicts a batch whose columns are checked against the signature.
+    pub async fn predict(&self, inputs: &Batch) -> Result<Prediction, PredictionError> {
+        ColumnSpec::check(&self.signature.inputs, inputs)?;
+        let transformed = apply(&self.parts.preprocess, inputs).await?;
+        let features = assemble(transformed.as_ref().unwrap_or(inputs), &self.signature.features)?;
+        // Nearly always the transformed batch itself is the matrix, and no byte of it is copied.
+        let features = match (features, transformed) {
+            (Cow::Owned(features), _) => features,
+            (Cow::Borrowed(_), Some(transformed)) => transformed,
+            (Cow::Borrowed(features), None) => features.clone(),
+        };
+        let scores = self.parts.model.predict(&features)?;
+        let outputs = apply(&self.parts.postprocess, &scores).await?;
+        let outputs = outputs.unwrap_or_else(|| scores.clone());
+        Ok(Prediction { features, scores, outputs })
+    }
+}
+
+/// Sends a batch through transformers; none where there are none.
+async fn apply(transformers: &[Transformer], batch: &Batch) -> Result<Option<Batch>, PluginError> {
+    let mut current = None;
+    for transformer in transformers {
+        current = Some(transformer.transform(current.as_ref().unwrap_or(batch)).await?);
+    }
+    Ok(current)
+}
+
+fn open_transformer(
+    store: &Store,
+    runtime: &PluginRuntime,
+    entry: &TransformerEntry,
+) -> Result<Transformer, RegistryError> {
+    let plugin = Plugin::load(runtime, &store.get(entry.component.digest)?)
+        .map_err(|source| RegistryError::Plugin { name: entry.name.clone(), source })?;
+    let state = entry.state.as_ref().map(|state| store.get(state.digest)).transpose()?;
+    Ok(block_on(Transformer::open(&plugin, &entry.config.to_string(), state))?)
+}

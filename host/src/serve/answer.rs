@@ -1,0 +1,129 @@
+use axum::body::Body;
+use axum::http::{HeaderValue, Response, StatusCode, header};
+use serde::Serialize;
+
+use crate::data::JsonError;
+use crate::plugin::{ErrorClass, Fault, PluginError};
+use crate::registry::PredictionError;
+
+/// What kind of error a response tells of; stable, for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// The body is not JSON, or not what the signature says.
+    InvalidInput,
+    /// The body is over the limit.
+    BodyTooLarge,
+    /// The body did not arrive in time.
+    BodyTimeout,
+    /// No such endpoint or route.
+    NotFound,
+    /// Another method is needed.
+    MethodNotAllowed,
+    /// A plugin crashed, hit a limit or broke the contract.
+    PluginFault,
+    /// Too much at once; try again.
+    Overloaded,
+    /// Our fault.
+    Internal,
+}
+
+/// An error as every route answers it: `{"error": {"code", "message", "row", "column"}}`.
+#[derive(Debug, Clone, Serialize)]
+pub struct ApiError {
+    #[serde(skip)]
+    status: StatusCode,
+    code: ErrorCode,
+    message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    row: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    column: Option<String>,
+}
+
+impl ApiError {
+    /// An error without a place in the input.
+    pub fn new(status: StatusCode, code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), row: None, column: None }
+    }
+
+    /// What it is.
+    pub fn code(&self) -> ErrorCode {
+        self.code
+    }
+
+    /// The sentence.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    fn invalid_input(message: String, row: Option<u64>, column: Option<String>) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, code: ErrorCode::InvalidInput, message, row, column }
+    }
+
+    /// The response that tells it.
+    pub fn into_response(self) -> Response<Body> {
+        #[derive(Serialize)]
+        struct Envelope {
+            error: ApiError,
+        }
+        let status = self.status;
+        let body = serde_json::to_vec(&Envelope { error: self }).unwrap_or_default();
+        let mut response = json_response(status, body);
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+impl From<JsonError> for ApiError {
+    fn from(error: JsonError) -> Self {
+        Self::invalid_input(error.to_string(), error.row().map(|row| row as u64), error.column().map(str::to_owned))
+    }
+}
+
+impl From<PredictionError> for ApiError {
+    fn from(error: PredictionError) -> Self {
+        match error {
+            PredictionError::Input(error) => Self::invalid_input(error.to_string(), None, None),
+            PredictionError::Plugin(error) => error.into(),
+            PredictionError::Features(error) => Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                ErrorCode::Internal,
+                format!("the transformers made something else than in training: {error}"),
+            ),
+            PredictionError::Model(error) => Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                ErrorCode::Internal,
+                format!("the model cannot take what the transformers made: {error}"),
+            ),
+        }
+    }
+}
+
+impl From<PluginError> for ApiError {
+    fn from(error: PluginError) -> Self {
+        let message = error.to_string();
+        match (error.fault.class(), error.fault) {
+            (_, Fault::InvalidInput { row, column, .. }) => Self::invalid_input(message, row, column),
+            (ErrorClass::Plugin, _) => {
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::PluginFault, message)
+            }
+            (ErrorClass::Overload, _) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Overloaded, message)
+            }
+            (ErrorClass::User | ErrorClass::Host, _) => {
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Internal, message)
+            }
+        }
+    }
+}
+
+/// A response with a JSON body.
+pub(super) fn json_response(status: StatusCode, body: impl Into<Body>) -> Response<Body> {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}

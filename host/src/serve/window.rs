@@ -1,0 +1,121 @@
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::data::{DataError, WindowWriter};
+use crate::domain::{Batch, BatchError};
+
+/// Rows that are kept of one interval between two writes. Under load the rows are a uniform sample of all that came, so
+/// the cost of monitoring does not grow with traffic.
+const ROWS_PER_FLUSH: usize = 1_024;
+
+/// Keeps what an endpoint saw and answered, and writes it to the store now and then.
+///
+/// A window holds the features and the scores side by side. Requests only push into memory; [`Self::flush`], called
+/// by a task of the server's about once a second and at its end, does the writing.
+pub struct WindowCapture {
+    reservoir: Mutex<Reservoir>,
+    writer: Mutex<WindowWriter>,
+    rows_written: AtomicU64,
+}
+
+/// A window that could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to write a monitoring window")]
+pub enum WindowError {
+    /// The store failed.
+    Data(#[from] DataError),
+    /// Rows do not fit together.
+    Batch(#[from] BatchError),
+}
+
+/// A uniform sample of a stream of unknown length: algorithm R (Vitter, "Random Sampling with a Reservoir", 1985).
+struct Reservoir {
+    rows: Vec<Batch>,
+    seen: u64,
+    random: u64,
+}
+
+impl Reservoir {
+    fn offer(&mut self, row: Batch) {
+        self.seen += 1;
+        if self.rows.len() < ROWS_PER_FLUSH {
+            self.rows.push(row);
+            return;
+        }
+        // xorshift64 (Marsaglia 2003): which rows are sampled need not be unpredictable, only even.
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        let slot = usize::try_from(self.random % self.seen).unwrap_or(usize::MAX);
+        if let Some(kept) = self.rows.get_mut(slot) {
+            *kept = row;
+        }
+    }
+}
+
+impl WindowCapture {
+    /// Captures into `writer`.
+    pub fn new(writer: WindowWriter) -> Self {
+        let reservoir = Reservoir { rows: Vec::new(), seen: 0, random: 0x9e37_79b9_7f4a_7c15 };
+        Self { reservoir: Mutex::new(reservoir), writer: Mutex::new(writer), rows_written: AtomicU64::new(0) }
+    }
+
+    /// Offers the rows of an answered request.
+    pub fn offer(&self, features: Batch, scores: Batch) {
+        let mut columns = features.into_tensors();
+        columns.extend(scores.into_tensors());
+        // A feature column named like the model's output would make no batch; then there is nothing to keep.
+        let Ok(batch) = Batch::new(columns) else { return };
+        let mut reservoir = self.reservoir.lock().unwrap_or_else(PoisonError::into_inner);
+        if batch.rows() == 1 {
+            reservoir.offer(batch);
+            return;
+        }
+        for row in 0..batch.rows() {
+            if let Some(row) = batch.slice_rows(row..row + 1) {
+                reservoir.offer(row);
+            }
+        }
+    }
+
+    /// Writes what was captured since the last time; gives the number of rows.
+    pub fn flush(&self) -> Result<usize, WindowError> {
+        let rows = {
+            let mut reservoir = self.reservoir.lock().unwrap_or_else(PoisonError::into_inner);
+            reservoir.seen = 0;
+            std::mem::take(&mut reservoir.rows)
+        };
+        let mut segment = Batch::default();
+        for row in &rows {
+            segment.append(row)?;
+        }
+        if segment.rows() > 0 {
+            self.writer.lock().unwrap_or_else(PoisonError::into_inner).append(&segment)?;
+            self.rows_written.fetch_add(segment.rows() as u64, Ordering::Relaxed);
+        }
+        Ok(segment.rows())
+    }
+
+    /// Rows written so far.
+    pub fn rows_written(&self) -> u64 {
+        self.rows_written.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Tensor;
+
+    #[test]
+    fn a_full_reservoir_is_an_even_sample() {
+        let mut reservoir = Reservoir { rows: Vec::new(), seen: 0, random: 7 };
+        for value in 0..20_000 {
+            reservoir.offer(Batch::new(vec![Tensor::from_f32("x", vec![1], &[value as f32]).unwrap()]).unwrap());
+        }
+        assert_eq!(reservoir.rows.len(), ROWS_PER_FLUSH);
+        let mean = reservoir.rows.iter().map(|row| row.tensors()[0].as_f32().unwrap()[0]).sum::<f32>() / 1_024.0;
+        // The standard error of the mean is 5774 / √1024 ≈ 180.
+        assert!((mean - 10_000.0).abs() < 900.0, "{mean}");
+    }
+}

@@ -1,0 +1,125 @@
+//! The one HTTP listener: accepts connections, bounds what each may take, and shuts down without dropping requests.
+//!
+//! Mounts routers that it knows nothing about. Runs until it is told to stop, then closes the listener, lets the
+//! requests under way finish within a grace period, and returns.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+/// Time for a client to send the head of a request; also the longest a connection may idle.
+const HEADER_READ_MAX: Duration = Duration::from_secs(60);
+
+/// Bytes of a request's head.
+const HEADER_MAX_BYTES: usize = 64 * 1024;
+
+/// Connections at once; more wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 4_096;
+
+/// Time that requests under way get at shutdown.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Pause after `accept` failed, for example for want of file descriptors.
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+
+/// The listener could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// Somebody else listens there.
+    #[error("port {} of {} is in use", address.port(), address.ip())]
+    PortInUse {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// Any other reason.
+    #[error("failed to listen on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// An open listener.
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl Server {
+    /// Opens the listener; port 0 takes any free one.
+    pub async fn bind(ip: IpAddr, port: u16) -> Result<Self, ServerError> {
+        let address = SocketAddr::new(ip, port);
+        let opened = async {
+            let listener = TcpListener::bind(address).await?;
+            let address = listener.local_addr()?;
+            Ok(Self { listener, address })
+        };
+        opened.await.map_err(|source: std::io::Error| match source.kind() {
+            std::io::ErrorKind::AddrInUse => ServerError::PortInUse { address },
+            _ => ServerError::Listen { address, source },
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves `router` until `stop` is ready, then drains.
+    pub async fn run(self, router: Router, stop: impl Future<Output = ()>) {
+        let mut stop = std::pin::pin!(stop);
+        let connections = GracefulShutdown::new();
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        loop {
+            let accepted = async {
+                // The semaphore is never closed, so a missing permit cannot happen; treat it as an error to retry.
+                let place = Arc::clone(&places).acquire_owned().await.map_err(std::io::Error::other)?;
+                let (stream, _) = self.listener.accept().await?;
+                Ok::<_, std::io::Error>((place, stream))
+            };
+            let accepted = tokio::select! {
+                accepted = accepted => accepted,
+                () = &mut stop => break,
+            };
+            let (place, stream) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "could not accept a connection");
+                    tokio::time::sleep(ACCEPT_RETRY).await;
+                    continue;
+                }
+            };
+            // Answers are small; waiting to fill a packet only delays them.
+            let _ = stream.set_nodelay(true);
+            let service = TowerToHyperService::new(router.clone());
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADER_READ_MAX)
+                .max_buf_size(HEADER_MAX_BYTES)
+                .pipeline_flush(true)
+                .serve_connection(TokioIo::new(stream), service);
+            let connection = connections.watch(connection);
+            tokio::spawn(async move {
+                if let Err(error) = connection.await {
+                    tracing::debug!(%error, "a connection ended badly");
+                }
+                drop(place);
+            });
+        }
+        drop(self.listener);
+        if tokio::time::timeout(GRACE, connections.shutdown()).await.is_err() {
+            tracing::warn!("requests were still under way after {} s and were cut off", GRACE.as_secs());
+        }
+    }
+}

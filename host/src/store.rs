@@ -1,0 +1,89 @@
+//! The only place that knows where things lie on disk.
+//!
+//! Owns the state folder: blobs by digest, small named records, segments of monitoring windows. Everything is written
+//! to a temporary file of the same file system, synced, renamed into place, and acknowledged after its folder is synced
+//! too; so a name shows either the whole content or none, and what was acknowledged survives power loss. Knows nothing
+//! about tensors, datasets or models: it keeps bytes and JSON documents that others give meaning.
+//!
+//! ```text
+//! blobs/sha256/ab/<64 hexadecimal digits>
+//! datasets/<name>.json   models/<name>.json
+//! windows/<endpoint>/<number>.safetensors
+//! temporary/
+//! ```
+
+mod blobs;
+mod error;
+mod files;
+mod records;
+mod windows;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use error::StoreError;
+pub use records::RecordKind;
+
+/// The state folder; clones are cheap and mean the same folder, which several processes may share.
+#[derive(Debug, Clone)]
+pub struct Store {
+    root: Arc<Path>,
+}
+
+impl Store {
+    /// Opens `folder`, creating it if need be, and removes what writers that died more than an hour ago left half-written.
+    pub fn open(folder: &Path) -> Result<Self, StoreError> {
+        let store = Self { root: Arc::from(folder) };
+        for folder in [store.blobs(), store.windows(), store.temporary()]
+            .into_iter()
+            .chain(RecordKind::ALL.map(|kind| store.records(kind)))
+        {
+            std::fs::create_dir_all(&folder).map_err(StoreError::io("create", &folder))?;
+        }
+        files::remove_leftovers(&store.temporary())?;
+        Ok(store)
+    }
+
+    /// The state folder.
+    pub fn folder(&self) -> &Path {
+        &self.root
+    }
+
+    fn blobs(&self) -> PathBuf {
+        self.root.join("blobs/sha256")
+    }
+
+    fn records(&self, kind: RecordKind) -> PathBuf {
+        self.root.join(kind.folder())
+    }
+
+    fn windows(&self) -> PathBuf {
+        self.root.join("windows")
+    }
+
+    fn temporary(&self) -> PathBuf {
+        self.root.join("temporary")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_the_folder_it_cannot_create() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, b"").unwrap();
+        let error = Store::open(&file.join("state")).unwrap_err();
+        assert!(error.to_string().starts_with("failed to create `"), "{error}");
+        assert!(error.is_host_failure());
+    }
+
+    #[test]
+    fn opening_twice_keeps_what_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let digest = Store::open(folder.path()).unwrap().put_bytes(b"kept").unwrap();
+        assert_eq!(Store::open(folder.path()).unwrap().get(digest).unwrap(), b"kept");
+    }
+}

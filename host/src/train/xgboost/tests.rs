@@ -1,0 +1,179 @@
+use super::*;
+use crate::model;
+use crate::train::LibrarySearch;
+use crate::train::evaluation::classification;
+
+#[test]
+fn unknown_names_are_refused_with_a_suggestion() {
+    let refusal = |name: &str| XgboostParameters::default().set(name, "1").unwrap_err().to_string();
+    assert_eq!(refusal("max_dept"), "unknown parameter `max_dept`: did you mean `max_depth`?");
+    assert_eq!(refusal("learning-rate"), "unknown parameter `learning-rate`: did you mean `learning_rate`?");
+    assert_eq!(refusal("booster"), "unknown parameter `booster`");
+    assert_eq!(refusal(""), "unknown parameter ``");
+}
+
+#[test]
+fn values_are_checked_and_aliases_are_one_parameter() {
+    let mut parameters = XgboostParameters::default();
+    parameters.set("learning_rate", "0.1").unwrap();
+    parameters.set("lambda", "2").unwrap();
+    parameters.set("reg_lambda", "3").unwrap();
+    assert_eq!(parameters.eta, 0.1);
+    assert_eq!(parameters.other.get("reg_lambda").map(String::as_str), Some("3"));
+    assert_eq!(
+        parameters.set("eta", "2").unwrap_err().to_string(),
+        "parameter `eta` is `2`: expected a number from 0 to 1"
+    );
+    let refusal = |name, value| XgboostParameters::default().set(name, value).unwrap_err().to_string();
+    assert_eq!(
+        refusal("max_depth", "-1"),
+        "parameter `max_depth` is `-1`: expected a whole number that is not negative"
+    );
+    assert_eq!(
+        refusal("objective", "rank:ndcg"),
+        "parameter `objective` is `rank:ndcg`: expected one of `multi:softprob`, `binary:logistic`, \
+         `reg:squarederror`"
+    );
+    assert_eq!(refusal("rounds", "0"), "parameter `rounds` is `0`: expected a number from 1 to 100000");
+}
+
+#[test]
+fn edits_are_counted() {
+    for (left, right, distance) in [("", "", 0), ("a", "", 1), ("kitten", "sitting", 3), ("eta", "beta", 1)] {
+        assert_eq!(edits(left, right), distance);
+        assert_eq!(edits(right, left), distance);
+    }
+}
+
+/// The library that this machine has, if any: training is also tested from Python and through the binary.
+fn library() -> Option<Library> {
+    let explicit = std::env::var_os("HOST_XGBOOST_LIBRARY").map(Into::into);
+    let library = Library::load(&LibrarySearch::from_environment(explicit));
+    match library {
+        Err(TrainError::LibraryNotFound { .. }) => {
+            eprintln!("skipped: libxgboost is not installed");
+            None
+        }
+        found => Some(found.unwrap()),
+    }
+}
+
+/// Rows in three clusters with some features missing, made without a random generator.
+fn rows(count: usize) -> (Vec<f32>, Vec<f32>) {
+    let mut features = Vec::new();
+    let mut labels = Vec::new();
+    for row in 0..count {
+        let class = row % 3;
+        labels.push(class as f32);
+        for feature in 0..4 {
+            let noise = ((row * 7 + feature * 13) % 11) as f32 / 4.0;
+            let missing = (row + feature) % 9 == 0;
+            features.push(if missing { f32::NAN } else { noise + (class * (feature + 1)) as f32 });
+        }
+    }
+    (features, labels)
+}
+
+#[test]
+fn a_trained_model_loads_and_scores_as_libxgboost_does() {
+    let Some(library) = library() else { return };
+    let (features, labels) = rows(300);
+    let matrix = Matrix::new(&features, 4, &labels).unwrap();
+    let mut reports = Vec::new();
+    let mut parameters = XgboostParameters { nthread: 1, rounds: 5, ..Default::default() };
+    parameters.set("objective", "multi:softprob").unwrap();
+    parameters.set("eval_metric", "merror").unwrap();
+    let run = |reports: &mut Vec<RoundReport>| {
+        train(&library, matrix, Some(matrix), &parameters, &mut |report| {
+            reports.push(report);
+            ControlFlow::Continue(())
+        })
+        .unwrap()
+    };
+    let file = run(&mut reports);
+    assert_eq!(reports.iter().map(|report| (report.round, report.of)).collect::<Vec<_>>(), [
+        (1, 5),
+        (2, 5),
+        (3, 5),
+        (4, 5),
+        (5, 5)
+    ]);
+    let last = &reports[4].metrics;
+    assert_eq!(last.iter().map(|metric| (metric.set, metric.name.as_str())).collect::<Vec<_>>(), [
+        (RowSet::Train, "merror"),
+        (RowSet::Test, "merror")
+    ]);
+    assert_eq!(file, run(&mut Vec::new()), "the same rows, parameters and threads give the same bytes");
+
+    let scores = model::load(&file).unwrap().score(&features);
+    let accuracy = classification(&scores, 3, &labels).unwrap().accuracy;
+    assert!((1.0 - accuracy - last[0].value).abs() < 1e-6, "{accuracy} and {:?}", last[0]);
+
+    let mut matrices = DMatrix::from_rows(&library, &features, 4, 1).unwrap();
+    matrices.set_label(&labels).unwrap();
+    let classes = parameters.to_text(Some(3));
+    let text = classes.iter().map(|(name, value)| (*name, value.as_str()));
+    let mut booster = Booster::new(&library, text, vec![matrices]).unwrap();
+    (0..5).for_each(|iteration| booster.update(iteration).unwrap());
+    let rows = DMatrix::from_rows(&library, &features, 4, 1).unwrap();
+    let expected = booster.predict(&rows).unwrap();
+    assert_eq!(
+        scores.iter().map(|score| score.to_bits()).collect::<Vec<_>>(),
+        expected.iter().map(|score| score.to_bits()).collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn every_objective_trains_and_loads() {
+    let Some(library) = library() else { return };
+    let (features, labels) = rows(90);
+    let binary: Vec<f32> = labels.iter().map(|label| f32::from(*label > 0.0)).collect();
+    for (objective, labels, columns) in [
+        (Objective::Softprob, &labels, 3),
+        (Objective::Logistic, &binary, 1),
+        (Objective::SquaredError, &labels, 1),
+    ] {
+        let parameters = XgboostParameters { objective, rounds: 2, nthread: 1, ..Default::default() };
+        let matrix = Matrix::new(&features, 4, labels).unwrap();
+        let file = train(&library, matrix, None, &parameters, &mut |_| ControlFlow::Continue(())).unwrap();
+        let model = model::load(&file).unwrap();
+        assert_eq!((model.feature_count(), model.score_count()), (4, columns));
+    }
+}
+
+#[test]
+fn progress_can_end_training() {
+    let Some(library) = library() else { return };
+    let (features, labels) = rows(90);
+    let matrix = Matrix::new(&features, 4, &labels).unwrap();
+    let parameters = XgboostParameters { rounds: 100, nthread: 1, ..Default::default() };
+    let file = train(&library, matrix, None, &parameters, &mut |report| match report.round {
+        3 => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    });
+    assert_eq!(model::load(&file.unwrap()).unwrap().description(), "XGBoost reg:squarederror, 3 trees");
+}
+
+#[test]
+fn what_cannot_be_trained_is_told() {
+    let Some(library) = library() else { return };
+    let (features, labels) = rows(9);
+    let matrix = Matrix::new(&features, 4, &labels).unwrap();
+    let refusal = |test, parameters: &XgboostParameters| {
+        let result = train(&library, matrix, test, parameters, &mut |_| ControlFlow::Continue(()));
+        result.unwrap_err().to_string()
+    };
+    let logistic = XgboostParameters { objective: Objective::Logistic, ..Default::default() };
+    assert_eq!(refusal(None, &logistic), "label of row 2 is 2: expected a whole number from 0 to 1");
+    let narrow = Matrix::new(&features, 1, &features[..0]);
+    assert!(narrow.is_err());
+    let narrow = Matrix::new(&features[1..2], 1, &labels[..1]).unwrap();
+    assert_eq!(
+        refusal(Some(narrow), &XgboostParameters::default()),
+        "test rows have 1 features: expected 4, as in the training rows"
+    );
+    let mut odd = XgboostParameters { rounds: 1, ..Default::default() };
+    odd.set("subsample", "2").unwrap();
+    let error = refusal(None, &odd);
+    assert!(error.starts_with("libxgboost: ") && error.contains("subsample") && !error.contains('\n'), "{error}");
+}

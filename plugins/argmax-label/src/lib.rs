@@ -1,0 +1,210 @@
+//! Turns a model's scores into a label and its probability.
+//!
+//! Takes a column of FP32 scores, `scores` unless configured otherwise, with as many elements a row as there are
+//! classes. Gives `label`, the class with the largest score (the first of equals), and `probability`, FP32, that score.
+//! A single element a row is the probability of the second of two classes. Other columns are not passed on.
+#![cfg_attr(test, allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used))]
+
+use mlops_plugin::{Batch, Error, Instances, Tensor, Transformer};
+use serde::Deserialize;
+
+/// What the user configures.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Name of the column of scores.
+    pub column: String,
+    /// Names of the classes in the order of the scores; the label is then text instead of an index.
+    pub labels: Option<Vec<String>>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { column: "scores".to_owned(), labels: None }
+    }
+}
+
+/// The transformer.
+#[derive(Debug)]
+pub struct ArgmaxLabel {
+    config: Config,
+}
+
+impl Transformer for ArgmaxLabel {
+    type Config = Config;
+    type State = ();
+    const ROWS_INDEPENDENT: bool = true;
+    const INSTANCES: Instances = Instances::Pooled;
+    const CONFIG_SCHEMA: &str = r#"{
+        "type": "object",
+        "additionalProperties": false,
+        "properties": {
+            "column": {"type": "string", "default": "scores", "description": "Name of the column of scores"},
+            "labels": {
+                "type": ["array", "null"], "items": {"type": "string"}, "minItems": 2, "default": null,
+                "description": "Names of the classes in the order of the scores"
+            }
+        }
+    }"#;
+
+    fn open(config: Config, _state: Option<()>) -> Result<Self, Error> {
+        match &config.labels {
+            Some(labels) if labels.len() < 2 => {
+                Err(Error::invalid_config(format!("`labels`: expected at least 2, found {}", labels.len())))
+            }
+            _ => Ok(Self { config }),
+        }
+    }
+
+    fn transform(&self, batch: Batch) -> Result<Batch, Error> {
+        let column = batch.column(&self.config.column)?;
+        let scores = column.as_f32()?;
+        let rows = column.rows();
+        let choices: Vec<(usize, f32)> = match column.row_shape() {
+            [] | [1] => scores.iter().enumerate().map(|(row, &score)| binary(row, score)).collect(),
+            &[classes] if classes > 1 => {
+                let rows = scores.chunks_exact(classes).enumerate();
+                rows.map(|(row, scores)| argmax(row, scores)).collect()
+            }
+            shape => {
+                Err(Error::invalid_input(format!("expected a score for each class, found rows of {shape:?}")))
+            }
+        }
+        .map_err(|error: Error| error.column(column.name()))?;
+
+        let label = match &self.config.labels {
+            None => Tensor::from_values("label", [rows], choices.iter().map(|&(class, _)| class as i64))?,
+            Some(labels) => {
+                let classes = column.row_elements().max(2);
+                if labels.len() != classes {
+                    let count = labels.len();
+                    return Err(Error::invalid_config(format!(
+                        "`labels`: expected {classes}, found {count}"
+                    )));
+                }
+                Tensor::from_strings(
+                    "label",
+                    [rows],
+                    choices.iter().filter_map(|&(class, _)| labels.get(class)),
+                )?
+            }
+        };
+        let probability =
+            Tensor::from_values("probability", [rows], choices.iter().map(|&(_, score)| score))?;
+        Batch::new([label, probability])
+    }
+}
+
+mlops_plugin::export_transformer!(ArgmaxLabel);
+
+/// Class and probability where the score is the probability of the second of two classes.
+fn binary(row: usize, score: f32) -> Result<(usize, f32), Error> {
+    match score {
+        0.0..=0.5 => Ok((0, 1.0 - score)),
+        0.5..=1.0 => Ok((1, score)),
+        _ => Err(Error::invalid_input(format!("expected a probability from 0 to 1, found {score}")).row(row)),
+    }
+}
+
+/// Class and value of the largest score, the first of equals.
+fn argmax(row: usize, scores: &[f32]) -> Result<(usize, f32), Error> {
+    let mut best = (0, f32::NEG_INFINITY);
+    for (class, &score) in scores.iter().enumerate() {
+        if score.is_nan() {
+            return Err(
+                Error::invalid_input(format!("expected a score for class {class}, found NaN")).row(row)
+            );
+        }
+        if score > best.1 {
+            best = (class, score);
+        }
+    }
+    Ok(best)
+}
+
+#[cfg(test)]
+mod tests {
+    use mlops_plugin::testing;
+
+    use super::*;
+
+    fn scores(shape: &[usize], values: &[f32]) -> Batch {
+        Batch::new([Tensor::from_values("scores", shape, values.to_vec()).unwrap()]).unwrap()
+    }
+
+    fn transform(config: &str, batch: Batch) -> Result<Batch, Error> {
+        testing::transform(&testing::open_transformer::<ArgmaxLabel>(config, None)?, batch)
+    }
+
+    fn columns(batch: &Batch) -> (Vec<i64>, Vec<f32>) {
+        let label = batch.column("label").unwrap().values::<i64>().unwrap().to_vec();
+        (label, batch.column("probability").unwrap().as_f32().unwrap().to_vec())
+    }
+
+    #[test]
+    fn first_of_equal_maxima_wins() {
+        let batch = scores(&[3, 3], &[0.1, 0.7, 0.2, 0.4, 0.2, 0.4, f32::NEG_INFINITY, -1.0, -1.0]);
+        assert_eq!(columns(&transform("{}", batch).unwrap()), (vec![1, 0, 1], vec![0.7, 0.4, -1.0]));
+        let lowest = scores(&[1, 2], &[f32::NEG_INFINITY; 2]);
+        assert_eq!(columns(&transform("{}", lowest).unwrap()), (vec![0], vec![f32::NEG_INFINITY]));
+    }
+
+    #[test]
+    fn one_score_is_the_probability_of_the_second_class() {
+        for shape in [&[4, 1][..], &[4]] {
+            let answer = transform("{}", scores(shape, &[0.0, 0.5, 0.75, 1.0])).unwrap();
+            assert_eq!(columns(&answer), (vec![0, 0, 1, 1], vec![1.0, 0.5, 0.75, 1.0]));
+        }
+        for (score, found) in [(-0.1, "-0.1"), (1.5, "1.5"), (f32::NAN, "NaN")] {
+            let error = transform("{}", scores(&[2, 1], &[0.5, score])).unwrap_err();
+            let expected = Error::invalid_input(format!("expected a probability from 0 to 1, found {found}"));
+            assert_eq!(error, expected.row(1).column("scores"));
+        }
+    }
+
+    #[test]
+    fn labels_are_text_where_configured() {
+        let config = r#"{"labels": ["cat", "dog"], "column": "scores"}"#;
+        for batch in [scores(&[2, 2], &[0.1, 0.9, 0.9, 0.1]), scores(&[2], &[0.9, 0.1])] {
+            let answer = transform(config, batch).unwrap();
+            let label: Vec<_> = answer.column("label").unwrap().byte_strings().unwrap().collect();
+            assert_eq!(label, [b"dog", b"cat"]);
+        }
+        let error = transform(config, scores(&[1, 3], &[0.0; 3])).unwrap_err();
+        assert_eq!(error, Error::invalid_config("`labels`: expected 3, found 2"));
+        let error = transform(r#"{"labels": ["cat"]}"#, scores(&[0], &[])).unwrap_err();
+        assert_eq!(error, Error::invalid_config("`labels`: expected at least 2, found 1"));
+    }
+
+    #[test]
+    fn names_row_and_class_of_a_missing_score() {
+        let error = transform("{}", scores(&[2, 2], &[0.1, 0.9, 0.9, f32::NAN])).unwrap_err();
+        let expected = Error::invalid_input("expected a score for class 1, found NaN");
+        assert_eq!(error, expected.row(1).column("scores"));
+    }
+
+    #[test]
+    fn zero_rows_give_zero_rows() {
+        let answer = transform("{}", scores(&[0, 10], &[])).unwrap();
+        assert_eq!(columns(&answer), (vec![], vec![]));
+    }
+
+    #[test]
+    fn refuses_what_are_no_scores() {
+        let refusal = |batch| transform("{}", batch).unwrap_err().to_string();
+        assert_eq!(
+            refusal(scores(&[1, 2, 2], &[0.0; 4])),
+            "column `scores`: expected a score for each class, found rows of [2, 2]"
+        );
+        assert_eq!(
+            refusal(scores(&[2, 0], &[])),
+            "column `scores`: expected a score for each class, found rows of [0]"
+        );
+        let wide = Tensor::from_values("scores", [1, 2], [0.0_f64; 2]).unwrap();
+        assert_eq!(refusal(Batch::new([wide]).unwrap()), "column `scores`: expected FP32, found FP64");
+        let error = transform(r#"{"colum": "x"}"#, scores(&[1], &[0.0])).unwrap_err();
+        assert!(
+            matches!(error, Error::InvalidConfig(message) if message.starts_with("unknown field `colum`"))
+        );
+    }
+}

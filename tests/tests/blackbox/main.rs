@@ -1,0 +1,7 @@
+//! Black-box tests: every one starts the real binary on real data.
+
+mod data;
+mod monitor;
+mod plugins;
+mod serving;
+mod training;

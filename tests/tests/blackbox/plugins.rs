@@ -1,0 +1,180 @@
+//! `host plugin`: inspect, run, build, and files that are no plugins.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::Stdio;
+
+use host_tests::{Host, Ran, guest, plugin, ran, repository};
+use insta::assert_snapshot;
+
+fn written(host: &Host, name: &str, bytes: &[u8]) -> String {
+    let path = host.state_dir().join(name);
+    std::fs::write(&path, bytes).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+fn run_with_input(host: &Host, arguments: &[&str], input: &str) -> Ran {
+    let mut command = host.command();
+    let child = command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = child.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    ran(child.wait_with_output().unwrap())
+}
+
+#[test]
+fn inspect_tells_what_a_component_is_wants_and_may_do() {
+    let host = Host::new();
+    for (name, kind, needs_fit) in [
+        ("mnist-pixels", "transformer", true),
+        ("argmax-label", "transformer", false),
+        ("standard-scaler", "transformer", true),
+        ("one-hot", "transformer", true),
+        ("psi", "detector", true),
+    ] {
+        let told = host.run(["plugin", "inspect", &plugin(name), "--json"]).json();
+        assert_eq!(told["name"], name);
+        assert_eq!(told["kind"], kind);
+        assert_eq!(told["needs_fit"], needs_fit);
+        assert_eq!(told["contract"], "mlops:plugin@0.1.0");
+        assert_eq!(told["config_schema"]["type"], "object", "{name}");
+        let granted = ["mlops:plugin/types@0.1.0", "mlops:plugin/log@0.1.0", "mlops:plugin/metrics@0.1.0"];
+        for import in told["imports"].as_array().unwrap() {
+            assert!(granted.contains(&import.as_str().unwrap()), "{name} imports {import}");
+        }
+        let bytes = std::fs::read(plugin(name)).unwrap();
+        assert_eq!(told["size_bytes"], bytes.len());
+        let digest = sha256(&bytes);
+        assert_eq!(told["digest"], format!("sha256:{digest}"));
+    }
+    let text = host.run(["plugin", "inspect", &plugin("argmax-label")]).expect_success();
+    for word in ["argmax-label 0.1.0", "transformer", "imports", "pooled", "sha256:"] {
+        assert!(text.contains(word), "{text}");
+    }
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    use sha2::Digest as _;
+    sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn run_learns_and_transforms_a_batch() {
+    let host = Host::new();
+    let (dark, bright) = (vec![50; 784], vec![200; 784]);
+    let train = written(&host, "train.json", serde_json::json!([{"pixels": dark}, {"pixels": bright}]).to_string().as_bytes());
+    let state = host.state_dir().join("state").to_str().unwrap().to_owned();
+    let body = serde_json::json!({ "pixels": dark }).to_string();
+    let pixels = plugin("mnist-pixels");
+    let learned = run_with_input(
+        &host,
+        &["plugin", "run", &pixels, "--in", "-", "--fit", &train, "--save-state", &state],
+        &body,
+    );
+    let rows: serde_json::Value = serde_json::from_str(&learned.expect_success()).unwrap();
+    assert_eq!(rows[0]["features"].as_array().unwrap().len(), 784);
+    assert_eq!(rows[0]["features"][0], 0.25);
+    let tensors = r#"{"inputs":[{"name":"pixels","datatype":"UINT8","shape":[1,784],"data":[VALUES]}]}"#
+        .replace("VALUES", &vec!["100"; 784].join(","));
+    let ran = run_with_input(&host, &["plugin", "run", &pixels, "--in", "-", "--state", &state, "--json"], &tensors);
+    let answer: serde_json::Value = serde_json::from_str(&ran.expect_success()).unwrap();
+    assert_eq!(answer["outputs"][0]["datatype"], "FP32");
+    assert_eq!(answer["outputs"][0]["data"][783], 0.5);
+}
+
+#[test]
+fn bad_input_is_the_callers_fault_and_says_where() {
+    let host = Host::new();
+    let good = written(&host, "good.json", serde_json::json!([{"pixels": vec![255; 784]}]).to_string().as_bytes());
+    let short = serde_json::json!([{"pixels": vec![1; 783]}]).to_string();
+    let ran = run_with_input(
+        &host,
+        &["plugin", "run", &plugin("mnist-pixels"), "--in", "-", "--fit", &good],
+        &short,
+    );
+    assert_eq!(ran.code, 2);
+    assert!(ran.stderr.contains("expected 784 (28 × 28), found 783"), "{}", ran.stderr);
+    let unfitted = run_with_input(&host, &["plugin", "run", &plugin("mnist-pixels"), "--in", "-"], "[]");
+    assert_eq!(unfitted.code, 2, "{}", unfitted.stderr);
+}
+
+#[test]
+fn files_that_are_no_plugins_are_told_in_one_sentence() {
+    let host = Host::new();
+    let whole = std::fs::read(plugin("argmax-label")).unwrap();
+    let inspect = |file: &str| host.run(["plugin", "inspect", file]).failure(&host);
+    let half = written(&host, "half.wasm", &whole[..whole.len() / 2]);
+    let half = inspect(&half);
+    assert!(half.starts_with("exit 2\nerror: `[STATE]/half.wasm` cannot be loaded: not a valid component"), "{half}");
+    let module = written(&host, "module.wasm", b"\0asm\x01\0\0\0");
+    assert_snapshot!(inspect(&module), @r"
+    exit 2
+    error: `[STATE]/module.wasm` cannot be loaded: a core WebAssembly module, not a component: `host plugin build` makes a component of it
+    ");
+    let text = written(&host, "text.wasm", b"(component)");
+    assert_snapshot!(inspect(&text), @r"
+    exit 2
+    error: `[STATE]/text.wasm` cannot be loaded: not a WebAssembly file: expected a component, found what looks like WebAssembly text
+    ");
+    let empty = written(&host, "empty.wasm", b"");
+    assert_snapshot!(inspect(&empty), @r"
+    exit 2
+    error: `[STATE]/empty.wasm` cannot be loaded: not a WebAssembly file: expected a component, found an empty file
+    ");
+    let undeclared = inspect(&guest("undeclared"));
+    assert!(undeclared.contains("which is not granted"), "{undeclared}");
+    let other_version = inspect(&guest("other-version"));
+    assert!(other_version.contains("mlops:plugin@0.9.0: this host offers 0.1.0"), "{other_version}");
+    let other_world = inspect(&guest("other-world"));
+    assert!(other_world.contains("no world that this host knows"), "{other_world}");
+    for cut in (0..whole.len()).step_by(whole.len() / 40) {
+        let file = written(&host, "cut.wasm", &whole[..cut]);
+        assert!(inspect(&file).starts_with("exit 2\nerror: "), "cut at {cut}");
+    }
+}
+
+#[test]
+fn a_plugin_that_misbehaves_has_an_exit_code_of_its_own() {
+    let host = Host::new();
+    for (behaviour, reason) in [
+        ("loop", "ran longer than its limit of 200 ms"),
+        ("memory", "needs more memory"),
+        ("stack", "overflowed its stack"),
+        ("huge-output", "returned more than its limit"),
+        ("panic", "crashed"),
+        ("malformed", "broke the contract"),
+    ] {
+        let config = format!("{{\"behaviour\":\"{behaviour}\"}}");
+        let ran = run_with_input(
+            &host,
+            &["plugin", "run", &guest("misbehaving"), "--in", "-", "--config", &config, "--plugin-call-max-ms", "200"],
+            "[{\"x\": 1}]",
+        );
+        assert_eq!(ran.code, 3, "{behaviour}: {}", ran.stderr);
+        assert!(ran.stderr.contains(reason), "{behaviour}: {}", ran.stderr);
+        assert!(ran.stderr.contains("plugin `misbehaving` (sha256:"), "{behaviour}: {}", ran.stderr);
+        assert!(!ran.stderr.contains("panicked at"), "{}", ran.stderr);
+    }
+    let chatty = run_with_input(
+        &host,
+        &["plugin", "run", &guest("misbehaving"), "--in", "-", "--config", "{\"behaviour\":\"chatty\"}", "-v"],
+        "[{\"x\": 1}]",
+    );
+    assert!(chatty.stderr.len() < 512 * 1024, "log lines are limited");
+    assert!(chatty.stderr.contains("were dropped"), "{}", &chatty.stderr[chatty.stderr.len().saturating_sub(500)..]);
+}
+
+#[test]
+fn build_makes_a_component_that_loads() {
+    let host = Host::new();
+    let out = host.state_dir().join("argmax.wasm");
+    let crate_folder = repository().join("plugins/argmax-label");
+    let built = host
+        .run(["plugin", "build", crate_folder.to_str().unwrap(), "-o", out.to_str().unwrap(), "--json"])
+        .json();
+    let told = host.run(["plugin", "inspect", out.to_str().unwrap(), "--json"]).json();
+    assert_eq!(built["digest"], told["digest"]);
+    let nowhere = host.run(["plugin", "build", host.state_dir().to_str().unwrap()]);
+    assert_eq!(nowhere.code, 2);
+    assert!(nowhere.stderr.contains("Cargo.toml"), "{}", nowhere.stderr);
+    assert!(!Path::new(&host.state_dir().join("target")).exists());
+}

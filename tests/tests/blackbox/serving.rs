@@ -1,0 +1,204 @@
+//! `host serve`: the guarantee, bad requests, bad plugins, start and stop.
+
+use std::collections::HashMap;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use host_tests::{Answer, Host, guest, pixels_json, plugin, test_images};
+
+fn error_of(answer: &Answer) -> (u16, String, String) {
+    let error = &answer.json()["error"];
+    let text = |field: &str| error[field].as_str().unwrap().to_owned();
+    (answer.status, text("code"), text("message"))
+}
+
+#[test]
+fn every_test_image_gets_the_training_paths_answer_bit_for_bit() {
+    let host = Host::trained();
+    let predicted = host.run(["predict", "--model", "mnist", "--data", "mnist"]).expect_success();
+    let predicted: Vec<&str> = predicted.lines().collect();
+    assert_eq!(predicted.len(), 10_000);
+    let server = host.serve(["--model", "mnist"]);
+    for (image, expected) in test_images().iter().zip(&predicted) {
+        let answer = server.post("/serve/mnist", &pixels_json(image));
+        assert_eq!((answer.status, answer.body.as_str()), (200, *expected));
+    }
+    let listed: Vec<_> = test_images().iter().map(|image| serde_json::json!({ "pixels": image })).collect();
+    let answer = server.post("/serve/mnist", &serde_json::Value::from(listed[..2_000].to_vec()).to_string());
+    assert_eq!(answer.body, format!("[{}]", predicted[..2_000].join(",")), "one by one or together");
+}
+
+#[test]
+fn a_fresh_instance_answers_as_a_kept_one() {
+    let host = Host::trained();
+    let (kept, fresh) = (host.serve(["--model", "mnist"]), host.serve(["--model", "mnist", "--fresh-instances"]));
+    for image in &test_images()[..50] {
+        let body = pixels_json(image);
+        assert_eq!(kept.post("/serve/mnist", &body), fresh.post("/serve/mnist", &body));
+    }
+}
+
+#[test]
+fn bad_rows_are_told_by_row_and_column_and_the_next_request_is_answered() {
+    let server = Host::trained().serve(["--model", "mnist", "--body-max-bytes", "100000"]);
+    let good = pixels_json(&test_images()[0]);
+    let expected = server.post("/serve/mnist", &good);
+    assert_eq!(expected.status, 200);
+    assert_eq!(expected.json()["label"], 7);
+    let pixels = |replacement: &str, count: usize| {
+        let zeros = vec!["0"; count].join(",");
+        format!("{{\"pixels\":[{replacement}{zeros}]}}")
+    };
+    let mut cases: HashMap<&str, (String, &str)> = HashMap::new();
+    cases.insert("783 pixels", (pixels("", 783), "row 0, column `pixels`: expected 784 values (28 × 28), found 783"));
+    cases.insert("785 pixels", (pixels("", 785), "row 0, column `pixels`: expected 784 values (28 × 28)"));
+    cases.insert("a string", (pixels("\"a\",", 783), "row 0, column `pixels`"));
+    cases.insert("NaN", (pixels("NaN,", 783), ""));
+    cases.insert("null", (pixels("null,", 783), "row 0, column `pixels`"));
+    cases.insert("256", (pixels("256,", 783), "row 0, column `pixels`"));
+    cases.insert("-1", (pixels("-1,", 783), "row 0, column `pixels`"));
+    cases.insert("a fraction", (pixels("0.5,", 783), "row 0, column `pixels`"));
+    cases.insert("huge exponent", (pixels("1e999,", 783), ""));
+    cases.insert("unknown field", (good.replace("{\"pixels\"", "{\"extra\":1,\"pixels\""), "`extra`"));
+    cases.insert("duplicate field", (good.replace("{\"pixels\"", "{\"pixels\":[],\"pixels\""), "`pixels`"));
+    cases.insert("missing field", ("{}".to_owned(), "`pixels`"));
+    cases.insert("empty body", (String::new(), ""));
+    cases.insert("cut off", (good[..good.len() / 2].to_owned(), ""));
+    cases.insert("trailing", (format!("{good}x"), ""));
+    cases.insert("a number", ("7".to_owned(), ""));
+    cases.insert("second row", (format!("[{good},{}]", pixels("", 3)), "row 1, column `pixels`"));
+    cases.insert("deep nesting", ("[".repeat(50_000), ""));
+    for (name, (body, message)) in &cases {
+        let answer = server.post("/serve/mnist", body);
+        let (status, code, found) = error_of(&answer);
+        assert_eq!((status, code.as_str()), (400, "invalid_input"), "{name}: {found}");
+        assert!(found.contains(message), "{name}: {found}");
+        assert!(!found.contains('\n') && found.len() < 400, "{name}: {found}");
+        assert_eq!(server.post("/serve/mnist", &good), expected, "after {name}");
+    }
+    let answer = server.post("/serve/mnist", &" ".repeat(100_001));
+    assert_eq!(error_of(&answer).0, 413);
+    assert_eq!(error_of(&server.post("/serve/other", &good)).1, "not_found");
+    assert_eq!(error_of(&server.get("/serve/mnist")).1, "method_not_allowed");
+    assert_eq!(error_of(&server.get("/nothing")).0, 404);
+    assert_eq!(server.post("/serve/mnist", "[]").body, "[]");
+    assert_eq!(server.post("/serve/mnist", &good), expected);
+}
+
+#[test]
+fn a_bad_plugin_ends_its_own_call_and_nothing_else() {
+    let host = Host::trained();
+    let image = pixels_json(&test_images()[0]);
+    let cases = [
+        ("loop", "ran longer than its limit of 300 ms"),
+        ("memory", "needs more memory than its limit of 268435456 bytes"),
+        ("stack", "overflowed its stack"),
+        ("huge-output", "returned more than its limit of 67108864 bytes"),
+        ("panic", "crashed: "),
+        ("malformed", "broke the contract: "),
+    ];
+    for (behaviour, reason) in cases {
+        let config = format!("misbehaving={{\"behaviour\":\"{behaviour}\"}}");
+        let file = guest("misbehaving");
+        let arguments = ["--model", "mnist", "--plugin", &file, "--config", &config, "--plugin-call-max-ms", "300"];
+        let server = host.serve(arguments);
+        for _ in 0..3 {
+            let (status, code, message) = error_of(&server.post("/serve/mnist", &image));
+            assert_eq!((status, code.as_str()), (500, "plugin_fault"), "{behaviour}: {message}");
+            assert!(message.contains("plugin `misbehaving` (sha256:"), "{message}");
+            assert!(message.contains(reason), "{behaviour}: {message}");
+        }
+        assert_eq!(server.get("/health").status, 200, "after {behaviour}");
+        let ran = server.stop();
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        assert!(ran.stderr.contains("replaces the bundle's `mnist-pixels`"), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn a_looping_plugin_does_not_hold_up_other_requests() {
+    let file = guest("misbehaving");
+    let server = Host::trained().serve([
+        "--model", "mnist", "--threads", "1", "--plugin", &file, "--config", "misbehaving={\"behaviour\":\"loop\"}",
+    ]);
+    std::thread::scope(|scope| {
+        let looping = scope.spawn(|| server.post("/serve/mnist", &pixels_json(&test_images()[0])));
+        let mut answered = 0;
+        while !looping.is_finished() {
+            assert_eq!(server.get("/health").status, 200);
+            answered += 1;
+        }
+        assert_eq!(looping.join().unwrap().status, 500);
+        // The loop lasts a second; a server whose only thread it held would have answered once.
+        assert!(answered >= 5, "{answered}");
+    });
+}
+
+#[test]
+fn stops_on_a_signal_and_answers_what_is_under_way() {
+    let server = Host::trained().serve(["--model", "mnist"]);
+    let body = pixels_json(&test_images()[0]);
+    let mut slow = TcpStream::connect(server.address()).unwrap();
+    slow.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let head = format!("POST /serve/mnist HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+    slow.write_all(head.as_bytes()).unwrap();
+    slow.write_all(&body.as_bytes()[..100]).unwrap();
+    // The server has read the head once it answers on another connection that came later.
+    for _ in 0..20 {
+        assert_eq!(server.get("/ready").status, 200);
+    }
+    let stopping = std::thread::spawn(move || server.stop());
+    slow.write_all(&body.as_bytes()[100..]).unwrap();
+    let mut response = String::new();
+    slow.read_to_string(&mut response).unwrap();
+    assert!(response.starts_with("HTTP/1.1 200"), "{response}");
+    assert_eq!(stopping.join().unwrap().code, 0);
+}
+
+#[test]
+fn a_client_that_sends_nothing_is_cut_off() {
+    let server = Host::trained().serve(["--model", "mnist", "--body-max-ms", "200"]);
+    let mut stalled = TcpStream::connect(server.address()).unwrap();
+    stalled.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    stalled.write_all(b"POST /serve/mnist HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{").unwrap();
+    let started = Instant::now();
+    let mut response = vec![0; 4_096];
+    let length = stalled.read(&mut response).unwrap();
+    let response = String::from_utf8_lossy(&response[..length]).into_owned();
+    assert!(response.starts_with("HTTP/1.1 408"), "{response}");
+    assert!(started.elapsed() < Duration::from_secs(20));
+    assert_eq!(server.get("/health").status, 200);
+}
+
+#[test]
+fn a_port_in_use_is_told_with_a_way_out() {
+    let host = Host::trained();
+    let server = host.serve(["--model", "mnist"]);
+    let port = server.address().rsplit_once(':').unwrap().1.to_owned();
+    let ran = host.run(["serve", "--model", "mnist", "--port", &port]);
+    assert_eq!(ran.code, 2);
+    assert!(ran.stderr.contains(&format!("port {port} of 127.0.0.1 is in use")), "{}", ran.stderr);
+    assert!(ran.stderr.contains("--port"), "{}", ran.stderr);
+}
+
+#[test]
+fn the_bundles_own_component_is_no_replacement() {
+    let own = plugin("mnist-pixels");
+    let server = Host::trained().serve(["--model", "mnist", "--plugin", &own]);
+    assert_eq!(server.post("/serve/mnist", &pixels_json(&test_images()[0])).json()["label"], 7);
+    let ran = server.stop();
+    assert!(!ran.stderr.contains("warning"), "{}", ran.stderr);
+}
+
+#[test]
+fn an_exported_bundle_serves_from_its_folder_alone() {
+    let carried = tempfile::tempdir().unwrap();
+    let folder = carried.path().join("bundle");
+    let folder = folder.to_str().unwrap();
+    Host::trained().run(["model", "export", "mnist", folder]).expect_success();
+    let elsewhere = Host::new();
+    let server = elsewhere.serve(["--model", folder, "--endpoint", "digits"]);
+    assert_eq!(server.post("/serve/digits", &pixels_json(&test_images()[0])).json()["label"], 7);
+    assert_eq!(Host::trained().run(["model", "export", "mnist", folder]).code, 2, "nothing is overwritten");
+}

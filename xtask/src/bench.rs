@@ -1,0 +1,101 @@
+//! `cargo xtask bench`: measures and writes down.
+
+mod cpu;
+mod load;
+mod report;
+mod serving;
+mod training;
+
+use std::path::PathBuf;
+
+use crate::arguments::Arguments;
+use crate::error::{Context as _, Error, Result};
+use crate::layout::Layout;
+use crate::session::Session;
+use crate::setup;
+use crate::{process, terminal};
+
+const USAGE: &str = "\
+Set up, then measure and write the results to docs/benchmarks.md
+
+Usage: cargo xtask bench serving [--seconds SECONDS] [--rounds ROUNDS]
+       cargo xtask bench training [--rounds ROUNDS]
+       cargo xtask bench transformer [-- ARGUMENTS OF CRITERION]
+
+Benches:
+  serving      One image over HTTP at 1, 8 and 64 connections: `host`, the same server answering a constant, and FastAPI
+               with the same model; by turns, ROUNDS times SECONDS each [default: 3 times 8 s, 5 min in all]
+  training     All of MNIST, 100 rounds of depth 6: `host train` and Python's xgboost, by turns, ROUNDS times
+               [default: 3; a quarter of an hour on two cores]
+  transformer  Calls of a component, by criterion; prints only";
+
+/// Threads of a load generator and its server share few cores; more seconds say more than more threads.
+const SECONDS: u32 = 8;
+const ROUNDS: u32 = 3;
+
+pub(crate) fn command(mut arguments: Arguments) -> Result<()> {
+    arguments.help(USAGE);
+    let bench = arguments.positional();
+    let layout = Layout::find()?;
+    match bench.as_deref() {
+        Some("serving") => {
+            let seconds = count(&mut arguments, "--seconds", SECONDS)?;
+            let rounds = count(&mut arguments, "--rounds", ROUNDS)?;
+            arguments.finish()?;
+            serving::run(&layout, seconds, rounds)
+        }
+        Some("training") => {
+            let rounds = count(&mut arguments, "--rounds", ROUNDS)?;
+            arguments.finish()?;
+            training::run(&layout, rounds)
+        }
+        Some("transformer") => {
+            let chosen = arguments.trailing();
+            arguments.finish()?;
+            setup::run(&layout, setup::Scope::Demo)?;
+            let mut bench = setup::cargo(&layout);
+            bench
+                .args(["bench", "--package", "host", "--"])
+                .args(chosen)
+                .env("HOST_PLUGINS_DIR", layout.plugins());
+            process::run(&mut bench, "run the benches")
+        }
+        Some(other) => {
+            Err(Error::usage(format!("there is no bench `{other}`: see `cargo xtask bench --help`")))
+        }
+        None => Err(Error::usage("expected a bench: `serving`, `training` or `transformer`")),
+    }
+}
+
+fn count(arguments: &mut Arguments, name: &str, default: u32) -> Result<u32> {
+    match arguments.value(name, "a number from 1 on")? {
+        Some(0) => Err(Error::usage(format!("`{name}` expects a number from 1 on, found `0`"))),
+        given => Ok(given.unwrap_or(default)),
+    }
+}
+
+/// Python with what the peers need.
+fn peer_python(layout: &Layout) -> Result<PathBuf> {
+    let folder = layout.cache().join("bench/venv");
+    setup::ensure_python(layout, &folder, &layout.root().join("benches/python/requirements.txt"))?;
+    Ok(folder.join("bin/python"))
+}
+
+/// Parameters of the model that is measured, for the program and for its peers.
+const PARAMETERS: [&str; 4] = ["--rounds", "100", "--set", "max_depth=6"];
+
+/// Makes `folder` anew and adds MNIST to a state folder in it.
+fn fresh_session(layout: &Layout, folder: PathBuf) -> Result<Session<'_>> {
+    match std::fs::remove_dir_all(&folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).context(format_args!("remove `{}`", folder.display()));
+        }
+        _ => {}
+    }
+    std::fs::create_dir_all(&folder).context(format_args!("create `{}`", folder.display()))?;
+    let session = Session::new(layout, folder.join("state"));
+    let mut add = session.host(["data", "add", "mnist", "examples/mnist/data"]);
+    session.run(&mut add, "add the data")?;
+    terminal::line("");
+    Ok(session)
+}

@@ -1,0 +1,66 @@
+//! Load on a server, by wrk.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::error::{Context as _, Error, Result};
+use crate::layout::Layout;
+use crate::process;
+
+/// What one run of wrk saw.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Load {
+    pub(super) requests: u64,
+    pub(super) requests_per_second: f64,
+    pub(super) p50_ms: f64,
+    pub(super) p99_ms: f64,
+}
+
+/// Asks `url` for `seconds` over as many connections as are given, with the lines of `bodies` in turn.
+pub(super) fn run(layout: &Layout, url: &str, bodies: &Path, connections: u32, seconds: u32) -> Result<Load> {
+    let mut wrk = Command::new("wrk");
+    // One thread: it does a hundred thousand requests a second, and the server shall have the other cores.
+    wrk.args(["--threads", "1", "--connections", &connections.to_string()]);
+    wrk.args(["--duration", &format!("{seconds}s"), "--timeout", "10s", "--script"]);
+    wrk.arg(layout.root().join("xtask/src/bench/rotate.lua")).args([url, "--"]).arg(bodies);
+    parse(&process::read_text(&mut wrk, "put load on the server")?, url)
+}
+
+fn parse(printed: &str, url: &str) -> Result<Load> {
+    let line = printed.lines().find_map(|line| line.strip_prefix("result "));
+    let line = line.ok_or_else(|| Error::new(format!("wrk gave no result for {url}")))?;
+    let result: Value = serde_json::from_str(line).context("read the result of wrk")?;
+    let number = |name: &str| result.get(name).and_then(Value::as_u64).unwrap_or_default();
+    if number("errors") > 0 || number("requests") == 0 || number("duration_us") == 0 {
+        return Err(Error::new(format!("{url} does not answer as it should: wrk says {line}")));
+    }
+    let requests = number("requests");
+    Ok(Load {
+        requests,
+        requests_per_second: requests as f64 / (number("duration_us") as f64 / 1e6),
+        p50_ms: number("p50_us") as f64 / 1e3,
+        p99_ms: number("p99_us") as f64 / 1e3,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_line_of_the_script() {
+        let line = r#"result {"requests":300,"duration_us":2000000,"p50_us":120,"p99_us":900,"errors":0}"#;
+        let load = parse(&format!("Running 2s test\n{line}\n"), "u").unwrap();
+        assert_eq!(load, Load { requests: 300, requests_per_second: 150.0, p50_ms: 0.12, p99_ms: 0.9 });
+    }
+
+    #[test]
+    fn errors_are_no_result() {
+        for printed in ["", r#"result {"requests":3,"duration_us":2,"errors":1}"#, r#"result {"requests":0}"#]
+        {
+            parse(printed, "u").unwrap_err();
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! `cargo xtask test` and `cargo xtask lint`.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Instant;
+
+use crate::arguments::Arguments;
+use crate::error::Result;
+use crate::layout::Layout;
+use crate::setup::{self, Scope, cargo};
+use crate::{process, terminal};
+
+const TEST_USAGE: &str = "\
+Set up, then run every test
+
+Usage: cargo xtask test [-- ARGUMENTS OF CARGO TEST]
+
+Without arguments runs the tests of this workspace against the optimised program, and then the plugins' own tests. With
+arguments runs only those of this workspace that they name:
+  cargo xtask test -- --package host trees
+  cargo xtask test -- --test serving -- --nocapture";
+
+const LINT_USAGE: &str = "\
+Check formatting and lints of the program, the plugins and the tests' guests
+
+Usage: cargo xtask lint
+
+Mend formatting with `cargo fmt`, here and in plugins/.";
+
+pub(crate) fn test_command(mut arguments: Arguments) -> Result<()> {
+    let chosen = arguments.trailing();
+    arguments.help(TEST_USAGE);
+    arguments.finish()?;
+    let layout = Layout::find()?;
+    let mut times = Times::default();
+    times.take("set-up", || setup::run(&layout, Scope::Tests))?;
+    times.take("tests", || process::run(workspace_tests(&layout).args(&chosen), "pass the tests"))?;
+    if chosen.is_empty() {
+        let mut command = plugins_cargo(&layout);
+        command.args(["test", "--workspace"]);
+        times.take("tests of plugins", || process::run(&mut command, "pass the tests of plugins"))?;
+    }
+    terminal::line(&format!("\n{}", terminal::table(&times.rows).trim_end()));
+    Ok(())
+}
+
+pub(crate) fn lint_command(mut arguments: Arguments) -> Result<()> {
+    arguments.help(LINT_USAGE);
+    arguments.finish()?;
+    let layout = Layout::find()?;
+    setup::ensure_linters()?;
+    let workspaces = workspaces(&layout);
+    for folder in &workspaces {
+        let mut format = Command::new("cargo");
+        process::run(
+            format.args(["fmt", "--all", "--check"]).current_dir(folder),
+            "find the code formatted as `cargo fmt` does it",
+        )?;
+    }
+    let (root, others) = workspaces.split_at(1);
+    for folder in root {
+        let mut clippy = cargo(&layout);
+        clippy.args(["clippy", "--release", "--workspace", "--all-targets"]).current_dir(folder);
+        process::run(clippy.args(["--", "--deny", "warnings"]), "find the code without warnings")?;
+    }
+    for folder in others {
+        // As the machine's own code for the tests, and as components for what only those have.
+        for target in [&["--all-targets"][..], &["--target", "wasm32-unknown-unknown"]] {
+            // Debian's fallback compiler comes without clippy.
+            if target.contains(&"--target") && !setup::has_wasm_target()? {
+                terminal::note(
+                    "leaving out lints for WebAssembly: run `rustup target add wasm32-unknown-unknown`",
+                );
+                continue;
+            }
+            let mut clippy = plugins_cargo(&layout);
+            clippy.current_dir(folder).args(["clippy", "--locked", "--workspace"]).args(target);
+            process::run(clippy.args(["--", "--deny", "warnings"]), "find the plugins without warnings")?;
+        }
+    }
+    Ok(())
+}
+
+/// The tests of this workspace, told where things are.
+fn workspace_tests(layout: &Layout) -> Command {
+    let mut command = cargo(layout);
+    command.args(["test", "--release", "--workspace"]);
+    command.env("HOST_BIN", layout.host());
+    command.env("HOST_PLUGINS_DIR", layout.plugins());
+    command.env("HOST_GUESTS_DIR", layout.guests());
+    command.env("HOST_PYTHON", layout.python_environment().join("bin/python"));
+    command
+}
+
+/// Cargo for the plugins, whose tests run natively and unoptimised.
+fn plugins_cargo(layout: &Layout) -> Command {
+    let mut command = cargo(layout);
+    command.current_dir(layout.root().join("plugins")).env("CARGO_TARGET_DIR", layout.plugins_target());
+    command
+}
+
+/// This workspace first, then those that compile to components.
+fn workspaces(layout: &Layout) -> Vec<PathBuf> {
+    let folders = ["", "plugins", "tests/guests"].map(|folder| layout.root().join(folder));
+    folders.into_iter().filter(|folder| folder.join("Cargo.toml").is_file()).collect()
+}
+
+/// How long each part took.
+#[derive(Default)]
+struct Times {
+    rows: Vec<Vec<String>>,
+}
+
+impl Times {
+    fn take(&mut self, part: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+        terminal::heading(part);
+        let started = Instant::now();
+        work()?;
+        self.rows.push(vec![part.to_owned(), terminal::duration(started.elapsed())]);
+        Ok(())
+    }
+}
