@@ -115,7 +115,8 @@ pub struct Columns(Vec<String>);
 
 impl Columns {
     fn of(batch: &Batch) -> Self {
-        let text = |tensor: &Tensor| format!("{} `{}` {:?}", tensor.dtype(), tensor.name(), tensor.row_shape());
+        let text =
+            |tensor: &Tensor| format!("{} `{}` {:?}", tensor.dtype(), tensor.name(), tensor.row_shape());
         Self(batch.tensors().iter().map(text).collect())
     }
 }

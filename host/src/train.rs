@@ -1,12 +1,24 @@
 //! Trainers: rows and labels in, the bytes of a model file out, one report a round on the way.
 //!
-//! Owns the binding to libxgboost, its parameters, and the metrics of predictions. Refuses to know where rows come
-//! from and where models go. What is trained here, [`crate::model`] loads.
+//! Owns one training run from a dataset version to a bundle ([`run`]), the binding to libxgboost with its parameters,
+//! and the metrics of predictions. What is trained here, [`crate::model`] loads; runs that fail leave no bundle.
 
 pub mod evaluation;
+mod job;
+mod matrix;
+mod report;
 pub mod xgboost;
 mod xgboost_library;
 
+use crate::data::DataError;
+use crate::domain::{BatchError, Name, SchemaError, TensorError};
+use crate::model::ModelError;
+use crate::plugin::PluginError;
+use crate::registry::{FeatureError, PredictionError, RegistryError};
+use crate::store::StoreError;
+
+pub use job::{TrainEvent, TrainReport, TrainSpec, TransformerSpec, run};
+pub use report::Evaluation;
 pub use xgboost_library::{Booster, DMatrix, Library, LibrarySearch};
 
 /// Rows to learn from: features row-major, NaN where one is missing, and a label for each row.
@@ -104,6 +116,86 @@ impl RowSet {
 /// Training that could not begin or did not end.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
+    /// The caller said stop.
+    #[error("training was stopped")]
+    Stopped,
+    /// The column to predict is not there.
+    #[error("dataset `{dataset}` has no column `{label}` to predict: it has {columns}")]
+    NoLabel {
+        /// The dataset.
+        dataset: Name,
+        /// The column.
+        label: String,
+        /// The columns there are.
+        columns: String,
+    },
+    /// The column to predict holds no numbers.
+    #[error("column `{label}` cannot be predicted: expected one number a row, found {found}")]
+    LabelType {
+        /// The column.
+        label: String,
+        /// What it holds.
+        found: String,
+    },
+    /// A row without a label.
+    #[error("row {row} has no value in column `{label}`, which is to be predicted")]
+    LabelMissing {
+        /// The column.
+        label: String,
+        /// The row, from 0.
+        row: usize,
+    },
+    /// Nothing to learn from or to test on.
+    #[error("the split `{split}` has no rows")]
+    EmptySplit {
+        /// The split.
+        split: &'static str,
+    },
+    /// The transformers left no column for the model.
+    #[error("the preprocess transformers left no numeric column for the model")]
+    NoFeatures,
+    /// The evaluator and the trainer's library disagree.
+    #[error(
+        "the host's evaluator and libxgboost score test row {row} differently: this libxgboost is not one that the \
+         host can serve for bit by bit"
+    )]
+    CrossCheck {
+        /// The first row, from 0.
+        row: usize,
+    },
+    /// The dataset cannot be read.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A transformer failed.
+    #[error(transparent)]
+    Plugin(#[from] PluginError),
+    /// The bundle cannot be written.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The columns make no matrix.
+    #[error(transparent)]
+    Features(#[from] FeatureError),
+    /// The bundle cannot answer.
+    #[error("the bundle cannot answer rows of the test split: {0}")]
+    Prediction(#[from] PredictionError),
+    /// The answer is not what the signature says.
+    #[error("the answer to rows of the test split is not what the signature says: {0}")]
+    Schema(#[from] SchemaError),
+    /// The trained model cannot be loaded.
+    #[error("the trained model cannot be loaded: {0}")]
+    Model(#[from] ModelError),
+    /// Scores and labels do not go together.
+    #[error(transparent)]
+    Evaluation(#[from] evaluation::EvaluationError),
+    /// Columns do not fit together.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+    /// A column cannot be made.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
     /// libxgboost is nowhere.
     #[error(
         "libxgboost was not found in {}\nhint: run `cargo xtask setup` in a checkout, or `pip download --no-deps \
@@ -208,7 +300,9 @@ pub enum TrainError {
         expected: String,
     },
     /// A feature that is not a number.
-    #[error("feature {feature} of row {row} is infinite: expected a finite number, or NaN where it is missing")]
+    #[error(
+        "feature {feature} of row {row} is infinite: expected a finite number, or NaN where it is missing"
+    )]
     Infinite {
         /// The row, from 0.
         row: usize,
@@ -223,12 +317,16 @@ mod tests {
 
     #[test]
     fn refuses_rows_that_cannot_be_learned() {
-        let refusal =
-            |features: &[f32], count, labels: &[f32]| Matrix::new(features, count, labels).unwrap_err().to_string();
+        let refusal = |features: &[f32], count, labels: &[f32]| {
+            Matrix::new(features, count, labels).unwrap_err().to_string()
+        };
         assert!(Matrix::new(&[1.0, f32::NAN], 2, &[0.0]).is_ok());
         assert_eq!(refusal(&[], 2, &[]), "0 rows of 2 features: expected at least one of each");
         assert_eq!(refusal(&[1.0; 3], 2, &[0.0]), "3 features for 1 labels: expected 2 a row");
-        assert_eq!(refusal(&[1.0; 2], 1, &[0.0, f32::NAN]), "label of row 1 is NaN: expected a finite number");
+        assert_eq!(
+            refusal(&[1.0; 2], 1, &[0.0, f32::NAN]),
+            "label of row 1 is NaN: expected a finite number"
+        );
         assert_eq!(
             refusal(&[1.0, 1.0, 1.0, f32::INFINITY], 2, &[0.0, 0.0]),
             "feature 1 of row 1 is infinite: expected a finite number, or NaN where it is missing"

@@ -35,6 +35,13 @@ pub fn guest(name: &str) -> String {
     path.to_str().unwrap().to_owned()
 }
 
+/// Config of the guest `misbehaving`.
+pub fn misbehaviour(behaviour: &str) -> String {
+    // A few megabytes that look like four gigabytes, because every tensor is the same memory.
+    let alias = behaviour == "huge-output";
+    serde_json::json!({ "behaviour": behaviour, "alias": alias }).to_string()
+}
+
 /// The Python interpreter that has XGBoost.
 pub fn python() -> PathBuf {
     from_environment("HOST_PYTHON")

@@ -63,7 +63,7 @@ pub(crate) fn run(layout: &Layout, scope: Scope) -> Result<()> {
         let requirements = layout.root().join("tests/python/requirements.txt");
         python::ensure(&layout.python_environment(), Some(&requirements))?;
     }
-    build_host(layout)?;
+    build_host(layout, scope)?;
     components::build(layout, &layout.root().join("plugins"), &layout.plugins())?;
     if scope == Scope::Tests {
         components::build(layout, &layout.root().join("tests/guests"), &layout.guests())?;
@@ -97,12 +97,16 @@ pub(crate) fn cargo(layout: &Layout) -> Command {
     command
 }
 
-fn build_host(layout: &Layout) -> Result<()> {
+fn build_host(layout: &Layout, scope: Scope) -> Result<()> {
     let mut command = cargo(layout);
-    process::run(
-        command.args(["build", "--release", "--package", "host", "--bin", "host"]),
-        "build the program",
-    )
+    command.args(["build", "--release"]);
+    match scope {
+        Scope::Demo => command.args(["--package", "host", "--bin", "host"]),
+        // What `cargo test` will want. With other targets dependencies have other features, and the program would be
+        // compiled once more.
+        Scope::Tests => command.args(["--workspace", "--lib", "--bins", "--tests"]),
+    };
+    process::run(&mut command, "build the program")
 }
 
 fn lock(layout: &Layout) -> Result<File> {

@@ -6,14 +6,11 @@ use anyhow::Context as _;
 use super::output::Output;
 use super::plugin::PluginOptions;
 use super::state::StateArguments;
-use crate::data::{self, DatasetVersion, RowForm, Split};
+use crate::data::{self, DatasetManifest, RowForm};
 use crate::domain::Batch;
 use crate::plugin::block_on;
 use crate::registry::{self, ModelReference, Predictor};
 use crate::store::Store;
-
-/// Rows of a batch on its way through the model.
-const BATCH_ROWS: usize = 1_024;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Prints one JSON object a row, in the order of the data.")]
@@ -25,8 +22,8 @@ pub(super) struct PredictArguments {
     #[arg(long, value_name = "DATASET")]
     data: String,
     /// Which rows of it.
-    #[arg(long, value_enum, default_value_t = Split::Test)]
-    split: Split,
+    #[arg(long, default_value = "test")]
+    split: String,
     /// Write to this file instead of standard output; it appears whole or not at all.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -36,7 +33,7 @@ pub(super) struct PredictArguments {
 
 pub(super) fn run(arguments: PredictArguments, state: &StateArguments, output: &Output) -> anyhow::Result<()> {
     let store = state.open_store()?;
-    let dataset = data::resolve(&store, &arguments.data)?;
+    let dataset = data::resolve_dataset(&store, &arguments.data)?;
     let resolved = registry::resolve(&store, &arguments.model)?;
     let runtime = arguments.options.start()?;
     let predictor = Predictor::load(&store, &runtime, &resolved.manifest)?;
@@ -46,25 +43,25 @@ pub(super) fn run(arguments: PredictArguments, state: &StateArguments, output: &
             let write = || format!("failed to write `{}`", path.display());
             let mut file = tempfile::NamedTempFile::new_in(folder).with_context(write)?;
             let mut buffered = std::io::BufWriter::new(&mut file);
-            predict(&store, &dataset, arguments.split, &predictor, &mut |line| Ok(buffered.write_all(line)?))?;
+            predict(&store, &dataset.manifest, &arguments.split, &predictor, &mut |line| Ok(buffered.write_all(line)?))?;
             buffered.flush().with_context(write)?;
             drop(buffered);
             file.as_file().sync_all().with_context(write)?;
             file.persist(path).with_context(write)?;
             Ok(())
         }
-        None => predict(&store, &dataset, arguments.split, &predictor, &mut |line| Ok(output.bytes(line)?)),
+        None => predict(&store, &dataset.manifest, &arguments.split, &predictor, &mut |line| Ok(output.bytes(line)?)),
     }
 }
 
 fn predict(
     store: &Store,
-    dataset: &DatasetVersion,
-    split: Split,
+    dataset: &DatasetManifest,
+    split: &str,
     predictor: &Predictor,
     write: &mut dyn FnMut(&[u8]) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    for batch in data::open_split(store, dataset, split, BATCH_ROWS)? {
+    for batch in data::open_split(store, dataset, split, data::BATCH_ROWS)? {
         let inputs = with_columns_of(predictor, batch?)?;
         let prediction = block_on(predictor.predict(&inputs))?;
         let mut lines = Vec::new();

@@ -75,13 +75,11 @@ enum Trainer {
 pub(super) fn run(arguments: TrainArguments, state: &StateArguments, output: &Output) -> anyhow::Result<()> {
     let Trainer::Xgboost = arguments.model;
     let store = state.open_store()?;
-    let dataset = data::resolve(&store, &arguments.data)?;
-    let mut parameters = XgboostParameters {
-        rounds: arguments.rounds,
-        nthread: u32::from(arguments.threads.unwrap_or_default()),
-        seed: arguments.seed,
-        ..XgboostParameters::default()
-    };
+    let dataset = data::resolve_dataset(&store, &arguments.data)?;
+    let mut parameters = XgboostParameters::default();
+    parameters.rounds = arguments.rounds;
+    parameters.nthread = u32::from(arguments.threads.unwrap_or_default());
+    parameters.seed = arguments.seed;
     for (name, value) in &arguments.parameters {
         parameters.set(name, value)?;
     }

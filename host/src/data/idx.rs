@@ -26,7 +26,12 @@ impl IdxReader {
     pub fn open(file: File, name: &str, column: &str) -> Result<Self, DataError> {
         let mut content = Content::open(file, name)?;
         let truncated = |found: usize, expected: usize| {
-            DataError::format(name, "", format!("an IDX header of {expected} bytes"), format!("{found} bytes"))
+            DataError::format(
+                name,
+                "",
+                format!("an IDX header of {expected} bytes"),
+                format!("{found} bytes"),
+            )
         };
         let mut magic = [0; 4];
         let found = read_full(&mut content.reader, &mut magic).map_err(DataError::read(Path::new(name)))?;
@@ -39,7 +44,8 @@ impl IdxReader {
             DataError::format(name, "", expected, format!("{zero_a}, {zero_b} and {type_code}"))
         })?;
         let mut dimensions = vec![0; usize::from(dimension_count) * 4];
-        let found = read_full(&mut content.reader, &mut dimensions).map_err(DataError::read(Path::new(name)))?;
+        let found =
+            read_full(&mut content.reader, &mut dimensions).map_err(DataError::read(Path::new(name)))?;
         if found < dimensions.len() {
             return Err(truncated(4 + found, 4 + dimensions.len()));
         }
@@ -74,10 +80,14 @@ impl IdxReader {
         self.rows
     }
 
+    /// Rows that are read at a time at most, however many are asked for.
+    pub fn batch_rows_max(&self) -> usize {
+        (BATCH_MAX_BYTES / self.row_bytes).max(1)
+    }
+
     /// The next at most `rows_max` rows; none at the end.
     pub fn next_column(&mut self, rows_max: usize) -> Result<Option<Tensor>, DataError> {
-        let fitting = (BATCH_MAX_BYTES / self.row_bytes).max(1);
-        let rows = rows_max.clamp(1, fitting).min(self.rows - self.rows_read);
+        let rows = rows_max.clamp(1, self.batch_rows_max()).min(self.rows - self.rows_read);
         let read = DataError::read(Path::new(&self.file));
         let mut data = vec![0; rows * self.row_bytes];
         let found = read_full(&mut self.content.reader, &mut data).map_err(read)?;
@@ -204,7 +214,10 @@ mod tests {
         assert_eq!(text(&gzip(&short)), "`a.idx`: expected 18 bytes, as its header says (3 rows), found 17");
         assert_eq!(text(&long), "`a.idx`: expected 18 bytes, as its header says (3 rows), found 19");
         assert_eq!(text(&gzip(&long)), "`a.idx`: expected 18 bytes, as its header says (3 rows), found more");
-        assert_eq!(text(&gzip(&idx(8, &[0], &[1]))), "`a.idx`: expected 8 bytes, as its header says (0 rows), found more");
+        assert_eq!(
+            text(&gzip(&idx(8, &[0], &[1]))),
+            "`a.idx`: expected 8 bytes, as its header says (0 rows), found more"
+        );
         assert!(read(&idx(8, &[0], &[])).unwrap().is_empty());
     }
 

@@ -117,16 +117,27 @@ mod tests {
     #[test]
     fn columns_come_back_in_their_order() {
         let back = decode_safetensors(&encode_safetensors(&batch()).unwrap()).unwrap();
-        let shown = |batch: &Batch| batch.tensors().iter().map(|tensor| format!("{tensor:?}{:?}", tensor.data())).collect::<Vec<_>>();
+        let shown = |batch: &Batch| {
+            batch.tensors().iter().map(|tensor| format!("{tensor:?}{:?}", tensor.data())).collect::<Vec<_>>()
+        };
         assert_eq!(shown(&back), shown(&batch()));
-        assert_eq!(encode_safetensors(&batch()).unwrap(), encode_safetensors(&back).unwrap(), "the bytes are a function of the batch");
-        assert_eq!(decode_safetensors(&encode_safetensors(&Batch::default()).unwrap()).unwrap(), Batch::default());
+        assert_eq!(
+            encode_safetensors(&batch()).unwrap(),
+            encode_safetensors(&back).unwrap(),
+            "the bytes are a function of the batch"
+        );
+        assert_eq!(
+            decode_safetensors(&encode_safetensors(&Batch::default()).unwrap()).unwrap(),
+            Batch::default()
+        );
     }
 
     #[test]
     fn refuses_strings_and_foreign_types() {
         let strings = Batch::new(vec![Tensor::from_strings("s", [&b"a"[..]]).unwrap()]).unwrap();
-        assert!(encode_safetensors(&strings).unwrap_err().to_string().starts_with("column `s` has type BYTES"));
+        assert!(
+            encode_safetensors(&strings).unwrap_err().to_string().starts_with("column `s` has type BYTES")
+        );
         let header = br#"{"x":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}"#;
         let bytes = [&(header.len() as u64).to_le_bytes()[..], header, &[0, 0]].concat();
         assert!(decode_safetensors(&bytes).unwrap_err().to_string().starts_with("column `x` has type BF16"));

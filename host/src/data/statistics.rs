@@ -200,7 +200,8 @@ impl Column {
             }
             distinct = counts.len();
             if self.one_a_row && distinct <= HISTOGRAM_MAX {
-                self.histogram = Some(counts.into_iter().map(|(byte, &count)| (value(byte), count)).collect());
+                self.histogram =
+                    Some(counts.into_iter().map(|(byte, &count)| (value(byte), count)).collect());
             }
         }
         let values = |(value, count)| ValueCount { value, count };
@@ -243,10 +244,13 @@ impl Running {
         if count == 0.0 {
             return Self::default();
         }
-        // Dividing first keeps the sum of the largest floats finite.
-        let mean = finite().map(|value| value / count).sum::<f64>();
+        let sum: f64 = finite().sum();
+        // Dividing first is less exact, but keeps the sum of the largest floats finite.
+        let mean = if sum.is_finite() { sum / count } else { finite().map(|value| value / count).sum() };
         let squares = finite().map(|value| (value - mean) * (value - mean)).sum();
-        Self { count, mean, squares, min: finite().fold(f64::INFINITY, f64::min), max: finite().fold(f64::NEG_INFINITY, f64::max) }
+        let min = finite().fold(f64::INFINITY, f64::min);
+        let max = finite().fold(f64::NEG_INFINITY, f64::max);
+        Self { count, mean, squares, min, max }
     }
 
     fn repeated(value: f64, count: f64) -> Self {
@@ -270,7 +274,8 @@ impl Running {
         let std = (self.squares / self.count).sqrt();
         // JSON cannot hold infinities, which squares of the largest floats are.
         let std = if std.is_finite() { std } else { f64::MAX };
-        (self.count > 0.0).then_some(Moments { min: self.min, max: self.max, mean: self.mean, std })
+        let exists = self.count > 0.0 && self.mean.is_finite();
+        exists.then_some(Moments { min: self.min, max: self.max, mean: self.mean, std })
     }
 }
 
@@ -326,7 +331,8 @@ mod tests {
         assert_eq!(found.histogram.unwrap(), expected);
         assert_eq!(found.moments.unwrap().mean, 6.0);
         let wide: Vec<u8> = (0..1_000_i64).flat_map(i64::to_le_bytes).collect();
-        let wide = statistics(&[vec![Tensor::new("id", DataType::Int64, vec![1_000], wide).unwrap()]]).remove(0);
+        let wide =
+            statistics(&[vec![Tensor::new("id", DataType::Int64, vec![1_000], wide).unwrap()]]).remove(0);
         assert!(wide.histogram.is_none());
         assert_eq!(wide.distinct, Distinct::Exactly(1_000));
         let signed = Tensor::new("s", DataType::Int8, vec![2], vec![255, 1]).unwrap();

@@ -51,7 +51,13 @@ impl WindowWriter {
                 Err(error) => return Err(error),
             }
         }
-        Ok(Self { store: store.clone(), endpoint: endpoint.clone(), rows_max: rows_max.max(1), segments, columns })
+        Ok(Self {
+            store: store.clone(),
+            endpoint: endpoint.clone(),
+            rows_max: rows_max.max(1),
+            segments,
+            columns,
+        })
     }
 
     /// Adds the rows of `batch`, and lets go of as many old ones as are no longer needed.
@@ -191,8 +197,8 @@ mod tests {
     #[test]
     fn keeps_few_files_and_not_many_more_rows_than_asked() {
         let (_folder, store, endpoint, mut writer) = open(3_000);
-        for start in 0..6_000 {
-            writer.append(&batch("x", start..start + 1)).unwrap();
+        for start in (0..6_000).step_by(20) {
+            writer.append(&batch("x", start..start + 20)).unwrap();
         }
         let segments = store.window_segments(&endpoint).unwrap();
         assert!(segments.len() <= 16, "{} segments", segments.len());
@@ -200,7 +206,10 @@ mod tests {
         assert!((3_000..3_000 + SEGMENT_ROWS).contains(&all.rows()), "{} rows", all.rows());
         assert_eq!(values(&all), (6_000 - all.rows()..6_000).collect::<Vec<_>>());
         writer.append(&batch("x", 0..10_000)).unwrap();
-        assert_eq!(values(&read_window(&store, &endpoint, usize::MAX).unwrap()), (7_000..10_000).collect::<Vec<_>>());
+        assert_eq!(
+            values(&read_window(&store, &endpoint, usize::MAX).unwrap()),
+            (7_000..10_000).collect::<Vec<_>>()
+        );
     }
 
     #[test]
@@ -230,7 +239,10 @@ mod tests {
         writer.append(&batch("x", 0..8)).unwrap();
         let number = store.append_window_segment(&endpoint, b"noise").unwrap();
         let error = read_window(&store, &endpoint, 100).unwrap_err();
-        assert_eq!(error.to_string(), format!("segment {number} of the window of endpoint `mnist` is damaged"));
+        assert_eq!(
+            error.to_string(),
+            format!("segment {number} of the window of endpoint `mnist` is damaged")
+        );
         WindowWriter::open(&store, &endpoint, 100).unwrap();
         assert_eq!(read_window(&store, &endpoint, 100).unwrap().rows(), 8);
     }

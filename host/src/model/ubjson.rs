@@ -114,7 +114,9 @@ impl<'de> Reader<'de> {
     fn array_contents(&mut self) -> Result<Contents, UbjsonError> {
         if self.skip_if(b'$') {
             let [marker] = self.bytes()?;
-            let Some(size) = number_size(marker) else { return Err(unexpected("the type of a number", marker)) };
+            let Some(size) = number_size(marker) else {
+                return Err(unexpected("the type of a number", marker));
+            };
             if !self.skip_if(b'#') {
                 return Err(de::Error::custom("typed array without a count"));
             }
@@ -149,7 +151,10 @@ impl<'de> Reader<'de> {
         }
     }
 
-    fn enter<T>(&mut self, inside: impl FnOnce(&mut Self) -> Result<T, UbjsonError>) -> Result<T, UbjsonError> {
+    fn enter<T>(
+        &mut self,
+        inside: impl FnOnce(&mut Self) -> Result<T, UbjsonError>,
+    ) -> Result<T, UbjsonError> {
         if self.depth == DEPTH_MAX {
             return Err(de::Error::custom(format_args!("nested more than {DEPTH_MAX} levels deep")));
         }
@@ -274,7 +279,10 @@ struct Elements<'a, 'de> {
 impl<'de> SeqAccess<'de> for Elements<'_, 'de> {
     type Error = UbjsonError;
 
-    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, UbjsonError> {
+    fn next_element_seed<T: DeserializeSeed<'de>>(
+        &mut self,
+        seed: T,
+    ) -> Result<Option<T::Value>, UbjsonError> {
         if !self.reader.advance(self.contents, b']') {
             return Ok(None);
         }
@@ -354,10 +362,10 @@ mod tests {
         bytes.extend_from_slice(b"i\x05other{U\x01a[[$L#U\x01\0\0\0\0\0\0\0\x01TSU\x01xZ]}");
         bytes.extend_from_slice(b"L\0\0\0\0\0\0\0\x04nameSU\x01nNU\x05wholeI\xff\xfe}");
         let sample: Sample = from_slice(&bytes).unwrap();
-        assert_eq!(sample.numbers.iter().map(|number| number.to_bits()).collect::<Vec<_>>(), [
-            0x3fc0_0000,
-            0x8000_0000
-        ]);
+        assert_eq!(
+            sample.numbers.iter().map(|number| number.to_bits()).collect::<Vec<_>>(),
+            [0x3fc0_0000, 0x8000_0000]
+        );
         assert_eq!((sample.name.as_str(), sample.whole), ("n", Some(-2)));
     }
 
@@ -392,7 +400,9 @@ mod tests {
     #[test]
     fn nesting_is_limited_and_trailing_bytes_are_refused() {
         let nested = [vec![b'['; 100_000], vec![b']'; 100_000]].concat();
-        assert!(from_slice::<de::IgnoredAny>(&nested).unwrap_err().to_string().starts_with("nested more than 32"));
+        assert!(
+            from_slice::<de::IgnoredAny>(&nested).unwrap_err().to_string().starts_with("nested more than 32")
+        );
         assert_eq!(
             from_slice::<i64>(b"i\x01i\x01").unwrap_err().to_string(),
             "2 bytes follow the end of the value, before byte 2"

@@ -51,7 +51,8 @@ impl XgboostModel {
     pub fn load(bytes: &[u8]) -> Result<Self, ModelError> {
         let Some((b'{', after)) = bytes.split_first() else { return Err(ModelError::UnknownFormat) };
         // After the brace JSON has a quote, a closing brace or white space; UBJSON has the type of the key's length.
-        let (format, file) = if matches!(after.first(), Some(b'L' | b'l' | b'I' | b'i' | b'U' | b'#' | b'$')) {
+        let (format, file) = if matches!(after.first(), Some(b'L' | b'l' | b'I' | b'i' | b'U' | b'#' | b'$'))
+        {
             (UBJSON, ubjson::from_slice(bytes).map_err(|error| error.to_string()))
         } else {
             (JSON, serde_json::from_slice(bytes).map_err(|error| error.to_string()))
@@ -219,7 +220,9 @@ impl Text<'_> {
 
 fn number<T: FromStr>(text: &str, name: &str) -> Result<T, CheckError> {
     let shown = || text.chars().take(40).collect::<String>();
-    text.trim().parse().map_err(|_| CheckError::Malformed(format!("`{name}` is `{}`: expected a number", shown())))
+    text.trim()
+        .parse()
+        .map_err(|_| CheckError::Malformed(format!("`{name}` is `{}`: expected a number", shown())))
 }
 
 /// A truth value, which newer files write as 0 or 1 and older ones as a boolean.
@@ -265,6 +268,9 @@ impl Learner<'_> {
         let objective = objective(&self.objective.name.0)?;
         let parameters = &self.learner_model_param;
         let features: usize = parameters.num_feature.number("num_feature")?;
+        if features == 0 {
+            return Err("0 features: expected at least 1".to_owned().into());
+        }
         if features > FEATURES_MAX {
             return Err(unsupported(format!("{features} features"), "at most 1048576"));
         }
@@ -274,7 +280,8 @@ impl Learner<'_> {
             let (infos, trees) = (tree_info.len(), trees.len());
             return Err(format!("`tree_info` has {infos} entries for {trees} trees").into());
         }
-        let mut forest = ForestBuilder::new(features, intercepts(&parameters.base_score.0, objective, margins)?);
+        let mut forest =
+            ForestBuilder::new(features, intercepts(&parameters.base_score.0, objective, margins)?);
         for (index, (tree, group)) in trees.into_iter().zip(tree_info).enumerate() {
             tree.add_to(&mut forest, group).map_err(|error| match error {
                 CheckError::Malformed(reason) => CheckError::Malformed(format!("tree {index}: {reason}")),
@@ -352,15 +359,21 @@ impl Tree {
             return Err(unsupported(format!("leaves of {leaf_values} values"), "1"));
         }
         let nodes = self.left_children.len();
-        let lengths =
-            [self.right_children.len(), self.split_indices.len(), self.split_conditions.len(), self.default_left.len()];
+        let lengths = [
+            self.right_children.len(),
+            self.split_indices.len(),
+            self.split_conditions.len(),
+            self.default_left.len(),
+        ];
         if lengths.iter().any(|&length| length != nodes) {
             return Err(format!("arrays of {nodes} and {lengths:?} nodes: expected equal lengths").into());
         }
         if self.split_type.iter().any(|&split_type| split_type != 0) {
             return Err(unsupported("categorical splits", "numeric ones"));
         }
-        forest.add_tree(group, nodes, |index| self.node(index)).map_err(|error: TreeError| error.to_string().into())
+        forest
+            .add_tree(group, nodes, |index| self.node(index))
+            .map_err(|error: TreeError| error.to_string().into())
     }
 
     fn node(&self, index: usize) -> Option<Node> {

@@ -1,5 +1,3 @@
-use std::borrow::Cow;
-
 use crate::domain::{Batch, BatchError, ColumnSpec, DataType, SchemaError, Tensor};
 use crate::model::FEATURES;
 
@@ -24,15 +22,15 @@ pub enum FeatureError {
 
 /// Puts numeric columns side by side as the one FP32 column that models take, in the order of `specs`.
 ///
-/// A batch that is that column already passes as it is, which is the usual case and costs nothing.
-pub fn assemble<'a>(batch: &'a Batch, specs: &[ColumnSpec]) -> Result<Cow<'a, Batch>, FeatureError> {
+/// Gives nothing where the batch is that column already, which is the usual case and costs nothing.
+pub fn assemble(batch: &Batch, specs: &[ColumnSpec]) -> Result<Option<Batch>, FeatureError> {
     ColumnSpec::check(specs, batch)?;
     if let [tensor] = batch.tensors()
         && tensor.name() == FEATURES
         && tensor.dtype() == DataType::Fp32
         && tensor.row_shape().len() == 1
     {
-        return Ok(Cow::Borrowed(batch));
+        return Ok(None);
     }
     let mut columns = Vec::with_capacity(specs.len());
     for spec in specs {
@@ -52,7 +50,7 @@ pub fn assemble<'a>(batch: &'a Batch, specs: &[ColumnSpec]) -> Result<Cow<'a, Ba
         }
     }
     let tensor = Tensor::from_f32(FEATURES, vec![batch.rows(), width], &matrix).map_err(BatchError::from)?;
-    Ok(Cow::Owned(Batch::new(vec![tensor])?))
+    Ok(Some(Batch::new(vec![tensor])?))
 }
 
 #[cfg(test)]
@@ -65,7 +63,7 @@ mod tests {
         let y = Tensor::from_f32("y", vec![2], &[0.5, f32::NAN]).unwrap();
         let specs = [ColumnSpec::of(&y), ColumnSpec::of(&x)];
         let batch = Batch::new(vec![x, y]).unwrap();
-        let matrix = assemble(&batch, &specs).unwrap().into_owned();
+        let matrix = assemble(&batch, &specs).unwrap().unwrap();
         let values = matrix.column(FEATURES).unwrap();
         assert_eq!(values.shape(), [2, 3]);
         let values = values.as_f32().unwrap();
@@ -79,7 +77,7 @@ mod tests {
         let matrix = Tensor::from_f32(FEATURES, vec![1, 2], &[1.0, 2.0]).unwrap();
         let batch = Batch::new(vec![matrix]).unwrap();
         let specs = ColumnSpec::of_batch(&batch);
-        assert!(matches!(assemble(&batch, &specs), Ok(Cow::Borrowed(_))));
+        assert!(matches!(assemble(&batch, &specs), Ok(None)));
         let text = Batch::new(vec![Tensor::from_strings("city", [&b"Ulm"[..]]).unwrap()]).unwrap();
         let error = assemble(&text, &ColumnSpec::of_batch(&text)).unwrap_err();
         assert!(error.to_string().contains("`city` has type BYTES"), "{error}");

@@ -1,4 +1,3 @@
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::{BundleManifest, FeatureError, RegistryError, TransformerEntry, assemble};
@@ -94,13 +93,8 @@ impl Predictor {
     pub async fn predict(&self, inputs: &Batch) -> Result<Prediction, PredictionError> {
         ColumnSpec::check(&self.signature.inputs, inputs)?;
         let transformed = apply(&self.parts.preprocess, inputs).await?;
-        let features = assemble(transformed.as_ref().unwrap_or(inputs), &self.signature.features)?;
-        // Nearly always the transformed batch itself is the matrix, and no byte of it is copied.
-        let features = match (features, transformed) {
-            (Cow::Owned(features), _) => features,
-            (Cow::Borrowed(_), Some(transformed)) => transformed,
-            (Cow::Borrowed(features), None) => features.clone(),
-        };
+        let assembled = assemble(transformed.as_ref().unwrap_or(inputs), &self.signature.features)?;
+        let features = assembled.or(transformed).unwrap_or_else(|| inputs.clone());
         let scores = self.parts.model.predict(&features)?;
         let outputs = apply(&self.parts.postprocess, &scores).await?;
         let outputs = outputs.unwrap_or_else(|| scores.clone());

@@ -81,7 +81,12 @@ impl Store {
 
     /// Creates the blob's folder; says whether the blob is there already, whole and durable. One that a failing disk has
     /// cut is written again.
-    fn prepare_folder(&self, folder: &std::path::Path, digest: Digest, size: u64) -> Result<bool, StoreError> {
+    fn prepare_folder(
+        &self,
+        folder: &std::path::Path,
+        digest: Digest,
+        size: u64,
+    ) -> Result<bool, StoreError> {
         match std::fs::create_dir(folder) {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}

@@ -62,7 +62,11 @@ struct Read<T> {
 
 impl Store {
     /// The record of `name`; none if there is none.
-    pub fn read_record<T: DeserializeOwned>(&self, kind: RecordKind, name: &Name) -> Result<Option<T>, StoreError> {
+    pub fn read_record<T: DeserializeOwned>(
+        &self,
+        kind: RecordKind,
+        name: &Name,
+    ) -> Result<Option<T>, StoreError> {
         let path = self.record_path(kind, name);
         let Some(bytes) = read_plain(&path, RECORD_MAX_BYTES)? else { return Ok(None) };
         decode(&path, &bytes).map(Some)
@@ -121,7 +125,8 @@ fn decode<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T, StoreErro
 
 /// Takes the lock, which falls when the file is closed: by the caller, or by the system if the process dies.
 fn lock(path: &Path) -> Result<File, StoreError> {
-    let file = File::options().create(true).append(true).open(path).map_err(StoreError::io("create", path))?;
+    let file =
+        File::options().create(true).append(true).open(path).map_err(StoreError::io("create", path))?;
     let started = std::time::Instant::now();
     loop {
         match file.try_lock() {

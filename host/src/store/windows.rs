@@ -52,7 +52,12 @@ impl Store {
     }
 
     /// Puts other bytes in place of a segment.
-    pub fn replace_window_segment(&self, endpoint: &Name, number: u64, bytes: &[u8]) -> Result<(), StoreError> {
+    pub fn replace_window_segment(
+        &self,
+        endpoint: &Name,
+        number: u64,
+        bytes: &[u8],
+    ) -> Result<(), StoreError> {
         let path = self.segment_path(endpoint, number);
         write_whole(&self.temporary(), &path, bytes, Existing::Replace).map(|_| ())
     }

@@ -10,11 +10,11 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::matrix::{self, LabelledMatrix};
+use super::matrix::{LabelledMatrix, Source, Split};
 use super::report::{Evaluation, evaluate};
 use super::xgboost::{self, Objective, XgboostParameters};
 use super::{Library, LibrarySearch, RoundReport, TrainError};
-use crate::data::{self, DatasetVersion, Split};
+use crate::data::{self, ResolvedDataset};
 use crate::domain::{Batch, ColumnSpec, Digest, Name, Signature, Tensor};
 use crate::model::{self, FEATURES, Model, SCORES};
 use crate::plugin::{Plugin, Transformer, TransformerFit, block_on};
@@ -23,9 +23,6 @@ use crate::registry::{
     TransformerEntry,
 };
 use crate::store::Store;
-
-/// Rows of a batch on its way through the transformers.
-const BATCH_ROWS: usize = 1_024;
 
 /// Rows of the training split that a bundle keeps for comparison with windows.
 const REFERENCE_ROWS: usize = 2_048;
@@ -36,7 +33,7 @@ const CROSS_CHECK_ROWS: usize = 512;
 /// What to train, on what, through what.
 pub struct TrainSpec {
     /// The dataset version.
-    pub dataset: DatasetVersion,
+    pub dataset: ResolvedDataset,
     /// Column to predict.
     pub label: String,
     /// Rows of the training split to use; all by default.
@@ -110,7 +107,7 @@ pub fn run(
 ) -> Result<TrainReport, TrainError> {
     let started = Instant::now();
     let library = Library::load(&spec.library)?;
-    let source = matrix::Source::open(store, &spec.dataset, &spec.label, spec.train_rows, BATCH_ROWS)?;
+    let source = Source::open(store, &spec.dataset, &spec.label, spec.train_rows, data::BATCH_ROWS)?;
     let preprocess = fit_preprocess(&spec, &source, progress)?;
     let (train, features) = collect(&source, Split::Train, &preprocess, progress)?;
     let (test, _) = collect(&source, Split::Test, &preprocess, progress)?;
@@ -148,7 +145,7 @@ pub fn run(
         preprocess: entries(store, &spec.preprocess, &preprocess)?,
         postprocess: entries(store, &spec.postprocess, &postprocess)?,
         signature,
-        dataset: DatasetRef { name: spec.dataset.name.clone(), version: spec.dataset.digest },
+        dataset: DatasetRef { name: spec.dataset.name.clone(), version: spec.dataset.version.digest },
         parameters: parameters.to_map(),
         metrics: evaluation.metrics.clone(),
         confusion: evaluation.confusion.clone(),
@@ -196,7 +193,7 @@ fn transform(transformers: &[Transformer], mut batch: Batch) -> Result<Batch, Tr
 
 fn fit_preprocess(
     spec: &TrainSpec,
-    source: &matrix::Source<'_>,
+    source: &Source<'_>,
     progress: &mut dyn FnMut(TrainEvent) -> ControlFlow<()>,
 ) -> Result<Vec<Transformer>, TrainError> {
     let mut fitted: Vec<Transformer> = Vec::new();
@@ -221,7 +218,7 @@ fn fit_preprocess(
 
 /// Fills the matrix of a split; also gives the columns that the transformers made.
 fn collect(
-    source: &matrix::Source<'_>,
+    source: &Source<'_>,
     split: Split,
     preprocess: &[Transformer],
     progress: &mut dyn FnMut(TrainEvent) -> ControlFlow<()>,
@@ -234,7 +231,8 @@ fn collect(
         let rows = inputs.rows();
         let transformed = transform(preprocess, inputs)?;
         let specs = specs.get_or_insert_with(|| ColumnSpec::of_batch(&transformed));
-        let features = registry::assemble(&transformed, specs)?;
+        let assembled = registry::assemble(&transformed, specs)?;
+        let features = assembled.as_ref().unwrap_or(&transformed);
         let column = features.column(FEATURES).and_then(|column| Some((column, column.as_f32()?)));
         let (column, values) = column.ok_or(TrainError::NoFeatures)?;
         collected.append(column.row_elements(), &values, &labels);
@@ -271,7 +269,7 @@ fn fit_postprocess(spec: &TrainSpec, train_scores: &Batch) -> Result<Vec<Transfo
 }
 
 fn signature(
-    source: &matrix::Source<'_>,
+    source: &Source<'_>,
     features: Vec<ColumnSpec>,
     model: &dyn Model,
     postprocess: &[Transformer],
@@ -322,7 +320,7 @@ fn reference(train: &LabelledMatrix, scores: &Batch) -> Result<Vec<u8>, TrainErr
 /// Answers some rows of the test split as serving will, so that a bundle which cannot is never written.
 fn try_out(
     manifest: &BundleManifest,
-    source: &matrix::Source<'_>,
+    source: &Source<'_>,
     preprocess: Vec<Transformer>,
     model: Arc<dyn Model>,
     postprocess: Vec<Transformer>,

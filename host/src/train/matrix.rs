@@ -1,6 +1,6 @@
 //! Rows with labels: streamed from a dataset version, collected for a trainer.
 
-use crate::data::{self, DatasetVersion, Split};
+use crate::data::{self, ResolvedDataset};
 use crate::domain::{Batch, ColumnSpec};
 use crate::store::Store;
 
@@ -8,6 +8,25 @@ use super::{Matrix, TrainError};
 
 /// Of a dataset without a test split, every so many-th row is held out for testing.
 const HELD_OUT_EVERY: usize = 5;
+
+/// What rows are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Split {
+    /// To learn from.
+    Train,
+    /// To judge by.
+    Test,
+}
+
+impl Split {
+    /// Its name in datasets.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Test => "test",
+        }
+    }
+}
 
 /// Row-major features with a label each, as trainers take them.
 #[derive(Debug, Default)]
@@ -48,7 +67,7 @@ impl LabelledMatrix {
 /// The label column is taken out before any transformer sees the rows, as a request will not have it either.
 pub(super) struct Source<'a> {
     store: &'a Store,
-    dataset: &'a DatasetVersion,
+    dataset: &'a ResolvedDataset,
     label: &'a str,
     inputs: Vec<ColumnSpec>,
     train_rows: Option<usize>,
@@ -59,19 +78,19 @@ pub(super) struct Source<'a> {
 impl<'a> Source<'a> {
     pub(super) fn open(
         store: &'a Store,
-        dataset: &'a DatasetVersion,
+        dataset: &'a ResolvedDataset,
         label: &'a str,
         train_rows: Option<usize>,
         batch_rows: usize,
     ) -> Result<Self, TrainError> {
-        let schema = dataset.schema();
+        let schema = &dataset.manifest.schema;
         if !schema.iter().any(|spec| spec.name == label) {
             let columns = schema.iter().map(|spec| format!("`{}`", spec.name)).collect::<Vec<_>>().join(", ");
             let dataset = dataset.name.clone();
             return Err(TrainError::NoLabel { label: label.to_owned(), dataset, columns });
         }
-        let inputs = schema.into_iter().filter(|spec| spec.name != label).collect();
-        let has_test_split = dataset.rows(Split::Test) > 0;
+        let inputs = schema.iter().filter(|spec| spec.name != label).cloned().collect();
+        let has_test_split = stored_rows(dataset, Split::Test) > 0;
         Ok(Self { store, dataset, label, inputs, train_rows, batch_rows, has_test_split })
     }
 
@@ -82,14 +101,14 @@ impl<'a> Source<'a> {
 
     /// Rows that [`Self::batches`] will give.
     pub(super) fn rows(&self, split: Split) -> u64 {
-        let available = self.dataset.rows(Split::Train);
+        let available = stored_rows(self.dataset, Split::Train);
         let held_out = if self.has_test_split { 0 } else { available / HELD_OUT_EVERY as u64 };
         match split {
             Split::Train => {
                 let rows = available - held_out;
                 self.train_rows.map_or(rows, |wanted| rows.min(wanted as u64))
             }
-            Split::Test if self.has_test_split => self.dataset.rows(Split::Test),
+            Split::Test if self.has_test_split => stored_rows(self.dataset, Split::Test),
             Split::Test => held_out,
         }
     }
@@ -100,7 +119,7 @@ impl<'a> Source<'a> {
         split: Split,
     ) -> Result<impl Iterator<Item = Result<(Batch, Vec<f32>), TrainError>> + '_, TrainError> {
         let stored = if self.has_test_split { split } else { Split::Train };
-        let batches = data::open_split(self.store, self.dataset, stored, self.batch_rows)?;
+        let batches = data::open_split(self.store, &self.dataset.manifest, stored.as_str(), self.batch_rows)?;
         let mut row = 0;
         let mut left = usize::try_from(self.rows(split)).unwrap_or(usize::MAX);
         Ok(batches.map_while(move |batch| {
@@ -134,6 +153,10 @@ impl<'a> Source<'a> {
         }
         Ok((batch, values.into_iter().map(|value| value as f32).collect()))
     }
+}
+
+fn stored_rows(dataset: &ResolvedDataset, split: Split) -> u64 {
+    dataset.manifest.splits.iter().find(|stored| stored.name == split.as_str()).map_or(0, |stored| stored.rows)
 }
 
 /// The rows of `batch` that belong to a split, where the dataset has no test split of its own.

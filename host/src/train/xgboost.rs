@@ -14,6 +14,12 @@ use super::{Library, Matrix, RoundReport, RowSet, TrainError};
 /// More rounds than any model has; keeps a typing error from running for a day.
 const ROUNDS_MAX: u32 = 100_000;
 
+/// Classes that [`crate::model`] takes.
+const CLASSES_MAX: u32 = 1 << 16;
+
+/// Whole numbers are taken for classes only below this; counts and years are values.
+const CLASSES_GUESSED_MAX: f32 = 256.0;
+
 /// What a model learns to predict. These are the objectives that [`crate::model`] loads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Objective {
@@ -27,6 +33,17 @@ pub enum Objective {
 
 impl Objective {
     const ALL: [Self; 3] = [Self::Softprob, Self::Logistic, Self::SquaredError];
+
+    /// What labels suggest: few different whole numbers from 0 are classes, anything else is a value.
+    pub fn for_labels(labels: &[f32]) -> Self {
+        let largest = labels.iter().copied().fold(0.0, f32::max);
+        let whole = labels.iter().all(|&label| label >= 0.0 && label.fract() == 0.0);
+        match whole && largest < CLASSES_GUESSED_MAX {
+            true if largest <= 1.0 => Self::Logistic,
+            true => Self::Softprob,
+            false => Self::SquaredError,
+        }
+    }
 
     /// libxgboost's name.
     pub fn name(self) -> &'static str {
@@ -167,25 +184,37 @@ impl XgboostParameters {
             ("seed", self.seed.to_string()),
             ("nthread", self.nthread.to_string()),
             ("verbosity", "0".to_owned()),
-            // An unknown value is an error instead of a warning that nobody sees.
-            ("validate_parameters", "1".to_owned()),
         ];
         text.extend(classes.map(|classes| ("num_class", classes.to_string())));
         text.extend(self.other.iter().map(|(name, value)| (*name, value.clone())));
         text
     }
 
+    /// Name and value of every parameter, for the record.
+    pub fn to_map(&self) -> BTreeMap<String, String> {
+        let text = self.to_text(self.num_class).into_iter();
+        let text = text.filter(|(name, _)| !matches!(*name, "verbosity" | "validate_parameters"));
+        let rounds = [("rounds", self.rounds.to_string())];
+        text.chain(rounds).map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+
     /// Checks labels, and tells the number of classes where the objective has several.
     fn check_labels(&self, train: &Matrix<'_>, test: Option<&Matrix<'_>>) -> Result<Option<u32>, TrainError> {
-        let all = || train.labels().iter().chain(test.map(|test| test.labels()).unwrap_or_default());
+        let labels = || train.labels().iter().chain(test.map(Matrix::labels).unwrap_or_default()).copied();
         let classes = match (self.objective, self.num_class) {
-            (Objective::SquaredError, _) => return Ok(None),
-            (Objective::Logistic, _) => 2,
+            (Objective::SquaredError, None) => return Ok(None),
+            (Objective::Logistic, None) => 2,
             (Objective::Softprob, Some(classes)) => classes,
-            (Objective::Softprob, None) => all().fold(0.0_f32, |largest, &label| largest.max(label)) as u32 + 1,
+            // Float to integer saturates.
+            (Objective::Softprob, None) => (labels().fold(0.0, f32::max) as u32).saturating_add(1),
+            (Objective::SquaredError | Objective::Logistic, Some(classes)) => {
+                let expected = format!("none for the objective `{}`", self.objective.name());
+                return Err(refuse("num_class", &classes.to_string(), expected));
+            }
         };
-        if classes < 2 {
-            return Err(refuse("num_class", &classes.to_string(), "at least 2".to_owned()));
+        if !(2..=CLASSES_MAX).contains(&classes) {
+            let expected = format!("a number from 2 to {CLASSES_MAX}");
+            return Err(refuse("num_class", &classes.to_string(), expected));
         }
         for matrix in [Some(train), test].into_iter().flatten() {
             let stray = matrix.labels().iter().position(|&label| class_of(label, classes as usize).is_none());
@@ -198,7 +227,16 @@ impl XgboostParameters {
     }
 }
 
-/// Trains a model and returns its file as UBJSON.
+/// What training made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trained {
+    /// The model's file, as UBJSON.
+    pub model: Vec<u8>,
+    /// What libxgboost itself says of the test rows; empty where there are none.
+    pub test_scores: Vec<f32>,
+}
+
+/// Trains a model.
 ///
 /// `progress` is told of each round; when it breaks, the model is what it is after that round. `test` rows are scored
 /// but not learned from.
@@ -208,7 +246,7 @@ pub fn train(
     test: Option<Matrix<'_>>,
     parameters: &XgboostParameters,
     progress: &mut dyn FnMut(RoundReport) -> ControlFlow<()>,
-) -> Result<Vec<u8>, TrainError> {
+) -> Result<Trained, TrainError> {
     parameters.check()?;
     let classes = parameters.check_labels(&train, test.as_ref())?;
     let mut matrices = Vec::with_capacity(2);
@@ -234,7 +272,14 @@ pub fn train(
             break;
         }
     }
-    booster.save()
+    let test_scores = match &test {
+        Some(test) => {
+            let rows = DMatrix::from_rows(library, test.features(), test.feature_count(), parameters.nthread)?;
+            booster.predict(&rows)?
+        }
+        None => Vec::new(),
+    };
+    Ok(Trained { model: booster.save()?, test_scores })
 }
 
 fn refuse(name: &str, value: &str, expected: String) -> TrainError {

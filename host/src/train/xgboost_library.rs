@@ -154,6 +154,12 @@ impl Library {
         &self.path
     }
 
+    /// Its version, such as `3.2.0`.
+    pub fn version_text(&self) -> String {
+        let (major, minor, patch) = self.version();
+        format!("{major}.{minor}.{patch}")
+    }
+
     /// Major, minor and patch.
     pub fn version(&self) -> (i32, i32, i32) {
         let (mut major, mut minor, mut patch) = (0, 0, 0);
@@ -264,9 +270,8 @@ impl<'library> Booster<'library> {
         for (name, value) in parameters {
             let (name, value) = (c_string(name)?, c_string(value)?);
             // SAFETY: the handle is live and both texts are NUL-terminated and live through the call.
-            library.check(unsafe {
-                (library.functions.booster_set)(handle, name.as_ptr(), value.as_ptr())
-            })?;
+            let status = unsafe { (library.functions.booster_set)(handle, name.as_ptr(), value.as_ptr()) };
+            library.check(status)?;
         }
         Ok(booster)
     }
@@ -277,9 +282,8 @@ impl<'library> Booster<'library> {
             return Err(TrainError::Empty { rows: 0, features: 0 });
         };
         // SAFETY: both handles are live.
-        self.library.check(unsafe {
-            (self.library.functions.booster_update)(self.handle, iteration, train.handle)
-        })
+        self.library
+            .check(unsafe { (self.library.functions.booster_update)(self.handle, iteration, train.handle) })
     }
 
     /// The metrics after round `iteration` on the matrices in their order, as many as there are `sets`.
@@ -402,8 +406,10 @@ fn sentence(message: &str) -> String {
 
 /// Reads `[0]⇥train-mlogloss:1.5⇥test-mlogloss:1.75`.
 fn parse_metrics(text: &str) -> Result<Vec<RoundMetric>, TrainError> {
-    let refuse =
-        || TrainError::Answer { expected: "metrics as `set-name:value`", found: format!("`{}`", text.trim()) };
+    let refuse = || TrainError::Answer {
+        expected: "metrics as `set-name:value`",
+        found: format!("`{}`", text.trim()),
+    };
     let mut fields = text.trim().split('\t');
     fields.next();
     let metrics = fields.map(|field| {
@@ -465,17 +471,21 @@ mod tests {
             data_directory: Some("/data".into()),
         };
         let files: Vec<_> = search.files().iter().map(|file| file.display().to_string()).collect();
-        assert_eq!(files, [
-            "/bin-of-host/lib/libxgboost.so",
-            "/bin-of-host/lib/xgboost/lib/libxgboost.so",
-            "/data/host/lib/xgboost/lib/libxgboost.so"
-        ]);
+        assert_eq!(
+            files,
+            [
+                "/bin-of-host/lib/libxgboost.so",
+                "/bin-of-host/lib/xgboost/lib/libxgboost.so",
+                "/data/host/lib/xgboost/lib/libxgboost.so"
+            ]
+        );
     }
 
     #[test]
     fn files_that_are_not_libxgboost_are_errors() {
         let load = |file: &Path| {
-            Library::load(&LibrarySearch { explicit: Some(file.to_owned()), ..Default::default() }).unwrap_err()
+            Library::load(&LibrarySearch { explicit: Some(file.to_owned()), ..Default::default() })
+                .unwrap_err()
         };
         assert!(matches!(load(Path::new("/etc/hostname")), TrainError::LibraryLoad { .. }));
         assert!(matches!(load(Path::new("/")), TrainError::LibraryLoad { .. }));
@@ -483,6 +493,9 @@ mod tests {
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
         let libc = maps.split_whitespace().find(|word| word.contains("/libc.so")).unwrap();
         let error = load(Path::new(libc)).to_string();
-        assert!(error.ends_with("is not libxgboost 2.0 or newer: it has no function `XGBGetLastError`"), "{error}");
+        assert!(
+            error.ends_with("is not libxgboost 2.0 or newer: it has no function `XGBGetLastError`"),
+            "{error}"
+        );
     }
 }

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::Stdio;
 
-use host_tests::{Host, Ran, guest, plugin, ran, repository};
+use host_tests::{Host, Ran, guest, misbehaviour, plugin, ran, repository};
 use insta::assert_snapshot;
 
 fn written(host: &Host, name: &str, bytes: &[u8]) -> String {
@@ -126,6 +126,10 @@ fn files_that_are_no_plugins_are_told_in_one_sentence() {
     assert!(other_version.contains("mlops:plugin@0.9.0: this host offers 0.1.0"), "{other_version}");
     let other_world = inspect(&guest("other-world"));
     assert!(other_world.contains("no world that this host knows"), "{other_world}");
+    let liar = inspect(&guest("liar"));
+    assert!(liar.contains("its manifest says `detector`, but it exports `transformer`"), "{liar}");
+    let stuck = inspect(&guest("stuck"));
+    assert!(stuck.contains("it could not describe itself: it ran longer than its limit of 1000 ms"), "{stuck}");
     for cut in (0..whole.len()).step_by(whole.len() / 40) {
         let file = written(&host, "cut.wasm", &whole[..cut]);
         assert!(inspect(&file).starts_with("exit 2\nerror: "), "cut at {cut}");
@@ -143,7 +147,7 @@ fn a_plugin_that_misbehaves_has_an_exit_code_of_its_own() {
         ("panic", "crashed"),
         ("malformed", "broke the contract"),
     ] {
-        let config = format!("{{\"behaviour\":\"{behaviour}\"}}");
+        let config = misbehaviour(behaviour);
         let ran = run_with_input(
             &host,
             &["plugin", "run", &guest("misbehaving"), "--in", "-", "--config", &config, "--plugin-call-max-ms", "200"],
@@ -161,6 +165,48 @@ fn a_plugin_that_misbehaves_has_an_exit_code_of_its_own() {
     );
     assert!(chatty.stderr.len() < 512 * 1024, "log lines are limited");
     assert!(chatty.stderr.contains("were dropped"), "{}", &chatty.stderr[chatty.stderr.len().saturating_sub(500)..]);
+}
+
+#[test]
+fn every_malformed_answer_is_refused() {
+    let host = Host::new();
+    for how in [
+        "short-data",
+        "long-data",
+        "duplicate-column",
+        "row-count",
+        "no-dimensions",
+        "empty-name",
+        "long-name",
+        "name-not-text",
+        "overflowing-shape",
+        "overflowing-empty-shape",
+        "byte-string",
+    ] {
+        let config = format!("{{\"behaviour\":\"malformed\",\"how\":\"{how}\"}}");
+        let arguments = ["plugin", "run", &guest("misbehaving"), "--in", "-", "--config", &config];
+        let ran = run_with_input(&host, &arguments, "[{\"x\": 1}]");
+        assert_eq!(ran.code, 3, "{how}: {}{}", ran.stdout, ran.stderr);
+        assert!(ran.stderr.contains("broke the contract"), "{how}: {}", ran.stderr);
+    }
+    let arguments = ["plugin", "run", &guest("misbehaving"), "--in", "-", "--config", "{\"behaviour\":\"wrong-place\"}"];
+    let ran = run_with_input(&host, &arguments, "[{\"x\": 1}]");
+    assert_eq!(ran.code, 2);
+    assert!(!ran.stderr.contains('\u{1b}') && !ran.stderr.contains("row 1844"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_fresh_instance_remembers_nothing() {
+    let host = Host::trained();
+    let file = guest("misbehaving");
+    let config = "misbehaving={\"behaviour\":\"remember\"}";
+    let server = host.serve(["--model", "mnist", "--postprocess", &file, "--config", config]);
+    let body = host_tests::pixels_json(&host_tests::test_images()[0]);
+    let first = server.post("/serve/mnist", &body);
+    assert_eq!(first.status, 200, "{}", first.body);
+    for _ in 0..5 {
+        assert_eq!(server.post("/serve/mnist", &body), first);
+    }
 }
 
 #[test]

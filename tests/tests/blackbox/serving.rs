@@ -5,7 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use host_tests::{Answer, Host, guest, pixels_json, plugin, test_images};
+use host_tests::{Answer, Host, guest, misbehaviour, pixels_json, plugin, test_images};
 
 fn error_of(answer: &Answer) -> (u16, String, String) {
     let error = &answer.json()["error"];
@@ -92,14 +92,14 @@ fn a_bad_plugin_ends_its_own_call_and_nothing_else() {
     let image = pixels_json(&test_images()[0]);
     let cases = [
         ("loop", "ran longer than its limit of 300 ms"),
-        ("memory", "needs more memory than its limit of 268435456 bytes"),
+        ("memory", "needs more memory than its limit of 67108864 bytes"),
         ("stack", "overflowed its stack"),
         ("huge-output", "returned more than its limit of 67108864 bytes"),
         ("panic", "crashed: "),
         ("malformed", "broke the contract: "),
     ];
     for (behaviour, reason) in cases {
-        let config = format!("misbehaving={{\"behaviour\":\"{behaviour}\"}}");
+        let config = format!("misbehaving={}", misbehaviour(behaviour));
         let file = guest("misbehaving");
         let arguments = ["--model", "mnist", "--plugin", &file, "--config", &config, "--plugin-call-max-ms", "300"];
         let server = host.serve(arguments);

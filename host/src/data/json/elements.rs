@@ -91,7 +91,11 @@ macro_rules! floats {
 floats!(f32: "FP32", EXACT_F32, f64: "FP64", EXACT_F64 as u64);
 
 /// Takes one row of the column `spec` and appends its elements to `data`. The row may be nested as the shape is, or flat.
-pub(super) fn take_row(scanner: &mut Scanner<'_>, spec: &ColumnSpec, data: &mut Vec<u8>) -> Result<(), Wrong> {
+pub(super) fn take_row(
+    scanner: &mut Scanner<'_>,
+    spec: &ColumnSpec,
+    data: &mut Vec<u8>,
+) -> Result<(), Wrong> {
     match spec.dtype {
         DataType::Uint8 => take_numbers::<u8>(scanner, spec, data),
         DataType::Uint16 => take_numbers::<u16>(scanner, spec, data),
@@ -112,7 +116,11 @@ pub(super) fn take_row(scanner: &mut Scanner<'_>, spec: &ColumnSpec, data: &mut 
     }
 }
 
-fn take_numbers<E: Element>(scanner: &mut Scanner<'_>, spec: &ColumnSpec, data: &mut Vec<u8>) -> Result<(), Wrong> {
+fn take_numbers<E: Element>(
+    scanner: &mut Scanner<'_>,
+    spec: &ColumnSpec,
+    data: &mut Vec<u8>,
+) -> Result<(), Wrong> {
     let slots = reserve(scanner, spec, data, E::SIZE);
     let mut numbers = Numbers { slots, nullable: spec.nullable, element: PhantomData::<E> };
     take_level(scanner, &spec.shape, &mut numbers)
@@ -155,7 +163,9 @@ impl<E: Element> Sink for Numbers<'_, E> {
 
     fn take_plain(&mut self, scanner: &mut Scanner<'_>) -> usize {
         scanner.take_plain_naturals(|value| {
-            let (Some(value), Some(slot)) = (E::from_small_natural(value), self.slots.next()) else { return false };
+            let (Some(value), Some(slot)) = (E::from_small_natural(value), self.slots.next()) else {
+                return false;
+            };
             value.write(slot);
             true
         })
@@ -219,7 +229,8 @@ fn element_count(shape: &[usize]) -> Option<usize> {
 
 /// Takes the elements of `shape`: a list of as many lists as its first size, or a flat list, or just the one element.
 fn take_level<S: Sink>(scanner: &mut Scanner<'_>, shape: &[usize], sink: &mut S) -> Result<(), Wrong> {
-    let expected = element_count(shape).ok_or_else(|| format!("its shape {shape:?} is too large to address"))?;
+    let expected =
+        element_count(shape).ok_or_else(|| format!("its shape {shape:?} is too large to address"))?;
     if !scanner.take(b'[') {
         if expected == 1 {
             return sink.take_one(scanner);

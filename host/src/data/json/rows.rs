@@ -14,7 +14,11 @@ struct Column<'a> {
 ///
 /// A field holds its row's elements nested as the shape is, or as a flat list. Every column must be there, once, and no
 /// other. `null` is a missing element of a nullable column of floats; there is no other way to write NaN.
-pub fn decode_rows(text: &[u8], specs: &[ColumnSpec], rows_max: usize) -> Result<(Batch, RowForm), JsonError> {
+pub fn decode_rows(
+    text: &[u8],
+    specs: &[ColumnSpec],
+    rows_max: usize,
+) -> Result<(Batch, RowForm), JsonError> {
     let mut scanner = Scanner::new(text);
     let mut columns: Vec<_> = specs.iter().map(|spec| Column { spec, data: Vec::new(), rows: 0 }).collect();
     let (rows, form) = match scanner.peek() {
@@ -35,7 +39,11 @@ pub fn decode_rows(text: &[u8], specs: &[ColumnSpec], rows_max: usize) -> Result
     Ok((batch, form))
 }
 
-fn take_list(scanner: &mut Scanner<'_>, columns: &mut [Column<'_>], rows_max: usize) -> Result<usize, JsonError> {
+fn take_list(
+    scanner: &mut Scanner<'_>,
+    columns: &mut [Column<'_>],
+    rows_max: usize,
+) -> Result<usize, JsonError> {
     scanner.expect(b'[').map_err(JsonError::new)?;
     if scanner.peek() == Some(b']') {
         return Err(JsonError::new("expected at least one row, found an empty list"));
@@ -68,7 +76,8 @@ fn take_object(scanner: &mut Scanner<'_>, columns: &mut [Column<'_>], row: usize
         scanner.expect(b':').map_err(in_row)?;
         // Most programs write the fields of each row in the same order.
         let guess = columns.get(next).is_some_and(|column| column.spec.name == name);
-        let index = if guess { Some(next) } else { columns.iter().position(|column| column.spec.name == name) };
+        let index =
+            if guess { Some(next) } else { columns.iter().position(|column| column.spec.name == name) };
         let Some((index, column)) = index.and_then(|index| Some((index, columns.get_mut(index)?))) else {
             return Err(unknown(&name, columns, row));
         };
@@ -125,11 +134,18 @@ mod tests {
 
     #[test]
     fn takes_columns_in_any_order() {
-        let specs = [spec("a", DataType::Fp32, &[]), spec("b", DataType::Bytes, &[]), spec("c", DataType::Bool, &[1])];
+        let specs = [
+            spec("a", DataType::Fp32, &[]),
+            spec("b", DataType::Bytes, &[]),
+            spec("c", DataType::Bool, &[1]),
+        ];
         let batch =
             decode(r#"[{"a":1.5,"b":"x","c":true},{"c":[false],"b":"\u00e4","a":[-2e-3]}]"#, &specs).unwrap();
         assert_eq!(batch.column("a").unwrap().as_f32().unwrap().as_ref(), [1.5, -2e-3]);
-        assert_eq!(batch.column("b").unwrap().byte_strings().collect::<Vec<_>>(), [&b"x"[..], "ä".as_bytes()]);
+        assert_eq!(
+            batch.column("b").unwrap().byte_strings().collect::<Vec<_>>(),
+            [&b"x"[..], "ä".as_bytes()]
+        );
         assert_eq!(batch.column("c").unwrap().data(), [1, 0]);
     }
 
@@ -150,13 +166,34 @@ mod tests {
             (r#"{"pixels":[[0,0,0],[0,0]]}"#, "row 0, column `pixels`: list 1: expected 3 values, found 2"),
             (r#"{"pixels":[[0],[0,0,0,0,0]]}"#, "row 0, column `pixels`: list 0: expected 3 values, found 1"),
             (r#"{"pixels":[[0,0,0],[0,0,0],[]]}"#, "row 0, column `pixels`: expected 2 lists, found more"),
-            (r#"{"pixels":[[[0,0,0]]]}"#, "row 0, column `pixels`: list 0: list 0: expected 1 value, found 3"),
-            (r#"{"pixels":[0,256]}"#, "row 0, column `pixels`: element 1: expected UINT8 (0 to 255), found `256`"),
-            (r#"{"pixels":[-1]}"#, "row 0, column `pixels`: element 0: expected UINT8 (0 to 255), found `-1`"),
-            (r#"{"pixels":[1.5]}"#, "row 0, column `pixels`: element 0: expected UINT8 (0 to 255), found `1.5`"),
-            (r#"{"pixels":["1"]}"#, "row 0, column `pixels`: element 0: expected UINT8 (0 to 255), found a string"),
-            (r#"{"pixels":[null]}"#, "row 0, column `pixels`: element 0: expected UINT8 (0 to 255), found `null`"),
-            (r#"{"pixels":null}"#, "row 0, column `pixels`: expected a list of 6 values (2 × 3), found `null`"),
+            (
+                r#"{"pixels":[[[0,0,0]]]}"#,
+                "row 0, column `pixels`: list 0: list 0: expected 1 value, found 3",
+            ),
+            (
+                r#"{"pixels":[0,256]}"#,
+                "row 0, column `pixels`: element 1: expected UINT8 (0 to 255), found `256`",
+            ),
+            (
+                r#"{"pixels":[-1]}"#,
+                "row 0, column `pixels`: element 0: expected UINT8 (0 to 255), found `-1`",
+            ),
+            (
+                r#"{"pixels":[1.5]}"#,
+                "row 0, column `pixels`: element 0: expected UINT8 (0 to 255), found `1.5`",
+            ),
+            (
+                r#"{"pixels":["1"]}"#,
+                "row 0, column `pixels`: element 0: expected UINT8 (0 to 255), found a string",
+            ),
+            (
+                r#"{"pixels":[null]}"#,
+                "row 0, column `pixels`: element 0: expected UINT8 (0 to 255), found `null`",
+            ),
+            (
+                r#"{"pixels":null}"#,
+                "row 0, column `pixels`: expected a list of 6 values (2 × 3), found `null`",
+            ),
             (r#"{"pixel":[0]}"#, "row 0, column `pixel`: is unknown: expected `pixels`"),
             (r#"{}"#, "row 0, column `pixels`: is missing"),
             ("[{}]", "row 0, column `pixels`: is missing"),
@@ -168,9 +205,15 @@ mod tests {
             assert_eq!(decode(text, &pixels()).unwrap_err(), expected, "{text}");
         }
         let second = format!(r#"[{good},{{"pixels":[0]}}]"#);
-        assert_eq!(decode(&second, &pixels()).unwrap_err(), "row 1, column `pixels`: expected 6 values (2 × 3), found 1");
+        assert_eq!(
+            decode(&second, &pixels()).unwrap_err(),
+            "row 1, column `pixels`: expected 6 values (2 × 3), found 1"
+        );
         let twice = r#"{"pixels":[0,0,0,0,0,0],"pixels":[0,0,0,0,0,0]}"#;
-        assert_eq!(decode(twice, &pixels()).unwrap_err(), "row 0, column `pixels`: appears twice in this row");
+        assert_eq!(
+            decode(twice, &pixels()).unwrap_err(),
+            "row 0, column `pixels`: appears twice in this row"
+        );
         let many = format!("[{}]", [good; 4].join(","));
         assert_eq!(decode(&many, &pixels()).unwrap_err(), "expected at most 3 rows, found more");
     }
@@ -181,11 +224,23 @@ mod tests {
             ("", "not JSON at byte 0: expected an object or a list of objects, found the end"),
             ("{", "row 0: not JSON at byte 1: expected a column's name, found the end"),
             (r#"{"pixels"}"#, "row 0: not JSON at byte 9: expected `:`, found `}`"),
-            (r#"{"pixels":[NaN]}"#, "row 0, column `pixels`: element 0: not JSON at byte 11: expected UINT8 (0 to 255), found `NaN`"),
-            (r#"{"pixels":[01]}"#, "row 0, column `pixels`: element 0: not JSON at byte 11: expected a number, found `01`"),
+            (
+                r#"{"pixels":[NaN]}"#,
+                "row 0, column `pixels`: element 0: not JSON at byte 11: expected UINT8 (0 to 255), found `NaN`",
+            ),
+            (
+                r#"{"pixels":[01]}"#,
+                "row 0, column `pixels`: element 0: not JSON at byte 11: expected a number, found `01`",
+            ),
             (r#"{"pixels":[1 2]}"#, "row 0, column `pixels`: expected `,` or `]`, found `2`"),
-            (r#"{"pixels":[1,]}"#, "row 0, column `pixels`: element 1: not JSON at byte 13: expected UINT8 (0 to 255), found `]`"),
-            (r#"{"pixels":[0,0,0,0,0,0],}"#, "row 0: not JSON at byte 24: expected a column's name, found `}`"),
+            (
+                r#"{"pixels":[1,]}"#,
+                "row 0, column `pixels`: element 1: not JSON at byte 13: expected UINT8 (0 to 255), found `]`",
+            ),
+            (
+                r#"{"pixels":[0,0,0,0,0,0],}"#,
+                "row 0: not JSON at byte 24: expected a column's name, found `}`",
+            ),
             (r#"{"pixels":[0,0,0,0,0,0]} x"#, "not JSON at byte 25: expected the end, found `x`"),
         ];
         for (text, expected) in cases {
@@ -198,8 +253,14 @@ mod tests {
         let nullable = [spec("x", DataType::Fp64, &[])];
         assert!(decode(r#"{"x":null}"#, &nullable).unwrap().tensors()[0].to_f64().unwrap()[0].is_nan());
         let strict = [spec("x", DataType::Fp32, &[])];
-        assert_eq!(decode(r#"{"x":null}"#, &strict).unwrap_err(), "row 0, column `x`: expected FP32, found `null`");
-        assert_eq!(decode(r#"{"x":1e39}"#, &strict).unwrap_err(), "row 0, column `x`: expected FP32, found `1e39`");
+        assert_eq!(
+            decode(r#"{"x":null}"#, &strict).unwrap_err(),
+            "row 0, column `x`: expected FP32, found `null`"
+        );
+        assert_eq!(
+            decode(r#"{"x":1e39}"#, &strict).unwrap_err(),
+            "row 0, column `x`: expected FP32, found `1e39`"
+        );
         assert!(decode(r#"{"x":1e999}"#, &nullable).is_err());
     }
 

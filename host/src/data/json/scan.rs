@@ -65,7 +65,8 @@ impl<'a> Scanner<'a> {
     /// there were. Anything else is left for [`Self::number`].
     ///
     /// This is the loop that a request with an image spends its time in, so it keeps its place in a local variable and
-    /// looks at each byte once.
+    /// looks at each byte once. Reading up to three digits at once without branches was slower (5.5 instead of 3.1 µs for
+    /// an MNIST image): where the next number starts then waits for the arithmetic, instead of being predicted.
     #[inline]
     pub(super) fn take_plain_naturals(&mut self, mut give: impl FnMut(u64) -> bool) -> usize {
         let mut count = 0;
@@ -179,7 +180,11 @@ impl<'a> Scanner<'a> {
             }
             None => false,
         };
-        if is_value { format!("expected {expected}, found {}", self.found()) } else { self.not_json(expected) }
+        if is_value {
+            format!("expected {expected}, found {}", self.found())
+        } else {
+            self.not_json(expected)
+        }
     }
 
     fn not_json(&mut self, expected: &str) -> Wrong {
@@ -189,8 +194,9 @@ impl<'a> Scanner<'a> {
 
     /// Splits off what stands before the next delimiter.
     fn split_token(&self) -> (&'a [u8], &'a [u8]) {
-        let delimiter =
-            |byte: &u8| matches!(byte, b' ' | b'\n' | b'\t' | b'\r' | b',' | b':' | b'[' | b']' | b'{' | b'}' | b'"');
+        let delimiter = |byte: &u8| {
+            matches!(byte, b' ' | b'\n' | b'\t' | b'\r' | b',' | b':' | b'[' | b']' | b'{' | b'}' | b'"')
+        };
         let end = self.rest.iter().position(delimiter).unwrap_or(self.rest.len());
         self.rest.split_at_checked(end).unwrap_or((self.rest, &[]))
     }
@@ -235,7 +241,9 @@ mod tests {
             assert!(is_number(text.as_bytes()), "{text}");
             assert!(serde_json::from_str::<serde_json::Value>(text).is_ok(), "{text}");
         }
-        for text in ["", "-", "01", "-01", "1.", ".5", "+1", "1e", "1e+", "0x1", "1_0", "NaN", "inf", "1.5.5", "--1"] {
+        for text in
+            ["", "-", "01", "-01", "1.", ".5", "+1", "1e", "1e+", "0x1", "1_0", "NaN", "inf", "1.5.5", "--1"]
+        {
             assert!(!is_number(text.as_bytes()), "{text}");
             assert!(serde_json::from_str::<serde_json::Value>(text).is_err(), "{text}");
         }
@@ -245,10 +253,28 @@ mod tests {
     fn naturals_are_taken_only_if_plain() {
         let mut taken = Vec::new();
         let mut scanner = Scanner::new(b"0,255, 7,\n123456789012345678,3 ,4");
-        assert_eq!(scanner.take_plain_naturals(|value| { taken.push(value); true }), 4);
+        assert_eq!(
+            scanner.take_plain_naturals(|value| {
+                taken.push(value);
+                true
+            }),
+            4
+        );
         assert_eq!(taken, [0, 255, 7, 123_456_789_012_345_678]);
         assert_eq!(scanner.remaining(), 4);
-        for text in ["", "5", "5]", "00,", "01,", "1.0,", "1e2,", "-1,", "1234567890123456789,", "a,", "99999999999999999999999,"] {
+        for text in [
+            "",
+            "5",
+            "5]",
+            "00,",
+            "01,",
+            "1.0,",
+            "1e2,",
+            "-1,",
+            "1234567890123456789,",
+            "a,",
+            "99999999999999999999999,",
+        ] {
             let mut scanner = Scanner::new(text.as_bytes());
             assert_eq!(scanner.take_plain_naturals(|_| true), 0, "{text}");
             assert_eq!(scanner.remaining(), text.len(), "{text}");

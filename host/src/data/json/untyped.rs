@@ -20,9 +20,11 @@ struct WireTensor {
 /// The types of rows are inferred over all of them: BOOL, INT64, BYTES, or FP64 where a number has a fraction or is
 /// missing (`null`). Meant for files that people write; it holds the text's tree in memory.
 pub fn decode_untyped(text: &[u8]) -> Result<Batch, JsonError> {
-    let value: Value = serde_json::from_slice(text).map_err(|error| JsonError::new(format!("not JSON: {error}")))?;
+    let value: Value =
+        serde_json::from_slice(text).map_err(|error| JsonError::new(format!("not JSON: {error}")))?;
     if let Value::Object(object) = &value {
-        let tensors = ["inputs", "outputs"].into_iter().find_map(|key| Some((key, object.get(key)?.as_array()?)));
+        let tensors =
+            ["inputs", "outputs"].into_iter().find_map(|key| Some((key, object.get(key)?.as_array()?)));
         if let Some((key, tensors)) = tensors.filter(|(_, tensors)| tensors.iter().all(is_wire_tensor)) {
             return decode_tensors(key, tensors);
         }
@@ -43,7 +45,8 @@ pub fn decode_untyped(text: &[u8]) -> Result<Batch, JsonError> {
 }
 
 fn as_object(row: &Value, index: usize) -> Result<&Map<String, Value>, JsonError> {
-    row.as_object().ok_or_else(|| JsonError::in_row(format!("expected an object, found {}", kind(row)), index))
+    row.as_object()
+        .ok_or_else(|| JsonError::in_row(format!("expected an object, found {}", kind(row)), index))
 }
 
 fn is_wire_tensor(value: &Value) -> bool {
@@ -77,7 +80,12 @@ fn infer(rows: &[&Map<String, Value>]) -> Result<Vec<ColumnSpec>, JsonError> {
             infer_type(value, &mut dtype).map_err(|wrong| JsonError::in_column(wrong, Some(row), name))?;
         }
         let dtype = dtype.unwrap_or(DataType::Fp64);
-        Ok(ColumnSpec { name: name.clone(), dtype, shape: shape_of(value), nullable: dtype == DataType::Fp64 })
+        Ok(ColumnSpec {
+            name: name.clone(),
+            dtype,
+            shape: shape_of(value),
+            nullable: dtype == DataType::Fp64,
+        })
     };
     first.iter().map(column).collect()
 }
@@ -94,7 +102,9 @@ fn infer_type(value: &Value, dtype: &mut Option<DataType>) -> Result<(), String>
     *dtype = Some(match *dtype {
         None => found,
         Some(before) if before == found => found,
-        Some(DataType::Int64 | DataType::Fp64) if matches!(found, DataType::Int64 | DataType::Fp64) => DataType::Fp64,
+        Some(DataType::Int64 | DataType::Fp64) if matches!(found, DataType::Int64 | DataType::Fp64) => {
+            DataType::Fp64
+        }
         Some(before) => return Err(format!("expected {before}, as before, found {}", kind(value))),
     });
     Ok(())
@@ -134,9 +144,14 @@ mod tests {
 
     #[test]
     fn infers_types_over_all_rows() {
-        let batch = decode(r#"[{"a":1,"b":1,"c":"x","d":true,"e":[[1,2]]},{"a":2,"b":null,"c":"","d":false,"e":[[3,4.5]]}]"#);
+        let batch = decode(
+            r#"[{"a":1,"b":1,"c":"x","d":true,"e":[[1,2]]},{"a":2,"b":null,"c":"","d":false,"e":[[3,4.5]]}]"#,
+        );
         let found: Vec<_> = batch.unwrap().tensors().iter().map(|tensor| format!("{tensor:?}")).collect();
-        assert_eq!(found, ["a: INT64 [2]", "b: FP64 [2]", "c: BYTES [2]", "d: BOOL [2]", "e: FP64 [2, 1, 2]"]);
+        assert_eq!(
+            found,
+            ["a: INT64 [2]", "b: FP64 [2]", "c: BYTES [2]", "d: BOOL [2]", "e: FP64 [2, 1, 2]"]
+        );
     }
 
     #[test]
@@ -178,7 +193,9 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(decode(text).unwrap_err(), expected, "{text}");
         }
-        assert!(decode(r#"{"inputs":[{"datatype":"FP32"}]}"#).unwrap_err().contains("`inputs` 0: missing field"));
+        assert!(
+            decode(r#"{"inputs":[{"datatype":"FP32"}]}"#).unwrap_err().contains("`inputs` 0: missing field")
+        );
         assert!(decode(&"[".repeat(100_000)).unwrap_err().starts_with("not JSON"));
     }
 }

@@ -44,7 +44,9 @@ pub fn encode_tensors(batch: &Batch) -> Result<Vec<u8>, JsonError> {
         text.extend_from_slice(sizes.join(",").as_bytes());
         text.extend_from_slice(br#"],"data":["#);
         let elements = tensor.shape().iter().product::<usize>();
-        Cursor::new(tensor)?.write_flat(&mut text, elements).map_err(|wrong| JsonError::in_column(wrong, None, tensor.name()))?;
+        Cursor::new(tensor)?
+            .write_flat(&mut text, elements)
+            .map_err(|wrong| JsonError::in_column(wrong, None, tensor.name()))?;
         text.extend_from_slice(b"]}");
     }
     text.extend_from_slice(b"]}");
@@ -147,7 +149,9 @@ impl<'a> Cursor<'a> {
     fn write_strings(&mut self, text: &mut Vec<u8>, count: usize) -> Result<(), String> {
         for index in 0..count {
             let Some((length, rest)) = self.rest.split_first_chunk::<4>() else { break };
-            let Some((bytes, rest)) = rest.split_at_checked(u32::from_le_bytes(*length) as usize) else { break };
+            let Some((bytes, rest)) = rest.split_at_checked(u32::from_le_bytes(*length) as usize) else {
+                break;
+            };
             self.rest = rest;
             let Ok(value) = std::str::from_utf8(bytes) else {
                 return Err("expected UTF-8, which JSON needs, found other bytes".to_owned());
@@ -206,7 +210,10 @@ mod tests {
     fn refuses_bytes_that_are_no_text() {
         let batch = Batch::new(vec![Tensor::from_strings("s", [&b"\xff"[..]]).unwrap()]).unwrap();
         let error = encode_rows(&batch, RowForm::List).unwrap_err();
-        assert_eq!(error.to_string(), "row 0, column `s`: expected UTF-8, which JSON needs, found other bytes");
+        assert_eq!(
+            error.to_string(),
+            "row 0, column `s`: expected UTF-8, which JSON needs, found other bytes"
+        );
     }
 
     proptest::proptest! {

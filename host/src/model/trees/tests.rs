@@ -61,18 +61,24 @@ fn feature() -> impl Strategy<Value = f32> {
 }
 
 fn tree(features: u32) -> impl Strategy<Value = Reference> {
-    (-100_i8..100).prop_map(|value| Reference::Leaf(f32::from(value) / 7.0)).prop_recursive(12, 64, 2, move |child| {
-        let threshold = prop_oneof![8 => number(), 1 => Just(f32::INFINITY), 1 => Just(f32::NEG_INFINITY)];
-        (0..features, threshold, any::<bool>(), child.clone(), child).prop_map(
-            |(feature, threshold, default_left, left, right)| Reference::Split {
-                feature,
-                threshold,
-                default_left,
-                left: Box::new(left),
-                right: Box::new(right),
-            },
-        )
-    })
+    (-100_i8..100).prop_map(|value| Reference::Leaf(f32::from(value) / 7.0)).prop_recursive(
+        12,
+        64,
+        2,
+        move |child| {
+            let threshold =
+                prop_oneof![8 => number(), 1 => Just(f32::INFINITY), 1 => Just(f32::NEG_INFINITY)];
+            (0..features, threshold, any::<bool>(), child.clone(), child).prop_map(
+                |(feature, threshold, default_left, left, right)| Reference::Split {
+                    feature,
+                    threshold,
+                    default_left,
+                    left: Box::new(left),
+                    right: Box::new(right),
+                },
+            )
+        },
+    )
 }
 
 fn expected(intercepts: &[f32], trees: &[Reference], row: &[f32]) -> Vec<u32> {
@@ -171,10 +177,7 @@ fn refuses_trees_that_are_not_trees() {
     assert_eq!(refusal(0, &[split(1, 1), leaf]), "node 1 is reached twice");
     assert_eq!(refusal(0, &[split(1, 2), split(0, 2), leaf]), "node 0 is reached twice");
     assert_eq!(refusal(1, &[leaf]), "adds to margin 1: expected less than 1");
-    assert_eq!(
-        refusal(0, &[Node::Leaf { value: f32::NAN }]),
-        "node 0 has the value NaN: expected a number"
-    );
+    assert_eq!(refusal(0, &[Node::Leaf { value: f32::NAN }]), "node 0 has the value NaN: expected a number");
     let far = Node::Split { feature: 1, threshold: 0.0, default_left: true, left: 1, right: 2 };
     assert_eq!(refusal(0, &[far, leaf, leaf]), "node 0 splits on feature 1: expected less than 1");
 }

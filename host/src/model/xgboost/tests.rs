@@ -125,7 +125,9 @@ fn first_tree(learner: &mut Value) -> &mut Value {
 #[test]
 fn says_what_is_not_supported() {
     assert_eq!(
-        refusal(|learner| learner["gradient_booster"] = json!({"name": "dart", "gbtree": {}, "weight_drop": []})),
+        refusal(
+            |learner| learner["gradient_booster"] = json!({"name": "dart", "gbtree": {}, "weight_drop": []})
+        ),
         "unsupported XGBoost model: booster `dart` (expected `gbtree`)"
     );
     assert_eq!(

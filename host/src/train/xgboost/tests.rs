@@ -91,21 +91,18 @@ fn a_trained_model_loads_and_scores_as_libxgboost_does() {
         .unwrap()
     };
     let file = run(&mut reports);
-    assert_eq!(reports.iter().map(|report| (report.round, report.of)).collect::<Vec<_>>(), [
-        (1, 5),
-        (2, 5),
-        (3, 5),
-        (4, 5),
-        (5, 5)
-    ]);
+    assert_eq!(
+        reports.iter().map(|report| (report.round, report.of)).collect::<Vec<_>>(),
+        [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
+    );
     let last = &reports[4].metrics;
-    assert_eq!(last.iter().map(|metric| (metric.set, metric.name.as_str())).collect::<Vec<_>>(), [
-        (RowSet::Train, "merror"),
-        (RowSet::Test, "merror")
-    ]);
+    assert_eq!(
+        last.iter().map(|metric| (metric.set, metric.name.as_str())).collect::<Vec<_>>(),
+        [(RowSet::Train, "merror"), (RowSet::Test, "merror")]
+    );
     assert_eq!(file, run(&mut Vec::new()), "the same rows, parameters and threads give the same bytes");
 
-    let scores = model::load(&file).unwrap().score(&features);
+    let scores = model::load(&file.model).unwrap().score(&features);
     let accuracy = classification(&scores, 3, &labels).unwrap().accuracy;
     assert!((1.0 - accuracy - last[0].value).abs() < 1e-6, "{accuracy} and {:?}", last[0]);
 
@@ -136,7 +133,7 @@ fn every_objective_trains_and_loads() {
         let parameters = XgboostParameters { objective, rounds: 2, nthread: 1, ..Default::default() };
         let matrix = Matrix::new(&features, 4, labels).unwrap();
         let file = train(&library, matrix, None, &parameters, &mut |_| ControlFlow::Continue(())).unwrap();
-        let model = model::load(&file).unwrap();
+        let model = model::load(&file.model).unwrap();
         assert_eq!((model.feature_count(), model.score_count()), (4, columns));
     }
 }
@@ -151,7 +148,7 @@ fn progress_can_end_training() {
         3 => ControlFlow::Break(()),
         _ => ControlFlow::Continue(()),
     });
-    assert_eq!(model::load(&file.unwrap()).unwrap().description(), "XGBoost reg:squarederror, 3 trees");
+    assert_eq!(model::load(&file.unwrap().model).unwrap().description(), "XGBoost reg:squarederror, 3 trees");
 }
 
 #[test]
@@ -165,8 +162,17 @@ fn what_cannot_be_trained_is_told() {
     };
     let logistic = XgboostParameters { objective: Objective::Logistic, ..Default::default() };
     assert_eq!(refusal(None, &logistic), "label of row 2 is 2: expected a whole number from 0 to 1");
-    let narrow = Matrix::new(&features, 1, &features[..0]);
-    assert!(narrow.is_err());
+    let classes = XgboostParameters { num_class: Some(3), ..Default::default() };
+    assert_eq!(
+        refusal(None, &classes),
+        "parameter `num_class` is `3`: expected none for the objective `reg:squarederror`"
+    );
+    let softprob = XgboostParameters { objective: Objective::Softprob, ..Default::default() };
+    let far = Matrix::new(&features[..4], 4, &[1e30]).unwrap();
+    assert_eq!(
+        refusal(Some(far), &softprob),
+        "parameter `num_class` is `4294967295`: expected a number from 2 to 65536"
+    );
     let narrow = Matrix::new(&features[1..2], 1, &labels[..1]).unwrap();
     assert_eq!(
         refusal(Some(narrow), &XgboostParameters::default()),
@@ -175,5 +181,8 @@ fn what_cannot_be_trained_is_told() {
     let mut odd = XgboostParameters { rounds: 1, ..Default::default() };
     odd.set("subsample", "2").unwrap();
     let error = refusal(None, &odd);
-    assert!(error.starts_with("libxgboost: ") && error.contains("subsample") && !error.contains('\n'), "{error}");
+    assert!(
+        error.starts_with("libxgboost: ") && error.contains("subsample") && !error.contains('\n'),
+        "{error}"
+    );
 }
