@@ -72,8 +72,12 @@ enum Trainer {
     Xgboost,
 }
 
+/// Says to OpenMP how idle threads wait. Its default, spinning, costs a factor of two where cores are shared.
+const OMP_WAIT_POLICY: &str = "OMP_WAIT_POLICY";
+
 pub(super) fn run(arguments: TrainArguments, state: &StateArguments, output: &Output) -> anyhow::Result<()> {
     let Trainer::Xgboost = arguments.model;
+    let_idle_threads_sleep();
     let store = state.open_store()?;
     let dataset = data::resolve_dataset(&store, &arguments.data)?;
     let mut parameters = XgboostParameters::default();
@@ -109,6 +113,24 @@ pub(super) fn run(arguments: TrainArguments, state: &StateArguments, output: &Ou
     let report = train::run(&store, spec, &mut |event| progress.on(event))?;
     progress.finish();
     print(&model, &report, output)
+}
+
+/// Starts this program anew with [`OMP_WAIT_POLICY`] set, if the user has not decided it.
+///
+/// OpenMP reads the variable when libxgboost is loaded, and changing the environment of a running process is unsafe.
+/// Where the program cannot be started again, training is only slower.
+fn let_idle_threads_sleep() {
+    use std::os::unix::process::CommandExt as _;
+    if std::env::var_os(OMP_WAIT_POLICY).is_some() {
+        return;
+    }
+    if let Ok(program) = std::env::current_exe() {
+        let error = std::process::Command::new(program)
+            .args(std::env::args_os().skip(1))
+            .env(OMP_WAIT_POLICY, "PASSIVE")
+            .exec();
+        tracing::info!(%error, "training goes on with threads that spin while they are idle");
+    }
 }
 
 fn transformers(
