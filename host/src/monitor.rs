@@ -54,16 +54,16 @@ pub enum MonitorError {
         endpoint: Name,
     },
     /// The store failed.
-    #[error(transparent)]
+    #[error("{0}")]
     Store(#[from] StoreError),
     /// A window or reference cannot be read.
-    #[error(transparent)]
+    #[error("{0}")]
     Data(#[from] DataError),
     /// The bundle cannot be read.
-    #[error(transparent)]
+    #[error("{0}")]
     Registry(#[from] RegistryError),
     /// The detector failed.
-    #[error(transparent)]
+    #[error("{0}")]
     Plugin(#[from] PluginError),
 }
 

@@ -12,8 +12,8 @@ mod models;
 mod predictor;
 
 pub use bundle::{
-    BlobRef, BundleManifest, DatasetRef, MEDIA_TYPE, ModelEntry, RegistryError, TransformerEntry, export_bundle,
-    read_bundle, write_bundle,
+    BlobRef, BundleManifest, DatasetRef, MEDIA_TYPE, ModelEntry, RegistryError, TransformerEntry,
+    export_bundle, read_bundle, write_bundle,
 };
 pub use features::{FeatureError, assemble};
 pub use models::{ModelRecord, ModelReference, ModelVersion, ResolvedModel, list_models, register, resolve};

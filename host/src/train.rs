@@ -164,19 +164,19 @@ pub enum TrainError {
         row: usize,
     },
     /// The dataset cannot be read.
-    #[error(transparent)]
+    #[error("{0}")]
     Data(#[from] DataError),
     /// The store failed.
-    #[error(transparent)]
+    #[error("{0}")]
     Store(#[from] StoreError),
     /// A transformer failed.
-    #[error(transparent)]
+    #[error("{0}")]
     Plugin(#[from] PluginError),
     /// The bundle cannot be written.
-    #[error(transparent)]
+    #[error("{0}")]
     Registry(#[from] RegistryError),
     /// The columns make no matrix.
-    #[error(transparent)]
+    #[error("{0}")]
     Features(#[from] FeatureError),
     /// The bundle cannot answer.
     #[error("the bundle cannot answer rows of the test split: {0}")]
@@ -188,13 +188,13 @@ pub enum TrainError {
     #[error("the trained model cannot be loaded: {0}")]
     Model(#[from] ModelError),
     /// Scores and labels do not go together.
-    #[error(transparent)]
+    #[error("{0}")]
     Evaluation(#[from] evaluation::EvaluationError),
     /// Columns do not fit together.
-    #[error(transparent)]
+    #[error("{0}")]
     Batch(#[from] BatchError),
     /// A column cannot be made.
-    #[error(transparent)]
+    #[error("{0}")]
     Tensor(#[from] TensorError),
     /// libxgboost is nowhere.
     #[error(

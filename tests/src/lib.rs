@@ -2,7 +2,12 @@
 //!
 //! `cargo xtask test` builds what is needed and says where it is: `HOST_BIN`, `HOST_PLUGINS_DIR`, `HOST_GUESTS_DIR`,
 //! `HOST_PYTHON`.
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails here")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails here"
+)]
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
@@ -20,7 +25,9 @@ const SHARED_MODEL: [&str; 6] = ["--train-rows", "4000", "--rounds", "10", "--se
 
 fn from_environment(variable: &str) -> PathBuf {
     let value = std::env::var_os(variable);
-    PathBuf::from(value.unwrap_or_else(|| panic!("{variable} is not set: run the tests by `cargo xtask test`")))
+    PathBuf::from(
+        value.unwrap_or_else(|| panic!("{variable} is not set: run the tests by `cargo xtask test`")),
+    )
 }
 
 /// A first-party plugin.

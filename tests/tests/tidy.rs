@@ -3,9 +3,8 @@
 use std::path::{Path, PathBuf};
 
 /// Layers from top to bottom; a module may use those after it.
-const LAYERS: [&str; 11] = [
-    "cli", "server", "serve", "monitor", "train", "registry", "model", "data", "plugin", "store", "domain",
-];
+const LAYERS: [&str; 11] =
+    ["cli", "server", "serve", "monitor", "train", "registry", "model", "data", "plugin", "store", "domain"];
 
 fn source_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../host/src")

@@ -1,6 +1,6 @@
 //! `cargo xtask test` and `cargo xtask lint`.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
@@ -49,36 +49,30 @@ pub(crate) fn lint_command(mut arguments: Arguments) -> Result<()> {
     arguments.finish()?;
     let layout = Layout::find()?;
     setup::ensure_linters()?;
-    let workspaces = workspaces(&layout);
-    for folder in &workspaces {
+    let root = layout.root();
+    let (plugins, guests) = (root.join("plugins"), root.join("tests/guests"));
+    for folder in [root, &plugins, &guests] {
         let mut format = Command::new("cargo");
-        process::run(
-            format.args(["fmt", "--all", "--check"]).current_dir(folder),
-            "find the code formatted as `cargo fmt` does it",
-        )?;
+        format.args(["fmt", "--all", "--check"]).current_dir(folder);
+        process::run(&mut format, "find the code formatted as `cargo fmt` does it")?;
     }
-    let (root, others) = workspaces.split_at(1);
-    for folder in root {
-        let mut clippy = cargo(&layout);
-        clippy.args(["clippy", "--release", "--workspace", "--all-targets"]).current_dir(folder);
-        process::run(clippy.args(["--", "--deny", "warnings"]), "find the code without warnings")?;
+    clippy(cargo(&layout), root, &["--release", "--all-targets"])?;
+    clippy(plugins_cargo(&layout), &plugins, &["--locked", "--all-targets"])?;
+    // Debian's fallback compiler comes without clippy.
+    if !setup::has_wasm_target()? {
+        terminal::note("left out lints for WebAssembly: run `rustup target add wasm32-unknown-unknown`");
+        return Ok(());
     }
-    for folder in others {
-        // As the machine's own code for the tests, and as components for what only those have.
-        for target in [&["--all-targets"][..], &["--target", "wasm32-unknown-unknown"]] {
-            // Debian's fallback compiler comes without clippy.
-            if target.contains(&"--target") && !setup::has_wasm_target()? {
-                terminal::note(
-                    "leaving out lints for WebAssembly: run `rustup target add wasm32-unknown-unknown`",
-                );
-                continue;
-            }
-            let mut clippy = plugins_cargo(&layout);
-            clippy.current_dir(folder).args(["clippy", "--locked", "--workspace"]).args(target);
-            process::run(clippy.args(["--", "--deny", "warnings"]), "find the plugins without warnings")?;
-        }
+    // What a plugin has only as a component; and guests are nothing else.
+    for folder in [&plugins, &guests] {
+        clippy(plugins_cargo(&layout), folder, &["--locked", "--target", "wasm32-unknown-unknown"])?;
     }
     Ok(())
+}
+
+fn clippy(mut cargo: Command, workspace: &Path, options: &[&str]) -> Result<()> {
+    cargo.current_dir(workspace).args(["clippy", "--workspace"]).args(options);
+    process::run(cargo.args(["--", "--deny", "warnings"]), "find the code without warnings")
 }
 
 /// The tests of this workspace, told where things are.
@@ -97,12 +91,6 @@ fn plugins_cargo(layout: &Layout) -> Command {
     let mut command = cargo(layout);
     command.current_dir(layout.root().join("plugins")).env("CARGO_TARGET_DIR", layout.plugins_target());
     command
-}
-
-/// This workspace first, then those that compile to components.
-fn workspaces(layout: &Layout) -> Vec<PathBuf> {
-    let folders = ["", "plugins", "tests/guests"].map(|folder| layout.root().join(folder));
-    folders.into_iter().filter(|folder| folder.join("Cargo.toml").is_file()).collect()
 }
 
 /// How long each part took.

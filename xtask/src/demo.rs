@@ -71,8 +71,7 @@ pub(crate) fn command(mut arguments: Arguments) -> Result<()> {
     let known = || images.iter().take(IMAGES);
     let bodies: Vec<_> = known().map(|image| mnist::request_body(image.pixels.iter().copied())).collect();
     let request = folder.join("request.json");
-    std::fs::write(&request, bodies.first().map(Vec::as_slice).unwrap_or_default())
-        .context("write a request")?;
+    write_request(&request, &bodies)?;
     show_request(&server, &request);
     let answers = session::classify(server.address(), "/serve/mnist", &bodies)?;
     show_answers(&answers, answers.correct(known().map(|image| image.label)));
@@ -81,7 +80,11 @@ pub(crate) fn command(mut arguments: Arguments) -> Result<()> {
     terminal::heading(&format!("Classifying {INVERTED} inverted images: black on white"));
     let unknown = || images.iter().skip(IMAGES).take(INVERTED);
     let inverted = unknown().map(|image| mnist::request_body(image.pixels.iter().map(|pixel| 255 - pixel)));
-    let answers = session::classify(server.address(), "/serve/mnist", &inverted.collect::<Vec<_>>())?;
+    let inverted: Vec<_> = inverted.collect();
+    let request = folder.join("inverted.json");
+    write_request(&request, &inverted)?;
+    show_request(&server, &request);
+    let answers = session::classify(server.address(), "/serve/mnist", &inverted)?;
     show_answers(&answers, answers.correct(unknown().map(|image| image.label)));
     watch(&session, &server, IMAGES + INVERTED, INVERTED, true)?;
 
@@ -90,7 +93,7 @@ pub(crate) fn command(mut arguments: Arguments) -> Result<()> {
     if !status.success() {
         return Err(Error::new(format!("the server did not stop cleanly: it ended with {status}")));
     }
-    show_next(&layout, &environment, &request, full);
+    show_next(&layout, &environment, &folder.join("request.json"), full);
     Ok(())
 }
 
@@ -109,6 +112,12 @@ fn environment(layout: &Layout, state: &Path) -> String {
     format!("export HOST_STATE_DIR={} PATH={}:$PATH", process::display_path(state), programs.display())
 }
 
+/// Keeps the first of `bodies`, for whoever wants to send it again.
+fn write_request(path: &Path, bodies: &[Vec<u8>]) -> Result<()> {
+    let first = bodies.first().map(Vec::as_slice).unwrap_or_default();
+    std::fs::write(path, first).context(format_args!("write `{}`", path.display()))
+}
+
 fn show_request(server: &Server, request: &Path) {
     let mut curl = Command::new("curl");
     curl.arg(format!("http://{}/serve/mnist", server.address())).arg("--data");
@@ -117,10 +126,7 @@ fn show_request(server: &Server, request: &Path) {
 
 fn show_answers(answers: &Answers, correct: usize) {
     let count = answers.labels.len();
-    let first = answers.labels.first().zip(answers.probabilities.first());
-    if let Some((label, probability)) = first {
-        terminal::line(&format!("{{\"label\":{label},\"probability\":{probability}}}  (the first answer)\n"));
-    }
+    terminal::line(&format!("{}\n… and {} more\n", answers.first.trim(), count.saturating_sub(1)));
     let milliseconds = |percent| format!("{:.2} ms", percentile(&answers.latencies_ms, percent));
     let confidence = answers.probabilities.iter().sum::<f64>() / count.max(1) as f64;
     let rate = count as f64 / answers.elapsed.as_secs_f64();

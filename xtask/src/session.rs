@@ -22,8 +22,10 @@ pub(crate) struct Session<'a> {
 }
 
 /// What a model said to images, one request each.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Answers {
+    /// The first of them, as it came.
+    pub(crate) first: String,
     pub(crate) labels: Vec<i64>,
     pub(crate) probabilities: Vec<f64>,
     /// Time of each request, in milliseconds.
@@ -75,17 +77,15 @@ impl<'a> Session<'a> {
 /// Sends `bodies` one after another over one connection.
 pub(crate) fn classify(address: SocketAddr, path: &str, bodies: &[Vec<u8>]) -> Result<Answers> {
     let mut connection = Connection::open(address).context("reach the server")?;
-    let mut answers = Answers {
-        labels: Vec::new(),
-        probabilities: Vec::new(),
-        latencies_ms: Vec::new(),
-        elapsed: Duration::ZERO,
-    };
+    let mut answers = Answers::default();
     let started = Instant::now();
     for (index, body) in bodies.iter().enumerate() {
         let sent = Instant::now();
         let response = connection.post(path, body).context(format_args!("have image {index} classified"))?;
         answers.latencies_ms.push(sent.elapsed().as_secs_f64() * 1e3);
+        if index == 0 {
+            answers.first = String::from_utf8_lossy(&response.body).into_owned();
+        }
         let answer: Value = serde_json::from_slice(&response.body).unwrap_or_default();
         let label = answer.get("label").and_then(Value::as_i64);
         match (response.status, label, answer.get("probability").and_then(Value::as_f64)) {

@@ -60,7 +60,9 @@ pub(super) fn run(command: DataCommand, state: &StateArguments, output: &Output)
         DataCommand::List => {
             let datasets = data::list_datasets(&store)?;
             if output.is_json() {
-                let list = datasets.iter().map(|(name, record)| json!({ "name": name, "versions": record.versions }));
+                let list = datasets
+                    .iter()
+                    .map(|(name, record)| json!({ "name": name, "versions": record.versions }));
                 return output.value(&list.collect::<Vec<_>>());
             }
             let mut table = Table::new(&["DATASET", ">VERSION", "ROWS", ">FILES", ">SIZE", "DIGEST"]);
@@ -127,7 +129,8 @@ fn show(dataset: &ResolvedDataset, output: &Output) -> anyhow::Result<()> {
     for split in &manifest.splits {
         for statistics in &split.statistics {
             if let Some(values) = &statistics.histogram {
-                let counts = values.iter().map(|value| format!("{}: {}", value.value, thousands(value.count)));
+                let counts =
+                    values.iter().map(|value| format!("{}: {}", value.value, thousands(value.count)));
                 let counts = counts.collect::<Vec<_>>().join("  ");
                 output.line("")?;
                 output.line(&format!("{} {}  {counts}", split.name, statistics.name))?;

@@ -32,8 +32,10 @@ pub(super) fn run(command: ModelCommand, state: &StateArguments, output: &Output
         ModelCommand::List => {
             let models = registry::list_models(&store)?;
             if output.is_json() {
-                let models: Vec<_> =
-                    models.iter().map(|(name, record)| json!({ "name": name, "versions": record.versions })).collect();
+                let models: Vec<_> = models
+                    .iter()
+                    .map(|(name, record)| json!({ "name": name, "versions": record.versions }))
+                    .collect();
                 return output.value(&models);
             }
             let mut table = Table::new(&["MODEL", ">VERSION", "DATASET", ">ACCURACY", "BUNDLE"]);

@@ -45,7 +45,11 @@ pub(super) enum MonitorCommand {
     },
 }
 
-pub(super) fn run(command: MonitorCommand, state: &StateArguments, output: &Output) -> anyhow::Result<ExitCode> {
+pub(super) fn run(
+    command: MonitorCommand,
+    state: &StateArguments,
+    output: &Output,
+) -> anyhow::Result<ExitCode> {
     let MonitorCommand::Run { endpoint, model, detector, config, rows, all, options } = command;
     let store = state.open_store()?;
     let reference = model.unwrap_or_else(|| ModelReference::Name(endpoint.clone(), None));

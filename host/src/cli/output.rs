@@ -75,7 +75,8 @@ impl Output {
     /// A progress bar on standard error; hidden where nobody watches.
     pub(super) fn progress(&self, length: u64, what: &str) -> ProgressBar {
         let hidden = self.quiet || !Term::stderr().is_term();
-        let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(10) };
+        let target =
+            if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(10) };
         let bar = ProgressBar::with_draw_target(Some(length), target).with_prefix(what.to_owned());
         if let Ok(style) = ProgressStyle::with_template("{prefix:10} {bar:30} {pos}/{len} {elapsed} {msg}") {
             bar.set_style(style.progress_chars("━╸ "));

@@ -8,8 +8,8 @@ use super::output::{Output, bytes_text};
 use crate::data;
 use crate::domain::Batch;
 use crate::plugin::{
-    self, InstancePolicy, Kind, LimitsCeiling, Plugin, PluginRuntime, RuntimeConfig, Toolchain, Transformer, TransformerFit,
-    block_on,
+    self, InstancePolicy, Kind, LimitsCeiling, Plugin, PluginRuntime, RuntimeConfig, Toolchain, Transformer,
+    TransformerFit, block_on,
 };
 
 #[derive(Debug, Subcommand)]
@@ -95,7 +95,8 @@ pub(super) fn parse_pair(text: &str) -> Result<(String, String), String> {
 /// Loads the plugin in `file`.
 pub(super) fn load(runtime: &PluginRuntime, file: &Path) -> anyhow::Result<(Plugin, Vec<u8>)> {
     let bytes = std::fs::read(file).with_context(|| format!("failed to read `{}`", file.display()))?;
-    let plugin = Plugin::load(runtime, &bytes).with_context(|| format!("`{}` cannot be loaded", file.display()))?;
+    let plugin =
+        Plugin::load(runtime, &bytes).with_context(|| format!("`{}` cannot be loaded", file.display()))?;
     Ok((plugin, bytes))
 }
 
@@ -110,13 +111,14 @@ pub(super) fn run(command: PluginCommand, output: &Output) -> anyhow::Result<()>
             let (plugin, _) = load(&runtime, &file)?;
             let state = match (&fit, &state) {
                 (Some(fit), _) => Some(learn(&plugin, &config, &read_batch(fit)?)?),
-                (None, Some(state)) => {
-                    Some(std::fs::read(state).with_context(|| format!("failed to read `{}`", state.display()))?)
-                }
+                (None, Some(state)) => Some(
+                    std::fs::read(state).with_context(|| format!("failed to read `{}`", state.display()))?,
+                ),
                 (None, None) => None,
             };
             if let (Some(path), Some(state)) = (&save_state, &state) {
-                std::fs::write(path, state).with_context(|| format!("failed to write `{}`", path.display()))?;
+                std::fs::write(path, state)
+                    .with_context(|| format!("failed to write `{}`", path.display()))?;
             }
             let batch = read_batch(&input)?;
             let (answer, points) = block_on(async {
@@ -124,7 +126,10 @@ pub(super) fn run(command: PluginCommand, output: &Output) -> anyhow::Result<()>
                 transformer.transform_with_metrics(&batch).await
             })?;
             for point in points {
-                output.note(&format!("metric {} {:?} {} {:?}", point.name, point.kind, point.value, point.labels));
+                output.note(&format!(
+                    "metric {} {:?} {} {:?}",
+                    point.name, point.kind, point.value, point.labels
+                ));
             }
             let answer = if output.is_json() {
                 data::encode_tensors(&answer)?
@@ -214,7 +219,8 @@ fn inspect(file: &Path, output: &Output) -> anyhow::Result<()> {
     output.field("imports", imports)?;
     output.field("learns", yes_no(manifest.needs_fit))?;
     output.field("rows", if manifest.rows_independent { "independent" } else { "depend on each other" })?;
-    output.field("instances", if manifest.instances == InstancePolicy::Pooled { "pooled" } else { "fresh" })?;
+    output
+        .field("instances", if manifest.instances == InstancePolicy::Pooled { "pooled" } else { "fresh" })?;
     output.field("memory", format!("at most {}", bytes_text(limits.memory_max_bytes)))?;
     output.field("call", format!("at most {} ms", limits.call_max_ms))?;
     output.field("size", bytes_text(plugin.size_bytes() as u64))?;

@@ -31,7 +31,11 @@ pub(super) struct PredictArguments {
     options: PluginOptions,
 }
 
-pub(super) fn run(arguments: PredictArguments, state: &StateArguments, output: &Output) -> anyhow::Result<()> {
+pub(super) fn run(
+    arguments: PredictArguments,
+    state: &StateArguments,
+    output: &Output,
+) -> anyhow::Result<()> {
     let store = state.open_store()?;
     let dataset = data::resolve_dataset(&store, &arguments.data)?;
     let resolved = registry::resolve(&store, &arguments.model)?;
@@ -39,18 +43,23 @@ pub(super) fn run(arguments: PredictArguments, state: &StateArguments, output: &
     let predictor = Predictor::load(&store, &runtime, &resolved.manifest)?;
     match &arguments.out {
         Some(path) => {
-            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let folder =
+                path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
             let write = || format!("failed to write `{}`", path.display());
             let mut file = tempfile::NamedTempFile::new_in(folder).with_context(write)?;
             let mut buffered = std::io::BufWriter::new(&mut file);
-            predict(&store, &dataset.manifest, &arguments.split, &predictor, &mut |line| Ok(buffered.write_all(line)?))?;
+            predict(&store, &dataset.manifest, &arguments.split, &predictor, &mut |line| {
+                Ok(buffered.write_all(line)?)
+            })?;
             buffered.flush().with_context(write)?;
             drop(buffered);
             file.as_file().sync_all().with_context(write)?;
             file.persist(path).with_context(write)?;
             Ok(())
         }
-        None => predict(&store, &dataset.manifest, &arguments.split, &predictor, &mut |line| Ok(output.bytes(line)?)),
+        None => predict(&store, &dataset.manifest, &arguments.split, &predictor, &mut |line| {
+            Ok(output.bytes(line)?)
+        }),
     }
 }
 
@@ -78,6 +87,9 @@ fn predict(
 /// Leaves out what the model does not take, such as the label.
 fn with_columns_of(predictor: &Predictor, batch: Batch) -> anyhow::Result<Batch> {
     let wanted = &predictor.signature().inputs;
-    let columns = batch.into_tensors().into_iter().filter(|tensor| wanted.iter().any(|spec| spec.name == tensor.name()));
+    let columns = batch
+        .into_tensors()
+        .into_iter()
+        .filter(|tensor| wanted.iter().any(|spec| spec.name == tensor.name()));
     Ok(Batch::new(columns.collect())?)
 }

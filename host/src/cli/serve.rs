@@ -80,7 +80,11 @@ pub(super) fn run(arguments: ServeArguments, state: &StateArguments, output: &Ou
     if let Some(count) = arguments.threads {
         threads.worker_threads(usize::from(count));
     }
-    threads.enable_all().build().context("failed to start threads")?.block_on(serve(&arguments, endpoint, output))
+    threads
+        .enable_all()
+        .build()
+        .context("failed to start threads")?
+        .block_on(serve(&arguments, endpoint, output))
 }
 
 fn open_endpoint(
@@ -149,7 +153,9 @@ fn replace_transformers(
 fn describe(transformers: &[Transformer]) -> String {
     match transformers {
         [] => "none".to_owned(),
-        all => all.iter().map(|old| format!("`{}`", old.plugin().manifest().name)).collect::<Vec<_>>().join(", "),
+        all => {
+            all.iter().map(|old| format!("`{}`", old.plugin().manifest().name)).collect::<Vec<_>>().join(", ")
+        }
     }
 }
 
@@ -158,7 +164,9 @@ async fn serve(arguments: &ServeArguments, endpoint: Endpoint, output: &Output) 
     let server = Server::bind(arguments.ip, arguments.port).await.map_err(|error| {
         let hint = "give another with `--port`, or 0 for any free one";
         match error {
-            crate::server::ServerError::PortInUse { .. } => anyhow::Error::new(error).context(hint_first(hint)),
+            crate::server::ServerError::PortInUse { .. } => {
+                anyhow::Error::new(error).context(hint_first(hint))
+            }
             other => other.into(),
         }
     })?;
@@ -220,7 +228,10 @@ async fn flush_regularly(window: Arc<WindowCapture>) {
         match tokio::task::spawn_blocking(move || window.flush()).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => {
-                tracing::error!("{}", anyhow::Error::new(error).chain().map(|e| e.to_string()).collect::<Vec<_>>().join(": "));
+                tracing::error!(
+                    "{}",
+                    anyhow::Error::new(error).chain().map(|e| e.to_string()).collect::<Vec<_>>().join(": ")
+                );
             }
             Err(error) => tracing::error!(%error, "the window's writer failed"),
         }

@@ -24,7 +24,9 @@ impl StateArguments {
         }
         let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let data_home = variable("XDG_DATA_HOME").or_else(|| Some(variable("HOME")?.join(".local/share")));
-        Ok(data_home.context("no state folder: give `--state-dir DIR`, or set HOST_STATE_DIR or HOME")?.join("host"))
+        Ok(data_home
+            .context("no state folder: give `--state-dir DIR`, or set HOST_STATE_DIR or HOME")?
+            .join("host"))
     }
 }
 

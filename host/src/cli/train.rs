@@ -172,9 +172,10 @@ impl Progress<'_> {
             }
             TrainEvent::Round(round) => {
                 if let Some(bar) = &self.bar {
-                    let metrics = round.metrics.iter().map(|metric| {
-                        format!("{} {} {:.5}", metric.set.name(), metric.name, metric.value)
-                    });
+                    let metrics = round
+                        .metrics
+                        .iter()
+                        .map(|metric| format!("{} {} {:.5}", metric.set.name(), metric.name, metric.value));
                     bar.set_position(u64::from(round.round));
                     bar.set_message(metrics.collect::<Vec<_>>().join("  "));
                 }
@@ -211,7 +212,10 @@ fn print(model: &Name, report: &TrainReport, output: &Output) -> anyhow::Result<
         "rows",
         format!("{} train, {} test", thousands(report.train_rows as u64), thousands(report.test_rows as u64)),
     )?;
-    output.field("time", format!("{:.1} s training, {:.1} s in all", report.train_seconds, report.total_seconds))?;
+    output.field(
+        "time",
+        format!("{:.1} s training, {:.1} s in all", report.train_seconds, report.total_seconds),
+    )?;
     for (name, value) in &evaluation.metrics {
         output.field(name, number_text(*value))?;
     }
@@ -226,8 +230,8 @@ fn print(model: &Name, report: &TrainReport, output: &Output) -> anyhow::Result<
 /// Rows are the true classes, columns the predicted ones.
 fn confusion(counts: &[Vec<u64>]) -> String {
     const NAMES: [&str; 20] = [
-        ">0", ">1", ">2", ">3", ">4", ">5", ">6", ">7", ">8", ">9", ">10", ">11", ">12", ">13", ">14", ">15", ">16",
-        ">17", ">18", ">19",
+        ">0", ">1", ">2", ">3", ">4", ">5", ">6", ">7", ">8", ">9", ">10", ">11", ">12", ">13", ">14", ">15",
+        ">16", ">17", ">18", ">19",
     ];
     let mut header = vec![">true \\ predicted"];
     header.extend(NAMES.iter().take(counts.len()));

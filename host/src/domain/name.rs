@@ -32,8 +32,7 @@ impl FromStr for Name {
 
     fn from_str(text: &str) -> Result<Self, NameError> {
         let bytes = text.as_bytes();
-        let allowed =
-            |byte: &u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.');
+        let allowed = |byte: &u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.');
         let starts_well = bytes.first().is_some_and(u8::is_ascii_alphanumeric);
         if starts_well && bytes.len() <= 64 && bytes.iter().all(allowed) {
             Ok(Self(text.to_owned()))

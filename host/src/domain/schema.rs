@@ -66,7 +66,8 @@ impl ColumnSpec {
 
     /// Checks that `batch` has exactly the columns that `specs` name, in any order.
     pub fn check(specs: &[Self], batch: &Batch) -> Result<(), SchemaError> {
-        if let Some(stray) = batch.tensors().iter().find(|tensor| !specs.iter().any(|spec| spec.name == tensor.name()))
+        if let Some(stray) =
+            batch.tensors().iter().find(|tensor| !specs.iter().any(|spec| spec.name == tensor.name()))
         {
             let expected = specs.iter().map(|spec| spec.name.clone()).collect();
             return Err(SchemaError::Unknown { name: stray.name().to_owned(), expected });
@@ -105,8 +106,7 @@ mod tests {
 
     #[test]
     fn names_the_column_that_differs() {
-        let specs =
-            [ColumnSpec { name: "x".into(), dtype: DataType::Fp32, shape: vec![2], nullable: false }];
+        let specs = [ColumnSpec { name: "x".into(), dtype: DataType::Fp32, shape: vec![2], nullable: false }];
         let batch = |name: &str, dtype, shape: &[usize]| {
             let bytes = shape.iter().product::<usize>() * DataType::size(dtype).unwrap();
             Batch::new(vec![Tensor::new(name, dtype, shape.to_vec(), vec![0; bytes]).unwrap()]).unwrap()

@@ -44,7 +44,8 @@ impl Tensor {
         };
         // The row by itself first: no rows of it would hide that it overflows.
         let row_elements = row_shape.iter().try_fold(1_usize, |product, &size| product.checked_mul(size));
-        let row_elements = row_elements.filter(|&count| count.checked_mul(dtype.size().unwrap_or(1)).is_some());
+        let row_elements =
+            row_elements.filter(|&count| count.checked_mul(dtype.size().unwrap_or(1)).is_some());
         let Some(elements) = row_elements.and_then(|count| count.checked_mul(rows)) else {
             return Err(TensorError::TooLarge { name, shape });
         };
@@ -248,7 +249,10 @@ mod tests {
     fn refuses_data_that_does_not_match_shape() {
         assert!(Tensor::new("x", DataType::Fp32, vec![2, 3], vec![0; 24]).is_ok());
         let error = Tensor::new("x", DataType::Fp32, vec![2, 3], vec![0; 23]).unwrap_err();
-        assert_eq!(error.to_string(), "column `x` of shape [2, 3] and type FP32: expected 24 bytes, found 23");
+        assert_eq!(
+            error.to_string(),
+            "column `x` of shape [2, 3] and type FP32: expected 24 bytes, found 23"
+        );
         assert!(matches!(
             Tensor::new("x", DataType::Fp64, vec![usize::MAX, 2], vec![]),
             Err(TensorError::TooLarge { .. })

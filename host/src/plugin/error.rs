@@ -129,7 +129,9 @@ pub enum LoadError {
         limit: usize,
     },
     /// Imports something that the host does not provide.
-    #[error("it imports `{import}`, which is not granted: only `mlops:plugin/log` and `mlops:plugin/metrics` are")]
+    #[error(
+        "it imports `{import}`, which is not granted: only `mlops:plugin/log` and `mlops:plugin/metrics` are"
+    )]
     UndeclaredImport {
         /// The import.
         import: String,
@@ -145,7 +147,8 @@ pub enum LoadError {
     /// Exports neither a transformer nor a detector.
     #[error(
         "it targets no world that this host knows: expected the exports `mlops:plugin/description` and \
-         `mlops:plugin/transformer` or `mlops:plugin/detector`, found {}", exports(found)
+         `mlops:plugin/transformer` or `mlops:plugin/detector`, found {}",
+        exports(found)
     )]
     UnknownWorld {
         /// What it exports.

@@ -28,7 +28,8 @@ impl Interfaces {
     /// Reads and checks the interfaces of a component.
     pub fn read(bytes: &[u8]) -> Result<Self, LoadError> {
         check_header(bytes)?;
-        let (imports, exports) = top_level_names(bytes).map_err(|error| LoadError::Invalid(error.to_string()))?;
+        let (imports, exports) =
+            top_level_names(bytes).map_err(|error| LoadError::Invalid(error.to_string()))?;
         let mut contract_version = None;
         for name in imports.iter().chain(&exports) {
             if let Some((_, version)) = contract_interface(name) {
@@ -48,7 +49,10 @@ impl Interfaces {
             return Err(LoadError::UndeclaredImport { import: import.clone() });
         }
         let offers = |wanted: &str| {
-            exports.iter().filter_map(|name| contract_interface(name)).any(|(interface, _)| interface == wanted)
+            exports
+                .iter()
+                .filter_map(|name| contract_interface(name))
+                .any(|(interface, _)| interface == wanted)
         };
         let kind = match (offers("description"), offers("transformer"), offers("detector")) {
             (true, true, false) => Kind::Transformer,

@@ -7,8 +7,8 @@ use super::bindings::transformer::PreprocessorPre;
 use super::call::CallState;
 use super::session::Session;
 use super::{
-    Fault, InstancePolicy, Interfaces, Kind, Limits, LoadError, Manifest, ManifestLimits, PluginError, PluginRuntime,
-    block_on,
+    Fault, InstancePolicy, Interfaces, Kind, Limits, LoadError, Manifest, ManifestLimits, PluginError,
+    PluginRuntime, block_on,
 };
 use crate::domain::Digest;
 
@@ -47,7 +47,8 @@ impl Plugin {
             Kind::Detector => ExportsPre::Detector(DriftDetectorPre::new(linked).map_err(invalid)?),
         };
         let limits = runtime.inner.config.ceiling.grant(&ManifestLimits::default());
-        let manifest = block_on(Session::describe(runtime, &exports, &limits)).map_err(LoadError::Describe)?;
+        let manifest =
+            block_on(Session::describe(runtime, &exports, &limits)).map_err(LoadError::Describe)?;
         if let Some(problem) = manifest.problem(interfaces.kind) {
             return Err(LoadError::Manifest(problem));
         }

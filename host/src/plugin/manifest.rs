@@ -99,5 +99,7 @@ impl Manifest {
 
 fn is_plugin_name(name: &str) -> bool {
     let allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
-    name.len() <= 64 && name.bytes().all(allowed) && name.starts_with(|first: char| first.is_ascii_lowercase())
+    name.len() <= 64
+        && name.bytes().all(allowed)
+        && name.starts_with(|first: char| first.is_ascii_lowercase())
 }

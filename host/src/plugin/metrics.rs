@@ -36,5 +36,7 @@ impl MetricPoint {
 
 fn is_metric_name(name: &str) -> bool {
     let allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_');
-    name.len() <= 64 && name.bytes().all(allowed) && name.starts_with(|first: char| first.is_ascii_lowercase())
+    name.len() <= 64
+        && name.bytes().all(allowed)
+        && name.starts_with(|first: char| first.is_ascii_lowercase())
 }

@@ -69,9 +69,11 @@ impl Session {
     ) -> Result<Manifest, Fault> {
         let Fresh { mut store, exports } = instantiate(runtime, exports, "unnamed", limits).await?;
         let described = match &exports {
-            Exports::Transformer(exports) => {
-                exports.mlops_plugin_description().call_describe(&mut store).await.map(for_transformer::manifest)
-            }
+            Exports::Transformer(exports) => exports
+                .mlops_plugin_description()
+                .call_describe(&mut store)
+                .await
+                .map(for_transformer::manifest),
             Exports::Detector(exports) => {
                 exports.mlops_plugin_description().call_describe(&mut store).await.map(for_detector::manifest)
             }
@@ -142,7 +144,8 @@ impl Session {
         let (store, resource) = (&mut self.store, self.resource);
         let outcome = match &self.exports {
             Exports::Transformer(exports) => {
-                let outcome = exports.mlops_plugin_transformer().transformer().call_state(store, resource).await;
+                let outcome =
+                    exports.mlops_plugin_transformer().transformer().call_state(store, resource).await;
                 outcome.map(|result| result.map_err(for_transformer::fault))
             }
             Exports::Detector(exports) => {
@@ -153,13 +156,19 @@ impl Session {
         let state = self.finish(outcome)?;
         if state.len() > STATE_MAX_BYTES {
             let found = state.len();
-            return Err(Fault::Contract(format!("its state has {found} bytes: the limit is {STATE_MAX_BYTES}")));
+            return Err(Fault::Contract(format!(
+                "its state has {found} bytes: the limit is {STATE_MAX_BYTES}"
+            )));
         }
         Ok(state)
     }
 
     /// Maps rows `rows` of `batch`, or all of it.
-    pub(super) async fn transform(&mut self, batch: &Batch, rows: Option<Range<usize>>) -> Result<Batch, Fault> {
+    pub(super) async fn transform(
+        &mut self,
+        batch: &Batch,
+        rows: Option<Range<usize>>,
+    ) -> Result<Batch, Fault> {
         let expected = rows.as_ref().map_or(batch.rows(), Range::len);
         let view = match rows {
             Some(rows) => BatchView::rows(batch, rows),
@@ -171,7 +180,8 @@ impl Session {
         let guest = exports.mlops_plugin_transformer().transformer();
         let params = for_transformer::params(&view);
         let outcome = guest.call_transform(&mut self.store, self.resource, &params).await;
-        let outcome = outcome.map(|result| result.map_err(|error| within(for_transformer::fault(error), expected)));
+        let outcome =
+            outcome.map(|result| result.map_err(|error| within(for_transformer::fault(error), expected)));
         let tensors = self.finish(outcome)?;
         let answer = v0_1::answer(tensors, expected);
         self.broken |= answer.is_err();

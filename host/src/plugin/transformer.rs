@@ -60,7 +60,10 @@ impl Transformer {
     }
 
     /// Like [`Self::transform`]; also gives the metric points that the plugin reported.
-    pub async fn transform_with_metrics(&self, batch: &Batch) -> Result<(Batch, Vec<MetricPoint>), PluginError> {
+    pub async fn transform_with_metrics(
+        &self,
+        batch: &Batch,
+    ) -> Result<(Batch, Vec<MetricPoint>), PluginError> {
         let answer = self.call(batch).await;
         answer.map_err(|fault| self.plugin.error(fault))
     }
@@ -105,12 +108,17 @@ impl Transformer {
     }
 }
 
-async fn transform_in_pieces(session: &mut Session, batch: &Batch, piece_rows: usize) -> Result<Batch, Fault> {
+async fn transform_in_pieces(
+    session: &mut Session,
+    batch: &Batch,
+    piece_rows: usize,
+) -> Result<Batch, Fault> {
     let mut answer = Batch::default();
     let mut start = 0;
     while start < batch.rows() {
         let end = (start + piece_rows).min(batch.rows());
-        let piece = session.transform(batch, Some(start..end)).await.map_err(|fault| in_whole(fault, start))?;
+        let piece =
+            session.transform(batch, Some(start..end)).await.map_err(|fault| in_whole(fault, start))?;
         if start == 0 {
             answer = piece;
             answer.reserve_rows(batch.rows());

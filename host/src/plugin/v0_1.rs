@@ -124,7 +124,8 @@ pub(super) fn answer(
     tensors: Vec<transformer::mlops::plugin::types::TensorResult>,
     rows: usize,
 ) -> Result<Batch, Fault> {
-    let breach = |error: &dyn std::fmt::Display| Fault::Contract(format!("it returned a batch whose {error}"));
+    let breach =
+        |error: &dyn std::fmt::Display| Fault::Contract(format!("it returned a batch whose {error}"));
     let mut columns = Vec::with_capacity(tensors.len());
     for tensor in tensors {
         let shape: Result<Vec<usize>, _> = tensor.shape.iter().map(|&size| usize::try_from(size)).collect();

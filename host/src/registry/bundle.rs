@@ -97,7 +97,7 @@ pub struct DatasetRef {
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
     /// The store failed.
-    #[error(transparent)]
+    #[error("{0}")]
     Store(#[from] StoreError),
     /// A file failed.
     #[error("failed to {action} `{}`", path.display())]
@@ -155,7 +155,9 @@ pub enum RegistryError {
         newest: u32,
     },
     /// Text that names no model.
-    #[error("`{text}` names no model: expected a name, `name@version`, a `sha256:` digest or a bundle folder")]
+    #[error(
+        "`{text}` names no model: expected a name, `name@version`, a `sha256:` digest or a bundle folder"
+    )]
     Reference {
         /// The text.
         text: String,
@@ -172,7 +174,7 @@ pub enum RegistryError {
         source: LoadError,
     },
     /// A component refused its config or state.
-    #[error(transparent)]
+    #[error("{0}")]
     Open(#[from] PluginError),
 }
 
@@ -189,8 +191,10 @@ fn known(models: &[Name]) -> String {
 impl BundleManifest {
     /// The bytes whose digest names the bundle.
     pub fn to_bytes(&self) -> Result<Vec<u8>, RegistryError> {
-        serde_json::to_vec_pretty(self)
-            .map_err(|error| RegistryError::Manifest { origin: "manifest".to_owned(), reason: error.to_string() })
+        serde_json::to_vec_pretty(self).map_err(|error| RegistryError::Manifest {
+            origin: "manifest".to_owned(),
+            reason: error.to_string(),
+        })
     }
 
     /// Reads a manifest; `origin` says in errors where it came from.
@@ -198,7 +202,10 @@ impl BundleManifest {
         let wrong = |reason: String| RegistryError::Manifest { origin: origin.to_owned(), reason };
         let manifest: Self = serde_json::from_slice(bytes).map_err(|error| wrong(error.to_string()))?;
         if manifest.media_type != MEDIA_TYPE {
-            return Err(wrong(format!("its media type is `{}`, expected `{MEDIA_TYPE}`", manifest.media_type)));
+            return Err(wrong(format!(
+                "its media type is `{}`, expected `{MEDIA_TYPE}`",
+                manifest.media_type
+            )));
         }
         Ok(manifest)
     }
@@ -237,7 +244,8 @@ pub fn export_bundle(store: &Store, digest: Digest, folder: &Path) -> Result<(),
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let staging = tempfile::Builder::new().prefix(".bundle-").tempdir_in(parent).map_err(io("create", folder))?;
+    let staging =
+        tempfile::Builder::new().prefix(".bundle-").tempdir_in(parent).map_err(io("create", folder))?;
     let manifest_bytes = store.get(digest)?;
     let manifest = BundleManifest::from_bytes(&manifest_bytes, &digest.to_string())?;
     let blobs = staging.path().join("blobs/sha256");

@@ -5,10 +5,12 @@ use crate::model::FEATURES;
 #[derive(Debug, thiserror::Error)]
 pub enum FeatureError {
     /// Not the columns that training saw.
-    #[error(transparent)]
+    #[error("{0}")]
     Schema(#[from] SchemaError),
     /// A column of text, or of half-precision floats.
-    #[error("column `{name}` has type {dtype}, which no model takes: encode it with a transformer, such as `one-hot`")]
+    #[error(
+        "column `{name}` has type {dtype}, which no model takes: encode it with a transformer, such as `one-hot`"
+    )]
     NotNumeric {
         /// The column.
         name: String,
@@ -16,7 +18,7 @@ pub enum FeatureError {
         dtype: DataType,
     },
     /// The matrix cannot be made.
-    #[error(transparent)]
+    #[error("{0}")]
     Batch(#[from] BatchError),
 }
 
@@ -35,10 +37,9 @@ pub fn assemble(batch: &Batch, specs: &[ColumnSpec]) -> Result<Option<Batch>, Fe
     let mut columns = Vec::with_capacity(specs.len());
     for spec in specs {
         let tensor = batch.column(&spec.name);
-        let values = tensor.and_then(Tensor::to_f64).ok_or_else(|| FeatureError::NotNumeric {
-            name: spec.name.clone(),
-            dtype: spec.dtype,
-        })?;
+        let values = tensor
+            .and_then(Tensor::to_f64)
+            .ok_or_else(|| FeatureError::NotNumeric { name: spec.name.clone(), dtype: spec.dtype })?;
         columns.push((spec.row_elements(), values));
     }
     let width = columns.iter().map(|(width, _)| width).sum();

@@ -119,7 +119,8 @@ pub fn resolve(store: &Store, reference: &ModelReference) -> Result<ResolvedMode
 
 fn find_version(store: &Store, name: &Name, wanted: Option<u32>) -> Result<ModelVersion, RegistryError> {
     let record: Option<ModelRecord> = store.read_record(RecordKind::Model, name)?;
-    let Some((record, newest)) = record.as_ref().and_then(|record| Some((record, record.versions.last()?))) else {
+    let Some((record, newest)) = record.as_ref().and_then(|record| Some((record, record.versions.last()?)))
+    else {
         let models = store.list_records(RecordKind::Model)?;
         return Err(RegistryError::UnknownModel { name: name.clone(), models });
     };

@@ -37,16 +37,16 @@ pub struct Prediction {
 #[derive(Debug, thiserror::Error)]
 pub enum PredictionError {
     /// The batch does not have the signature's columns.
-    #[error(transparent)]
+    #[error("{0}")]
     Input(#[from] SchemaError),
     /// A transformer failed.
-    #[error(transparent)]
+    #[error("{0}")]
     Plugin(#[from] PluginError),
     /// The transformers made something else than they did in training.
-    #[error(transparent)]
+    #[error("{0}")]
     Features(#[from] FeatureError),
     /// The model does not take what the transformers make.
-    #[error(transparent)]
+    #[error("{0}")]
     Model(#[from] ModelError),
 }
 

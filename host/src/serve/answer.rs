@@ -79,7 +79,11 @@ impl ApiError {
 
 impl From<JsonError> for ApiError {
     fn from(error: JsonError) -> Self {
-        Self::invalid_input(error.to_string(), error.row().map(|row| row as u64), error.column().map(str::to_owned))
+        Self::invalid_input(
+            error.to_string(),
+            error.row().map(|row| row as u64),
+            error.column().map(str::to_owned),
+        )
     }
 }
 

@@ -62,7 +62,11 @@ pub fn router(endpoints: Vec<Endpoint>, limits: ServeLimits) -> Router {
         .with_state(shared)
 }
 
-async fn answer(State(shared): State<Arc<Shared>>, Path(name): Path<String>, request: Request) -> Response<Body> {
+async fn answer(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Path<String>,
+    request: Request,
+) -> Response<Body> {
     let Some(served) = shared.endpoints.get(&name) else {
         return unknown_endpoint(&shared, &name).into_response();
     };

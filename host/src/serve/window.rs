@@ -111,10 +111,12 @@ mod tests {
     fn a_full_reservoir_is_an_even_sample() {
         let mut reservoir = Reservoir { rows: Vec::new(), seen: 0, random: 7 };
         for value in 0..20_000 {
-            reservoir.offer(Batch::new(vec![Tensor::from_f32("x", vec![1], &[value as f32]).unwrap()]).unwrap());
+            reservoir
+                .offer(Batch::new(vec![Tensor::from_f32("x", vec![1], &[value as f32]).unwrap()]).unwrap());
         }
         assert_eq!(reservoir.rows.len(), ROWS_PER_FLUSH);
-        let mean = reservoir.rows.iter().map(|row| row.tensors()[0].as_f32().unwrap()[0]).sum::<f32>() / 1_024.0;
+        let mean =
+            reservoir.rows.iter().map(|row| row.tensors()[0].as_f32().unwrap()[0]).sum::<f32>() / 1_024.0;
         // The standard error of the mean is 5774 / √1024 ≈ 180.
         assert!((mean - 10_000.0).abs() < 900.0, "{mean}");
     }

@@ -19,8 +19,8 @@ use crate::domain::{Batch, ColumnSpec, Digest, Name, Signature, Tensor};
 use crate::model::{self, FEATURES, Model, SCORES};
 use crate::plugin::{Plugin, Transformer, TransformerFit, block_on};
 use crate::registry::{
-    self, BlobRef, BundleManifest, DatasetRef, MEDIA_TYPE, ModelEntry, ModelVersion, Predictor, PredictorParts,
-    TransformerEntry,
+    self, BlobRef, BundleManifest, DatasetRef, MEDIA_TYPE, ModelEntry, ModelVersion, Predictor,
+    PredictorParts, TransformerEntry,
 };
 use crate::store::Store;
 
@@ -131,7 +131,8 @@ pub fn run(
     };
     let train_scores = scores(&train)?;
     let postprocess = fit_postprocess(&spec, &train_scores)?;
-    let evaluation = evaluate(parameters.objective, &model.score(&test.features), model.score_count(), &test.labels)?;
+    let evaluation =
+        evaluate(parameters.objective, &model.score(&test.features), model.score_count(), &test.labels)?;
     let signature = signature(&source, features, model.as_ref(), &postprocess)?;
 
     let manifest = BundleManifest {
@@ -334,4 +335,3 @@ fn try_out(
     }
     Ok(())
 }
-

@@ -143,7 +143,8 @@ impl<'a> Source<'a> {
 
     fn split_label(&self, mut batch: Batch, first_row: usize) -> Result<(Batch, Vec<f32>), TrainError> {
         let column = batch.take_column(self.label);
-        let values = column.as_ref().filter(|column| column.row_elements() == 1).and_then(|column| column.to_f64());
+        let values =
+            column.as_ref().filter(|column| column.row_elements() == 1).and_then(|column| column.to_f64());
         let Some(values) = values else {
             let dtype = column.map(|column| format!("{column:?}")).unwrap_or_default();
             return Err(TrainError::LabelType { label: self.label.to_owned(), found: dtype });
@@ -156,7 +157,12 @@ impl<'a> Source<'a> {
 }
 
 fn stored_rows(dataset: &ResolvedDataset, split: Split) -> u64 {
-    dataset.manifest.splits.iter().find(|stored| stored.name == split.as_str()).map_or(0, |stored| stored.rows)
+    dataset
+        .manifest
+        .splits
+        .iter()
+        .find(|stored| stored.name == split.as_str())
+        .map_or(0, |stored| stored.rows)
 }
 
 /// The rows of `batch` that belong to a split, where the dataset has no test split of its own.

@@ -19,7 +19,8 @@ pub(super) fn evaluate(
     columns: usize,
     labels: &[f32],
 ) -> Result<Evaluation, EvaluationError> {
-    let named = |metrics: &[(&str, f64)]| metrics.iter().map(|&(name, value)| (name.to_owned(), value)).collect();
+    let named =
+        |metrics: &[(&str, f64)]| metrics.iter().map(|&(name, value)| (name.to_owned(), value)).collect();
     if objective == Objective::SquaredError {
         let found = evaluation::regression(scores, labels)?;
         let metrics = named(&[("rmse", found.rmse), ("mae", found.mae), ("r2", found.r2)]);

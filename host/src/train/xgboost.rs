@@ -274,7 +274,8 @@ pub fn train(
     }
     let test_scores = match &test {
         Some(test) => {
-            let rows = DMatrix::from_rows(library, test.features(), test.feature_count(), parameters.nthread)?;
+            let rows =
+                DMatrix::from_rows(library, test.features(), test.feature_count(), parameters.nthread)?;
             booster.predict(&rows)?
         }
         None => Vec::new(),

@@ -14,7 +14,8 @@ fn drift_is_noticed_and_its_absence_too() {
     let server = host.serve(["--model", "mnist", "--endpoint", "watched"]);
     let detector = plugin("psi");
     let run = |rows: &str| {
-        let arguments = ["monitor", "run", "--endpoint", "watched", "--model", "mnist", "--detector", &detector];
+        let arguments =
+            ["monitor", "run", "--endpoint", "watched", "--model", "mnist", "--detector", &detector];
         host.run(arguments.into_iter().chain(["--rows", rows, "--json"]))
     };
     let early = run("100");
@@ -37,13 +38,15 @@ fn drift_is_noticed_and_its_absence_too() {
     let report: serde_json::Value = serde_json::from_str(&drifted.stdout).unwrap();
     assert_eq!(report["verdict"], "drifted");
     let scores = report["scores"].as_array().unwrap();
-    let value = |score: &serde_json::Value| score["value"].as_f64().unwrap() / score["threshold"].as_f64().unwrap();
+    let value =
+        |score: &serde_json::Value| score["value"].as_f64().unwrap() / score["threshold"].as_f64().unwrap();
     assert_eq!(scores[0]["verdict"], "drifted");
     assert!(value(&scores[0]) >= value(&scores[1]), "worst first");
     drop(server);
 
     let transformer = plugin("argmax-label");
-    let wrong = host.run(["monitor", "run", "--endpoint", "watched", "--model", "mnist", "--detector", &transformer]);
+    let wrong =
+        host.run(["monitor", "run", "--endpoint", "watched", "--model", "mnist", "--detector", &transformer]);
     assert_eq!(wrong.code, 2);
     assert!(wrong.stderr.contains("it is a transformer, and a detector is needed here"), "{}", wrong.stderr);
 }
@@ -57,7 +60,8 @@ fn rows_are_on_disk_when_the_server_has_stopped() {
     }
     assert_eq!(server.stop().code, 0);
     let detector = plugin("psi");
-    let arguments = ["monitor", "run", "--endpoint", "brief", "--model", "mnist", "--detector", &detector, "--json"];
+    let arguments =
+        ["monitor", "run", "--endpoint", "brief", "--model", "mnist", "--detector", &detector, "--json"];
     let report = host.run(arguments).json();
     assert_eq!(report["window_rows"], 40);
 }

@@ -61,7 +61,11 @@ fn sha256(bytes: &[u8]) -> String {
 fn run_learns_and_transforms_a_batch() {
     let host = Host::new();
     let (dark, bright) = (vec![50; 784], vec![200; 784]);
-    let train = written(&host, "train.json", serde_json::json!([{"pixels": dark}, {"pixels": bright}]).to_string().as_bytes());
+    let train = written(
+        &host,
+        "train.json",
+        serde_json::json!([{"pixels": dark}, {"pixels": bright}]).to_string().as_bytes(),
+    );
     let state = host.state_dir().join("state").to_str().unwrap().to_owned();
     let body = serde_json::json!({ "pixels": dark }).to_string();
     let pixels = plugin("mnist-pixels");
@@ -75,7 +79,11 @@ fn run_learns_and_transforms_a_batch() {
     assert_eq!(rows[0]["features"][0], 0.25);
     let tensors = r#"{"inputs":[{"name":"pixels","datatype":"UINT8","shape":[1,784],"data":[VALUES]}]}"#
         .replace("VALUES", &vec!["100"; 784].join(","));
-    let ran = run_with_input(&host, &["plugin", "run", &pixels, "--in", "-", "--state", &state, "--json"], &tensors);
+    let ran = run_with_input(
+        &host,
+        &["plugin", "run", &pixels, "--in", "-", "--state", &state, "--json"],
+        &tensors,
+    );
     let answer: serde_json::Value = serde_json::from_str(&ran.expect_success()).unwrap();
     assert_eq!(answer["outputs"][0]["datatype"], "FP32");
     assert_eq!(answer["outputs"][0]["data"][783], 0.5);
@@ -84,7 +92,8 @@ fn run_learns_and_transforms_a_batch() {
 #[test]
 fn bad_input_is_the_callers_fault_and_says_where() {
     let host = Host::new();
-    let good = written(&host, "good.json", serde_json::json!([{"pixels": vec![255; 784]}]).to_string().as_bytes());
+    let good =
+        written(&host, "good.json", serde_json::json!([{"pixels": vec![255; 784]}]).to_string().as_bytes());
     let short = serde_json::json!([{"pixels": vec![1; 783]}]).to_string();
     let ran = run_with_input(
         &host,
@@ -92,7 +101,7 @@ fn bad_input_is_the_callers_fault_and_says_where() {
         &short,
     );
     assert_eq!(ran.code, 2);
-    assert!(ran.stderr.contains("expected 784 (28 × 28), found 783"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("expected 784 (28 × 28) pixels a row, found 783"), "{}", ran.stderr);
     let unfitted = run_with_input(&host, &["plugin", "run", &plugin("mnist-pixels"), "--in", "-"], "[]");
     assert_eq!(unfitted.code, 2, "{}", unfitted.stderr);
 }
@@ -104,7 +113,10 @@ fn files_that_are_no_plugins_are_told_in_one_sentence() {
     let inspect = |file: &str| host.run(["plugin", "inspect", file]).failure(&host);
     let half = written(&host, "half.wasm", &whole[..whole.len() / 2]);
     let half = inspect(&half);
-    assert!(half.starts_with("exit 2\nerror: `[STATE]/half.wasm` cannot be loaded: not a valid component"), "{half}");
+    assert!(
+        half.starts_with("exit 2\nerror: `[STATE]/half.wasm` cannot be loaded: not a valid component"),
+        "{half}"
+    );
     let module = written(&host, "module.wasm", b"\0asm\x01\0\0\0");
     assert_snapshot!(inspect(&module), @r"
     exit 2
@@ -129,7 +141,10 @@ fn files_that_are_no_plugins_are_told_in_one_sentence() {
     let liar = inspect(&guest("liar"));
     assert!(liar.contains("its manifest says `detector`, but it exports `transformer`"), "{liar}");
     let stuck = inspect(&guest("stuck"));
-    assert!(stuck.contains("it could not describe itself: it ran longer than its limit of 1000 ms"), "{stuck}");
+    assert!(
+        stuck.contains("it could not describe itself: it ran longer than its limit of 1000 ms"),
+        "{stuck}"
+    );
     for cut in (0..whole.len()).step_by(whole.len() / 40) {
         let file = written(&host, "cut.wasm", &whole[..cut]);
         assert!(inspect(&file).starts_with("exit 2\nerror: "), "cut at {cut}");
@@ -150,7 +165,17 @@ fn a_plugin_that_misbehaves_has_an_exit_code_of_its_own() {
         let config = misbehaviour(behaviour);
         let ran = run_with_input(
             &host,
-            &["plugin", "run", &guest("misbehaving"), "--in", "-", "--config", &config, "--plugin-call-max-ms", "200"],
+            &[
+                "plugin",
+                "run",
+                &guest("misbehaving"),
+                "--in",
+                "-",
+                "--config",
+                &config,
+                "--plugin-call-max-ms",
+                "200",
+            ],
             "[{\"x\": 1}]",
         );
         assert_eq!(ran.code, 3, "{behaviour}: {}", ran.stderr);
@@ -160,11 +185,24 @@ fn a_plugin_that_misbehaves_has_an_exit_code_of_its_own() {
     }
     let chatty = run_with_input(
         &host,
-        &["plugin", "run", &guest("misbehaving"), "--in", "-", "--config", "{\"behaviour\":\"chatty\"}", "-v"],
+        &[
+            "plugin",
+            "run",
+            &guest("misbehaving"),
+            "--in",
+            "-",
+            "--config",
+            "{\"behaviour\":\"chatty\"}",
+            "-v",
+        ],
         "[{\"x\": 1}]",
     );
     assert!(chatty.stderr.len() < 512 * 1024, "log lines are limited");
-    assert!(chatty.stderr.contains("were dropped"), "{}", &chatty.stderr[chatty.stderr.len().saturating_sub(500)..]);
+    assert!(
+        chatty.stderr.contains("were dropped"),
+        "{}",
+        &chatty.stderr[chatty.stderr.len().saturating_sub(500)..]
+    );
 }
 
 #[test]
@@ -189,7 +227,8 @@ fn every_malformed_answer_is_refused() {
         assert_eq!(ran.code, 3, "{how}: {}{}", ran.stdout, ran.stderr);
         assert!(ran.stderr.contains("broke the contract"), "{how}: {}", ran.stderr);
     }
-    let arguments = ["plugin", "run", &guest("misbehaving"), "--in", "-", "--config", "{\"behaviour\":\"wrong-place\"}"];
+    let arguments =
+        ["plugin", "run", &guest("misbehaving"), "--in", "-", "--config", "{\"behaviour\":\"wrong-place\"}"];
     let ran = run_with_input(&host, &arguments, "[{\"x\": 1}]");
     assert_eq!(ran.code, 2);
     assert!(!ran.stderr.contains('\u{1b}') && !ran.stderr.contains("row 1844"), "{}", ran.stderr);
@@ -200,10 +239,11 @@ fn a_fresh_instance_remembers_nothing() {
     let host = Host::trained();
     let file = guest("misbehaving");
     let config = "misbehaving={\"behaviour\":\"remember\"}";
-    let server = host.serve(["--model", "mnist", "--postprocess", &file, "--config", config]);
+    let arguments = ["--model", "mnist", "--postprocess", &file, "--config", config, "--fresh-instances"];
+    let server = host.serve(arguments);
     let body = host_tests::pixels_json(&host_tests::test_images()[0]);
     let first = server.post("/serve/mnist", &body);
-    assert_eq!(first.status, 200, "{}", first.body);
+    assert_eq!(first.body, "{\"calls\":1}");
     for _ in 0..5 {
         assert_eq!(server.post("/serve/mnist", &body), first);
     }

@@ -66,7 +66,20 @@ fn the_same_training_again_is_the_same_bundle() {
     let host = Host::new();
     host.run(["data", "add", "mnist", &mnist_files()]).expect_success();
     let before = plugin("mnist-pixels");
-    let arguments = ["train", "--data", "mnist", "--preprocess", &before, "--train-rows", "500", "--rounds", "3", "--threads", "1", "--json"];
+    let arguments = [
+        "train",
+        "--data",
+        "mnist",
+        "--preprocess",
+        &before,
+        "--train-rows",
+        "500",
+        "--rounds",
+        "3",
+        "--threads",
+        "1",
+        "--json",
+    ];
     let (first, second) = (host.run(arguments).json(), host.run(arguments).json());
     assert_eq!(first["bundle"], second["bundle"]);
     assert_eq!(second["version"], 1, "the same content is the same version");
@@ -98,7 +111,19 @@ fn a_table_without_splits_or_transformers_trains_too() {
 fn mistakes_are_told_before_anything_is_trained() {
     let host = Host::trained();
     let pixels = plugin("mnist-pixels");
-    let base = ["train", "--data", "mnist", "--preprocess", &pixels, "--train-rows", "100", "--rounds", "1", "--name", "wrong"];
+    let base = [
+        "train",
+        "--data",
+        "mnist",
+        "--preprocess",
+        &pixels,
+        "--train-rows",
+        "100",
+        "--rounds",
+        "1",
+        "--name",
+        "wrong",
+    ];
     let failure = |more: &[&str]| {
         let ran = host.run(base.iter().chain(more).copied());
         (ran.code, ran.stderr.clone())

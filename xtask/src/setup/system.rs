@@ -12,28 +12,33 @@ use crate::{layout, process, terminal};
 pub(crate) struct Tool {
     name: &'static str,
     packages: &'static [&'static str],
-    probe: &'static [&'static str],
+    probe: (&'static str, &'static [&'static str]),
 }
 
 impl Tool {
     /// Links Rust programs, and compiles the few C sources of our dependencies.
     pub(crate) const COMPILER: Self =
-        Self { name: "cc", packages: &["gcc", "libc6-dev"], probe: &["cc", "--version"] };
+        Self { name: "cc", packages: &["gcc", "libc6-dev"], probe: ("cc", &["--version"]) };
     /// Debian has `venv` and the pip that it installs in a package of their own.
     pub(crate) const PYTHON: Self = Self {
         name: "python3 with its venv module",
         packages: &["python3", "python3-venv"],
-        probe: &["python3", "-c", "import venv, ensurepip"],
+        probe: ("python3", &["-c", "import venv, ensurepip"]),
     };
     /// Puts load on servers, for the benches.
     // Asked for its version, wrk prints it and fails.
     pub(crate) const WRK: Self =
-        Self { name: "wrk", packages: &["wrk"], probe: &["sh", "-c", "command -v wrk"] };
+        Self { name: "wrk", packages: &["wrk"], probe: ("sh", &["-c", "command -v wrk"]) };
 
     fn is_there(&self) -> bool {
-        self.probe
-            .split_first()
-            .is_some_and(|(program, arguments)| process::succeeds(Command::new(program).args(arguments)))
+        process::succeeds(&mut self.probe())
+    }
+
+    fn probe(&self) -> Command {
+        let (program, arguments) = self.probe;
+        let mut command = Command::new(program);
+        command.args(arguments);
+        command
     }
 }
 
@@ -51,7 +56,7 @@ pub(crate) fn ensure(tools: &[Tool]) -> Result<()> {
         Some(tool) => Err(Error::new(format!(
             "{} does not work though its packages are installed: see what `{}` says",
             tool.name,
-            tool.probe.join(" ")
+            process::display(&tool.probe())
         ))),
     }
 }
