@@ -2,12 +2,6 @@
 //!
 //! `cargo xtask test` builds what is needed and says where it is: `HOST_BIN`, `HOST_PLUGINS_DIR`, `HOST_GUESTS_DIR`,
 //! `HOST_PYTHON`.
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test that cannot go on fails here"
-)]
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
