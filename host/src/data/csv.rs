@@ -3,7 +3,7 @@
 //! Types are inferred over the whole file: BOOL (`true`, `false`), INT64, FP64, else BYTES. An empty cell is missing. A
 //! column of numbers or booleans with missing cells is FP64, and missing is NaN; in BYTES, missing is the empty string.
 //! An integer that does not fit INT64 makes its column BYTES, for it is rather a key than a quantity. Lines without any
-//! character are skipped.
+//! character are skipped. Text is UTF-8; a file in another encoding is refused rather than guessed at.
 
 use std::fs::File;
 use std::io::Read;
@@ -169,6 +169,11 @@ impl Records {
             let expected = format!("{expected} cells, as in the header");
             return Err(DataError::format(&self.name, self.place(), expected, found.to_string()));
         }
+        let garbled = |(_, cell): &(&String, &[u8])| std::str::from_utf8(cell).is_err();
+        if let Some((column, cell)) = self.names.iter().zip(&self.record).find(garbled) {
+            let place = format!("{}, column `{column}`", self.place());
+            return Err(DataError::format(&self.name, place, "UTF-8", excerpt(cell)));
+        }
         Ok(more)
     }
 
@@ -333,6 +338,9 @@ mod tests {
             "`a.csv` line 4: expected 2 cells, as in the header, found 3"
         );
         assert!(text(b"a,\xff\n").contains("UTF-8"));
+        // The first bytes of a character in one cell, the rest in the next.
+        let garbled = text(b"a,b\n1,2\n\xc3,\xa9\n");
+        assert!(garbled.starts_with("`a.csv` line 3, column `a`: expected UTF-8, found"), "{garbled}");
         let (specs, _) = infer_csv(file(b"a,b\n1,2\n"), "a.csv").unwrap();
         let mut changed = CsvReader::open(file(b"b,a\n1,2\n3,x\n"), "b.csv", &specs).unwrap();
         let error = changed.next_batch(9).unwrap_err().to_string();
