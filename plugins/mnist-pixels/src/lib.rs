@@ -16,6 +16,8 @@ const PIXELS: usize = SIDE * SIDE;
 pub struct MnistPixels {
     /// The largest pixel that `fit` saw.
     brightest: Option<f32>,
+    /// What each byte becomes; zeros until there is a state.
+    scaled_bytes: [f32; 256],
 }
 
 impl Transformer for MnistPixels {
@@ -31,7 +33,11 @@ impl Transformer for MnistPixels {
             Some(brightest) if !(0.0..=255.0).contains(&brightest) => {
                 Err(Error::invalid_state(format!("expected a pixel from 0 to 255, found {brightest}")))
             }
-            brightest => Ok(Self { brightest }),
+            brightest => {
+                let mut opened = Self { brightest, scaled_bytes: [0.0; 256] };
+                opened.scale_bytes();
+                Ok(opened)
+            }
         }
     }
 
@@ -43,6 +49,7 @@ impl Transformer for MnistPixels {
             pixels.to_f32()?.iter().copied().reduce(f32::max)
         };
         self.brightest = brightest.into_iter().chain(self.brightest).reduce(f32::max);
+        self.scale_bytes();
         Ok(())
     }
 
@@ -51,11 +58,26 @@ impl Transformer for MnistPixels {
     }
 
     fn transform(&self, mut batch: Batch) -> Result<Batch, Error> {
-        let brightest = self.state()?;
-        // Black images alone give no scale.
-        let scale = if brightest > 0.0 { brightest } else { 1.0 };
-        let features = pixels(&mut batch)?.map_f32("features", |pixel| pixel / scale)?;
+        let scale = self.scale().ok_or(Error::NotFitted)?;
+        let pixels = pixels(&mut batch)?;
+        let features = match pixels.dtype() {
+            DataType::Uint8 | DataType::Bool => pixels.look_up_f32("features", &self.scaled_bytes)?,
+            _ => pixels.map_f32("features", |pixel| pixel / scale)?,
+        };
         Batch::new([features])
+    }
+}
+
+impl MnistPixels {
+    /// What pixels are divided by. Black images alone give no scale.
+    fn scale(&self) -> Option<f32> {
+        self.brightest.map(|brightest| if brightest > 0.0 { brightest } else { 1.0 })
+    }
+
+    fn scale_bytes(&mut self) {
+        if let Some(scale) = self.scale() {
+            self.scaled_bytes = std::array::from_fn(|byte| byte as f32 / scale);
+        }
     }
 }
 
