@@ -75,6 +75,8 @@
 //! of either kind is told as the [`Error`] that says whose it is.
 #![cfg_attr(test, allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used))]
 
+#[cfg(target_arch = "wasm32")]
+mod allocator;
 mod batch;
 mod call;
 mod data_type;
