@@ -24,7 +24,8 @@ fn image_bytes(rows: usize) -> Vec<u8> {
 
 fn component() -> Vec<u8> {
     let folder = std::env::var_os("HOST_PLUGINS_DIR").map(PathBuf::from);
-    let folder = folder.expect("HOST_PLUGINS_DIR names the folder of the components: run `cargo xtask bench`");
+    let folder =
+        folder.expect("HOST_PLUGINS_DIR names the folder of the components: run `cargo xtask bench`");
     std::fs::read(folder.join("mnist-pixels.wasm")).expect("the component is built: run `cargo xtask bench`")
 }
 
@@ -65,10 +66,6 @@ fn transform(criterion: &mut Criterion) {
         let batch = native_batch(rows);
         group.bench_function("native", |bencher| {
             bencher.iter(|| native.transform(black_box(&batch).clone()).expect("it transforms"));
-        });
-        group.bench_function("native-div", |bencher| {
-            let d = black_box(255.0);
-            bencher.iter(|| black_box(&batch).column("pixels").unwrap().clone().map_f32("f", |p| p / d).unwrap());
         });
         group.finish();
     }

@@ -118,6 +118,7 @@ impl Session {
     /// Starts the clock and the budgets of a call. One call of the host's may be several of the guest's.
     pub(super) fn begin_call(&mut self) {
         self.store.data_mut().begin_call();
+        self.store.set_epoch_deadline(1);
     }
 
     /// Learns from the rows of `batch`.

@@ -18,7 +18,7 @@ pub struct Transformer {
     config: String,
     state: Option<Vec<u8>>,
     /// Idle instances; always empty where every call gets a fresh one.
-    idle: Mutex<Vec<Session>>,
+    idle: Mutex<Vec<Box<Session>>>,
 }
 
 /// A transformer that is learning.
@@ -35,7 +35,7 @@ impl Transformer {
             Session::open(plugin, config, state.as_deref()).await.map_err(|fault| plugin.error(fault))?;
         let transformer =
             Self { plugin: plugin.clone(), config: config.to_owned(), state, idle: Mutex::default() };
-        transformer.keep(session);
+        transformer.keep(Box::new(session));
         Ok(transformer)
     }
 
@@ -71,7 +71,7 @@ impl Transformer {
     async fn call(&self, batch: &Batch) -> Result<(Batch, Vec<MetricPoint>), Fault> {
         let mut session = match self.take_idle() {
             Some(session) => session,
-            None => Session::open(&self.plugin, &self.config, self.state.as_deref()).await?,
+            None => Box::new(Session::open(&self.plugin, &self.config, self.state.as_deref()).await?),
         };
         session.begin_call();
         let answer = match self.piece_rows(batch) {
@@ -93,11 +93,11 @@ impl Transformer {
         Some((PIECE_BYTES / row_bytes.max(1)).max(1)).filter(|&rows| rows < batch.rows())
     }
 
-    fn take_idle(&self) -> Option<Session> {
+    fn take_idle(&self) -> Option<Box<Session>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()
     }
 
-    fn keep(&self, session: Session) {
+    fn keep(&self, session: Box<Session>) {
         if !self.plugin.keeps_instances() || !session.is_reusable() {
             return;
         }

@@ -24,7 +24,8 @@ const OVERHEAD_BYTES: usize = 4 * 1024;
 static mut START: [MaybeUninit<u8>; START_BYTES] = [MaybeUninit::uninit(); START_BYTES];
 
 #[global_allocator]
-static ALLOCATOR: TalcSyncCell<StartThenGrow, WasmBinning> = TalcSyncCell::new_wasm(StartThenGrow { started: false });
+static ALLOCATOR: TalcSyncCell<StartThenGrow, WasmBinning> =
+    TalcSyncCell::new_wasm(StartThenGrow { started: false });
 
 /// Hands out [`START`] first, then pages that it grows the memory by.
 #[derive(Debug)]
