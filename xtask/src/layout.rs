@@ -16,8 +16,12 @@ pub(crate) struct Layout {
 impl Layout {
     /// Finds the folders from the environment.
     pub(crate) fn find() -> Result<Self> {
-        // The program is always run from the clone that it was compiled in, or cargo would compile it again.
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
+        // Of the environment, where cargo sets it at each run: clones that share a target folder share this program too,
+        // so that the path it was compiled in may be another's.
+        let package = std::env::var_os("CARGO_MANIFEST_DIR")
+            .map(PathBuf::from)
+            .ok_or_else(|| Error::new("failed to find the repository: run this program as `cargo xtask`"))?;
+        let root = package.join("..");
         let root =
             root.canonicalize().context(format_args!("find the repository in `{}`", root.display()))?;
         let cache = base("XDG_CACHE_HOME", ".cache")?.join("host");

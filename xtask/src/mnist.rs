@@ -66,7 +66,8 @@ mod tests {
 
     #[test]
     fn reads_the_test_images() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/mnist/data");
+        let folder =
+            Path::new(&std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("../examples/mnist/data");
         let images = TestImages::read(&folder).unwrap();
         let labels: Vec<u8> = images.iter().map(|image| image.label).collect();
         assert_eq!((labels.len(), &labels[..5]), (10_000, &[7, 2, 1, 0, 4][..]));
@@ -76,7 +77,8 @@ mod tests {
 
     #[test]
     fn refuses_other_files() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/mnist/data");
+        let folder =
+            Path::new(&std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("../examples/mnist/data");
         let error =
             read(&folder.join("train-labels-idx1-ubyte.gz"), &LABELS_HEAD, 1).unwrap_err().to_string();
         assert!(

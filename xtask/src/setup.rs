@@ -63,6 +63,7 @@ pub(crate) fn run(layout: &Layout, scope: Scope) -> Result<()> {
         let requirements = layout.root().join("tests/python/requirements.txt");
         python::ensure(&layout.python_environment(), Some(&requirements))?;
     }
+    claim_target(layout)?;
     build_host(layout, scope)?;
     components::build(layout, &layout.root().join("plugins"), &layout.plugins())?;
     if scope == Scope::Tests {
@@ -95,6 +96,23 @@ pub(crate) fn cargo(layout: &Layout) -> Command {
     let mut command = Command::new("cargo");
     command.current_dir(layout.root()).env("CARGO_TARGET_DIR", layout.target());
     command
+}
+
+/// Sees that what another clone compiled is not taken for this one's.
+///
+/// Clones share a target folder so that each dependency is compiled once. For the workspace's own packages cargo compares
+/// times only, and the files of this clone may be older than what was compiled of the other's.
+fn claim_target(layout: &Layout) -> Result<()> {
+    let claim = layout.target().join("clone");
+    let root = layout.root().as_os_str().as_encoded_bytes();
+    if std::fs::read(&claim).is_ok_and(|claimed| claimed == root) {
+        return Ok(());
+    }
+    let mut clean = cargo(layout);
+    clean.args(["clean", "--quiet", "--release", "--package", "host", "--package", "host-tests"]);
+    process::run(&mut clean, "remove what another clone compiled")?;
+    let claimed = std::fs::create_dir_all(layout.target()).and_then(|()| std::fs::write(&claim, root));
+    claimed.context(format_args!("write `{}`", claim.display()))
 }
 
 fn build_host(layout: &Layout, scope: Scope) -> Result<()> {
