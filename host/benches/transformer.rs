@@ -1,7 +1,7 @@
 //! What a call of a transformer costs: `mnist-pixels` on images of 28 × 28 bytes, as a component with a fresh instance
 //! for every call, as a component with a kept instance, and as the same Rust function called natively.
 //!
-//! Run by `cargo xtask bench transformer`, which builds the component; the numbers are in docs/benchmarks.md.
+//! Run by `cargo xtask bench calls`, which builds the component; the numbers are in docs/benchmarks.md.
 #![allow(clippy::expect_used, missing_docs)]
 
 use std::hint::black_box;

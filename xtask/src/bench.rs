@@ -1,7 +1,9 @@
 //! `cargo xtask bench`: measures and writes down.
 
+mod calls;
 mod cpu;
 mod load;
+mod model;
 mod report;
 mod serving;
 mod training;
@@ -20,14 +22,15 @@ Set up, then measure and write the results to docs/benchmarks.md
 
 Usage: cargo xtask bench serving [--seconds SECONDS] [--rounds ROUNDS]
        cargo xtask bench training [--rounds ROUNDS]
-       cargo xtask bench transformer [-- ARGUMENTS OF CRITERION]
+       cargo xtask bench calls [-- ARGUMENTS OF CRITERION]
 
 Benches:
   serving      One image over HTTP at 1, 8 and 64 connections: `host`, the same server answering a constant, and FastAPI
                with the same model; by turns, ROUNDS times SECONDS each [default: 3 times 8 s, 5 min in all]
   training     All of MNIST, 100 rounds of depth 6: `host train` and Python's xgboost, by turns, ROUNDS times
                [default: 3; a quarter of an hour on two cores]
-  transformer  Calls of a component, by criterion; prints only";
+  calls        A component's calls beside the same Rust function's, and the stages of a request, in process, by criterion;
+               with arguments it prints only";
 
 /// Threads of a load generator and its server share few cores; more seconds say more than more threads.
 const SECONDS: u32 = 8;
@@ -49,21 +52,15 @@ pub(crate) fn command(mut arguments: Arguments) -> Result<()> {
             arguments.finish()?;
             training::run(&layout, rounds)
         }
-        Some("transformer") => {
+        Some("calls") => {
             let chosen = arguments.trailing();
             arguments.finish()?;
-            setup::run(&layout, setup::Scope::Demo)?;
-            let mut bench = setup::cargo(&layout);
-            bench
-                .args(["bench", "--package", "host", "--"])
-                .args(chosen)
-                .env("HOST_PLUGINS_DIR", layout.plugins());
-            process::run(&mut bench, "run the benches")
+            calls::run(&layout, &chosen)
         }
         Some(other) => {
             Err(Error::usage(format!("there is no bench `{other}`: see `cargo xtask bench --help`")))
         }
-        None => Err(Error::usage("expected a bench: `serving`, `training` or `transformer`")),
+        None => Err(Error::usage("expected a bench: `calls`, `serving` or `training`")),
     }
 }
 

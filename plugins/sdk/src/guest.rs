@@ -221,11 +221,10 @@ fn lift_tensor(tensor: types::Tensor) -> Result<Tensor, Error> {
 }
 
 fn lower(batch: Batch) -> Vec<types::Tensor> {
-    let lower = |tensor: Tensor| types::Tensor {
-        name: tensor.name().to_owned(),
-        dtype: tensor.dtype().into(),
-        shape: tensor.shape().iter().map(|&size| size as u64).collect(),
-        data: tensor.into_data(),
+    let lower = |tensor: Tensor| {
+        let (name, dtype, shape, data) = tensor.into_parts();
+        let shape = shape.into_iter().map(|size| size as u64).collect();
+        types::Tensor { name, dtype: dtype.into(), shape, data }
     };
     batch.into_columns().into_iter().map(lower).collect()
 }

@@ -133,9 +133,9 @@ impl Tensor {
         &self.data
     }
 
-    /// Gives the elements away.
-    pub fn into_data(self) -> Vec<u8> {
-        self.data
+    /// Gives name, type, shape and elements away.
+    pub fn into_parts(self) -> (String, DataType, Vec<usize>, Vec<u8>) {
+        (self.name, self.dtype, self.shape, self.data)
     }
 
     /// The same column under another name.

@@ -3,26 +3,23 @@
 //! All three run all the time and are asked by turns, so that what else the machine does hits them alike. What is told
 //! is the median of the rounds.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use super::cpu::CpuClock;
 use super::load::{self, Load};
-use super::{PARAMETERS, fresh_session, peer_python, report};
-use crate::error::{Context as _, Error, Result};
+use super::model::ServedModel;
+use super::{peer_python, report};
+use crate::error::{Error, Result};
 use crate::layout::Layout;
-use crate::mnist::{self, TestImages};
 use crate::server::Server;
-use crate::session::{self, Session};
+use crate::session;
 use crate::setup::{self, Scope, Tool};
 use crate::statistics::median;
 use crate::terminal;
 
 /// Connections at once.
 const CONNECTIONS: [u32; 3] = [1, 8, 64];
-
-/// Test images that are asked for in turn; one alone would be in every cache.
-const IMAGES: usize = 500;
 
 /// Answers of program and peer that are compared before anything is measured.
 const COMPARED: usize = 100;
@@ -49,11 +46,7 @@ pub(super) fn run(layout: &Layout, seconds: u32, rounds: u32) -> Result<()> {
     setup::run(layout, Scope::Demo)?;
     setup::ensure_tools(&[Tool::WRK])?;
     let python = peer_python(layout)?;
-    let folder = layout.cache().join("bench/serving");
-    let session = trained(layout, &folder)?;
-    let bodies = request_bodies(layout)?;
-    let bodies_file = folder.join("bodies.jsonl");
-    std::fs::write(&bodies_file, bodies.join(&b'\n')).context("write the requests")?;
+    let ServedModel { session, folder, bodies, bodies_file } = ServedModel::ensure(layout)?;
 
     terminal::heading("Starting the servers");
     let mut serve = session.host(["serve", "--model", "mnist", "--port", "0", "--constant-endpoint"]);
@@ -77,34 +70,6 @@ pub(super) fn run(layout: &Layout, seconds: u32, rounds: u32) -> Result<()> {
     terminal::line(&format!("\n{result}"));
     let command = format!("cargo xtask bench serving --seconds {seconds} --rounds {rounds}");
     report::write(layout, "serving", &command, &result)
-}
-
-/// A session with the model, and its bundle in `bundle/`; kept from one bench to the next while the plugins are the same.
-fn trained<'a>(layout: &'a Layout, folder: &Path) -> Result<Session<'a>> {
-    let plugins = ["mnist-pixels", "argmax-label"].map(|name| (layout.plugin(name), folder.join(name)));
-    let read = |path: &PathBuf| std::fs::read(path).ok();
-    let is_same = plugins.iter().all(|(built, used)| read(built) == read(used));
-    if is_same && folder.join("bundle/bundle.json").is_file() {
-        terminal::note(&format!(
-            "serving the model of the last bench: remove {} to train again",
-            folder.display()
-        ));
-        return Ok(Session::new(layout, folder.join("state")));
-    }
-    terminal::heading("Training, once for all benches of serving");
-    let session = fresh_session(layout, folder.to_owned())?;
-    session.run(&mut session.train(PARAMETERS), "train the model")?;
-    let mut export = session.host(["model", "export", "mnist"]);
-    session.run(export.arg(folder.join("bundle")), "export the bundle")?;
-    for (built, used) in plugins {
-        std::fs::copy(&built, used).context(format_args!("copy `{}`", built.display()))?;
-    }
-    Ok(session)
-}
-
-fn request_bodies(layout: &Layout) -> Result<Vec<Vec<u8>>> {
-    let images = TestImages::read(&layout.mnist())?;
-    Ok(images.iter().take(IMAGES).map(|image| mnist::request_body(image.pixels.iter().copied())).collect())
 }
 
 /// Sees that the peer does the same work, or its time would say nothing.
