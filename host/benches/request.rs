@@ -43,7 +43,7 @@ fn request(criterion: &mut Criterion) {
     let bodies: Vec<&[u8]> = bodies.lines().map(str::as_bytes).collect();
     let inputs = &predictor.signature().inputs;
     let batches: Vec<Batch> = bodies.iter().map(|body| decode(body, inputs).0).collect();
-    let predict = |batch| block_on(predictor.predict(batch)).expect("it predicts");
+    let predict = |batch: &Batch| block_on(predictor.predict(batch)).expect("it predicts");
 
     let mut group = criterion.benchmark_group("request");
     let mut turn = bodies.iter().cycle();

@@ -15,7 +15,7 @@ use crate::error::{Context as _, Error, Result};
 use crate::layout::Layout;
 use crate::session::Session;
 use crate::setup;
-use crate::{process, terminal};
+use crate::terminal;
 
 const USAGE: &str = "\
 Set up, then measure and write the results to docs/benchmarks.md
