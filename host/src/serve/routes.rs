@@ -3,7 +3,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody as _};
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderName, HeaderValue, Response, StatusCode};
 use axum::routing::{get, post};
@@ -64,9 +65,12 @@ pub fn router(endpoints: Vec<Endpoint>, limits: ServeLimits) -> Router {
 
 async fn answer(
     State(shared): State<Arc<Shared>>,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Response<Body> {
+    let Ok(Path(name)) = name else {
+        return unknown_endpoint(&shared, "�").into_response();
+    };
     let Some(served) = shared.endpoints.get(&name) else {
         return unknown_endpoint(&shared, &name).into_response();
     };
@@ -91,15 +95,19 @@ async fn answer(
 
 /// Reads a whole body within the limits on size and time.
 async fn read_body(request: Request, limits: &ServeLimits) -> Result<Bytes, ApiError> {
+    let too_large = || {
+        let message = format!("the body is larger than the limit of {} bytes", limits.body_max_bytes);
+        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::BodyTooLarge, message)
+    };
+    // What the head announces is refused before any of it is read.
+    if request.body().size_hint().lower() > limits.body_max_bytes as u64 {
+        return Err(too_large());
+    }
     let body = Limited::new(request.into_body(), limits.body_max_bytes);
     let within = Duration::from_millis(limits.body_max_ms);
     match tokio::time::timeout(within, body.collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            ErrorCode::BodyTooLarge,
-            format!("the body is larger than the limit of {} bytes", limits.body_max_bytes),
-        )),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(error)) => Err(ApiError::new(
             StatusCode::BAD_REQUEST,
             ErrorCode::InvalidInput,

@@ -85,6 +85,7 @@ fn bad_rows_are_told_by_row_and_column_and_the_next_request_is_answered() {
     let answer = server.post("/serve/mnist", &" ".repeat(100_001));
     assert_eq!(error_of(&answer).0, 413);
     assert_eq!(error_of(&server.post("/serve/other", &good)).1, "not_found");
+    assert_eq!(error_of(&server.post("/serve/%ff", &good)).1, "not_found");
     assert_eq!(error_of(&server.get("/serve/mnist")).1, "method_not_allowed");
     assert_eq!(error_of(&server.get("/nothing")).0, 404);
     assert_eq!(server.post("/serve/mnist", &good), expected);
@@ -180,6 +181,20 @@ fn a_client_that_sends_nothing_is_cut_off() {
     let response = String::from_utf8_lossy(&response[..length]).into_owned();
     assert!(response.starts_with("HTTP/1.1 408"), "{response}");
     assert!(started.elapsed() < Duration::from_secs(20));
+    assert_eq!(server.get("/health").status, 200);
+}
+
+#[test]
+fn a_body_that_is_announced_too_large_is_refused_before_it_is_sent() {
+    let server = Host::trained().serve(["--model", "mnist"]);
+    let mut connection = TcpStream::connect(server.address()).unwrap();
+    connection.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let head = "POST /serve/mnist HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999\r\n\r\n";
+    connection.write_all(head.as_bytes()).unwrap();
+    let mut response = vec![0; 4_096];
+    let length = connection.read(&mut response).unwrap();
+    let response = String::from_utf8_lossy(&response[..length]).into_owned();
+    assert!(response.starts_with("HTTP/1.1 413"), "{response}");
     assert_eq!(server.get("/health").status, 200);
 }
 
