@@ -90,6 +90,47 @@ fn run_learns_and_transforms_a_batch() {
 }
 
 #[test]
+fn first_party_transformers_compute_as_components_what_they_say() {
+    let host = Host::new();
+    let cases = [
+        (
+            "standard-scaler",
+            "{}",
+            r#"[{"a":1,"b":2},{"a":3,"b":2}]"#,
+            r#"[{"features":[-1.0,0.0]},{"features":[1.0,0.0]}]"#,
+        ),
+        (
+            "one-hot",
+            r#"{"columns":["c"]}"#,
+            r#"[{"c":"x","n":1.5},{"c":"y","n":2}]"#,
+            r#"[{"c":[1.0,0.0],"n":1.5},{"c":[0.0,1.0],"n":2.0}]"#,
+        ),
+        (
+            "argmax-label",
+            "{}",
+            r#"{"inputs":[{"name":"scores","datatype":"FP32","shape":[2,3],"data":[0.1,0.7,0.2,0.5,0.25,0.25]}]}"#,
+            r#"[{"label":1,"probability":0.7},{"label":0,"probability":0.5}]"#,
+        ),
+    ];
+    for (name, config, batch, expected) in cases {
+        let batch = written(&host, "batch.json", batch.as_bytes());
+        let component = plugin(name);
+        let mut arguments = vec!["plugin", "run", &component, "--in", &batch, "--config", config];
+        if name != "argmax-label" {
+            arguments.extend(["--fit", &batch]);
+        }
+        assert_eq!(host.run(arguments).expect_success().trim_end(), expected, "{name}");
+    }
+    let unknown = r#"{"columns":["c"],"unknown":"error"}"#;
+    let known = written(&host, "known.json", br#"[{"c":"x"}]"#);
+    let one_hot = plugin("one-hot");
+    let arguments = ["plugin", "run", &one_hot, "--in", "-", "--fit", &known, "--config", unknown];
+    let ran = run_with_input(&host, &arguments, r#"{"c":"z"}"#);
+    assert_eq!(ran.code, 2, "{}", ran.stderr);
+    assert!(ran.stderr.contains("column `c`"), "{}", ran.stderr);
+}
+
+#[test]
 fn bad_input_is_the_callers_fault_and_says_where() {
     let host = Host::new();
     let good =
