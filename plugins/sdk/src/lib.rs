@@ -73,6 +73,8 @@
 //! Before: tensors are checked against their shapes, the config must be a JSON object, and a hook is set that logs the
 //! message of a panic as an error before the guest traps. After: a transformer must keep the number of rows. A fault
 //! of either kind is told as the [`Error`] that says whose it is.
+//!
+//! In a component it also sets the global allocator, so a plugin cannot set one of its own.
 #![cfg_attr(test, allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used))]
 
 #[cfg(target_arch = "wasm32")]
