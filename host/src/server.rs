@@ -107,7 +107,6 @@ impl Server {
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEADER_READ_MAX)
                 .max_buf_size(HEADER_MAX_BYTES)
-                .pipeline_flush(true)
                 .serve_connection(TokioIo::new(stream), service);
             let connection = connections.watch(connection);
             tokio::spawn(async move {

@@ -199,6 +199,25 @@ fn a_body_that_is_announced_too_large_is_refused_before_it_is_sent() {
 }
 
 #[test]
+fn what_is_no_request_is_answered_and_cut_off() {
+    let server = Host::trained().serve(["--model", "mnist"]);
+    let many_headers: String = (0..150).map(|index| format!("a{index}: b\r\n")).collect();
+    let cases = [
+        ("HELO there\r\n\r\n".to_owned(), "HTTP/1.1 400"),
+        (format!("GET /health HTTP/1.1\r\nhost: x\r\n{many_headers}\r\n"), "HTTP/1.1 431"),
+    ];
+    for (request, status) in cases {
+        let mut connection = TcpStream::connect(server.address()).unwrap();
+        connection.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        connection.write_all(request.as_bytes()).unwrap();
+        let mut response = String::new();
+        connection.read_to_string(&mut response).unwrap();
+        assert!(response.starts_with(status), "{request:.20}: {response}");
+    }
+    assert_eq!(server.get("/health").status, 200);
+}
+
+#[test]
 fn a_port_in_use_is_told_with_a_way_out() {
     let host = Host::trained();
     let server = host.serve(["--model", "mnist"]);
