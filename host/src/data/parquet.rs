@@ -4,8 +4,10 @@
 //! for a tensor could not say what their numbers mean. A column of numbers or booleans that has nulls becomes FP64, or
 //! stays FP32, and null is NaN; in BYTES, null is the empty string.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::panic::AssertUnwindSafe;
+use std::sync::Once;
 
 use parquet::basic::{ConvertedType, LogicalType, Type};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl, get_typed_column_reader};
@@ -125,9 +127,27 @@ impl ParquetReader {
     }
 }
 
+thread_local! {
+    /// Whether this thread is in [`guarded`].
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
 /// Runs the Parquet library, which may panic on files that were made to break it.
+///
+/// The panic is the file's fault and told as such, so nothing of it is printed.
 fn guarded<T>(name: &str, call: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, DataError> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let print = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !GUARDED.get() {
+                print(panic);
+            }
+        }));
+    });
+    GUARDED.set(true);
     let outcome = std::panic::catch_unwind(AssertUnwindSafe(call));
+    GUARDED.set(false);
     let outcome = outcome.unwrap_or_else(|_| Err(ParquetError::General("the file is damaged".to_owned())));
     outcome.map_err(|source| DataError::Parquet { file: name.to_owned(), source })
 }

@@ -205,3 +205,10 @@ fn a_damaged_file_is_an_error_and_never_a_panic() {
     }
     std::panic::set_hook(hook);
 }
+
+#[test]
+fn a_panic_of_the_library_is_the_files_fault() {
+    let error = guarded::<()>("a.parquet", || panic!("index out of bounds")).unwrap_err();
+    assert!(error.to_string().contains("`a.parquet`"), "{error}");
+    assert!(!GUARDED.get());
+}
