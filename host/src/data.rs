@@ -26,4 +26,4 @@ pub use error::DataError;
 pub use json::{JsonError, RowForm, decode_rows, decode_untyped, encode_rows, encode_tensors};
 pub use safetensors::{decode_safetensors, encode_safetensors};
 pub use statistics::{ColumnStatistics, Distinct, LengthRange, Moments, ValueCount};
-pub use window::{WindowWriter, read_window};
+pub use window::{Window, WindowWriter, read_window};

@@ -1,4 +1,4 @@
-//! Compares the window of an endpoint with the reference of its bundle, by a detector.
+//! Compares the window of an endpoint with the reference of the bundle that filled it, by a detector.
 //!
 //! Windows and references hold features and scores side by side, so a detector sees drift of the input and of the
 //! predictions in one pass. Knows neither how windows are captured nor who looks at the report.
@@ -8,15 +8,13 @@ use serde::Serialize;
 use crate::data::{self, DataError};
 use crate::domain::{Digest, Name};
 use crate::plugin::{Detector, Plugin, PluginError, Score, Verdict};
-use crate::registry::{BundleManifest, RegistryError};
+use crate::registry::{self, RegistryError};
 use crate::store::{Store, StoreError};
 
 /// What to compare.
 pub struct MonitorSpec<'a> {
     /// The endpoint whose window is scored.
     pub endpoint: &'a Name,
-    /// The bundle whose reference it is compared with.
-    pub bundle: &'a BundleManifest,
     /// The detector.
     pub detector: &'a Plugin,
     /// The detector's config, a JSON object.
@@ -30,6 +28,8 @@ pub struct MonitorSpec<'a> {
 pub struct MonitorReport {
     /// The endpoint.
     pub endpoint: Name,
+    /// The bundle that answered the window's rows, whose reference they were compared with.
+    pub bundle: Digest,
     /// Name of the detector.
     pub detector: String,
     /// Digest of the detector.
@@ -67,22 +67,24 @@ pub enum MonitorError {
     Plugin(#[from] PluginError),
 }
 
-/// Fits the detector on the bundle's reference and scores the endpoint's window.
+/// Scores the endpoint's window by the detector, fitted on the reference of the bundle that filled it. That bundle may
+/// have long been followed by a newer version of its model: what was served is what counts.
 pub async fn run(store: &Store, spec: &MonitorSpec<'_>) -> Result<MonitorReport, MonitorError> {
-    let window = data::read_window(store, spec.endpoint, spec.rows_max)?;
-    if window.rows() == 0 {
+    let Some(window) = data::read_window(store, spec.endpoint, spec.rows_max)? else {
         return Err(MonitorError::NoWindow { endpoint: spec.endpoint.clone() });
-    }
-    let reference = data::decode_safetensors(&store.get(spec.bundle.reference.digest)?)?;
+    };
+    let bundle = registry::read_bundle(store, window.bundle)?;
+    let reference = data::decode_safetensors(&store.get(bundle.reference.digest)?)?;
     let mut detector = Detector::open(spec.detector, spec.config).await?;
     detector.fit(&reference).await?;
-    let scores = detector.score(&window).await?;
+    let scores = detector.score(&window.rows).await?;
     Ok(MonitorReport {
         endpoint: spec.endpoint.clone(),
+        bundle: window.bundle,
         detector: spec.detector.manifest().name.clone(),
         detector_digest: spec.detector.digest(),
         reference_rows: reference.rows(),
-        window_rows: window.rows(),
+        window_rows: window.rows.rows(),
         verdict: scores.iter().map(|score| score.verdict).max().unwrap_or(Verdict::Stable),
         scores,
     })

@@ -3,6 +3,8 @@
 //! Mounts routers that it knows nothing about. Runs until it is told to stop, then closes the listener, lets the
 //! requests under way finish within a grace period, and returns.
 
+mod write_limit;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,8 +17,13 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use self::write_limit::WriteLimit;
+
 /// Time for a client to send the head of a request; also the longest a connection may idle.
 const HEADER_READ_MAX: Duration = Duration::from_secs(60);
+
+/// Time for a client to take some of an answer.
+const WRITE_MAX: Duration = Duration::from_secs(60);
 
 /// Bytes of a request's head.
 const HEADER_MAX_BYTES: usize = 64 * 1024;
@@ -54,6 +61,7 @@ pub enum ServerError {
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
+    write_max: Duration,
 }
 
 impl Server {
@@ -63,7 +71,7 @@ impl Server {
         let opened = async {
             let listener = TcpListener::bind(address).await?;
             let address = listener.local_addr()?;
-            Ok(Self { listener, address })
+            Ok(Self { listener, address, write_max: WRITE_MAX })
         };
         opened.await.map_err(|source: std::io::Error| match source.kind() {
             std::io::ErrorKind::AddrInUse => ServerError::PortInUse { address },
@@ -107,7 +115,7 @@ impl Server {
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEADER_READ_MAX)
                 .max_buf_size(HEADER_MAX_BYTES)
-                .serve_connection(TokioIo::new(stream), service);
+                .serve_connection(TokioIo::new(WriteLimit::new(stream, self.write_max)), service);
             let connection = connections.watch(connection);
             tokio::spawn(async move {
                 if let Err(error) = connection.await {
@@ -120,5 +128,58 @@ impl Server {
         if tokio::time::timeout(GRACE, connections.shutdown()).await.is_err() {
             tracing::warn!("requests were still under way after {} s and were cut off", GRACE.as_secs());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::io::Write as _;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use axum::body::{Body, Bytes, HttpBody};
+    use axum::routing::get;
+    use hyper::body::Frame;
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    /// An answer without end, which tells when it is dropped.
+    struct Endless {
+        dropped: mpsc::UnboundedSender<()>,
+    }
+
+    impl Drop for Endless {
+        fn drop(&mut self) {
+            self.dropped.send(()).unwrap();
+        }
+    }
+
+    impl HttpBody for Endless {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(&[0; 65_536])))))
+        }
+    }
+
+    #[tokio::test]
+    async fn lets_go_of_a_client_that_asks_and_never_reads() {
+        let mut server = Server::bind(IpAddr::from([127, 0, 0, 1]), 0).await.unwrap();
+        server.write_max = Duration::from_millis(50);
+        let address = server.address();
+        let (dropped, mut let_go) = mpsc::unbounded_channel();
+        let endless = get(async move || Body::new(Endless { dropped: dropped.clone() }));
+        let running = tokio::spawn(server.run(Router::new().route("/", endless), std::future::pending()));
+        let mut client = std::net::TcpStream::connect(address).unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+        let let_go = tokio::time::timeout(Duration::from_secs(60), let_go.recv());
+        let_go.await.expect("the connection is held for ever").unwrap();
+        running.abort();
     }
 }

@@ -3,12 +3,16 @@
 //! `cargo xtask test` builds what is needed and says where it is: `HOST_BIN`, `HOST_PLUGINS_DIR`, `HOST_GUESTS_DIR`,
 //! `HOST_PYTHON`.
 
+mod postgres;
+
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+pub use postgres::Postgres;
 use serde_json::Value;
 
 /// Longest that anything may take which a test waits for.
@@ -114,6 +118,7 @@ impl Host {
         static SHARED: OnceLock<Host> = OnceLock::new();
         SHARED.get_or_init(|| {
             let host = Self::new();
+            remove_at_the_end(host.state_dir());
             host.run(["data", "add", "mnist", &mnist_files()]).expect_success();
             let (before, after) = (plugin("mnist-pixels"), plugin("argmax-label"));
             let transformers = ["train", "--data", "mnist", "--preprocess", &before, "--postprocess", &after];
@@ -130,6 +135,7 @@ impl Host {
     /// The program, ready for more arguments.
     pub fn command(&self) -> Command {
         let mut command = Command::new(from_environment("HOST_BIN"));
+        command.env_remove("HOST_DATABASE");
         command.env("HOST_STATE_DIR", self.state_dir()).env("NO_COLOR", "1").stdin(Stdio::null());
         command
     }
@@ -141,9 +147,18 @@ impl Host {
 
     /// Starts `host serve` with these arguments on a free port, and waits until it is ready.
     pub fn serve<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Server {
+        self.start("serve", arguments)
+    }
+
+    /// Starts `host server` with these arguments on a free port, and waits until it is ready.
+    pub fn server<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Server {
+        self.start("server", arguments)
+    }
+
+    fn start<'a>(&self, command: &str, arguments: impl IntoIterator<Item = &'a str>) -> Server {
         let mut child = self
             .command()
-            .args(["serve", "--port", "0", "--json"])
+            .args([command, "--port", "0", "--json"])
             .args(arguments)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -161,6 +176,20 @@ impl Host {
         let address = ready["address"].as_str().unwrap().to_owned();
         Server { child, address, agent: agent() }
     }
+}
+
+/// Removes a folder when this process has ended: what lies in a static is never dropped.
+///
+/// A shell waits for the end of its input, which comes when nobody holds the other end of the pipe any more.
+fn remove_at_the_end(folder: &Path) {
+    let shell = Command::new("sh")
+        .args(["-c", "trap '' INT TERM; read -r nothing; rm -rf \"$0\""])
+        .arg(folder)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    std::mem::forget(shell.unwrap());
 }
 
 /// Turns what the system says of a finished process into text.
@@ -222,6 +251,18 @@ impl Server {
         answer(self.agent.get(format!("http://{}{path}", self.address)).call().unwrap())
     }
 
+    /// Sends a file.
+    pub fn put(&self, path: &str, body: &[u8]) -> Answer {
+        let response = self.agent.put(format!("http://{}{path}", self.address)).send(body).unwrap();
+        answer(response)
+    }
+
+    /// Kills the process, which can do nothing about it.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
     /// Waits until so many rows are in the endpoint's window.
     pub fn wait_for_window(&self, rows: u64) {
         let deadline = Instant::now() + PATIENCE;
@@ -231,10 +272,31 @@ impl Server {
         }
     }
 
+    /// Waits until it takes no more connections, as it does once it has been told to stop.
+    pub fn wait_until_it_refuses(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while TcpStream::connect(&self.address).is_ok() {
+            assert!(Instant::now() < deadline, "the server still takes connections");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Asks the process to stop, and waits until it has.
-    pub fn stop(mut self) -> Ran {
-        let killed = Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
+    pub fn stop(self) -> Ran {
+        self.terminate();
+        self.wait()
+    }
+
+    /// Asks the process to stop.
+    pub fn terminate(&self) {
+        let id = self.child.id().to_string();
+        // The shell's own `kill`: small systems have no other.
+        let killed = Command::new("sh").args(["-c", "kill -TERM \"$0\"", &id]).status().unwrap();
         assert!(killed.success());
+    }
+
+    /// Waits until the process has ended.
+    pub fn wait(mut self) -> Ran {
         let deadline = Instant::now() + PATIENCE;
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {

@@ -10,7 +10,6 @@ use super::state::StateArguments;
 use crate::domain::Name;
 use crate::monitor::{self, MonitorReport, MonitorSpec};
 use crate::plugin::{Verdict, block_on};
-use crate::registry::{self, ModelReference};
 
 /// Drift was found.
 const DRIFTED: u8 = 4;
@@ -20,14 +19,11 @@ const SHOWN: usize = 10;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum MonitorCommand {
-    /// Compare what an endpoint saw with what its model was trained on.
+    /// Compare what an endpoint saw with what the model was trained on that answered.
     Run {
         /// The endpoint.
         #[arg(long)]
         endpoint: Name,
-        /// The model behind it [default: the model of the endpoint's name].
-        #[arg(long)]
-        model: Option<ModelReference>,
         /// The detector, a component.
         #[arg(long, value_name = "FILE")]
         detector: PathBuf,
@@ -50,15 +46,12 @@ pub(super) fn run(
     state: &StateArguments,
     output: &Output,
 ) -> anyhow::Result<ExitCode> {
-    let MonitorCommand::Run { endpoint, model, detector, config, rows, all, options } = command;
+    let MonitorCommand::Run { endpoint, detector, config, rows, all, options } = command;
     let store = state.open_store()?;
-    let reference = model.unwrap_or_else(|| ModelReference::Name(endpoint.clone(), None));
-    let bundle = registry::resolve(&store, &reference)?.manifest;
     let runtime = options.start()?;
     let (detector, _) = load(&runtime, &detector)?;
     let spec = MonitorSpec {
         endpoint: &endpoint,
-        bundle: &bundle,
         detector: &detector,
         config: &config,
         rows_max: usize::try_from(rows)?,

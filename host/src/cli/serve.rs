@@ -9,6 +9,7 @@ use axum::body::Bytes;
 use axum::routing::post;
 use serde_json::json;
 
+use super::listener::{listen, stop_signal};
 use super::output::Output;
 use super::plugin::{PluginOptions, load, parse_pair};
 use super::state::StateArguments;
@@ -59,6 +60,9 @@ pub(super) struct ServeArguments {
     /// Largest body of a request, in bytes.
     #[arg(long, value_name = "BYTES", default_value_t = ServeLimits::default().body_max_bytes)]
     body_max_bytes: usize,
+    /// Memory for the bodies of all requests under way, in bytes; bodies of up to 64 KiB are not counted.
+    #[arg(long, value_name = "BYTES", default_value_t = ServeLimits::default().bodies_max_bytes)]
+    bodies_max_bytes: usize,
     /// Longest that a body may take to arrive, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = ServeLimits::default().body_max_ms)]
     body_max_ms: u64,
@@ -80,11 +84,11 @@ pub(super) fn run(arguments: ServeArguments, state: &StateArguments, output: &Ou
     if let Some(count) = arguments.threads {
         threads.worker_threads(usize::from(count));
     }
-    threads
-        .enable_all()
-        .build()
-        .context("failed to start threads")?
-        .block_on(serve(&arguments, endpoint, output))
+    let threads = threads.enable_all().build().context("failed to start threads")?;
+    let served = threads.block_on(serve(&arguments, endpoint, output));
+    // What still computes on the blocking pool had its time to finish, and nothing else can stop it.
+    threads.shutdown_background();
+    served
 }
 
 fn open_endpoint(
@@ -104,7 +108,7 @@ fn open_endpoint(
     }
     let window = match arguments.window_rows {
         0 => None,
-        rows => Some(Arc::new(WindowCapture::new(WindowWriter::open(store, &name, rows)?))),
+        rows => Some(Arc::new(WindowCapture::new(WindowWriter::open(store, &name, resolved.digest, rows)?))),
     };
     let bundle = resolved.digest;
     Ok(Endpoint::new(EndpointConfig { name, bundle, predictor, window, rows_max: REQUEST_ROWS_MAX }))
@@ -161,18 +165,14 @@ fn describe(transformers: &[Transformer]) -> String {
 
 async fn serve(arguments: &ServeArguments, endpoint: Endpoint, output: &Output) -> anyhow::Result<()> {
     let stop = stop_signal()?;
-    let server = Server::bind(arguments.ip, arguments.port).await.map_err(|error| {
-        let hint = "give another with `--port`, or 0 for any free one";
-        match error {
-            crate::server::ServerError::PortInUse { .. } => {
-                anyhow::Error::new(error).context(hint_first(hint))
-            }
-            other => other.into(),
-        }
-    })?;
+    let server = listen(arguments.ip, arguments.port).await?;
     let window = endpoint.window().cloned();
     announce(&endpoint, &server, output)?;
-    let limits = ServeLimits { body_max_bytes: arguments.body_max_bytes, body_max_ms: arguments.body_max_ms };
+    let limits = ServeLimits {
+        body_max_bytes: arguments.body_max_bytes,
+        body_max_ms: arguments.body_max_ms,
+        bodies_max_bytes: arguments.bodies_max_bytes,
+    };
     let mut routes = router(vec![endpoint], limits);
     if arguments.constant_endpoint {
         routes = routes.merge(constant_route());
@@ -187,10 +187,6 @@ async fn serve(arguments: &ServeArguments, endpoint: Endpoint, output: &Output) 
     }
     output.note("stopped");
     Ok(())
-}
-
-fn hint_first(hint: &str) -> String {
-    format!("failed to start the server ({hint})")
 }
 
 fn announce(endpoint: &Endpoint, server: &Server, output: &Output) -> anyhow::Result<()> {
@@ -236,19 +232,6 @@ async fn flush_regularly(window: Arc<WindowCapture>) {
             Err(error) => tracing::error!(%error, "the window's writer failed"),
         }
     }
-}
-
-/// Ready when the process is told to stop by SIGTERM or SIGINT.
-fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate()).context("failed to watch for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("failed to watch for SIGINT")?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
 }
 
 /// What the same HTTP server costs when it computes nothing.

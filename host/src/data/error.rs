@@ -59,6 +59,12 @@ pub enum DataError {
         /// Its type.
         found: String,
     },
+    /// A segment of a monitoring window names no bundle, as those of older versions of this program.
+    #[error("the segment does not say which bundle filled it: expected a digest, found {found}")]
+    SegmentBundle {
+        /// What stands in its place.
+        found: String,
+    },
     /// A segment of a monitoring window is damaged.
     #[error("segment {number} of the window of endpoint `{endpoint}` is damaged")]
     Window {

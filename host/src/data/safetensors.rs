@@ -5,16 +5,30 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+use ::safetensors::tensor::Metadata;
 use ::safetensors::{Dtype, SafeTensorError, SafeTensors, View, serialize};
 
 use super::DataError;
-use crate::domain::{Batch, DataType, Tensor};
+use super::error::excerpt;
+use crate::domain::{Batch, DataType, Digest, Tensor};
 
 /// Key of the metadata that lists the columns, as a JSON list.
 const COLUMNS: &str = "columns";
 
+/// Key of the metadata that names the bundle which saw and answered the rows.
+const BUNDLE: &str = "bundle";
+
 /// Writes a batch of numbers; BYTES columns are refused, for the format has none.
 pub fn encode_safetensors(batch: &Batch) -> Result<Vec<u8>, DataError> {
+    encode(batch, HashMap::new())
+}
+
+/// Writes rows that the bundle of this digest saw and answered.
+pub(super) fn encode_rows_of(bundle: Digest, rows: &Batch) -> Result<Vec<u8>, DataError> {
+    encode(rows, HashMap::from([(BUNDLE.to_owned(), bundle.to_string())]))
+}
+
+fn encode(batch: &Batch, mut metadata: HashMap<String, String>) -> Result<Vec<u8>, DataError> {
     let mut views = Vec::with_capacity(batch.tensors().len());
     for tensor in batch.tensors() {
         let Some(dtype) = to_wire(tensor.dtype()) else {
@@ -25,13 +39,31 @@ pub fn encode_safetensors(batch: &Batch) -> Result<Vec<u8>, DataError> {
     }
     let names: Vec<_> = batch.tensors().iter().map(Tensor::name).collect();
     let order = serde_json::to_string(&names).map_err(DataError::Encode)?;
-    let metadata = HashMap::from([(COLUMNS.to_owned(), order)]);
+    metadata.insert(COLUMNS.to_owned(), order);
     serialize(views, Some(metadata)).map_err(DataError::Safetensors)
 }
 
 /// Reads a batch. Columns come in the order in which they were written; for files of other programs, in that of the file.
 pub fn decode_safetensors(bytes: &[u8]) -> Result<Batch, DataError> {
-    let (_, header) = SafeTensors::read_metadata(bytes).map_err(DataError::Safetensors)?;
+    decode(bytes, &read_metadata(bytes)?)
+}
+
+/// Reads what [`encode_rows_of`] wrote. Rows of which nobody says whose they are cannot be compared with anything, so
+/// they are refused.
+pub(super) fn decode_rows_of(bytes: &[u8]) -> Result<(Digest, Batch), DataError> {
+    let header = read_metadata(bytes)?;
+    let named = header.metadata().as_ref().and_then(|metadata| metadata.get(BUNDLE));
+    let bundle = named.and_then(|text| text.parse().ok()).ok_or_else(|| DataError::SegmentBundle {
+        found: named.map_or("none".to_owned(), |text| excerpt(text.as_bytes())),
+    })?;
+    Ok((bundle, decode(bytes, &header)?))
+}
+
+fn read_metadata(bytes: &[u8]) -> Result<Metadata, DataError> {
+    SafeTensors::read_metadata(bytes).map(|(_, header)| header).map_err(DataError::Safetensors)
+}
+
+fn decode(bytes: &[u8], header: &Metadata) -> Result<Batch, DataError> {
     let file = SafeTensors::deserialize(bytes).map_err(DataError::Safetensors)?;
     let listed = header.metadata().as_ref().and_then(|metadata| metadata.get(COLUMNS));
     let names = match listed.map(|listed| serde_json::from_str::<Vec<String>>(listed)) {
@@ -130,6 +162,20 @@ mod tests {
             decode_safetensors(&encode_safetensors(&Batch::default()).unwrap()).unwrap(),
             Batch::default()
         );
+    }
+
+    #[test]
+    fn rows_of_a_bundle_name_it() {
+        let bundle = Digest::of(b"bundle");
+        let (named, rows) = decode_rows_of(&encode_rows_of(bundle, &batch()).unwrap()).unwrap();
+        assert_eq!((named, rows.rows()), (bundle, 2));
+        assert_eq!(
+            decode_rows_of(&encode_safetensors(&batch()).unwrap()).unwrap_err().to_string(),
+            "the segment does not say which bundle filled it: expected a digest, found none"
+        );
+        let other = HashMap::from([(BUNDLE.to_owned(), "mnist@1".to_owned())]);
+        let error = decode_rows_of(&encode(&batch(), other).unwrap()).unwrap_err().to_string();
+        assert!(error.ends_with("expected a digest, found `mnist@1`"), "{error}");
     }
 
     #[test]

@@ -1,14 +1,15 @@
 //! Monitoring windows: the newest rows that an endpoint saw, in segments of safetensors.
 //!
-//! A segment is written each time rows come; small neighbours are joined, so that a quiet endpoint has no more files
-//! than a busy one. Where the process dies between writing a joined segment and removing its parts, some rows are there
-//! twice until they age out: windows are samples for statistics, not a log.
+//! A segment is written each time rows come, and names the bundle that saw and answered them; small neighbours of one
+//! bundle are joined, so that a quiet endpoint has no more files than a busy one. Where the process dies between writing
+//! a joined segment and removing its parts, some rows are there twice until they age out: windows are samples for
+//! statistics, not a log.
 
 use std::collections::VecDeque;
 
 use super::DataError;
-use super::safetensors::{decode_safetensors, encode_safetensors};
-use crate::domain::{Batch, ColumnSpec, Name};
+use super::safetensors::{decode_rows_of, encode_rows_of};
+use crate::domain::{Batch, ColumnSpec, Digest, Name};
 use crate::store::Store;
 
 /// Rows from which on a segment is no longer joined with the next.
@@ -17,8 +18,18 @@ const SEGMENT_ROWS: usize = 1_024;
 /// How often a reader starts again because a writer joined segments under its hands.
 const READ_TRIES: usize = 10;
 
+/// The newest rows that an endpoint saw, all answered by one bundle.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Window {
+    /// The bundle.
+    pub bundle: Digest,
+    /// Features and scores side by side, oldest row first.
+    pub rows: Batch,
+}
+
 struct Segment {
     number: u64,
+    bundle: Digest,
     rows: usize,
 }
 
@@ -26,6 +37,7 @@ struct Segment {
 pub struct WindowWriter {
     store: Store,
     endpoint: Name,
+    bundle: Digest,
     rows_max: usize,
     segments: VecDeque<Segment>,
     /// Columns of the newest segment; rows with other columns are never joined with it.
@@ -33,15 +45,16 @@ pub struct WindowWriter {
 }
 
 impl WindowWriter {
-    /// Opens the window of `endpoint`, of which at least the newest `rows_max` rows are kept, and not many more.
-    pub fn open(store: &Store, endpoint: &Name, rows_max: usize) -> Result<Self, DataError> {
+    /// Opens the window of `endpoint` for rows that `bundle` answers. At least the newest `rows_max` rows are kept, and
+    /// not many more, whichever bundle answered them.
+    pub fn open(store: &Store, endpoint: &Name, bundle: Digest, rows_max: usize) -> Result<Self, DataError> {
         let mut segments = VecDeque::new();
         let mut columns = Vec::new();
         for number in store.window_segments(endpoint)? {
             match read_segment(store, endpoint, number) {
-                Ok(Some(batch)) => {
-                    columns = ColumnSpec::of_batch(&batch);
-                    segments.push_back(Segment { number, rows: batch.rows() });
+                Ok(Some(Window { bundle, rows })) => {
+                    columns = ColumnSpec::of_batch(&rows);
+                    segments.push_back(Segment { number, bundle, rows: rows.rows() });
                 }
                 Ok(None) => {}
                 Err(DataError::Window { source, .. }) => {
@@ -54,6 +67,7 @@ impl WindowWriter {
         Ok(Self {
             store: store.clone(),
             endpoint: endpoint.clone(),
+            bundle,
             rows_max: rows_max.max(1),
             segments,
             columns,
@@ -65,8 +79,9 @@ impl WindowWriter {
         let rows = batch.rows();
         let newest = batch.slice_rows(rows.saturating_sub(self.rows_max)..rows);
         let Some(batch) = newest.filter(|batch| batch.rows() > 0) else { return Ok(()) };
-        let number = self.store.append_window_segment(&self.endpoint, &encode_safetensors(&batch)?)?;
-        self.segments.push_back(Segment { number, rows: batch.rows() });
+        let number =
+            self.store.append_window_segment(&self.endpoint, &encode_rows_of(self.bundle, &batch)?)?;
+        self.segments.push_back(Segment { number, bundle: self.bundle, rows: batch.rows() });
         let columns = ColumnSpec::of_batch(&batch);
         if columns == self.columns {
             self.join()?;
@@ -75,25 +90,28 @@ impl WindowWriter {
         self.trim()
     }
 
-    /// Joins the newest segments while both are small and the older is not much larger, so that each row is rewritten
-    /// about ten times at most.
+    /// Joins the newest segments while both are small and of this bundle, and the older is not much larger, so that
+    /// each row is rewritten about ten times at most.
     fn join(&mut self) -> Result<(), DataError> {
         while let Some((older, newer)) = self.segments.len().checked_sub(2).and_then(|index| {
             let (older, newer) = (self.segments.get(index)?, self.segments.get(index + 1)?);
-            let join = older.rows + newer.rows <= SEGMENT_ROWS && older.rows <= 2 * newer.rows;
-            join.then_some((older.number, newer.number))
+            let small = older.rows + newer.rows <= SEGMENT_ROWS && older.rows <= 2 * newer.rows;
+            let own = older.bundle == self.bundle && newer.bundle == self.bundle;
+            (small && own).then_some((older.number, newer.number))
         }) {
             let first = read_segment(&self.store, &self.endpoint, older)?;
             let second = read_segment(&self.store, &self.endpoint, newer)?;
-            let (Some(mut joined), Some(second)) = (first, second) else { return Ok(()) };
-            if joined.append(&second).is_err() {
+            let (Some(Window { rows: mut joined, .. }), Some(second)) = (first, second) else {
+                return Ok(());
+            };
+            if joined.append(&second.rows).is_err() {
                 return Ok(());
             }
-            let bytes = encode_safetensors(&joined)?;
+            let bytes = encode_rows_of(self.bundle, &joined)?;
             self.store.replace_window_segment(&self.endpoint, newer, &bytes)?;
             self.store.remove_window_segment(&self.endpoint, older)?;
             self.segments.truncate(self.segments.len() - 2);
-            self.segments.push_back(Segment { number: newer, rows: joined.rows() });
+            self.segments.push_back(Segment { number: newer, bundle: self.bundle, rows: joined.rows() });
         }
         Ok(())
     }
@@ -109,57 +127,65 @@ impl WindowWriter {
     }
 }
 
-/// The newest at most `rows_max` rows of an endpoint's window, oldest first; no columns if there are no rows.
+/// The newest at most `rows_max` rows of an endpoint's window; none if there are no rows.
 ///
-/// Ends at the first segment whose columns differ from the newest: there the endpoint's bundle changed.
-pub fn read_window(store: &Store, endpoint: &Name, rows_max: usize) -> Result<Batch, DataError> {
-    let mut batches = Vec::new();
+/// Ends at the first segment that another bundle filled than the newest, or whose columns differ, as they do where
+/// `host serve` replaced a transformer: those rows are not of the same model.
+pub fn read_window(store: &Store, endpoint: &Name, rows_max: usize) -> Result<Option<Window>, DataError> {
+    let mut segments = Vec::new();
     for _ in 0..READ_TRIES {
         let (found, whole) = read_newest(store, endpoint, rows_max)?;
-        batches = found;
+        segments = found;
         if whole {
             break;
         }
     }
-    let mut window = Batch::default();
-    for batch in batches.iter().rev() {
-        window.append(batch)?;
+    let Some(bundle) = segments.first().map(|newest| newest.bundle) else { return Ok(None) };
+    let mut rows = Batch::default();
+    for segment in segments.iter().rev() {
+        rows.append(&segment.rows)?;
     }
-    let rows = window.rows();
-    Ok(window.slice_rows(rows.saturating_sub(rows_max)..rows).unwrap_or(window))
+    let count = rows.rows();
+    let rows = rows.slice_rows(count.saturating_sub(rows_max)..count).unwrap_or(rows);
+    Ok(Some(Window { bundle, rows }))
 }
 
 /// Segments from the newest back, and whether none vanished meanwhile.
-fn read_newest(store: &Store, endpoint: &Name, rows_max: usize) -> Result<(Vec<Batch>, bool), DataError> {
-    let mut batches: Vec<Batch> = Vec::new();
+fn read_newest(store: &Store, endpoint: &Name, rows_max: usize) -> Result<(Vec<Window>, bool), DataError> {
+    let mut segments: Vec<Window> = Vec::new();
     let mut rows = 0;
     for number in store.window_segments(endpoint)?.into_iter().rev() {
         if rows >= rows_max {
             break;
         }
-        let Some(batch) = read_segment(store, endpoint, number)? else {
-            return Ok((batches, false));
+        let Some(segment) = read_segment(store, endpoint, number)? else {
+            return Ok((segments, false));
         };
-        let columns = ColumnSpec::of_batch(&batch);
-        if batches.first().is_some_and(|newest| ColumnSpec::of_batch(newest) != columns) {
+        let continues = |newest: &Window| {
+            let columns = ColumnSpec::of_batch(&newest.rows);
+            newest.bundle == segment.bundle && columns == ColumnSpec::of_batch(&segment.rows)
+        };
+        if !segments.first().is_none_or(continues) {
             break;
         }
-        rows += batch.rows();
-        batches.push(batch);
+        rows += segment.rows.rows();
+        segments.push(segment);
     }
-    Ok((batches, true))
+    Ok((segments, true))
 }
 
-fn read_segment(store: &Store, endpoint: &Name, number: u64) -> Result<Option<Batch>, DataError> {
+fn read_segment(store: &Store, endpoint: &Name, number: u64) -> Result<Option<Window>, DataError> {
     let Some(bytes) = store.read_window_segment(endpoint, number)? else { return Ok(None) };
-    decode_safetensors(&bytes).map(Some).map_err(|error| {
+    let (bundle, rows) = decode_rows_of(&bytes).map_err(|error| {
         let source = Box::new(error);
         DataError::Window { endpoint: endpoint.clone(), number, source }
-    })
+    })?;
+    Ok(Some(Window { bundle, rows }))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::encode_safetensors;
     use super::*;
     use crate::domain::Tensor;
 
@@ -167,8 +193,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
         let endpoint: Name = "mnist".parse().unwrap();
-        let writer = WindowWriter::open(&store, &endpoint, rows_max).unwrap();
+        let writer = WindowWriter::open(&store, &endpoint, bundle("first"), rows_max).unwrap();
         (folder, store, endpoint, writer)
+    }
+
+    fn bundle(name: &str) -> Digest {
+        Digest::of(name.as_bytes())
+    }
+
+    fn read(store: &Store, endpoint: &Name, rows_max: usize) -> Batch {
+        read_window(store, endpoint, rows_max).unwrap().map(|window| window.rows).unwrap_or_default()
     }
 
     fn batch(column: &str, values: std::ops::Range<usize>) -> Batch {
@@ -184,14 +218,14 @@ mod tests {
     #[test]
     fn gives_the_newest_rows_in_order() {
         let (_folder, store, endpoint, mut writer) = open(50);
-        assert_eq!(read_window(&store, &endpoint, 10).unwrap(), Batch::default());
+        assert_eq!(read(&store, &endpoint, 10), Batch::default());
         writer.append(&Batch::default()).unwrap();
         for start in (0..200).step_by(10) {
             writer.append(&batch("x", start..start + 10)).unwrap();
         }
-        assert_eq!(values(&read_window(&store, &endpoint, 50).unwrap()), (150..200).collect::<Vec<_>>());
-        assert_eq!(values(&read_window(&store, &endpoint, 7).unwrap()), (193..200).collect::<Vec<_>>());
-        assert_eq!(read_window(&store, &endpoint, 0).unwrap().rows(), 0);
+        assert_eq!(values(&read(&store, &endpoint, 50)), (150..200).collect::<Vec<_>>());
+        assert_eq!(values(&read(&store, &endpoint, 7)), (193..200).collect::<Vec<_>>());
+        assert_eq!(read(&store, &endpoint, 0).rows(), 0);
     }
 
     #[test]
@@ -202,14 +236,11 @@ mod tests {
         }
         let segments = store.window_segments(&endpoint).unwrap();
         assert!(segments.len() <= 16, "{} segments", segments.len());
-        let all = read_window(&store, &endpoint, usize::MAX).unwrap();
+        let all = read(&store, &endpoint, usize::MAX);
         assert!((3_000..3_000 + SEGMENT_ROWS).contains(&all.rows()), "{} rows", all.rows());
         assert_eq!(values(&all), (6_000 - all.rows()..6_000).collect::<Vec<_>>());
         writer.append(&batch("x", 0..10_000)).unwrap();
-        assert_eq!(
-            values(&read_window(&store, &endpoint, usize::MAX).unwrap()),
-            (7_000..10_000).collect::<Vec<_>>()
-        );
+        assert_eq!(values(&read(&store, &endpoint, usize::MAX)), (7_000..10_000).collect::<Vec<_>>());
     }
 
     #[test]
@@ -217,20 +248,48 @@ mod tests {
         let (_folder, store, endpoint, mut writer) = open(10);
         writer.append(&batch("x", 0..8)).unwrap();
         drop(writer);
-        let mut writer = WindowWriter::open(&store, &endpoint, 10).unwrap();
+        let mut writer = WindowWriter::open(&store, &endpoint, bundle("first"), 10).unwrap();
         writer.append(&batch("x", 8..16)).unwrap();
-        assert_eq!(values(&read_window(&store, &endpoint, 10).unwrap()), (6..16).collect::<Vec<_>>());
+        assert_eq!(values(&read(&store, &endpoint, 10)), (6..16).collect::<Vec<_>>());
     }
 
     #[test]
-    fn rows_of_another_bundle_are_left_out() {
+    fn rows_with_other_columns_are_left_out() {
         let (_folder, store, endpoint, mut writer) = open(100);
         writer.append(&batch("x", 0..8)).unwrap();
         writer.append(&batch("y", 8..12)).unwrap();
         writer.append(&batch("y", 12..14)).unwrap();
-        let window = read_window(&store, &endpoint, 100).unwrap();
+        let window = read(&store, &endpoint, 100);
         assert_eq!(window.tensors()[0].name(), "y");
         assert_eq!(values(&window), (8..14).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn rows_of_another_bundle_are_neither_joined_nor_read() {
+        let (_folder, store, endpoint, mut writer) = open(100);
+        writer.append(&batch("x", 0..4)).unwrap();
+        writer.append(&batch("x", 4..8)).unwrap();
+        let mut second = WindowWriter::open(&store, &endpoint, bundle("second"), 100).unwrap();
+        assert_eq!(read_window(&store, &endpoint, 100).unwrap().unwrap().bundle, bundle("first"));
+        second.append(&batch("x", 8..12)).unwrap();
+        second.append(&batch("x", 12..16)).unwrap();
+        assert_eq!(store.window_segments(&endpoint).unwrap().len(), 2, "one for each bundle");
+        let window = read_window(&store, &endpoint, 100).unwrap().unwrap();
+        assert_eq!((window.bundle, values(&window.rows)), (bundle("second"), (8..16).collect()));
+        let mut first_again = WindowWriter::open(&store, &endpoint, bundle("first"), 100).unwrap();
+        first_again.append(&batch("x", 16..18)).unwrap();
+        let window = read_window(&store, &endpoint, 100).unwrap().unwrap();
+        assert_eq!((window.bundle, values(&window.rows)), (bundle("first"), (16..18).collect()));
+    }
+
+    #[test]
+    fn a_segment_that_names_no_bundle_is_damaged() {
+        let (_folder, store, endpoint, _writer) = open(100);
+        let bytes = encode_safetensors(&batch("x", 0..8)).unwrap();
+        store.append_window_segment(&endpoint, &bytes).unwrap();
+        assert!(matches!(read_window(&store, &endpoint, 100), Err(DataError::Window { .. })));
+        WindowWriter::open(&store, &endpoint, bundle("first"), 100).unwrap();
+        assert_eq!(read_window(&store, &endpoint, 100).unwrap(), None);
     }
 
     #[test]
@@ -243,7 +302,7 @@ mod tests {
             error.to_string(),
             format!("segment {number} of the window of endpoint `mnist` is damaged")
         );
-        WindowWriter::open(&store, &endpoint, 100).unwrap();
-        assert_eq!(read_window(&store, &endpoint, 100).unwrap().rows(), 8);
+        WindowWriter::open(&store, &endpoint, bundle("first"), 100).unwrap();
+        assert_eq!(read(&store, &endpoint, 100).rows(), 8);
     }
 }

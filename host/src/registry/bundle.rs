@@ -165,6 +165,18 @@ pub enum RegistryError {
     /// The model file cannot be used.
     #[error("the bundle's model file cannot be loaded")]
     Model(#[from] ModelError),
+    /// The model is not the one that the signature is of.
+    #[error(
+        "the bundle's model has {found} {what} a row: expected {expected}, as the bundle's signature says"
+    )]
+    ModelCount {
+        /// Features or scores.
+        what: &'static str,
+        /// How many the signature has.
+        expected: usize,
+        /// How many the model has.
+        found: usize,
+    },
     /// A component cannot be used.
     #[error("plugin `{name}` of the bundle cannot be loaded: {source}")]
     Plugin {

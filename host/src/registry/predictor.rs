@@ -51,13 +51,15 @@ pub enum PredictionError {
 }
 
 impl Predictor {
-    /// Loads a bundle's model and transformers, and opens each with its config and state.
+    /// Loads a bundle's model and transformers, and opens each with its config and state. A model that does not fit the
+    /// signature is refused, since it could answer nothing.
     pub fn load(
         store: &Store,
         runtime: &PluginRuntime,
         manifest: &BundleManifest,
     ) -> Result<Self, RegistryError> {
         let model = model::load(&store.get(manifest.model.blob.digest)?)?;
+        check_counts(model.as_ref(), manifest)?;
         let open = |entries: &[TransformerEntry]| {
             entries.iter().map(|entry| open_transformer(store, runtime, entry)).collect::<Result<Vec<_>, _>>()
         };
@@ -77,6 +79,11 @@ impl Predictor {
     /// What it takes and answers.
     pub fn signature(&self) -> &Signature {
         &self.signature
+    }
+
+    /// Scores that the model makes of a row.
+    pub fn score_count(&self) -> usize {
+        self.parts.model.score_count()
     }
 
     /// The transformers before and after the model.
@@ -109,6 +116,29 @@ async fn apply(transformers: &[Transformer], batch: &Batch) -> Result<Option<Bat
         current = Some(transformer.transform(current.as_ref().unwrap_or(batch)).await?);
     }
     Ok(current)
+}
+
+/// Compares what the model takes and makes with what the signature promises. What postprocess transformers make of the
+/// scores is theirs to say, so without any alone the signature tells their number.
+fn check_counts(model: &dyn Model, manifest: &BundleManifest) -> Result<(), RegistryError> {
+    let signature = &manifest.signature;
+    let check = |what: &'static str, specs: &[ColumnSpec], found: usize| {
+        let expected = elements(specs);
+        let wrong = RegistryError::ModelCount { what, expected, found };
+        if expected == found { Ok(()) } else { Err(wrong) }
+    };
+    check("features", &signature.features, model.feature_count())?;
+    if manifest.postprocess.is_empty() {
+        check("scores", &signature.outputs, model.score_count())?;
+    }
+    Ok(())
+}
+
+/// Elements that a row has in all columns together; the largest number there is where they are more.
+fn elements(specs: &[ColumnSpec]) -> usize {
+    let of_column =
+        |spec: &ColumnSpec| spec.shape.iter().fold(1, |all: usize, &size| all.saturating_mul(size));
+    specs.iter().fold(0, |all: usize, spec| all.saturating_add(of_column(spec)))
 }
 
 fn open_transformer(

@@ -14,6 +14,8 @@ pub enum ErrorCode {
     InvalidInput,
     /// The body is over the limit.
     BodyTooLarge,
+    /// The answer to so many rows would be over the limit.
+    AnswerTooLarge,
     /// The body did not arrive in time.
     BodyTimeout,
     /// No such endpoint or route.

@@ -4,8 +4,9 @@ use std::sync::{Mutex, PoisonError};
 use crate::data::{DataError, WindowWriter};
 use crate::domain::{Batch, BatchError};
 
-/// Rows that are kept of one interval between two writes. Under load the rows are a uniform sample of all that came, so
-/// the cost of monitoring does not grow with traffic.
+/// Rows that are kept of one interval between two writes. Under load the rows are a uniform sample of all that came. Only
+/// rows that the sample takes are copied, some thousands in an interval however many come, so that the cost of
+/// monitoring hardly grows with traffic.
 const ROWS_PER_FLUSH: usize = 1_024;
 
 /// Keeps what an endpoint saw and answered, and writes it to the store now and then.
@@ -36,19 +37,40 @@ struct Reservoir {
 }
 
 impl Reservoir {
-    fn offer(&mut self, row: Batch) {
+    /// The place of the next row of the stream; none if the sample leaves it out.
+    fn draw(&mut self) -> Option<usize> {
         self.seen += 1;
         if self.rows.len() < ROWS_PER_FLUSH {
-            self.rows.push(row);
-            return;
+            return Some(self.rows.len());
         }
         // xorshift64 (Marsaglia 2003): which rows are sampled need not be unpredictable, only even.
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
-        let slot = usize::try_from(self.random % self.seen).unwrap_or(usize::MAX);
-        if let Some(kept) = self.rows.get_mut(slot) {
-            *kept = row;
+        usize::try_from(self.random % self.seen).ok().filter(|&place| place < self.rows.len())
+    }
+
+    fn put(&mut self, place: usize, row: Batch) {
+        match self.rows.get_mut(place) {
+            Some(kept) => *kept = row,
+            None => self.rows.push(row),
+        }
+    }
+
+    /// Samples the rows of `batch`.
+    fn offer(&mut self, batch: Batch) {
+        if batch.rows() == 1 {
+            if let Some(place) = self.draw() {
+                self.put(place, batch);
+            }
+            return;
+        }
+        for row in 0..batch.rows() {
+            if let Some(place) = self.draw()
+                && let Some(row) = batch.slice_rows(row..row + 1)
+            {
+                self.put(place, row);
+            }
         }
     }
 }
@@ -66,16 +88,7 @@ impl WindowCapture {
         columns.extend(scores.into_tensors());
         // A feature column named like the model's output would make no batch; then there is nothing to keep.
         let Ok(batch) = Batch::new(columns) else { return };
-        let mut reservoir = self.reservoir.lock().unwrap_or_else(PoisonError::into_inner);
-        if batch.rows() == 1 {
-            reservoir.offer(batch);
-            return;
-        }
-        for row in 0..batch.rows() {
-            if let Some(row) = batch.slice_rows(row..row + 1) {
-                reservoir.offer(row);
-            }
-        }
+        self.reservoir.lock().unwrap_or_else(PoisonError::into_inner).offer(batch);
     }
 
     /// Writes what was captured since the last time; gives the number of rows.
@@ -107,17 +120,32 @@ mod tests {
     use super::*;
     use crate::domain::Tensor;
 
+    fn values(range: std::ops::Range<usize>) -> Batch {
+        let values: Vec<f32> = range.map(|value| value as f32).collect();
+        Batch::new(vec![Tensor::from_f32("x", vec![values.len()], &values).unwrap()]).unwrap()
+    }
+
     #[test]
     fn a_full_reservoir_is_an_even_sample() {
-        let mut reservoir = Reservoir { rows: Vec::new(), seen: 0, random: 7 };
-        for value in 0..20_000 {
-            reservoir
-                .offer(Batch::new(vec![Tensor::from_f32("x", vec![1], &[value as f32]).unwrap()]).unwrap());
+        for rows_at_once in [1, 2_000] {
+            let mut reservoir = Reservoir { rows: Vec::new(), seen: 0, random: 7 };
+            for start in (0..20_000).step_by(rows_at_once) {
+                reservoir.offer(values(start..start + rows_at_once));
+            }
+            assert_eq!(reservoir.rows.len(), ROWS_PER_FLUSH);
+            let kept = |row: &Batch| row.tensors()[0].as_f32().unwrap()[0];
+            let mean = reservoir.rows.iter().map(kept).sum::<f32>() / 1_024.0;
+            // The standard error of the mean is 5774 / √1024 ≈ 180.
+            assert!((mean - 10_000.0).abs() < 900.0, "{mean}");
         }
-        assert_eq!(reservoir.rows.len(), ROWS_PER_FLUSH);
-        let mean =
-            reservoir.rows.iter().map(|row| row.tensors()[0].as_f32().unwrap()[0]).sum::<f32>() / 1_024.0;
-        // The standard error of the mean is 5774 / √1024 ≈ 180.
-        assert!((mean - 10_000.0).abs() < 900.0, "{mean}");
+    }
+
+    #[test]
+    fn few_rows_are_all_kept_in_their_order() {
+        let mut reservoir = Reservoir { rows: Vec::new(), seen: 0, random: 7 };
+        reservoir.offer(values(0..1));
+        reservoir.offer(values(1..10));
+        let kept: Vec<_> = reservoir.rows.iter().map(|row| row.tensors()[0].as_f32().unwrap()[0]).collect();
+        assert_eq!(kept, (0_u8..10).map(f32::from).collect::<Vec<_>>());
     }
 }

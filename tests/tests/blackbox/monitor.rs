@@ -1,4 +1,5 @@
-//! `host monitor run`: rows like the training's are stable, inverted ones are not.
+//! `host monitor run`: rows like the training's are stable, inverted ones are not, and it is the training of the model
+//! that answered.
 
 use host_tests::{Host, Server, pixels_json, plugin, test_images};
 
@@ -14,8 +15,7 @@ fn drift_is_noticed_and_its_absence_too() {
     let server = host.serve(["--model", "mnist", "--endpoint", "watched"]);
     let detector = plugin("psi");
     let run = |rows: &str| {
-        let arguments =
-            ["monitor", "run", "--endpoint", "watched", "--model", "mnist", "--detector", &detector];
+        let arguments = ["monitor", "run", "--endpoint", "watched", "--detector", &detector];
         host.run(arguments.into_iter().chain(["--rows", rows, "--json"]))
     };
     let early = run("100");
@@ -45,8 +45,7 @@ fn drift_is_noticed_and_its_absence_too() {
     drop(server);
 
     let transformer = plugin("argmax-label");
-    let wrong =
-        host.run(["monitor", "run", "--endpoint", "watched", "--model", "mnist", "--detector", &transformer]);
+    let wrong = host.run(["monitor", "run", "--endpoint", "watched", "--detector", &transformer]);
     assert_eq!(wrong.code, 2);
     assert!(wrong.stderr.contains("it is a transformer, and a detector is needed here"), "{}", wrong.stderr);
 }
@@ -60,8 +59,56 @@ fn rows_are_on_disk_when_the_server_has_stopped() {
     }
     assert_eq!(server.stop().code, 0);
     let detector = plugin("psi");
-    let arguments =
-        ["monitor", "run", "--endpoint", "brief", "--model", "mnist", "--detector", &detector, "--json"];
+    let arguments = ["monitor", "run", "--endpoint", "brief", "--detector", &detector, "--json"];
     let report = host.run(arguments).json();
     assert_eq!(report["window_rows"], 40);
+}
+
+/// Trains a version of the model `moving` on rows whose `x` begins at `start`.
+fn train_moving(host: &Host, start: u32) -> String {
+    let mut table = String::from("x,label\n");
+    for row in 0..1_000_u32 {
+        table.push_str(&format!("{}.5,{}\n", start + row % 97, u32::from(row % 97 > 48)));
+    }
+    let file = host.state_dir().join(format!("from-{start}.csv"));
+    std::fs::write(&file, table).unwrap();
+    let dataset = format!("from-{start}");
+    host.run(["data", "add", &dataset, file.to_str().unwrap()]).expect_success();
+    let arguments = ["train", "--data", &dataset, "--name", "moving", "--rounds", "3", "--json"];
+    host.run(arguments).json()["bundle"].as_str().unwrap().to_owned()
+}
+
+/// Sends as many rows as `table` has for that start, and waits until they are in the window.
+fn send_moving(server: &Server, start: u32, rows_before: u64) {
+    let rows: Vec<_> =
+        (0..500).map(|row| serde_json::json!({ "x": f64::from(start + row % 97) + 0.5 })).collect();
+    let body = serde_json::Value::from(rows).to_string();
+    assert_eq!(server.post("/serve/moving", &body).status, 200);
+    server.wait_for_window(rows_before + 500);
+}
+
+#[test]
+fn a_window_is_compared_with_the_version_that_filled_it() {
+    let host = Host::new();
+    let detector = plugin("psi");
+    let monitor = || {
+        let ran = host.run(["monitor", "run", "--endpoint", "moving", "--detector", &detector, "--json"]);
+        serde_json::from_str::<serde_json::Value>(&ran.stdout).unwrap_or_else(|_| panic!("{}", ran.stderr))
+    };
+    let first = train_moving(&host, 0);
+    let server = host.serve(["--model", "moving"]);
+    send_moving(&server, 0, 0);
+    // A newer version, of other rows, that nobody serves yet.
+    let second = train_moving(&host, 1_000);
+    assert_ne!(first, second);
+    let report = monitor();
+    assert_eq!((&report["bundle"], &report["verdict"]), (&first.into(), &"stable".into()), "{report}");
+    drop(server);
+
+    // Once it is served, the rows of the old one count no longer.
+    let server = host.serve(["--model", "moving"]);
+    send_moving(&server, 1_000, 0);
+    let report = monitor();
+    assert_eq!((&report["bundle"], &report["verdict"]), (&second.into(), &"stable".into()), "{report}");
+    assert_eq!(report["window_rows"], 500);
 }

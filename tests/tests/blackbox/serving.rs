@@ -87,6 +87,16 @@ fn bad_rows_are_told_by_row_and_column_and_the_next_request_is_answered() {
     assert_eq!(error_of(&server.post("/serve/other", &good)).1, "not_found");
     assert_eq!(error_of(&server.post("/serve/%ff", &good)).1, "not_found");
     assert_eq!(error_of(&server.get("/serve/mnist")).1, "method_not_allowed");
+    assert_eq!(error_of(&server.get("/serve/other")).1, "not_found");
+    assert_eq!(error_of(&server.get("/serve/%ff")).1, "not_found");
+    let long = format!("/serve/{}", "x".repeat(5_000));
+    for answer in [server.get(&long), server.get(&long.replace("serve", "other"))] {
+        let (status, _, message) = error_of(&answer);
+        assert_eq!(status, 404);
+        assert!(message.len() < 400, "{message}");
+    }
+    let posted = error_of(&server.post("/health", ""));
+    assert_eq!((posted.0, posted.2.as_str()), (405, "`/health` does not take POST"));
     assert_eq!(error_of(&server.get("/nothing")).0, 404);
     assert_eq!(server.post("/serve/mnist", &good), expected);
 }
@@ -161,12 +171,114 @@ fn stops_on_a_signal_and_answers_what_is_under_way() {
     for _ in 0..20 {
         assert_eq!(server.get("/ready").status, 200);
     }
-    let stopping = std::thread::spawn(move || server.stop());
+    server.terminate();
+    // From here on it is draining, and the request is still not there.
+    server.wait_until_it_refuses();
     slow.write_all(&body.as_bytes()[100..]).unwrap();
     let mut response = String::new();
     slow.read_to_string(&mut response).unwrap();
     assert!(response.starts_with("HTTP/1.1 200"), "{response}");
-    assert_eq!(stopping.join().unwrap().code, 0);
+    assert_eq!(server.wait().code, 0);
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let server = Host::trained().serve(["--model", "mnist"]);
+    let mut stalled = TcpStream::connect(server.address()).unwrap();
+    stalled.write_all(b"POST /serve/mnist HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{").unwrap();
+    for _ in 0..20 {
+        assert_eq!(server.get("/ready").status, 200);
+    }
+    server.terminate();
+    server.wait_until_it_refuses();
+    server.terminate();
+    let ran = server.wait();
+    // Not 0, as after draining: this is what a shell says of a program that SIGTERM ended.
+    assert_eq!(ran.code, 143, "{}", ran.stderr);
+    assert!(ran.stderr.contains("told to stop again"), "{}", ran.stderr);
+}
+
+/// A model so large that 100,000 rows take a core some 20 seconds.
+fn slow_model() -> Host {
+    let host = Host::new();
+    let mut table = String::from("x,y,label\n");
+    for row in 0..400_u32 {
+        // Labels that nothing explains make trees that split as often as they may.
+        let label = row.wrapping_mul(2_654_435_761) >> 8;
+        table.push_str(&format!("{}.5,{}.5,{}\n", row * 7 % 101, row * 13 % 103, label % 10));
+    }
+    let file = host.state_dir().join("table.csv");
+    std::fs::write(&file, table).unwrap();
+    host.run(["data", "add", "slow", file.to_str().unwrap()]).expect_success();
+    let arguments = ["--rounds", "1500", "--set", "eta=0.001", "--set", "min_child_weight=0"];
+    host.run(["train", "--data", "slow", "--threads", "1"].into_iter().chain(arguments)).expect_success();
+    host
+}
+
+#[test]
+fn a_long_computation_does_not_outlast_the_grace_period() {
+    let host = slow_model();
+    let server = host.serve(["--model", "slow"]);
+    let body = format!("[{}]", vec![r#"{"x":50,"y":50}"#; 100_000].join(","));
+    let head = format!("POST /serve/slow HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+    let requests = 4 * std::thread::available_parallelism().unwrap().get();
+    let send = |_| {
+        let mut connection = TcpStream::connect(server.address()).unwrap();
+        connection.write_all(head.as_bytes()).unwrap();
+        connection.write_all(body.as_bytes()).unwrap();
+        connection
+    };
+    let _under_way: Vec<_> = (0..requests).map(send).collect();
+    assert_eq!(server.get("/ready").status, 200);
+    let told = Instant::now();
+    server.terminate();
+    let ran = server.wait();
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(ran.stderr.contains("were cut off"), "the requests were too short: {}", ran.stderr);
+    // Ten seconds of grace; the requests would take all cores a minute and more.
+    assert!(told.elapsed() < Duration::from_secs(30), "{:?}", told.elapsed());
+}
+
+#[test]
+fn large_bodies_under_way_share_a_limit() {
+    let server = Host::trained().serve(["--model", "mnist", "--bodies-max-bytes", "1000000"]);
+    let mut holding = TcpStream::connect(server.address()).unwrap();
+    let head = "POST /serve/mnist HTTP/1.1\r\nhost: x\r\ncontent-length: 900000\r\n\r\n[";
+    holding.write_all(head.as_bytes()).unwrap();
+    let large = format!("[{}]", vec![pixels_json(&test_images()[0]); 100].join(","));
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let refused = loop {
+        let answer = server.post("/serve/mnist", &large);
+        if answer.status != 200 {
+            break answer;
+        }
+        assert!(Instant::now() < deadline, "the head of the other request was not read");
+    };
+    let (status, code, message) = error_of(&refused);
+    assert_eq!((status, code.as_str()), (503, "overloaded"), "{message}");
+    assert_eq!(server.post("/serve/mnist", &pixels_json(&test_images()[0])).status, 200, "small ones go on");
+    drop(holding);
+    while server.post("/serve/mnist", &large).status != 200 {
+        assert!(Instant::now() < deadline, "the memory did not come back");
+    }
+}
+
+#[test]
+fn a_bundle_whose_model_is_not_the_signatures_is_refused() {
+    let carried = tempfile::tempdir().unwrap();
+    let folder = carried.path().join("bundle");
+    Host::trained().run(["model", "export", "mnist", folder.to_str().unwrap()]).expect_success();
+    let file = folder.join("bundle.json");
+    let mut manifest: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    manifest["signature"]["features"][0]["shape"] = serde_json::json!([783]);
+    std::fs::write(&file, manifest.to_string()).unwrap();
+    // A taken port, so that a server which takes the bundle ends as well.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let ran = Host::new().run(["serve", "--port", &port, "--model", folder.to_str().unwrap()]);
+    assert_eq!(ran.code, 2, "{}", ran.stderr);
+    let expected = "the bundle's model has 784 features a row: expected 783, as the bundle's signature says";
+    assert!(ran.stderr.contains(expected), "{}", ran.stderr);
 }
 
 #[test]

@@ -1,0 +1,36 @@
+use std::net::IpAddr;
+
+use anyhow::Context as _;
+
+use crate::server::{Server, ServerError};
+
+/// Opens the listener of a command that serves.
+pub(super) async fn listen(ip: IpAddr, port: u16) -> anyhow::Result<Server> {
+    Server::bind(ip, port).await.map_err(|error| match error {
+        ServerError::PortInUse { .. } => anyhow::Error::new(error)
+            .context("failed to start the server (give another with `--port`, or 0 for any free one)"),
+        other => other.into(),
+    })
+}
+
+/// Ready when the process is told to stop by SIGTERM or SIGINT. Who says it again does not want to wait: the process ends
+/// at once, with the exit code that shells give to one which the signal ended.
+pub(super) fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).context("failed to watch for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("failed to watch for SIGINT")?;
+    let mut told = async move || {
+        tokio::select! {
+            _ = terminate.recv() => SignalKind::terminate(),
+            _ = interrupt.recv() => SignalKind::interrupt(),
+        }
+    };
+    Ok(async move {
+        told().await;
+        tokio::spawn(async move {
+            let again = told().await;
+            tracing::warn!("told to stop again: ending at once");
+            std::process::exit(128 + again.as_raw_value());
+        });
+    })
+}

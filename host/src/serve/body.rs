@@ -1,0 +1,206 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody as _};
+use axum::http::StatusCode;
+use http_body_util::BodyExt as _;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{ApiError, ErrorCode};
+
+/// Bodies up to this size are not counted, which most are. There are never more of them than connections.
+const UNCOUNTED_MAX_BYTES: usize = 64 * 1024;
+
+/// The unit in which memory is counted, since a semaphore gives at most 2³² permits at once.
+const UNIT_BYTES: usize = 1024;
+
+/// The most units there can be, which no machine has; fits a semaphore of any platform.
+const UNITS_MAX: usize = 1 << 28;
+
+/// What a request may cost before it is computed.
+#[derive(Debug, Clone)]
+pub struct ServeLimits {
+    /// Bytes of a body.
+    pub body_max_bytes: usize,
+    /// Time for a body to arrive.
+    pub body_max_ms: u64,
+    /// Bytes of all bodies under way together; those of up to 64 KiB are not counted.
+    pub bodies_max_bytes: usize,
+}
+
+impl Default for ServeLimits {
+    /// 16 MiB hold some 5,000 MNIST images as JSON; a client that needs more than 30 s to send them is not sending. All
+    /// together may take what 32 such clients send at once.
+    fn default() -> Self {
+        Self { body_max_bytes: 16 * 1024 * 1024, body_max_ms: 30_000, bodies_max_bytes: 512 * 1024 * 1024 }
+    }
+}
+
+/// A whole body. Its bytes are counted among those under way until it is dropped.
+#[derive(Debug)]
+pub struct RequestBody {
+    bytes: Vec<u8>,
+    _share: Share,
+}
+
+impl RequestBody {
+    /// What was sent.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl From<Vec<u8>> for RequestBody {
+    /// A body that was not read from a socket, and is not counted.
+    fn from(bytes: Vec<u8>) -> Self {
+        Self { bytes, _share: Share::default() }
+    }
+}
+
+/// The part of the memory for bodies that one body has; none for a small one.
+#[derive(Debug, Default)]
+struct Share(Option<OwnedSemaphorePermit>);
+
+/// Reads bodies within the limits on size, time and memory.
+pub(super) struct BodyReader {
+    limits: ServeLimits,
+    free_units: Arc<Semaphore>,
+    units: usize,
+}
+
+impl BodyReader {
+    pub(super) fn new(limits: ServeLimits) -> Self {
+        let units = (limits.bodies_max_bytes / UNIT_BYTES).clamp(1, UNITS_MAX);
+        Self { limits, free_units: Arc::new(Semaphore::new(units)), units }
+    }
+
+    /// Reads a whole body.
+    pub(super) async fn read(&self, body: Body) -> Result<RequestBody, ApiError> {
+        let within = Duration::from_millis(self.limits.body_max_ms);
+        tokio::time::timeout(within, self.collect(body)).await.unwrap_or_else(|_| {
+            Err(ApiError::new(
+                StatusCode::REQUEST_TIMEOUT,
+                ErrorCode::BodyTimeout,
+                format!("the body did not arrive within {} ms", self.limits.body_max_ms),
+            ))
+        })
+    }
+
+    async fn collect(&self, mut body: Body) -> Result<RequestBody, ApiError> {
+        let mut share = Share::default();
+        // What the head announces is refused before any of it is read. A body of unknown length grows its share.
+        let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+        self.grow(&mut share, announced)?;
+        let mut bytes = Vec::with_capacity(announced);
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| {
+                let message = format!("the body broke off: {error}");
+                ApiError::new(StatusCode::BAD_REQUEST, ErrorCode::InvalidInput, message)
+            })?;
+            // What is no data are trailers, which mean nothing here.
+            let Some(data) = frame.data_ref() else { continue };
+            self.grow(&mut share, bytes.len() + data.len())?;
+            bytes.extend_from_slice(data);
+        }
+        Ok(RequestBody { bytes, _share: share })
+    }
+
+    /// Makes `share` large enough for a body of so many bytes.
+    fn grow(&self, share: &mut Share, bytes: usize) -> Result<(), ApiError> {
+        if bytes > self.limits.body_max_bytes {
+            let message =
+                format!("the body is larger than the limit of {} bytes", self.limits.body_max_bytes);
+            return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::BodyTooLarge, message));
+        }
+        if bytes <= UNCOUNTED_MAX_BYTES {
+            return Ok(());
+        }
+        let present = share.0.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        // A body that is alone always finds room, or those between both limits could never be sent.
+        let missing = bytes.div_ceil(UNIT_BYTES).min(self.units).saturating_sub(present);
+        let Some(missing) = u32::try_from(missing).ok().filter(|&missing| missing > 0) else { return Ok(()) };
+        let more = Arc::clone(&self.free_units).try_acquire_many_owned(missing).map_err(|_| {
+            let message = format!(
+                "the bodies under way take all of the {} bytes there are for them: try again",
+                self.limits.bodies_max_bytes
+            );
+            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Overloaded, message)
+        })?;
+        match &mut share.0 {
+            Some(present) => present.merge(more),
+            none => *none = Some(more),
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KIB: usize = 1024;
+
+    fn reader(body_kib: usize, bodies_kib: usize) -> BodyReader {
+        BodyReader::new(ServeLimits {
+            body_max_bytes: body_kib * KIB,
+            bodies_max_bytes: bodies_kib * KIB,
+            ..ServeLimits::default()
+        })
+    }
+
+    fn announced(length_kib: usize) -> Body {
+        Body::from(vec![b' '; length_kib * KIB])
+    }
+
+    /// In pieces of 16 KiB, without saying how many.
+    fn unannounced(length_kib: usize) -> Body {
+        let piece = || Ok::<_, std::io::Error>(vec![b' '; 16 * KIB]);
+        Body::from_stream(tokio_stream::iter((0..length_kib / 16).map(move |_| piece())))
+    }
+
+    #[tokio::test]
+    async fn bodies_under_way_share_the_memory_until_they_are_dropped() {
+        for body in [announced, unannounced] {
+            let reader = reader(400, 1_000);
+            let first = reader.read(body(400)).await.unwrap();
+            let second = reader.read(body(400)).await.unwrap();
+            assert_eq!(first.bytes().len() + second.bytes().len(), 800 * KIB);
+            let refused = reader.read(body(400)).await.unwrap_err();
+            assert_eq!(refused.code(), ErrorCode::Overloaded);
+            assert_eq!(
+                refused.message(),
+                "the bodies under way take all of the 1024000 bytes there are for them: try again"
+            );
+            assert_eq!(reader.free_units.available_permits(), 200, "what was refused holds nothing");
+            reader.read(body(192)).await.unwrap();
+            drop(first);
+            reader.read(body(400)).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn small_bodies_are_not_counted() {
+        let reader = reader(400, 400);
+        let _all = reader.read(announced(400)).await.unwrap();
+        assert_eq!(reader.free_units.available_permits(), 0);
+        reader.read(announced(64)).await.unwrap();
+        reader.read(unannounced(64)).await.unwrap();
+        assert_eq!(reader.read(unannounced(80)).await.unwrap_err().code(), ErrorCode::Overloaded);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_alone_always_finds_room() {
+        let reader = reader(400, 100);
+        reader.read(announced(400)).await.unwrap();
+        reader.read(unannounced(400)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn refuses_bodies_over_the_limit_of_one() {
+        let reader = reader(32, 1_000);
+        for body in [announced(33), unannounced(48)] {
+            let refused = reader.read(body).await.unwrap_err();
+            assert_eq!(refused.message(), "the body is larger than the limit of 32768 bytes");
+        }
+    }
+}
