@@ -4,12 +4,15 @@
 
 mod data;
 mod error;
+mod listener;
 mod model;
 mod monitor;
 mod output;
 mod plugin;
 mod predict;
+mod run;
 mod serve;
+mod server;
 mod state;
 mod train;
 
@@ -66,10 +69,15 @@ enum Command {
     /// List, show and export trained models.
     #[command(subcommand)]
     Model(model::ModelCommand),
+    /// List, show, compare and watch runs.
+    #[command(subcommand)]
+    Run(run::RunCommand),
     /// Score a dataset with a model.
     Predict(predict::PredictArguments),
     /// Serve a model over HTTP.
     Serve(serve::ServeArguments),
+    /// Start the server of experiments and runs, which MLflow's clients can use.
+    Server(server::ServerArguments),
     /// Watch what an endpoint sees.
     #[command(subcommand)]
     Monitor(monitor::MonitorCommand),
@@ -97,8 +105,10 @@ fn run(cli: Cli, output: &Output) -> anyhow::Result<ExitCode> {
         Command::Data(command) => data::run(command, &cli.state, output)?,
         Command::Train(arguments) => train::run(arguments, &cli.state, output)?,
         Command::Model(command) => model::run(command, &cli.state, output)?,
+        Command::Run(command) => run::run(command, &cli.state, output)?,
         Command::Predict(arguments) => predict::run(arguments, &cli.state, output)?,
         Command::Serve(arguments) => serve::run(arguments, &cli.state, output)?,
+        Command::Server(arguments) => server::run(&arguments, &cli.state, output)?,
         Command::Monitor(command) => return monitor::run(command, &cli.state, output),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -23,4 +23,5 @@ pub mod registry;
 pub mod serve;
 pub mod server;
 pub mod store;
+pub mod track;
 pub mod train;

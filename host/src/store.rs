@@ -13,6 +13,7 @@
 //! ```
 
 mod blobs;
+mod database;
 mod error;
 mod files;
 mod records;
@@ -21,6 +22,7 @@ mod windows;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use database::{Database, DatabaseError, DatabaseUrl, DatabaseUrlError, Dialect};
 pub use error::StoreError;
 pub use records::RecordKind;
 

@@ -29,7 +29,7 @@ Installs, each only where it is missing:
   - gcc, and Python with its venv module, by apt-get (with sudo where not root)
   - the compiler's standard library for wasm32-unknown-unknown, by rustup or else from Debian's packages
   - libxgboost, from PyPI, into ~/.local/share/host/lib
-  - a Python environment for the tests, into ~/.cache/host/venv
+  - PostgreSQL, by apt-get, and a Python environment, into ~/.cache/host/venv, for the tests
 Then builds the program, the plugins and the tests' guests into the target folder.";
 
 /// How much is set up.
@@ -60,6 +60,7 @@ pub(crate) fn run(layout: &Layout, scope: Scope) -> Result<()> {
     python::ensure(&layout.python_environment(), None)?;
     xgboost::ensure(layout)?;
     if scope == Scope::Tests {
+        ensure_tools(&[Tool::POSTGRESQL])?;
         let requirements = layout.root().join("tests/python/requirements.txt");
         python::ensure(&layout.python_environment(), Some(&requirements))?;
     }

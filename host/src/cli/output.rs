@@ -13,7 +13,7 @@ pub(super) struct Output {
 
 /// A table of text; columns are as wide as their widest cell.
 pub(super) struct Table {
-    header: Vec<&'static str>,
+    header: Vec<String>,
     right: Vec<bool>,
     rows: Vec<Vec<String>>,
 }
@@ -88,9 +88,9 @@ impl Output {
 
 impl Table {
     /// A table with these columns; a name that starts with `>` is right-aligned.
-    pub(super) fn new(header: &[&'static str]) -> Self {
+    pub(super) fn new(header: &[&str]) -> Self {
         let right = header.iter().map(|name| name.starts_with('>')).collect();
-        let header = header.iter().map(|name| name.trim_start_matches('>')).collect();
+        let header = header.iter().map(|name| name.trim_start_matches('>').to_owned()).collect();
         Self { header, right, rows: Vec::new() }
     }
 
@@ -171,6 +171,9 @@ pub(super) fn number_text(value: f64) -> String {
     }
     if value.fract() == 0.0 && value.abs() < 1e15 {
         return format!("{value:.0}");
+    }
+    if value.abs() < 5e-4 {
+        return format!("{value:.2e}");
     }
     let text = format!("{value:.4}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()

@@ -2,7 +2,8 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 
-use crate::store::Store;
+use crate::store::{Database, DatabaseUrl, Store};
+use crate::track::Tracker;
 
 /// Where the program keeps its things.
 #[derive(Debug, clap::Args)]
@@ -10,12 +11,33 @@ pub(super) struct StateArguments {
     /// Folder for datasets, bundles and windows [default: ~/.local/share/host].
     #[arg(long, global = true, env = "HOST_STATE_DIR", value_name = "DIR", help_heading = "Global options")]
     state_dir: Option<PathBuf>,
+
+    /// Database of experiments and runs, as `postgres://user:password@machine/name` [default: a file of SQLite in the
+    /// state folder].
+    #[arg(
+        long,
+        global = true,
+        env = "HOST_DATABASE",
+        value_name = "URL",
+        hide_env_values = true,
+        help_heading = "Global options"
+    )]
+    database: Option<DatabaseUrl>,
 }
 
 impl StateArguments {
     /// Opens the store, creating the folder if need be.
     pub(super) fn open_store(&self) -> anyhow::Result<Store> {
         Ok(Store::open(&self.folder()?)?)
+    }
+
+    /// Opens the store and its database, and brings that up to date.
+    pub(super) async fn open_tracker(&self) -> anyhow::Result<Tracker> {
+        let store = self.open_store()?;
+        let url = self.database.clone().unwrap_or_default();
+        let database = Database::open(&url, store.folder()).await;
+        let database = database.with_context(|| format!("failed to open the database `{url}`"))?;
+        Ok(Tracker::new(database, store))
     }
 
     fn folder(&self) -> anyhow::Result<PathBuf> {

@@ -4,4 +4,5 @@ mod data;
 mod monitor;
 mod plugins;
 mod serving;
+mod tracking;
 mod training;

@@ -25,6 +25,12 @@ impl Tool {
         packages: &["python3", "python3-venv"],
         probe: ("python3", &["-c", "import venv, ensurepip"]),
     };
+    /// Keeps experiments and runs where many write at once. Debian's program is in no folder of the path.
+    pub(crate) const POSTGRESQL: Self = Self {
+        name: "postgresql",
+        packages: &["postgresql"],
+        probe: ("sh", &["-c", "ls /usr/lib/postgresql/*/bin/initdb"]),
+    };
     /// Puts load on servers, for the benches.
     // Asked for its version, wrk prints it and fails.
     pub(crate) const WRK: Self =

@@ -1,0 +1,53 @@
+//! Experiments and runs: what was tried, with which parameters, and what came of it.
+//!
+//! Words and rules are MLflow's, whose REST API [`rest`] answers; what is kept lies in the store's database. A write is
+//! atomic, durable when it is acknowledged, and harmless to repeat. Knows nothing of models, trainers and endpoints.
+
+mod artifacts;
+mod entities;
+mod error;
+mod experiments;
+mod inputs;
+mod logged_models;
+mod metrics;
+mod names;
+mod names_of_runs;
+pub mod rest;
+mod rows;
+mod runs;
+mod search;
+
+use crate::store::{Database, Store};
+
+pub use artifacts::{ArtifactEntry, ArtifactPath};
+pub use entities::{
+    DatasetInput, Experiment, InputDataset, Lifecycle, Metric, ModelInput, ModelOutput, Pair, Run, RunData,
+    RunInfo, RunInputs, RunOutputs, RunStatus, ViewType,
+};
+pub use error::{ErrorCode, TrackError};
+pub use logged_models::{
+    LoggedModel, LoggedModelData, LoggedModelInfo, LoggedModelStatus, ModelMetric, NewLoggedModel,
+};
+pub use metrics::MetricPage;
+pub use runs::{NewRun, RunChange};
+pub use search::{ModelOrder, ModelSearch, Page, RunSearch};
+
+/// Reads and writes experiments and runs; clones are cheap and mean the same store.
+#[derive(Debug, Clone)]
+pub struct Tracker {
+    database: Database,
+    store: Store,
+}
+
+impl Tracker {
+    /// A tracker that keeps metadata in `database` and artifacts in `store`.
+    pub fn new(database: Database, store: Store) -> Self {
+        Self { database, store }
+    }
+}
+
+/// Milliseconds since 1970.
+pub fn now_ms() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map(|time| time.as_millis() as i64).unwrap_or_default()
+}

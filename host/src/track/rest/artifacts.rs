@@ -1,0 +1,216 @@
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes, HttpBody as _};
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, Response, header};
+use axum::routing::get;
+use http_body_util::BodyExt as _;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc::{Receiver, Sender};
+
+use super::super::artifacts::path_of_location;
+use super::super::{ArtifactEntry, ArtifactPath, TrackError, Tracker};
+use super::request::read_with_query;
+use super::runs::{ById, Empty};
+use super::{answer, refusal};
+
+/// Bytes of an artifact that is sent in one request.
+const UPLOAD_MAX_BYTES: u64 = 64 * 1024 * 1024 * 1024;
+
+/// Longest time in which nothing of an upload arrives.
+const UPLOAD_IDLE_MAX: Duration = Duration::from_secs(60);
+
+/// Pieces in which an artifact is sent.
+const PIECE_BYTES: usize = 256 * 1024;
+
+/// Routes of the artifacts that the server keeps.
+pub(super) fn router() -> Router<Tracker> {
+    Router::new()
+        .route("/artifacts", read_with_query(list))
+        .route("/artifacts/{*path}", get(download).put(upload).delete(delete))
+}
+
+#[derive(Deserialize)]
+pub(super) struct ListOfRun {
+    #[serde(flatten)]
+    run: ById,
+    #[serde(default)]
+    path: String,
+}
+
+#[derive(Serialize)]
+pub(super) struct ListedOfRun {
+    root_uri: String,
+    files: Vec<ArtifactEntry>,
+}
+
+pub(super) async fn list_of_run(tracker: Tracker, asked: ListOfRun) -> Result<ListedOfRun, TrackError> {
+    let run = tracker.run(&asked.run.id()?).await?;
+    let root = path_of_location(&run.info.artifact_uri)?;
+    let files = tracker.list_below(&root, &ArtifactPath::parse(&asked.path)?).await?;
+    Ok(ListedOfRun { root_uri: run.info.artifact_uri, files })
+}
+
+#[derive(Deserialize)]
+struct List {
+    #[serde(default)]
+    path: String,
+}
+
+#[derive(Serialize)]
+struct Listed {
+    files: Vec<ArtifactEntry>,
+}
+
+async fn list(tracker: Tracker, asked: List) -> Result<Listed, TrackError> {
+    let mut files = tracker.list_artifacts(&ArtifactPath::parse(&asked.path)?).await?;
+    // The client joins these names to the folder that it asked for.
+    for file in &mut files {
+        file.path = file.path.rsplit('/').next().unwrap_or_default().to_owned();
+    }
+    Ok(Listed { files })
+}
+
+/// The artifact's path: what follows `/artifacts/`, decoded once and only once.
+fn path_of(request: &Request) -> Result<ArtifactPath, TrackError> {
+    let path = request.uri().path();
+    let encoded = path.split_once("/artifacts/").map(|(_, rest)| rest).unwrap_or_default();
+    let decoded = percent_encoding::percent_decode_str(encoded).decode_utf8();
+    let decoded = decoded.map_err(|_| TrackError::invalid("Invalid artifact path: it is not UTF-8"))?;
+    ArtifactPath::parse(&decoded)
+}
+
+async fn download(State(tracker): State<Tracker>, request: Request) -> Response<Body> {
+    let path = path_of(&request);
+    drop(request);
+    let opened = async {
+        let path = path?;
+        let (file, size) = tracker.open_artifact(&path).await?;
+        Ok::<_, TrackError>((path, file, size))
+    };
+    let (path, file, size) = match opened.await {
+        Ok(opened) => opened,
+        Err(error) => return refusal(&error),
+    };
+    let mut response = Response::new(file_body(file));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(size));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    // What a run stored must never act as a page of this server.
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    let name = path.as_str().rsplit('/').next().unwrap_or_default();
+    let name = percent_encoding::utf8_percent_encode(name, percent_encoding::NON_ALPHANUMERIC);
+    if let Ok(value) = HeaderValue::from_str(&format!("attachment; filename*=UTF-8''{name}")) {
+        headers.insert(header::CONTENT_DISPOSITION, value);
+    }
+    response
+}
+
+/// The file's bytes, read ahead by a piece or two.
+fn file_body(mut file: std::fs::File) -> Body {
+    let (pieces, body) = tokio::sync::mpsc::channel(2);
+    tokio::task::spawn_blocking(move || {
+        loop {
+            let mut piece = vec![0; PIECE_BYTES];
+            let read = std::io::Read::read(&mut file, &mut piece);
+            let piece = match read {
+                Ok(0) => return,
+                Ok(count) => {
+                    piece.truncate(count);
+                    Ok(Bytes::from(piece))
+                }
+                Err(error) => Err(error),
+            };
+            let failed = piece.is_err();
+            // Whoever asked may have gone.
+            if pieces.blocking_send(piece).is_err() || failed {
+                return;
+            }
+        }
+    });
+    Body::from_stream(tokio_stream::wrappers::ReceiverStream::new(body))
+}
+
+async fn upload(State(tracker): State<Tracker>, request: Request) -> Response<Body> {
+    let path = path_of(&request);
+    let stored = async {
+        let path = path?;
+        let (pieces, content) = tokio::sync::mpsc::channel(4);
+        let sent = send_pieces(request.into_body(), pieces);
+        let (stored, ()) = tokio::join!(tracker.put_artifact(path, BodyReader::new(content)), sent);
+        stored
+    };
+    match stored.await {
+        Ok(()) => answer(&Empty {}),
+        Err(error) => refusal(&error),
+    }
+}
+
+/// Sends what arrives to the thread that stores it; an error ends both.
+async fn send_pieces(mut body: Body, pieces: Sender<std::io::Result<Bytes>>) {
+    let too_large =
+        || std::io::Error::other(format!("it is larger than the limit of {UPLOAD_MAX_BYTES} bytes"));
+    if body.size_hint().lower() > UPLOAD_MAX_BYTES {
+        let _ = pieces.send(Err(too_large())).await;
+        return;
+    }
+    let mut size = 0_u64;
+    loop {
+        let piece = match tokio::time::timeout(UPLOAD_IDLE_MAX, body.frame()).await {
+            Ok(None) => return,
+            Ok(Some(Ok(frame))) => match frame.into_data() {
+                Ok(data) => Ok(data),
+                Err(_) => continue,
+            },
+            Ok(Some(Err(error))) => Err(std::io::Error::other(error)),
+            Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
+        };
+        size += piece.as_ref().map_or(0, |data| data.len() as u64);
+        let piece = if size > UPLOAD_MAX_BYTES { Err(too_large()) } else { piece };
+        let failed = piece.is_err();
+        // Whoever stores it has given up: that error is the one to tell.
+        if pieces.send(piece).await.is_err() || failed {
+            return;
+        }
+    }
+}
+
+/// What arrives, for a thread that blocks.
+struct BodyReader {
+    pieces: Receiver<std::io::Result<Bytes>>,
+    current: Bytes,
+}
+
+impl BodyReader {
+    fn new(pieces: Receiver<std::io::Result<Bytes>>) -> Self {
+        Self { pieces, current: Bytes::new() }
+    }
+}
+
+impl std::io::Read for BodyReader {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        while self.current.is_empty() {
+            match self.pieces.blocking_recv() {
+                Some(piece) => self.current = piece?,
+                None => return Ok(0),
+            }
+        }
+        let count = self.current.len().min(buffer.len());
+        let piece = self.current.split_to(count);
+        if let Some(place) = buffer.get_mut(..count) {
+            place.copy_from_slice(&piece);
+        }
+        Ok(count)
+    }
+}
+
+async fn delete(State(tracker): State<Tracker>, request: Request) -> Response<Body> {
+    let path = path_of(&request);
+    drop(request);
+    let deleted = async { tracker.delete_artifact(path?).await };
+    match deleted.await {
+        Ok(()) => answer(&Empty {}),
+        Err(error) => refusal(&error),
+    }
+}

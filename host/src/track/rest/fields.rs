@@ -1,0 +1,205 @@
+//! How protobuf's JSON writes numbers: a 64-bit integer may be text, a float may be `"NaN"`.
+
+use serde::de::{Error, Unexpected, Visitor};
+use serde::{Deserializer, Serializer};
+
+/// An integer, as a number, a float without a fraction, or text.
+pub(crate) fn int<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+    deserializer.deserialize_any(Int)
+}
+
+/// Like [`int`], where null is none.
+pub(crate) fn opt_int<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+    struct Optional;
+    impl<'de> Visitor<'de> for Optional {
+        type Value = Option<i64>;
+
+        fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            formatter.write_str("an integer or null")
+        }
+
+        fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_i64<E: Error>(self, value: i64) -> Result<Self::Value, E> {
+            Int.visit_i64(value).map(Some)
+        }
+
+        fn visit_u64<E: Error>(self, value: u64) -> Result<Self::Value, E> {
+            Int.visit_u64(value).map(Some)
+        }
+
+        fn visit_f64<E: Error>(self, value: f64) -> Result<Self::Value, E> {
+            Int.visit_f64(value).map(Some)
+        }
+
+        fn visit_str<E: Error>(self, value: &str) -> Result<Self::Value, E> {
+            Int.visit_str(value).map(Some)
+        }
+    }
+    deserializer.deserialize_any(Optional)
+}
+
+struct Int;
+
+impl<'de> Visitor<'de> for Int {
+    type Value = i64;
+
+    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("an integer")
+    }
+
+    fn visit_i64<E: Error>(self, value: i64) -> Result<i64, E> {
+        Ok(value)
+    }
+
+    fn visit_u64<E: Error>(self, value: u64) -> Result<i64, E> {
+        i64::try_from(value).map_err(|_| E::invalid_value(Unexpected::Unsigned(value), &self))
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<i64, E> {
+        // Beyond 2^53 a float names no integer with certainty.
+        if value.fract() == 0.0 && value.abs() <= 9_007_199_254_740_992.0 {
+            Ok(value as i64)
+        } else {
+            Err(E::invalid_value(Unexpected::Float(value), &self))
+        }
+    }
+
+    fn visit_str<E: Error>(self, value: &str) -> Result<i64, E> {
+        value.parse().map_err(|_| E::invalid_value(Unexpected::Str(value), &self))
+    }
+}
+
+/// A float, which may be `"NaN"`, `"Infinity"` or `"-Infinity"`.
+pub(crate) mod double {
+    use super::*;
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        deserializer.deserialize_any(Double)
+    }
+
+    pub(crate) fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        match *value {
+            value if value.is_nan() => serializer.serialize_str("NaN"),
+            f64::INFINITY => serializer.serialize_str("Infinity"),
+            f64::NEG_INFINITY => serializer.serialize_str("-Infinity"),
+            value => serializer.serialize_f64(value),
+        }
+    }
+
+    struct Double;
+
+    impl<'de> Visitor<'de> for Double {
+        type Value = f64;
+
+        fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            formatter.write_str("a number, \"NaN\", \"Infinity\" or \"-Infinity\"")
+        }
+
+        fn visit_f64<E: Error>(self, value: f64) -> Result<f64, E> {
+            Ok(value)
+        }
+
+        fn visit_i64<E: Error>(self, value: i64) -> Result<f64, E> {
+            Ok(value as f64)
+        }
+
+        fn visit_u64<E: Error>(self, value: u64) -> Result<f64, E> {
+            Ok(value as f64)
+        }
+
+        fn visit_str<E: Error>(self, value: &str) -> Result<f64, E> {
+            match value {
+                "NaN" => Ok(f64::NAN),
+                "Infinity" => Ok(f64::INFINITY),
+                "-Infinity" => Ok(f64::NEG_INFINITY),
+                other => other
+                    .parse::<f64>()
+                    .ok()
+                    .filter(|number| number.is_finite())
+                    .ok_or_else(|| E::invalid_value(Unexpected::Str(value), &self)),
+            }
+        }
+    }
+}
+
+/// Text or a list of texts: a query that names a key once has no list.
+pub(crate) fn texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    struct Texts;
+    impl<'de> Visitor<'de> for Texts {
+        type Value = Vec<String>;
+
+        fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            formatter.write_str("a list of texts")
+        }
+
+        fn visit_str<E: Error>(self, value: &str) -> Result<Self::Value, E> {
+            Ok(vec![value.to_owned()])
+        }
+
+        fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+            Ok(Vec::new())
+        }
+
+        fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+            let mut values = Vec::new();
+            while let Some(value) = list.next_element()? {
+                values.push(value);
+            }
+            Ok(values)
+        }
+    }
+    deserializer.deserialize_any(Texts)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::{Deserialize, Serialize};
+
+    #[derive(Debug, Deserialize, Serialize)]
+    struct Fields {
+        #[serde(deserialize_with = "super::int")]
+        int: i64,
+        #[serde(with = "super::double")]
+        double: f64,
+        #[serde(default, deserialize_with = "super::texts")]
+        texts: Vec<String>,
+        #[serde(default, deserialize_with = "super::opt_int")]
+        opt: Option<i64>,
+    }
+
+    fn read(text: &str) -> Result<Fields, serde_json::Error> {
+        serde_json::from_str(text)
+    }
+
+    #[test]
+    fn reads_numbers_as_protobuf_writes_them() {
+        let fields = read(r#"{"int": "9007199254740993", "double": "NaN", "texts": "a", "opt": "7"}"#);
+        let fields = fields.unwrap();
+        assert_eq!((fields.int, fields.opt), (9_007_199_254_740_993, Some(7)));
+        assert!(fields.double.is_nan());
+        assert_eq!(fields.texts, ["a"]);
+        let fields = read(r#"{"int": 3.0, "double": 1, "opt": null, "texts": ["a", "b"]}"#).unwrap();
+        assert_eq!((fields.int, fields.double, fields.opt), (3, 1.0, None));
+        assert_eq!(read(r#"{"int": 1, "double": "-Infinity"}"#).unwrap().double, f64::NEG_INFINITY);
+        let written = serde_json::to_string(&read(r#"{"int": 1, "double": "Infinity"}"#).unwrap()).unwrap();
+        assert!(written.contains(r#""double":"Infinity""#), "{written}");
+    }
+
+    #[test]
+    fn refuses_other_values() {
+        for text in [
+            r#"{"int": 1.5, "double": 1}"#,
+            r#"{"int": "x", "double": 1}"#,
+            r#"{"int": 1, "double": "inf"}"#,
+            r#"{"int": 1, "double": "1e999"}"#,
+            r#"{"int": 1, "double": true}"#,
+            r#"{"int": 18446744073709551615, "double": 1}"#,
+            r#"{"int": 1, "double": 1, "texts": [1]}"#,
+        ] {
+            assert!(read(text).is_err(), "{text}");
+        }
+    }
+}

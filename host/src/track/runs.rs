@@ -1,0 +1,396 @@
+use std::collections::HashMap;
+
+use sqlx::{AnyConnection, Row as _};
+
+use super::experiments::{active, parse_id};
+use super::logged_models::write_model_metrics;
+use super::metrics::write_metrics;
+use super::names::{check_key, check_length, check_metric, checked_param, checked_tag};
+use super::rows::{self, RUN_COLUMNS, pieces, placeholders, value_rows};
+use super::{
+    Lifecycle, Metric, Pair, Run, RunData, RunInfo, RunInputs, RunOutputs, RunStatus, TrackError, Tracker,
+    now_ms,
+};
+
+/// Tag that holds a run's name, as MLflow's clients read it.
+const NAME_TAG: &str = "mlflow.runName";
+
+/// Longest name of a run or user.
+const NAME_MAX_CHARS: usize = 250;
+
+/// What a batch may hold at most.
+const BATCH_METRICS_MAX: usize = 1_000;
+const BATCH_PARAMS_MAX: usize = 100;
+const BATCH_TAGS_MAX: usize = 100;
+const BATCH_ENTITIES_MAX: usize = 1_000;
+
+/// What a new run starts with.
+#[derive(Debug, Clone, Default)]
+pub struct NewRun {
+    /// Its experiment.
+    pub experiment_id: String,
+    /// For people; one is made up where there is none.
+    pub run_name: Option<String>,
+    /// Who starts it.
+    pub user_id: String,
+    /// Milliseconds since 1970; now where there is none.
+    pub start_time: Option<i64>,
+    /// Notes.
+    pub tags: Vec<Pair>,
+}
+
+/// What is to change about a run.
+#[derive(Debug, Clone, Default)]
+pub struct RunChange {
+    /// How far it is.
+    pub status: Option<RunStatus>,
+    /// When it ended.
+    pub end_time: Option<i64>,
+    /// Its name.
+    pub run_name: Option<String>,
+}
+
+impl Tracker {
+    /// Starts a run.
+    pub async fn create_run(&self, new: NewRun) -> Result<Run, TrackError> {
+        let experiment = parse_id(if new.experiment_id.is_empty() { "0" } else { &new.experiment_id })?;
+        let run_id = uuid::Uuid::new_v4().simple().to_string();
+        let mut tags: Vec<Pair> = Vec::with_capacity(new.tags.len() + 1);
+        for tag in new.tags {
+            let tag = checked_tag("", tag)?;
+            tags.retain(|other| other.key != tag.key);
+            tags.push(tag);
+        }
+        let tagged = tags.iter().find(|tag| tag.key == NAME_TAG).map(|tag| tag.value.clone());
+        let name = match (new.run_name.filter(|name| !name.is_empty()), tagged) {
+            (Some(name), Some(tagged)) if name != tagged => {
+                return Err(TrackError::invalid(format!(
+                    "Both 'run_name' argument and 'mlflow.runName' tag are specified, but with different values \
+                     (run_name='{name}', mlflow.runName='{tagged}')."
+                )));
+            }
+            (Some(name), _) | (None, Some(name)) => name,
+            (None, None) => super::names_of_runs::make(&run_id),
+        };
+        check_length("run_name", &name, NAME_MAX_CHARS)?;
+        check_length("user_id", &new.user_id, NAME_MAX_CHARS)?;
+        if !tags.iter().any(|tag| tag.key == NAME_TAG) {
+            tags.push(Pair { key: NAME_TAG.to_owned(), value: name.clone() });
+        }
+        let start_time = new.start_time.filter(|time| *time != 0).unwrap_or_else(now_ms);
+        self.database
+            .write(move |connection| {
+                Box::pin(async move {
+                    let location = active(connection, experiment).await?;
+                    let artifact_uri = format!("{}/{run_id}/artifacts", location.trim_end_matches('/'));
+                    let sql = "INSERT INTO runs (run_id, experiment, name, user_id, status, started_at, artifact_uri) \
+                               VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING id";
+                    let row = sqlx::query(sql)
+                        .bind(run_id.as_str())
+                        .bind(experiment)
+                        .bind(name.as_str())
+                        .bind(new.user_id.as_str())
+                        .bind(RunStatus::Running.as_str())
+                        .bind(start_time)
+                        .bind(artifact_uri.as_str())
+                        .fetch_one(&mut *connection)
+                        .await?;
+                    write_tags(connection, row.try_get(0)?, &tags).await?;
+                    tags.sort_by(|a, b| a.key.cmp(&b.key));
+                    let info = RunInfo {
+                        run_uuid: run_id.clone(),
+                        run_id,
+                        run_name: name,
+                        experiment_id: experiment.to_string(),
+                        user_id: new.user_id,
+                        status: RunStatus::Running,
+                        start_time,
+                        end_time: None,
+                        artifact_uri,
+                        lifecycle_stage: Lifecycle::Active,
+                    };
+                    let data = RunData { tags, ..RunData::default() };
+                    Ok(Run { info, data, inputs: RunInputs::default(), outputs: RunOutputs::default() })
+                })
+            })
+            .await
+    }
+
+    /// The run of an id, deleted or not.
+    pub async fn run(&self, run_id: &str) -> Result<Run, TrackError> {
+        let sql = format!("SELECT {RUN_COLUMNS} FROM runs r WHERE r.run_id = $1");
+        let row = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(run_id);
+        let row = row.fetch_optional(self.database.readers()).await?.ok_or_else(|| no_run(run_id))?;
+        let runs = self.with_data(vec![rows::run(&row)?]).await?;
+        runs.into_iter().next().ok_or_else(|| no_run(run_id))
+    }
+
+    /// Changes status, end or name.
+    pub async fn update_run(&self, run_id: String, change: RunChange) -> Result<RunInfo, TrackError> {
+        let name = change.run_name.filter(|name| !name.is_empty());
+        if let Some(name) = &name {
+            check_length("run_name", name, NAME_MAX_CHARS)?;
+        }
+        self.database
+            .write(move |connection| {
+                Box::pin(async move {
+                    let id = active_run(connection, &run_id).await?;
+                    let sql = "UPDATE runs SET status = COALESCE($1, status), ended_at = COALESCE($2, ended_at), \
+                               name = COALESCE($3, name) WHERE id = $4";
+                    sqlx::query(sql)
+                        .bind(change.status.map(RunStatus::as_str))
+                        .bind(change.end_time)
+                        .bind(name.as_deref())
+                        .bind(id)
+                        .execute(&mut *connection)
+                        .await?;
+                    if let Some(value) = name {
+                        write_tags(connection, id, &[Pair { key: NAME_TAG.to_owned(), value }]).await?;
+                    }
+                    let sql = format!("SELECT {RUN_COLUMNS} FROM runs r WHERE r.id = $1");
+                    let row = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(id).fetch_one(connection).await?;
+                    Ok(rows::run(&row)?.1)
+                })
+            })
+            .await
+    }
+
+    /// Deletes or restores a run.
+    pub async fn set_run_lifecycle(&self, run_id: String, wanted: Lifecycle) -> Result<(), TrackError> {
+        self.database
+            .write(move |connection| {
+                Box::pin(async move {
+                    let (deleted_at, other) = match wanted {
+                        Lifecycle::Deleted => (Some(now_ms()), "IS NULL"),
+                        Lifecycle::Active => (None, "IS NOT NULL"),
+                    };
+                    let found = sqlx::query("SELECT id FROM runs WHERE run_id = $1")
+                        .bind(run_id.as_str())
+                        .fetch_optional(&mut *connection)
+                        .await?;
+                    found.ok_or_else(|| no_run(&run_id))?;
+                    let sql =
+                        format!("UPDATE runs SET deleted_at = $1 WHERE run_id = $2 AND deleted_at {other}");
+                    sqlx::query(sqlx::AssertSqlSafe(sql))
+                        .bind(deleted_at)
+                        .bind(run_id.as_str())
+                        .execute(connection)
+                        .await?;
+                    Ok(())
+                })
+            })
+            .await
+    }
+
+    /// Logs metrics, parameters and tags: all of them or, with an error, none.
+    pub async fn log_batch(
+        &self,
+        run_id: String,
+        metrics: Vec<Metric>,
+        params: Vec<Pair>,
+        tags: Vec<Pair>,
+    ) -> Result<(), TrackError> {
+        check_batch(&metrics, &params, &tags)?;
+        for (index, metric) in metrics.iter().enumerate() {
+            check_metric(&format!("metrics[{index}]."), metric)?;
+        }
+        let params: Vec<Pair> = params
+            .into_iter()
+            .enumerate()
+            .map(|(index, param)| checked_param(&format!("params[{index}]."), param))
+            .collect::<Result<_, _>>()?;
+        let mut unique = std::collections::HashSet::new();
+        if let Some(twice) = params.iter().find(|param| !unique.insert(param.key.as_str())) {
+            return Err(TrackError::invalid(format!(
+                "Duplicate parameter keys have been submitted: ['{}']. Please ensure the request contains only one \
+                 param value per param key.",
+                twice.key
+            )));
+        }
+        let mut newest_tags: Vec<Pair> = Vec::with_capacity(tags.len());
+        for (index, tag) in tags.into_iter().enumerate() {
+            let tag = checked_tag(&format!("tags[{index}]."), tag)?;
+            newest_tags.retain(|other| other.key != tag.key);
+            newest_tags.push(tag);
+        }
+        self.database
+            .write(move |connection| {
+                Box::pin(async move {
+                    let run = active_run(connection, &run_id).await?;
+                    write_params(connection, run, &run_id, &params).await?;
+                    write_metrics(connection, run, &metrics).await?;
+                    write_model_metrics(connection, &run_id, &metrics).await?;
+                    write_tags(connection, run, &newest_tags).await?;
+                    if let Some(name) = newest_tags.iter().find(|tag| tag.key == NAME_TAG) {
+                        rename(connection, run, &name.value).await?;
+                    }
+                    Ok(())
+                })
+            })
+            .await
+    }
+
+    /// Removes a tag.
+    pub async fn delete_tag(&self, run_id: String, key: String) -> Result<(), TrackError> {
+        check_key("key", &key)?;
+        self.database
+            .write(move |connection| {
+                Box::pin(async move {
+                    let run = active_run(connection, &run_id).await?;
+                    let gone = sqlx::query("DELETE FROM run_tags WHERE run = $1 AND key = $2")
+                        .bind(run)
+                        .bind(key.as_str())
+                        .execute(&mut *connection)
+                        .await?;
+                    if gone.rows_affected() == 0 {
+                        return Err(TrackError::missing(format!(
+                            "No tag with name: {key} in run with id {run_id}"
+                        )));
+                    }
+                    Ok(())
+                })
+            })
+            .await
+    }
+
+    /// Puts to runs what they logged and read.
+    pub(super) async fn with_data(&self, found: Vec<(i64, RunInfo)>) -> Result<Vec<Run>, TrackError> {
+        let ids: Vec<i64> = found.iter().map(|(id, _)| *id).collect();
+        let mut data: HashMap<i64, RunData> = HashMap::with_capacity(ids.len());
+        for piece in pieces(&ids) {
+            let places = placeholders(1, piece.len());
+            let select = |sql: String| {
+                let query = sqlx::query(sqlx::AssertSqlSafe(sql));
+                piece.iter().fold(query, |query, id| query.bind(*id)).fetch_all(self.database.readers())
+            };
+            let order = format!("WHERE run IN ({places}) ORDER BY run, key");
+            for row in select(format!("SELECT run, key, step, timestamp, value FROM series {order}")).await? {
+                let (id, metric) = rows::newest(&row)?;
+                data.entry(id).or_default().metrics.push(metric);
+            }
+            for row in select(format!("SELECT run, key, value FROM run_params {order}")).await? {
+                let (id, param) = rows::pair(&row)?;
+                data.entry(id).or_default().params.push(param);
+            }
+            for row in select(format!("SELECT run, key, value FROM run_tags {order}")).await? {
+                let (id, tag) = rows::pair(&row)?;
+                data.entry(id).or_default().tags.push(tag);
+            }
+        }
+        let mut read = self.inputs_of(&ids).await?;
+        let mut made = self.models_of(&ids, &mut read).await?;
+        Ok(found
+            .into_iter()
+            .map(|(id, info)| Run {
+                info,
+                data: data.remove(&id).unwrap_or_default(),
+                inputs: read.remove(&id).unwrap_or_default(),
+                outputs: made.remove(&id).unwrap_or_default(),
+            })
+            .collect())
+    }
+}
+
+fn check_batch(metrics: &[Metric], params: &[Pair], tags: &[Pair]) -> Result<(), TrackError> {
+    let limits = [
+        ("metrics", metrics.len(), BATCH_METRICS_MAX),
+        ("params", params.len(), BATCH_PARAMS_MAX),
+        ("tags", tags.len(), BATCH_TAGS_MAX),
+    ];
+    for (what, found, limit) in limits {
+        if found > limit {
+            return Err(TrackError::invalid(format!(
+                "A batch logging request can contain at most {limit} {what}. Got {found} {what}. Please split up \
+                 {what} across multiple requests and try again."
+            )));
+        }
+    }
+    let found = metrics.len() + params.len() + tags.len();
+    if found > BATCH_ENTITIES_MAX {
+        return Err(TrackError::invalid(format!(
+            "A batch logging request can contain at most {BATCH_ENTITIES_MAX} metrics, params, and tags. Got {found} \
+             metrics, params, and tags. Please split up metrics, params, and tags across multiple requests and try \
+             again."
+        )));
+    }
+    Ok(())
+}
+
+pub(super) fn no_run(run_id: &str) -> TrackError {
+    let run_id: String = run_id.chars().take(300).collect();
+    TrackError::missing(format!("Run with id={run_id} not found"))
+}
+
+/// The key of a run that can be written to.
+pub(super) async fn active_run(connection: &mut AnyConnection, run_id: &str) -> Result<i64, TrackError> {
+    let row = sqlx::query("SELECT id, deleted_at FROM runs WHERE run_id = $1")
+        .bind(run_id)
+        .fetch_optional(connection)
+        .await?
+        .ok_or_else(|| no_run(run_id))?;
+    match row.try_get::<Option<i64>, _>(1)? {
+        None => Ok(row.try_get(0)?),
+        Some(_) => Err(TrackError::invalid(format!(
+            "The run {run_id} must be in the 'active' state. Current state is deleted."
+        ))),
+    }
+}
+
+async fn rename(connection: &mut AnyConnection, run: i64, name: &str) -> Result<(), TrackError> {
+    sqlx::query("UPDATE runs SET name = $1 WHERE id = $2").bind(name).bind(run).execute(connection).await?;
+    Ok(())
+}
+
+async fn write_tags(connection: &mut AnyConnection, run: i64, tags: &[Pair]) -> Result<(), TrackError> {
+    for piece in pieces(tags) {
+        let sql = format!(
+            "INSERT INTO run_tags (run, key, value) VALUES {} \
+             ON CONFLICT (run, key) DO UPDATE SET value = excluded.value",
+            value_rows(piece.len(), 3)
+        );
+        let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
+        for tag in piece {
+            query = query.bind(run).bind(tag.key.as_str()).bind(tag.value.as_str());
+        }
+        query.execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+/// A parameter is set once; setting it to the same value again is no change.
+async fn write_params(
+    connection: &mut AnyConnection,
+    run: i64,
+    run_id: &str,
+    params: &[Pair],
+) -> Result<(), TrackError> {
+    for piece in pieces(params) {
+        let sql = format!(
+            "INSERT INTO run_params (run, key, value) VALUES {} ON CONFLICT (run, key) DO NOTHING",
+            value_rows(piece.len(), 3)
+        );
+        let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
+        for param in piece {
+            query = query.bind(run).bind(param.key.as_str()).bind(param.value.as_str());
+        }
+        if query.execute(&mut *connection).await?.rows_affected() == piece.len() as u64 {
+            continue;
+        }
+        for param in piece {
+            let row = sqlx::query("SELECT value FROM run_params WHERE run = $1 AND key = $2")
+                .bind(run)
+                .bind(param.key.as_str())
+                .fetch_one(&mut *connection)
+                .await?;
+            let old: String = row.try_get(0)?;
+            if old != param.value {
+                return Err(TrackError::invalid(format!(
+                    "Changing param values is not allowed. Param with key='{}' was already logged with value='{old}' \
+                     for run ID='{run_id}'. Attempted logging new value '{}'.",
+                    param.key, param.value
+                )));
+            }
+        }
+    }
+    Ok(())
+}

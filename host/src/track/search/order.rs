@@ -1,0 +1,70 @@
+use super::super::TrackError;
+use super::filter::{Entity, entity_of};
+use super::lexer::{Token, tokens};
+
+/// Keys of an order at most.
+const KEYS_MAX: usize = 20;
+
+/// A key that results are sorted by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct OrderKey {
+    pub(super) entity: Entity,
+    pub(super) key: String,
+    pub(super) ascending: bool,
+}
+
+/// Reads keys such as `metrics.loss DESC`.
+pub(super) fn parse_order(order_by: &[String]) -> Result<Vec<OrderKey>, TrackError> {
+    if order_by.len() > KEYS_MAX {
+        return Err(TrackError::invalid(format!("An order can have at most {KEYS_MAX} keys")));
+    }
+    let mut keys: Vec<OrderKey> = Vec::with_capacity(order_by.len());
+    for text in order_by {
+        let key = parse_key(text)?;
+        if keys.iter().any(|other| (other.entity, &other.key) == (key.entity, &key.key)) {
+            return Err(TrackError::invalid(format!("`order_by` contains duplicate fields: {text}")));
+        }
+        keys.push(key);
+    }
+    Ok(keys)
+}
+
+fn parse_key(text: &str) -> Result<OrderKey, TrackError> {
+    let wrong = || {
+        let text: String = text.chars().take(200).collect();
+        TrackError::invalid(format!("Invalid order_by clause '{text}'. Could not be parsed."))
+    };
+    let tokens = tokens(text).map_err(|_| wrong())?;
+    let (Some(Token::Word(name)), direction) = (tokens.first(), tokens.get(1..).unwrap_or_default()) else {
+        return Err(wrong());
+    };
+    let ascending = match direction {
+        [] => true,
+        [Token::Word(word)] if word.is_keyword("ASC") => true,
+        [Token::Word(word)] if word.is_keyword("DESC") => false,
+        _ => return Err(wrong()),
+    };
+    let (entity, key) = entity_of(name)?;
+    Ok(OrderKey { entity, key, ascending })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_keys_with_directions() {
+        let keys = parse_order(&["metrics.`a b` DESC".to_owned(), "start_time".to_owned()]).unwrap();
+        assert_eq!(
+            keys,
+            [
+                OrderKey { entity: Entity::Metric, key: "a b".to_owned(), ascending: false },
+                OrderKey { entity: Entity::Attribute, key: "start_time".to_owned(), ascending: true },
+            ]
+        );
+        for text in ["", "metrics.a DOWN", "metrics.a DESC x", "1", "metrics.a, metrics.b", "other.a"] {
+            assert!(parse_order(&[text.to_owned()]).is_err(), "{text}");
+        }
+        assert!(parse_order(&["metrics.a".to_owned(), "metric.a DESC".to_owned()]).is_err());
+    }
+}

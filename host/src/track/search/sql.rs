@@ -1,0 +1,446 @@
+use std::collections::HashMap;
+
+use sqlx::AnyPool;
+use sqlx::any::AnyRow;
+
+use super::super::{TrackError, ViewType};
+use super::filter::{Clause, Comparator, Entity, Operand};
+use super::order::OrderKey;
+
+/// Escape character of patterns: none that a filter can contain, so that a backslash means itself.
+const NO_ESCAPE: char = '\u{1}';
+
+/// What is searched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Subject {
+    Runs,
+    Experiments,
+    Models,
+}
+
+/// A value that came from outside.
+#[derive(Debug, Clone)]
+enum Bound {
+    Text(String),
+    Integer(i64),
+    Float(f64),
+}
+
+/// What kind of value an attribute has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AttributeKind {
+    Text,
+    Integer,
+}
+
+/// A `SELECT` that is being put together.
+pub(super) struct Select {
+    subject: Subject,
+    joins: String,
+    conditions: Vec<String>,
+    order: Vec<String>,
+    bound: Vec<Bound>,
+    /// Joined tables of metrics that are numbers in every result, by key.
+    numbers: HashMap<String, String>,
+    aliases: usize,
+}
+
+impl Subject {
+    /// Table, alias, table of tags, its column of the owner.
+    fn tables(self) -> (&'static str, &'static str, &'static str, &'static str) {
+        match self {
+            Self::Runs => ("runs", "r", "run_tags", "run"),
+            Self::Experiments => ("experiments", "e", "experiment_tags", "experiment"),
+            Self::Models => ("logged_models", "m", "logged_model_tags", "model"),
+        }
+    }
+
+    /// The column of an attribute.
+    fn attribute(self, key: &str) -> Result<(&'static str, AttributeKind), TrackError> {
+        use AttributeKind::{Integer, Text};
+        let found = match (self, key) {
+            (Self::Runs, "run_id" | "run_uuid") => ("r.run_id", Text),
+            (Self::Runs, "run_name" | "run name" | "Run name" | "Run Name") => ("r.name", Text),
+            (Self::Runs, "status") => ("r.status", Text),
+            (Self::Runs, "user_id") => ("r.user_id", Text),
+            (Self::Runs, "artifact_uri") => ("r.artifact_uri", Text),
+            (Self::Runs, "start_time" | "created" | "Created") => ("r.started_at", Integer),
+            (Self::Runs, "end_time") => ("r.ended_at", Integer),
+            (Self::Experiments, "name") => ("e.name", Text),
+            (Self::Experiments, "experiment_id") => ("e.id", Integer),
+            (Self::Experiments, "creation_time") => ("e.created_at", Integer),
+            (Self::Experiments, "last_update_time") => ("e.updated_at", Integer),
+            (Self::Models, "name") => ("m.name", Text),
+            (Self::Models, "model_id") => ("m.model_id", Text),
+            (Self::Models, "model_type") => ("m.model_type", Text),
+            (Self::Models, "source_run_id") => ("m.source_run_id", Text),
+            (Self::Models, "creation_timestamp" | "creation_time") => ("m.created_at", Integer),
+            (Self::Models, "last_updated_timestamp" | "last_updated_time") => ("m.updated_at", Integer),
+            (_, other) => {
+                let valid = match self {
+                    Self::Runs => "run_id, run_name, status, user_id, artifact_uri, start_time, end_time",
+                    Self::Models => {
+                        "name, model_id, model_type, source_run_id, creation_timestamp, last_updated_timestamp"
+                    }
+                    Self::Experiments => "name, experiment_id, creation_time, last_update_time",
+                };
+                let other: String = other.chars().take(100).collect();
+                return Err(TrackError::invalid(format!(
+                    "Invalid attribute key '{other}' specified. Valid keys are: {valid}"
+                )));
+            }
+        };
+        Ok(found)
+    }
+}
+
+impl Select {
+    pub(super) fn new(subject: Subject) -> Self {
+        Self {
+            subject,
+            joins: String::new(),
+            conditions: Vec::new(),
+            order: Vec::new(),
+            bound: Vec::new(),
+            numbers: HashMap::new(),
+            aliases: 0,
+        }
+    }
+
+    pub(super) fn restrict_to_experiments(&mut self, ids: &[i64]) {
+        let places: Vec<String> = ids.iter().map(|id| self.bind(Bound::Integer(*id))).collect();
+        let (_, alias, ..) = self.subject.tables();
+        self.conditions.push(format!("{alias}.experiment IN ({})", places.join(",")));
+    }
+
+    pub(super) fn restrict_to_view(&mut self, view: ViewType) {
+        let (_, alias, ..) = self.subject.tables();
+        match view {
+            ViewType::ActiveOnly => self.conditions.push(format!("{alias}.deleted_at IS NULL")),
+            ViewType::DeletedOnly => self.conditions.push(format!("{alias}.deleted_at IS NOT NULL")),
+            ViewType::All => {}
+        }
+    }
+
+    pub(super) fn filter(&mut self, clauses: &[Clause]) -> Result<(), TrackError> {
+        clauses.iter().try_for_each(|clause| self.add_clause(clause))
+    }
+
+    /// Sorts by `keys`, then the newest first.
+    pub(super) fn order(&mut self, keys: &[OrderKey]) -> Result<(), TrackError> {
+        let mut has_time = false;
+        for key in keys {
+            self.add_order(key)?;
+            has_time |= matches!(key.key.as_str(), "start_time" | "creation_time" | "creation_timestamp");
+        }
+        match self.subject {
+            Subject::Runs => {
+                if !has_time {
+                    self.order.push("r.started_at DESC".to_owned());
+                }
+                self.order.push("r.run_id".to_owned());
+            }
+            Subject::Experiments | Subject::Models => {
+                let (_, alias, ..) = self.subject.tables();
+                if !has_time {
+                    self.order.push(format!("{alias}.created_at DESC"));
+                }
+                self.order.push(format!("{alias}.id DESC"));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn fetch(
+        mut self,
+        readers: &AnyPool,
+        columns: &str,
+        offset: usize,
+        limit: usize,
+    ) -> Result<Vec<AnyRow>, TrackError> {
+        let limit = self.bind(Bound::Integer(limit as i64));
+        let offset = self.bind(Bound::Integer(offset as i64));
+        let (table, alias, ..) = self.subject.tables();
+        let conditions = match self.conditions.as_slice() {
+            [] => "1 = 1".to_owned(),
+            conditions => conditions.join(" AND "),
+        };
+        let sql = format!(
+            "SELECT {columns} FROM {table} {alias}{} WHERE {conditions} ORDER BY {} LIMIT {limit} OFFSET {offset}",
+            self.joins,
+            self.order.join(", ")
+        );
+        let query =
+            self.bound.into_iter().fold(sqlx::query(sqlx::AssertSqlSafe(sql)), |query, value| match value {
+                Bound::Text(text) => query.bind(text),
+                Bound::Integer(integer) => query.bind(integer),
+                Bound::Float(float) => query.bind(float),
+            });
+        Ok(query.fetch_all(readers).await?)
+    }
+
+    fn bind(&mut self, value: Bound) -> String {
+        self.bound.push(value);
+        format!("${}", self.bound.len())
+    }
+
+    fn bind_text(&mut self, text: &str) -> String {
+        self.bind(Bound::Text(text.to_owned()))
+    }
+
+    fn alias(&mut self) -> String {
+        self.aliases += 1;
+        format!("t{}", self.aliases)
+    }
+
+    fn add_clause(&mut self, clause: &Clause) -> Result<(), TrackError> {
+        let is_null_check = matches!(clause.comparator, Comparator::IsNull | Comparator::IsNotNull);
+        match (clause.entity, self.subject) {
+            (Entity::Param | Entity::Tag, _) if is_null_check => self.add_null_check(clause),
+            _ if is_null_check => {
+                Err(TrackError::invalid("IS NULL / IS NOT NULL is only supported for tags and params"))
+            }
+            (Entity::Attribute, _) => self.add_attribute(clause),
+            (Entity::Tag, _) => self.add_pair(self.subject.tables().2, clause),
+            (Entity::Param, Subject::Runs) => self.add_pair("run_params", clause),
+            (Entity::Param, Subject::Models) => self.add_pair("logged_model_params", clause),
+            (Entity::Metric, Subject::Models) => self.add_model_metric(clause),
+            (Entity::Metric, Subject::Runs) => self.add_metric(clause),
+            (Entity::Dataset, Subject::Runs) => self.add_dataset(clause),
+            _ => Err(TrackError::invalid(
+                "Invalid search expression: experiments are found by attributes and tags",
+            )),
+        }
+    }
+
+    fn add_attribute(&mut self, clause: &Clause) -> Result<(), TrackError> {
+        let (column, kind) = self.subject.attribute(&clause.key)?;
+        let condition = match kind {
+            AttributeKind::Text => {
+                if matches!(clause.operand, Operand::List(_)) && column != "r.run_id" {
+                    return Err(TrackError::invalid(
+                        "Only the 'run_id' attribute supports comparison with a list of quoted string values.",
+                    ));
+                }
+                self.compare_text(column, clause)?
+            }
+            AttributeKind::Integer => {
+                let Comparator::Order(operator) = clause.comparator else {
+                    return Err(invalid_comparator(clause));
+                };
+                let value = match &clause.operand {
+                    Operand::Number(number) => number.parse::<f64>().ok(),
+                    // Ids of experiments are text for MLflow.
+                    Operand::Text(text) if column == "e.id" => text.parse::<i64>().ok().map(|id| id as f64),
+                    _ => None,
+                };
+                let value = value.ok_or_else(|| {
+                    TrackError::invalid(format!(
+                        "Expected numeric value type for numeric attribute: {}.",
+                        clause.key
+                    ))
+                })?;
+                let place = self.bind(whole_or_float(value));
+                format!("{column} {} {place}", sql_operator(operator))
+            }
+        };
+        self.conditions.push(condition);
+        Ok(())
+    }
+
+    /// A tag or parameter that is there or not.
+    fn add_null_check(&mut self, clause: &Clause) -> Result<(), TrackError> {
+        let (_, owner, tags, column) = self.subject.tables();
+        let table = match (clause.entity, self.subject) {
+            (Entity::Param, Subject::Runs) => "run_params",
+            (Entity::Param, Subject::Models) => "logged_model_params",
+            (Entity::Tag, _) => tags,
+            _ => {
+                return Err(TrackError::invalid("Invalid search expression: experiments have no parameters"));
+            }
+        };
+        let key = self.bind_text(&clause.key);
+        let not = if clause.comparator == Comparator::IsNull { "NOT " } else { "" };
+        self.conditions.push(format!(
+            "{not}EXISTS (SELECT 1 FROM {table} x WHERE x.{column} = {owner}.id AND x.key = {key})"
+        ));
+        Ok(())
+    }
+
+    fn add_pair(&mut self, table: &str, clause: &Clause) -> Result<(), TrackError> {
+        if matches!(clause.comparator, Comparator::In | Comparator::NotIn) {
+            return Err(invalid_comparator(clause));
+        }
+        let alias = self.join("JOIN", table, &clause.key);
+        let condition = self.compare_text(&format!("{alias}.value"), clause)?;
+        self.conditions.push(condition);
+        Ok(())
+    }
+
+    fn add_metric(&mut self, clause: &Clause) -> Result<(), TrackError> {
+        let (Comparator::Order(operator), Operand::Number(number)) = (clause.comparator, &clause.operand)
+        else {
+            return Err(TrackError::invalid(
+                "Expected numeric value type for metric, compared by one of =, !=, <, <=, >, >=.",
+            ));
+        };
+        let value: f64 =
+            number.parse().map_err(|_| TrackError::invalid("Expected numeric value type for metric."))?;
+        let alias = self.join("JOIN", "series", &clause.key);
+        let place = self.bind(Bound::Float(value));
+        // What is no number is unequal to every number and else in no relation to it.
+        if operator == "!=" {
+            self.conditions.push(format!("({alias}.value <> {place} OR {alias}.value IS NULL)"));
+        } else {
+            self.conditions.push(format!("{alias}.value {operator} {place}"));
+            self.numbers.insert(clause.key.clone(), alias);
+        }
+        Ok(())
+    }
+
+    /// A model has a metric once for each run and dataset; one that fits is enough.
+    fn add_model_metric(&mut self, clause: &Clause) -> Result<(), TrackError> {
+        let (Comparator::Order(operator), Operand::Number(number)) = (clause.comparator, &clause.operand)
+        else {
+            return Err(invalid_comparator(clause));
+        };
+        let value: f64 =
+            number.parse().map_err(|_| TrackError::invalid("Expected numeric value type for metric."))?;
+        let key = self.bind_text(&clause.key);
+        let place = self.bind(Bound::Float(value));
+        self.conditions.push(format!(
+            "EXISTS (SELECT 1 FROM logged_model_metrics x WHERE x.model = m.id AND x.key = {key} \
+             AND x.value {} {place})",
+            sql_operator(operator)
+        ));
+        Ok(())
+    }
+
+    fn add_dataset(&mut self, clause: &Clause) -> Result<(), TrackError> {
+        let from = "SELECT 1 FROM run_inputs i JOIN input_datasets d ON d.id = i.dataset";
+        let condition = match clause.key.as_str() {
+            "name" => format!("{from} WHERE i.run = r.id AND {}", self.compare_text("d.name", clause)?),
+            "digest" => format!("{from} WHERE i.run = r.id AND {}", self.compare_text("d.digest", clause)?),
+            "context" => format!(
+                "SELECT 1 FROM run_input_tags i WHERE i.run = r.id AND i.key = 'mlflow.data.context' AND {}",
+                self.compare_text("i.value", clause)?
+            ),
+            other => {
+                let other: String = other.chars().take(100).collect();
+                return Err(TrackError::invalid(format!(
+                    "Invalid dataset attribute key '{other}': expected name, digest or context"
+                )));
+            }
+        };
+        self.conditions.push(format!("EXISTS ({condition})"));
+        Ok(())
+    }
+
+    fn add_order(&mut self, key: &OrderKey) -> Result<(), TrackError> {
+        let direction = if key.ascending { "ASC" } else { "DESC" };
+        let column = match (key.entity, self.subject) {
+            (Entity::Attribute, _) => self.subject.attribute(&key.key)?.0.to_owned(),
+            (Entity::Metric, Subject::Runs) => {
+                // An index gives the order where every result has a number.
+                if let Some(alias) = self.numbers.get(&key.key) {
+                    self.order.push(format!("{alias}.value {direction}"));
+                    return Ok(());
+                }
+                let alias = self.join("LEFT JOIN", "series", &key.key);
+                // Numbers first, then what is none, then what is not there.
+                self.order.push(format!(
+                    "CASE WHEN {alias}.id IS NULL THEN 2 WHEN {alias}.value IS NULL THEN 1 ELSE 0 END"
+                ));
+                self.order.push(format!("{alias}.value {direction}"));
+                return Ok(());
+            }
+            (Entity::Param, Subject::Runs) => {
+                format!("{}.value", self.join("LEFT JOIN", "run_params", &key.key))
+            }
+            (Entity::Param, Subject::Models) => {
+                format!("{}.value", self.join("LEFT JOIN", "logged_model_params", &key.key))
+            }
+            (Entity::Metric, Subject::Models) => {
+                let metric = self.bind_text(&key.key);
+                format!(
+                    "(SELECT MAX(x.value) FROM logged_model_metrics x WHERE x.model = m.id AND x.key = {metric})"
+                )
+            }
+            (Entity::Tag, _) => {
+                let table = self.subject.tables().2;
+                format!("{}.value", self.join("LEFT JOIN", table, &key.key))
+            }
+            _ => {
+                return Err(TrackError::invalid(format!("Invalid order_by entity of '{}'", key.key)));
+            }
+        };
+        self.order.push(format!("CASE WHEN {column} IS NULL THEN 1 ELSE 0 END"));
+        self.order.push(format!("{column} {direction}"));
+        Ok(())
+    }
+
+    /// Joins the row of `key` in a table that has one row for each owner and key.
+    fn join(&mut self, join: &str, table: &str, key: &str) -> String {
+        let (_, owner, _, column) = self.subject.tables();
+        let alias = self.alias();
+        let key = self.bind_text(key);
+        self.joins.push_str(&format!(
+            " {join} {table} {alias} ON {alias}.{column} = {owner}.id AND {alias}.key = {key}"
+        ));
+        alias
+    }
+
+    fn compare_text(&mut self, column: &str, clause: &Clause) -> Result<String, TrackError> {
+        let wrong = || {
+            TrackError::invalid(format!(
+                "Expected a quoted string value for '{}' (e.g. 'my-value').",
+                clause.key.chars().take(100).collect::<String>()
+            ))
+        };
+        match (clause.comparator, &clause.operand) {
+            (Comparator::Order(operator @ ("=" | "!=")), Operand::Text(text)) => {
+                let place = self.bind_text(text);
+                Ok(format!("{column} {} {place}", sql_operator(operator)))
+            }
+            (Comparator::Like | Comparator::ILike, Operand::Text(text)) => {
+                if text.contains(NO_ESCAPE) {
+                    return Err(wrong());
+                }
+                let is_exact = clause.comparator == Comparator::Like;
+                let place = self.bind_text(text);
+                let (left, right) = match is_exact {
+                    true => (column.to_owned(), place),
+                    false => (format!("LOWER({column})"), format!("LOWER({place})")),
+                };
+                Ok(format!("{left} LIKE {right} ESCAPE '{NO_ESCAPE}'"))
+            }
+            (Comparator::In | Comparator::NotIn, Operand::List(values)) => {
+                let places: Vec<String> = values.iter().map(|value| self.bind_text(value)).collect();
+                let not = if clause.comparator == Comparator::NotIn { "NOT " } else { "" };
+                Ok(format!("{column} {not}IN ({})", places.join(",")))
+            }
+            (Comparator::Order("=" | "!="), _) => Err(wrong()),
+            _ => Err(invalid_comparator(clause)),
+        }
+    }
+}
+
+fn sql_operator(operator: &'static str) -> &'static str {
+    if operator == "!=" { "<>" } else { operator }
+}
+
+fn whole_or_float(value: f64) -> Bound {
+    if value.fract() == 0.0 && value.abs() < 9e15 {
+        Bound::Integer(value as i64)
+    } else {
+        Bound::Float(value)
+    }
+}
+
+fn invalid_comparator(clause: &Clause) -> TrackError {
+    let key: String = clause.key.chars().take(100).collect();
+    TrackError::invalid(format!(
+        "Invalid comparator for '{key}': {:?} cannot be used there",
+        clause.comparator
+    ))
+}
