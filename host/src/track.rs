@@ -9,6 +9,7 @@ mod error;
 mod experiments;
 mod inputs;
 mod logged_models;
+mod metric_queue;
 mod metrics;
 mod names;
 mod names_of_runs;
@@ -17,6 +18,7 @@ mod rows;
 mod runs;
 mod search;
 
+use self::metric_queue::MetricQueue;
 use crate::store::{Database, Store};
 
 pub use artifacts::{ArtifactEntry, ArtifactPath};
@@ -37,12 +39,14 @@ pub use search::{ModelOrder, ModelSearch, Page, RunSearch};
 pub struct Tracker {
     database: Database,
     store: Store,
+    metrics: MetricQueue,
 }
 
 impl Tracker {
-    /// A tracker that keeps metadata in `database` and artifacts in `store`.
+    /// A tracker that keeps metadata in `database` and artifacts in `store`; starts a task on the runtime that calls it.
     pub fn new(database: Database, store: Store) -> Self {
-        Self { database, store }
+        let metrics = MetricQueue::start(database.clone());
+        Self { database, store, metrics }
     }
 }
 

@@ -3,7 +3,7 @@ use std::process::ExitCode;
 use super::output::Output;
 use crate::plugin::{ErrorClass, PluginError};
 use crate::serve::WindowError;
-use crate::store::StoreError;
+use crate::store::{DatabaseError, StoreError};
 
 /// The host itself failed, or the machine under it: disk, memory, threads.
 const HOST_FAILED: u8 = 1;
@@ -41,6 +41,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         }
         let ours = cause.is::<WindowError>()
             || cause.is::<crate::plugin::RuntimeError>()
+            || cause.is::<DatabaseError>()
             || cause.downcast_ref::<StoreError>().is_some_and(StoreError::is_host_failure);
         if ours {
             return HOST_FAILED;

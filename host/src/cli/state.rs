@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 
-use crate::store::{Database, DatabaseUrl, Store};
+use crate::store::{Database, DatabaseUrl, DatabaseUrlError, Store};
 use crate::track::Tracker;
 
 /// Where the program keeps its things.
@@ -22,7 +22,7 @@ pub(super) struct StateArguments {
         hide_env_values = true,
         help_heading = "Global options"
     )]
-    database: Option<DatabaseUrl>,
+    database: Option<String>,
 }
 
 impl StateArguments {
@@ -34,7 +34,13 @@ impl StateArguments {
     /// Opens the store and its database, and brings that up to date.
     pub(super) async fn open_tracker(&self) -> anyhow::Result<Tracker> {
         let store = self.open_store()?;
-        let url = self.database.clone().unwrap_or_default();
+        // Not left to the parser of arguments, which would repeat a password in its error.
+        let url = match self.database.as_deref() {
+            None | Some("") => DatabaseUrl::default(),
+            Some(url) => {
+                url.parse().map_err(|error: DatabaseUrlError| anyhow::anyhow!("`--database`: {error}"))?
+            }
+        };
         let database = Database::open(&url, store.folder()).await;
         let database = database.with_context(|| format!("failed to open the database `{url}`"))?;
         Ok(Tracker::new(database, store))

@@ -359,7 +359,7 @@ pub(super) async fn write_model_metrics(
              SET step = excluded.step, timestamp = excluded.timestamp, value = excluded.value \
              WHERE (excluded.step, excluded.timestamp) >= (logged_model_metrics.step, logged_model_metrics.timestamp)",
             placeholders(1, 7),
-            number_or_null(8)
+            number_or_null("$8")
         );
         sqlx::query(sqlx::AssertSqlSafe(sql))
             .bind(model)

@@ -1,10 +1,11 @@
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use sqlx::{AnyConnection, Row as _};
 
 use super::rows::{number_or_null, pieces, placeholders, value_rows};
 use super::runs::no_run;
 use super::{Metric, TrackError, Tracker};
+use crate::store::Dialect;
 
 /// Points of a page where the caller asks for no number.
 const PAGE_POINTS: usize = 25_000;
@@ -45,19 +46,25 @@ fn order_of(value: f64) -> f64 {
     if value.is_nan() { -f64::NAN.abs() } else { value }
 }
 
-/// Writes points and keeps the newest of each series at hand.
+/// A point, and the key of its run.
+pub(super) type PointOf<'a> = (i64, &'a Metric);
+
+/// What a run's metric is found by.
+type SeriesKey = (i64, String);
+
+/// Writes points, of one run or of many, and keeps the newest of each series at hand.
 pub(super) async fn write_metrics(
     connection: &mut AnyConnection,
-    run: i64,
-    metrics: &[Metric],
+    dialect: Dialect,
+    points: &[PointOf<'_>],
 ) -> Result<(), TrackError> {
-    if metrics.is_empty() {
+    if points.is_empty() {
         return Ok(());
     }
-    let mut candidates: HashMap<&str, &Metric> = HashMap::new();
-    for metric in metrics {
+    let mut candidates: BTreeMap<(i64, &str), &Metric> = BTreeMap::new();
+    for &(run, metric) in points {
         candidates
-            .entry(metric.key.as_str())
+            .entry((run, metric.key.as_str()))
             .and_modify(|newest| {
                 let known =
                     Newest { id: 0, step: newest.step, timestamp: newest.timestamp, value: newest.value };
@@ -67,43 +74,49 @@ pub(super) async fn write_metrics(
             })
             .or_insert(metric);
     }
-    let mut keys: Vec<&str> = candidates.keys().copied().collect();
-    keys.sort_unstable();
-    let mut series = read_series(connection, run, &keys).await?;
-    let newer: Vec<&Metric> = keys
-        .iter()
-        .filter_map(|key| candidates.get(key).copied())
-        .filter(|metric| series.get(metric.key.as_str()).is_none_or(|newest| newest.is_before(metric)))
+    let keys: Vec<(i64, &str)> = candidates.keys().copied().collect();
+    let mut series = read_series(connection, dialect, &keys).await?;
+    let newest_of = |series: &HashMap<SeriesKey, Newest>, run: i64, key: &str| {
+        series.get(&(run, key.to_owned())).copied()
+    };
+    let newer: Vec<PointOf<'_>> = candidates
+        .into_iter()
+        .filter(|((run, key), metric)| {
+            newest_of(&series, *run, key).is_none_or(|newest| newest.is_before(metric))
+        })
+        .map(|((run, _), metric)| (run, metric))
         .collect();
-    write_newest(connection, run, &newer, &mut series).await?;
-    let points: Vec<(i64, &Metric)> =
-        metrics.iter().filter_map(|metric| Some((series.get(metric.key.as_str())?.id, metric))).collect();
-    write_points(connection, &points).await
+    write_newest(connection, dialect, &newer, &mut series).await?;
+    let rows: Vec<(i64, &Metric)> = points
+        .iter()
+        .filter_map(|&(run, metric)| Some((newest_of(&series, run, &metric.key)?.id, metric)))
+        .collect();
+    write_points(connection, dialect, &rows).await
 }
 
 async fn read_series(
     connection: &mut AnyConnection,
-    run: i64,
-    keys: &[&str],
-) -> Result<HashMap<String, Newest>, TrackError> {
+    dialect: Dialect,
+    keys: &[(i64, &str)],
+) -> Result<HashMap<SeriesKey, Newest>, TrackError> {
     let mut series = HashMap::with_capacity(keys.len());
     for piece in pieces(keys) {
-        let places = placeholders(2, piece.len());
         let sql = format!(
-            "SELECT id, key, step, timestamp, value FROM series WHERE run = $1 AND key IN ({places})"
+            "SELECT id, run, key, step, timestamp, value FROM series WHERE (run, key) IN (VALUES {})",
+            value_rows(dialect, piece.len(), 2)
         );
-        let mut query = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(run);
-        for key in piece {
-            query = query.bind(*key);
+        let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
+        for (run, key) in piece {
+            query = query.bind(*run).bind(*key);
         }
         for row in query.fetch_all(&mut *connection).await? {
             let newest = Newest {
                 id: row.try_get(0)?,
-                step: row.try_get(2)?,
-                timestamp: row.try_get(3)?,
-                value: row.try_get::<Option<f64>, _>(4)?.unwrap_or(f64::NAN),
+                step: row.try_get(3)?,
+                timestamp: row.try_get(4)?,
+                value: row.try_get::<Option<f64>, _>(5)?.unwrap_or(f64::NAN),
             };
-            series.insert(row.try_get(1)?, newest);
+            series.insert((row.try_get(1)?, row.try_get(2)?), newest);
         }
     }
     Ok(series)
@@ -111,20 +124,20 @@ async fn read_series(
 
 async fn write_newest(
     connection: &mut AnyConnection,
-    run: i64,
-    newer: &[&Metric],
-    series: &mut HashMap<String, Newest>,
+    dialect: Dialect,
+    newer: &[PointOf<'_>],
+    series: &mut HashMap<SeriesKey, Newest>,
 ) -> Result<(), TrackError> {
     for piece in pieces(newer) {
         let sql = format!(
             "INSERT INTO series (run, key, step, timestamp, value) VALUES {} ON CONFLICT (run, key) DO UPDATE \
-             SET step = excluded.step, timestamp = excluded.timestamp, value = excluded.value RETURNING id, key",
-            newest_rows(piece.len())
+             SET step = excluded.step, timestamp = excluded.timestamp, value = excluded.value RETURNING id, run, key",
+            newest_rows(dialect, piece.len())
         );
         let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
-        for metric in piece {
+        for (run, metric) in piece {
             query = query
-                .bind(run)
+                .bind(*run)
                 .bind(metric.key.as_str())
                 .bind(metric.step)
                 .bind(metric.timestamp)
@@ -132,24 +145,32 @@ async fn write_newest(
         }
         for row in query.fetch_all(&mut *connection).await? {
             let newest = Newest { id: row.try_get(0)?, step: 0, timestamp: 0, value: 0.0 };
-            series.insert(row.try_get(1)?, newest);
+            series.insert((row.try_get(1)?, row.try_get(2)?), newest);
         }
     }
     Ok(())
 }
 
-/// Rows of run, key, step, timestamp and value.
-fn newest_rows(count: usize) -> String {
-    let row =
-        |index: usize| format!("({},{})", placeholders(index * 5 + 1, 4), number_or_null(index * 5 + 5));
+/// Rows of run, key, step, timestamp and value; see [`value_rows`].
+fn newest_rows(dialect: Dialect, count: usize) -> String {
+    let row = |index: usize| match dialect {
+        Dialect::Sqlite => format!("(?,?,?,?,{})", number_or_null("?")),
+        Dialect::Postgres => {
+            format!("({},{})", placeholders(index * 5 + 1, 4), number_or_null(&format!("${}", index * 5 + 5)))
+        }
+    };
     (0..count).map(row).collect::<Vec<_>>().join(",")
 }
 
-async fn write_points(connection: &mut AnyConnection, points: &[(i64, &Metric)]) -> Result<(), TrackError> {
+async fn write_points(
+    connection: &mut AnyConnection,
+    dialect: Dialect,
+    points: &[(i64, &Metric)],
+) -> Result<(), TrackError> {
     for piece in pieces(points) {
         let sql = format!(
             "INSERT INTO points (series, step, timestamp, bits) VALUES {} ON CONFLICT DO NOTHING",
-            value_rows(piece.len(), 4)
+            value_rows(dialect, piece.len(), 4)
         );
         let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
         for (series, metric) in piece {

@@ -4,6 +4,7 @@ use sqlx::Row as _;
 use sqlx::any::AnyRow;
 
 use super::{Experiment, Lifecycle, Metric, Pair, RunInfo, TrackError};
+use crate::store::Dialect;
 
 /// The columns of [`experiment`].
 pub(super) const EXPERIMENT_COLUMNS: &str =
@@ -74,32 +75,30 @@ pub(super) fn placeholders(first: usize, count: usize) -> String {
 }
 
 /// `($1,$2),($3,$4),…`: `rows` rows of `columns` placeholders.
-pub(super) fn value_rows(rows: usize, columns: usize) -> String {
-    let mut text = String::with_capacity(rows * columns * 6);
-    for row in 0..rows {
-        if row > 0 {
-            text.push(',');
-        }
-        text.push('(');
-        text.push_str(&placeholders(row * columns + 1, columns));
-        text.push(')');
-    }
-    text
+///
+/// SQLite takes them without numbers: a number makes a name of a placeholder, and finding one among a thousand names
+/// is slow.
+pub(super) fn value_rows(dialect: Dialect, rows: usize, columns: usize) -> String {
+    let row = |row: usize| match dialect {
+        Dialect::Sqlite => format!("({})", vec!["?"; columns].join(",")),
+        Dialect::Postgres => format!("({})", placeholders(row * columns + 1, columns)),
+    };
+    (0..rows).map(row).collect::<Vec<_>>().join(",")
 }
 
 /// An expression for a float at a placeholder that is null where the float is no number.
 ///
 /// The float is bound as it is: the driver gives a missing one the wrong type (sqlx 0.9.0, `AnyArguments::convert_into`).
 /// SQLite makes null of a NaN by itself.
-pub(super) fn number_or_null(place: usize) -> String {
-    format!("NULLIF(${place}, 'NaN')")
+pub(super) fn number_or_null(place: &str) -> String {
+    format!("NULLIF({place}, 'NaN')")
 }
 
 /// Cuts `items` into pieces of a few sizes, so that few different statements are prepared for any number of rows.
 pub(super) fn pieces<T>(mut items: &[T]) -> impl Iterator<Item = &[T]> {
     std::iter::from_fn(move || {
-        let size = [256, 64, 16, 4, 1].into_iter().find(|&size| size <= items.len())?;
-        let (piece, rest) = items.split_at_checked(size)?;
+        let size = [1_000, 200, 50, 10].into_iter().find(|&size| size <= items.len()).unwrap_or(items.len());
+        let (piece, rest) = items.split_at_checked(size).filter(|_| size > 0)?;
         items = rest;
         Some(piece)
     })
@@ -112,17 +111,16 @@ mod tests {
     #[test]
     fn writes_placeholders() {
         assert_eq!(placeholders(3, 2), "$3,$4");
-        assert_eq!(value_rows(2, 3), "($1,$2,$3),($4,$5,$6)");
+        assert_eq!(value_rows(Dialect::Postgres, 2, 3), "($1,$2,$3),($4,$5,$6)");
+        assert_eq!(value_rows(Dialect::Sqlite, 2, 3), "(?,?,?),(?,?,?)");
     }
 
     #[test]
     fn pieces_hold_everything_in_order() {
-        let items: Vec<u32> = (0..1_000).collect();
+        assert_eq!(pieces::<u32>(&[]).count(), 0);
+        let items: Vec<u32> = (0..1_475).collect();
         let cut: Vec<&[u32]> = pieces(&items).collect();
         assert_eq!(cut.concat(), items);
-        assert_eq!(
-            cut.iter().map(|piece| piece.len()).collect::<Vec<_>>(),
-            [256, 256, 256, 64, 64, 64, 16, 16, 4, 4]
-        );
+        assert_eq!(cut.iter().map(|piece| piece.len()).collect::<Vec<_>>(), [1_000, 200, 200, 50, 10, 10, 5]);
     }
 }

@@ -11,6 +11,7 @@ use super::{
     Lifecycle, Metric, Pair, Run, RunData, RunInfo, RunInputs, RunOutputs, RunStatus, TrackError, Tracker,
     now_ms,
 };
+use crate::store::Dialect;
 
 /// Tag that holds a run's name, as MLflow's clients read it.
 const NAME_TAG: &str = "mlflow.runName";
@@ -78,6 +79,7 @@ impl Tracker {
             tags.push(Pair { key: NAME_TAG.to_owned(), value: name.clone() });
         }
         let start_time = new.start_time.filter(|time| *time != 0).unwrap_or_else(now_ms);
+        let dialect = self.database.dialect();
         self.database
             .write(move |connection| {
                 Box::pin(async move {
@@ -95,7 +97,7 @@ impl Tracker {
                         .bind(artifact_uri.as_str())
                         .fetch_one(&mut *connection)
                         .await?;
-                    write_tags(connection, row.try_get(0)?, &tags).await?;
+                    write_tags(connection, dialect, row.try_get(0)?, &tags).await?;
                     tags.sort_by(|a, b| a.key.cmp(&b.key));
                     let info = RunInfo {
                         run_uuid: run_id.clone(),
@@ -131,6 +133,7 @@ impl Tracker {
         if let Some(name) = &name {
             check_length("run_name", name, NAME_MAX_CHARS)?;
         }
+        let dialect = self.database.dialect();
         self.database
             .write(move |connection| {
                 Box::pin(async move {
@@ -145,7 +148,7 @@ impl Tracker {
                         .execute(&mut *connection)
                         .await?;
                     if let Some(value) = name {
-                        write_tags(connection, id, &[Pair { key: NAME_TAG.to_owned(), value }]).await?;
+                        write_tags(connection, dialect, id, &[Pair { key: NAME_TAG.to_owned(), value }]).await?;
                     }
                     let sql = format!("SELECT {RUN_COLUMNS} FROM runs r WHERE r.id = $1");
                     let row = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(id).fetch_one(connection).await?;
@@ -213,14 +216,20 @@ impl Tracker {
             newest_tags.retain(|other| other.key != tag.key);
             newest_tags.push(tag);
         }
+        let names_a_model = |metric: &Metric| metric.model_id.as_ref().is_some_and(|id| !id.is_empty());
+        if params.is_empty() && newest_tags.is_empty() && !metrics.iter().any(names_a_model) {
+            return self.metrics.log(run_id, metrics).await;
+        }
+        let dialect = self.database.dialect();
         self.database
             .write(move |connection| {
                 Box::pin(async move {
                     let run = active_run(connection, &run_id).await?;
-                    write_params(connection, run, &run_id, &params).await?;
-                    write_metrics(connection, run, &metrics).await?;
+                    write_params(connection, dialect, run, &run_id, &params).await?;
+                    let points: Vec<_> = metrics.iter().map(|metric| (run, metric)).collect();
+                    write_metrics(connection, dialect, &points).await?;
                     write_model_metrics(connection, &run_id, &metrics).await?;
-                    write_tags(connection, run, &newest_tags).await?;
+                    write_tags(connection, dialect, run, &newest_tags).await?;
                     if let Some(name) = newest_tags.iter().find(|tag| tag.key == NAME_TAG) {
                         rename(connection, run, &name.value).await?;
                     }
@@ -330,10 +339,13 @@ pub(super) async fn active_run(connection: &mut AnyConnection, run_id: &str) -> 
         .ok_or_else(|| no_run(run_id))?;
     match row.try_get::<Option<i64>, _>(1)? {
         None => Ok(row.try_get(0)?),
-        Some(_) => Err(TrackError::invalid(format!(
-            "The run {run_id} must be in the 'active' state. Current state is deleted."
-        ))),
+        Some(_) => Err(deleted(run_id)),
     }
+}
+
+/// A run that is deleted takes nothing.
+pub(super) fn deleted(run_id: &str) -> TrackError {
+    TrackError::invalid(format!("The run {run_id} must be in the 'active' state. Current state is deleted."))
 }
 
 async fn rename(connection: &mut AnyConnection, run: i64, name: &str) -> Result<(), TrackError> {
@@ -341,12 +353,17 @@ async fn rename(connection: &mut AnyConnection, run: i64, name: &str) -> Result<
     Ok(())
 }
 
-async fn write_tags(connection: &mut AnyConnection, run: i64, tags: &[Pair]) -> Result<(), TrackError> {
+async fn write_tags(
+    connection: &mut AnyConnection,
+    dialect: Dialect,
+    run: i64,
+    tags: &[Pair],
+) -> Result<(), TrackError> {
     for piece in pieces(tags) {
         let sql = format!(
             "INSERT INTO run_tags (run, key, value) VALUES {} \
              ON CONFLICT (run, key) DO UPDATE SET value = excluded.value",
-            value_rows(piece.len(), 3)
+            value_rows(dialect, piece.len(), 3)
         );
         let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
         for tag in piece {
@@ -360,6 +377,7 @@ async fn write_tags(connection: &mut AnyConnection, run: i64, tags: &[Pair]) -> 
 /// A parameter is set once; setting it to the same value again is no change.
 async fn write_params(
     connection: &mut AnyConnection,
+    dialect: Dialect,
     run: i64,
     run_id: &str,
     params: &[Pair],
@@ -367,7 +385,7 @@ async fn write_params(
     for piece in pieces(params) {
         let sql = format!(
             "INSERT INTO run_params (run, key, value) VALUES {} ON CONFLICT (run, key) DO NOTHING",
-            value_rows(piece.len(), 3)
+            value_rows(dialect, piece.len(), 3)
         );
         let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
         for param in piece {

@@ -318,10 +318,15 @@ fn a_database_that_restarts_is_found_again() {
 #[test]
 fn a_server_without_its_database_says_so() {
     let host = Host::new();
-    let ran = host.run(["server", "--port", "0", "--database", "postgres://me:secret@127.0.0.1:1/x"]);
-    insta::assert_snapshot!(ran.failure(&host));
-    let ran = host.run(["server", "--port", "0", "--database", "mysql://me:secret@h/x"]);
-    insta::assert_snapshot!(ran.failure(&host));
+    let refused = |url: &str| host.run(["server", "--port", "0", "--database", url]).failure(&host);
+    insta::assert_snapshot!(refused("postgres://me:secret@127.0.0.1:1/x"), @r"
+    exit 1
+    error: failed to open the database `postgres://127.0.0.1:1/x`: the database cannot be reached: error communicating with database: Connection refused (os error 111)
+    ");
+    insta::assert_snapshot!(refused("mysql://me:secret@h/x"), @r"
+    exit 2
+    error: `--database`: expected `postgres://user:password@machine:port/database`, found a URL of `mysql`
+    ");
 }
 
 #[test]

@@ -119,11 +119,21 @@ async fn commit_group(
         sqlx::query(dialect.begin()).execute(&mut *connection).await?;
         let mut done = 0;
         while let Some(write) = group.get_mut(done) {
-            sqlx::query("SAVEPOINT one").execute(&mut *connection).await?;
-            if !write.run(&mut connection).await {
-                sqlx::query("ROLLBACK TO one").execute(&mut *connection).await?;
+            // The first has nothing before it that could be lost; what is kept needs no release, because the commit keeps
+            // all, and a savepoint of the same name hides the older.
+            if done > 0 {
+                sqlx::query("SAVEPOINT one").execute(&mut *connection).await?;
             }
-            sqlx::query("RELEASE one").execute(&mut *connection).await?;
+            match (write.run(&mut connection).await, done) {
+                (true, _) => {}
+                (false, 0) => {
+                    sqlx::query("ROLLBACK").execute(&mut *connection).await?;
+                    sqlx::query(dialect.begin()).execute(&mut *connection).await?;
+                }
+                (false, _) => {
+                    sqlx::query("ROLLBACK TO one").execute(&mut *connection).await?;
+                }
+            }
             done += 1;
             if done < GROUP_MAX && started.elapsed() < GROUP_TIME_MAX {
                 group.extend(waiting.try_recv());
