@@ -7,6 +7,7 @@ pub mod evaluation;
 mod job;
 mod matrix;
 mod report;
+mod run_log;
 pub mod xgboost;
 mod xgboost_library;
 
@@ -19,6 +20,7 @@ use crate::store::StoreError;
 
 pub use job::{TrainEvent, TrainReport, TrainSpec, TransformerSpec, run};
 pub use report::Evaluation;
+pub use run_log::{RunLog, RunStart};
 pub use xgboost_library::{Booster, DMatrix, Library, LibrarySearch};
 
 /// Rows to learn from: features row-major, NaN where one is missing, and a label for each row.

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
@@ -13,8 +14,11 @@ use super::state::{StateArguments, now};
 use crate::data;
 use crate::domain::Name;
 use crate::plugin::PluginRuntime;
+use crate::track::{InputDataset, Pair, RunStatus};
 use crate::train::xgboost::XgboostParameters;
-use crate::train::{self, LibrarySearch, TrainEvent, TrainReport, TrainSpec, TransformerSpec};
+use crate::train::{
+    self, LibrarySearch, RunLog, RunStart, TrainEvent, TrainReport, TrainSpec, TransformerSpec,
+};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -58,6 +62,12 @@ pub(super) struct TrainArguments {
     /// Seed of everything random.
     #[arg(long, default_value_t = 0)]
     seed: u32,
+    /// Experiment that the run belongs to [default: the model's name].
+    #[arg(long, value_name = "NAME")]
+    experiment: Option<String>,
+    /// Name of the run [default: one is made up].
+    #[arg(long, value_name = "NAME")]
+    run_name: Option<String>,
     /// The libxgboost to train with [default: the one that is found].
     #[arg(long, value_name = "FILE", env = "HOST_XGBOOST_LIBRARY")]
     xgboost_library: Option<PathBuf>,
@@ -109,10 +119,82 @@ pub(super) fn run(arguments: TrainArguments, state: &StateArguments, output: &Ou
         model: model.clone(),
         now: now(),
     };
-    let mut progress = Progress { output, bar: None };
-    let report = train::run(&store, spec, &mut |event| progress.on(event))?;
+    let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let threads = threads.context("failed to start threads")?;
+    let tracker = threads.block_on(state.open_tracker())?;
+    let start = run_start(&spec, arguments.experiment, arguments.run_name);
+    let log = RunLog::start(threads.handle().clone(), tracker, start)?;
+    let run_id = log.run_id().to_owned();
+    let mut progress = Progress { output, bar: None, log: &log };
+    let trained = train::run(&store, spec, &mut |event| progress.on(event));
     progress.finish();
-    print(&model, &report, output)
+    match trained {
+        Ok(report) => {
+            keep(&log, &report)?;
+            let model_tag = tag("host.model", format!("{model}@{}", report.version.number));
+            let tags = vec![model_tag, tag("host.bundle", report.bundle.to_string())];
+            log.finish(RunStatus::Finished, pairs(&report.parameters), tags)?;
+            print(&model, &report, &run_id, output)
+        }
+        Err(error) => {
+            // The training's error is the one to tell.
+            if let Err(error) = log.finish(RunStatus::Failed, Vec::new(), Vec::new()) {
+                tracing::warn!(%error, "the run's end was not recorded");
+            }
+            Err(error.into())
+        }
+    }
+}
+
+fn tag(key: &str, value: String) -> Pair {
+    Pair { key: key.to_owned(), value }
+}
+
+fn pairs(map: &BTreeMap<String, String>) -> Vec<Pair> {
+    map.iter().map(|(key, value)| tag(key, value.clone())).collect()
+}
+
+/// What a run records before it starts: everything that its result depends on.
+fn run_start(spec: &TrainSpec, experiment: Option<String>, run_name: Option<String>) -> RunStart {
+    let mut params = pairs(&spec.parameters.to_map());
+    // Chosen when the labels are known.
+    params.retain(|param| !spec.objective_by_labels || param.key != "objective");
+    params.push(tag("label", spec.label.clone()));
+    if let Some(rows) = spec.train_rows {
+        params.push(tag("train_rows", rows.to_string()));
+    }
+    let plugins = spec.preprocess.iter().chain(&spec.postprocess);
+    let mut tags: Vec<Pair> = plugins
+        .map(|transformer| {
+            let name = &transformer.plugin.manifest().name;
+            tag(&format!("host.plugin.{name}"), transformer.plugin.digest().to_string())
+        })
+        .collect();
+    let (dataset, version) = (&spec.dataset, &spec.dataset.version);
+    tags.push(tag("host.dataset", format!("{}@{}", dataset.name, version.number)));
+    let dataset = InputDataset {
+        name: dataset.name.to_string(),
+        // MLflow's limit is 36 characters.
+        digest: version.digest.hex().chars().take(32).collect(),
+        source_type: "host".to_owned(),
+        source: format!("{}@{}", dataset.name, version.digest),
+        schema: None,
+        profile: None,
+    };
+    let experiment = experiment.unwrap_or_else(|| spec.model.to_string());
+    RunStart { experiment, run_name, params, tags, dataset: Some(dataset) }
+}
+
+/// Keeps with the run what the test split said.
+fn keep(log: &RunLog, report: &TrainReport) -> anyhow::Result<()> {
+    for (name, value) in &report.evaluation.metrics {
+        log.metric(format!("test_{name}"), *value, 0);
+    }
+    log.metric("train_seconds", report.train_seconds, 0);
+    if !report.evaluation.confusion.is_empty() {
+        log.artifact("confusion.json", serde_json::to_vec(&report.evaluation.confusion)?)?;
+    }
+    Ok(())
 }
 
 /// Starts this program anew with [`OMP_WAIT_POLICY`] set, if the user has not decided it.
@@ -152,10 +234,11 @@ fn transformers(
     Ok(specs)
 }
 
-/// Shows how far a run is.
+/// Shows how far a run is, and logs it.
 struct Progress<'a> {
     output: &'a Output,
     bar: Option<ProgressBar>,
+    log: &'a RunLog,
 }
 
 impl Progress<'_> {
@@ -171,6 +254,10 @@ impl Progress<'_> {
                 }
             }
             TrainEvent::Round(round) => {
+                for metric in &round.metrics {
+                    let key = format!("{}-{}", metric.set.name(), metric.name);
+                    self.log.metric(key, metric.value, round.round);
+                }
                 if let Some(bar) = &self.bar {
                     let metrics = round
                         .metrics
@@ -191,13 +278,14 @@ impl Progress<'_> {
     }
 }
 
-fn print(model: &Name, report: &TrainReport, output: &Output) -> anyhow::Result<()> {
+fn print(model: &Name, report: &TrainReport, run_id: &str, output: &Output) -> anyhow::Result<()> {
     let evaluation = &report.evaluation;
     if output.is_json() {
         return output.value(&json!({
             "model": model,
             "version": report.version.number,
             "bundle": report.bundle,
+            "run_id": run_id,
             "train_rows": report.train_rows,
             "test_rows": report.test_rows,
             "train_seconds": report.train_seconds,
@@ -208,6 +296,7 @@ fn print(model: &Name, report: &TrainReport, output: &Output) -> anyhow::Result<
     }
     output.field("model", format!("{model}@{}", report.version.number))?;
     output.field("bundle", report.bundle)?;
+    output.field("run", run_id)?;
     output.field(
         "rows",
         format!("{} train, {} test", thousands(report.train_rows as u64), thousands(report.test_rows as u64)),

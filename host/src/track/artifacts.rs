@@ -5,7 +5,7 @@ use sqlx::Row as _;
 
 use super::experiments::PROXIED;
 use super::names::is_plain_path;
-use super::{TrackError, Tracker, now_ms};
+use super::{Run, TrackError, Tracker, now_ms};
 use crate::domain::Digest;
 
 /// Longest path of an artifact.
@@ -133,6 +133,12 @@ impl Tracker {
                 })
             })
             .await
+    }
+
+    /// Stores a file of a run at `path` below the run's artifacts.
+    pub async fn put_run_artifact(&self, run: &Run, path: &str, content: Vec<u8>) -> Result<(), TrackError> {
+        let path = path_of_location(&run.info.artifact_uri)?.join(&ArtifactPath::parse(path)?);
+        self.put_artifact(path, std::io::Cursor::new(content)).await
     }
 
     /// Opens an artifact, after all of it was checked against its digest; gives its size too.

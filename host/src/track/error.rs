@@ -46,6 +46,11 @@ impl TrackError {
         Self::new(ErrorCode::ResourceDoesNotExist, message)
     }
 
+    /// Our own fault.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(ErrorCode::InternalError, message)
+    }
+
     /// What kind it is.
     pub fn code(&self) -> ErrorCode {
         self.code

@@ -6,6 +6,7 @@
 //! on the scores; the test split is scored through the finished [`Predictor`]; the bundle is written last, so that a
 //! run that fails leaves no trace but unnamed blobs.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
@@ -91,6 +92,8 @@ pub struct TrainReport {
     pub train_rows: usize,
     /// Rows tested on.
     pub test_rows: usize,
+    /// What the trainer was told, with what followed from the labels.
+    pub parameters: BTreeMap<String, String>,
     /// What the test split says.
     pub evaluation: Evaluation,
     /// Time in the trainer alone.
@@ -160,6 +163,7 @@ pub fn run(
         version,
         train_rows: train.rows(),
         test_rows: test.rows(),
+        parameters: manifest.parameters,
         evaluation,
         train_seconds,
         total_seconds: started.elapsed().as_secs_f64(),

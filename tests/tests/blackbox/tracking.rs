@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use host_tests::{Answer, Host, Postgres, Server, python, ran, repository};
+use host_tests::{Answer, Host, Postgres, Server, plugin, python, ran, repository};
 use serde_json::{Value, json};
 
 /// Path of an endpoint.
@@ -369,4 +369,76 @@ fn samples_long_histories_evenly() {
         }
     }
     assert_eq!(pages, [2_000, 2_000, 1_000]);
+}
+
+#[test]
+fn a_training_reports_to_a_run() {
+    let host = Host::trained();
+    let (before, after) = (plugin("mnist-pixels"), plugin("argmax-label"));
+    let arguments = [
+        "train",
+        "--data",
+        "mnist",
+        "--preprocess",
+        &before,
+        "--postprocess",
+        &after,
+        "--train-rows",
+        "500",
+        "--rounds",
+        "4",
+        "--name",
+        "reported",
+        "--experiment",
+        "digits",
+        "--run-name",
+        "small",
+        "--json",
+    ];
+    let trained = host.run(arguments).json();
+    let run_id = trained["run_id"].as_str().unwrap();
+    let server = host.server([]);
+    let run = &server.get(&api(&format!("runs/get?run_id={run_id}"))).json()["run"];
+    assert_eq!((&run["info"]["status"], &run["info"]["run_name"]), (&json!("FINISHED"), &json!("small")));
+    let of = |kind: &str, key: &str| {
+        let all = run["data"][kind].as_array().unwrap();
+        all.iter().find(|one| one["key"] == key).map(|one| one["value"].clone()).unwrap_or_default()
+    };
+    assert_eq!(of("params", "rounds"), "4");
+    assert_eq!(of("params", "objective"), "multi:softprob");
+    assert_eq!(of("tags", "host.bundle"), trained["bundle"]);
+    assert_eq!(of("tags", "host.dataset"), "mnist@1");
+    assert!(of("tags", "host.plugin.mnist-pixels").as_str().unwrap().starts_with("sha256:"));
+    assert_eq!(of("metrics", "test_accuracy"), trained["metrics"]["accuracy"]);
+    assert!(of("metrics", "system/system_memory_usage_megabytes").as_f64().unwrap() > 1.0);
+    assert_eq!(run["inputs"]["dataset_inputs"][0]["dataset"]["name"], "mnist");
+    let history =
+        server.get(&api(&format!("metrics/get-history?run_id={run_id}&metric_key=test-mlogloss"))).json();
+    let steps: Vec<_> =
+        history["metrics"].as_array().unwrap().iter().map(|point| point["step"].clone()).collect();
+    assert_eq!(steps, [1, 2, 3, 4]);
+    let files = server.get(&api(&format!("artifacts/list?run_id={run_id}"))).json();
+    assert_eq!(files["files"][0]["path"], "confusion.json");
+    let listed = host.run(["run", "list", "--experiment", "digits"]).expect_success();
+    assert!(listed.contains("small") && listed.contains("finished"), "{listed}");
+    let shown = host.run(["run", "show", "small"]).expect_success();
+    assert!(shown.contains("test-mlogloss") && shown.contains('█'), "{shown}");
+    let compared = host.run(["run", "compare", "small", &run_id[..8]]).expect_success();
+    assert!(compared.contains("test_accuracy"), "{compared}");
+    let watched = host.run(["run", "watch", "small"]).expect_success();
+    assert!(watched.contains("test_accuracy"), "{watched}");
+}
+
+#[test]
+fn a_training_that_fails_is_recorded_as_failed() {
+    let host = Host::new();
+    let file = host.state_dir().join("t.csv");
+    std::fs::write(&file, "a,label\n1,0\n2,1\n3,0\n4,1\n5,0\n6,1\n7,0\n8,1\n9,0\n10,1\n").unwrap();
+    host.run(["data", "add", "t", file.to_str().unwrap()]).expect_success();
+    let failed =
+        host.run(["train", "--data", "t", "--set", "objective=multi:softprob", "--set", "max_depth=-1"]);
+    assert_ne!(failed.code, 0, "{}", failed.stdout);
+    let runs = host.run(["run", "list", "--json"]).json();
+    let status: Vec<_> = runs.as_array().unwrap().iter().map(|run| run["info"]["status"].clone()).collect();
+    assert!(status.is_empty() || status == ["FAILED"], "{status:?}");
 }

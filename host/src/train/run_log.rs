@@ -1,0 +1,231 @@
+//! Reports a training to a run: what it is given, its metrics while it goes on, and what came of it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::track::{
+    DatasetInput, InputDataset, Metric, NewRun, Pair, RunChange, RunStatus, TrackError, Tracker, now_ms,
+};
+
+/// Metrics that may wait to be written; a training that is faster than the database waits.
+const QUEUE_MAX: usize = 10_000;
+
+/// How long metrics are collected before they are written.
+const COLLECT: Duration = Duration::from_millis(200);
+
+/// How often the use of processor and memory is logged.
+const SYSTEM_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Metrics of one request.
+const BATCH_MAX: usize = 1_000;
+
+/// What is known before the training starts.
+#[derive(Debug, Clone, Default)]
+pub struct RunStart {
+    /// Name of the experiment, created if there is none.
+    pub experiment: String,
+    /// For people.
+    pub run_name: Option<String>,
+    /// What the trainer is told.
+    pub params: Vec<Pair>,
+    /// The dataset version, and the digests of plugins.
+    pub tags: Vec<Pair>,
+    /// The dataset.
+    pub dataset: Option<InputDataset>,
+}
+
+/// A run that is under way.
+pub struct RunLog {
+    tracker: Tracker,
+    runtime: Handle,
+    run_id: String,
+    metrics: mpsc::Sender<Metric>,
+    writer: JoinHandle<Result<(), TrackError>>,
+}
+
+impl RunLog {
+    /// Starts a run. Must not be called on a thread of `runtime`, which does the writing.
+    pub fn start(runtime: Handle, tracker: Tracker, start: RunStart) -> Result<Self, TrackError> {
+        let run_id = runtime.block_on(create(&tracker, start))?;
+        let (metrics, waiting) = mpsc::channel(QUEUE_MAX);
+        let writer = runtime.spawn(write(tracker.clone(), run_id.clone(), waiting));
+        Ok(Self { tracker, runtime, run_id, metrics, writer })
+    }
+
+    /// The run's id.
+    pub fn run_id(&self) -> &str {
+        &self.run_id
+    }
+
+    /// Logs a point; it is written a moment later.
+    pub fn metric(&self, key: impl Into<String>, value: f64, step: u32) {
+        // Where the writer has failed, the end tells why.
+        let _ = self.metrics.blocking_send(Metric::new(key, value, now_ms(), i64::from(step)));
+    }
+
+    /// Stores a file of the run.
+    pub fn artifact(&self, path: &str, content: Vec<u8>) -> Result<(), TrackError> {
+        let stored = async {
+            let run = self.tracker.run(&self.run_id).await?;
+            self.tracker.put_run_artifact(&run, path, content).await
+        };
+        self.runtime.block_on(stored)
+    }
+
+    /// Writes what waits, and how the run ended.
+    pub fn finish(self, status: RunStatus, params: Vec<Pair>, tags: Vec<Pair>) -> Result<(), TrackError> {
+        let Self { tracker, runtime, run_id, metrics, writer } = self;
+        drop(metrics);
+        runtime.block_on(async {
+            let written = writer.await.map_err(|error| TrackError::internal(error.to_string()))?;
+            tracker.log_batch(run_id.clone(), Vec::new(), params, tags).await?;
+            let change = RunChange { status: Some(status), end_time: Some(now_ms()), run_name: None };
+            tracker.update_run(run_id, change).await?;
+            written
+        })
+    }
+}
+
+async fn create(tracker: &Tracker, start: RunStart) -> Result<String, TrackError> {
+    let experiment_id = match tracker.experiment_by_name(&start.experiment).await {
+        Ok(experiment) => experiment.experiment_id,
+        Err(error) if error.code() == crate::track::ErrorCode::ResourceDoesNotExist => {
+            tracker.create_experiment(start.experiment, None, Vec::new()).await?
+        }
+        Err(error) => return Err(error),
+    };
+    let tag = |key: &str, value: String| Pair { key: key.to_owned(), value };
+    let mut tags = start.tags;
+    tags.push(tag("mlflow.source.name", "host train".to_owned()));
+    tags.push(tag("mlflow.source.type", "LOCAL".to_owned()));
+    if let Some(commit) = git_commit(Path::new(".")) {
+        tags.push(tag("mlflow.source.git.commit", commit));
+    }
+    let user_id = std::env::var("USER").unwrap_or_default();
+    if !user_id.is_empty() {
+        tags.push(tag("mlflow.user", user_id.clone()));
+    }
+    let new = NewRun { experiment_id, run_name: start.run_name, user_id, start_time: None, tags };
+    let run_id = tracker.create_run(new).await?.info.run_id;
+    tracker.log_batch(run_id.clone(), Vec::new(), start.params, Vec::new()).await?;
+    if let Some(dataset) = start.dataset {
+        let context = tag("mlflow.data.context", "training".to_owned());
+        let input = DatasetInput { tags: vec![context], dataset };
+        tracker.log_inputs(run_id.clone(), vec![input], Vec::new()).await?;
+    }
+    Ok(run_id)
+}
+
+/// The commit that is checked out where the user stands; none where there is no repository.
+fn git_commit(folder: &Path) -> Option<String> {
+    let output = std::process::Command::new("git")
+        .args(["rev-parse", "HEAD"])
+        .current_dir(folder)
+        .stderr(std::process::Stdio::null())
+        .output()
+        .ok()
+        .filter(|output| output.status.success())?;
+    let commit = String::from_utf8(output.stdout).ok()?.trim().to_owned();
+    (commit.len() >= 40 && commit.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(commit)
+}
+
+/// Writes points a few times a second, with the use of processor and memory among them.
+async fn write(
+    tracker: Tracker,
+    run_id: String,
+    mut waiting: mpsc::Receiver<Metric>,
+) -> Result<(), TrackError> {
+    let mut system = SystemUse::default();
+    let mut next_system = tokio::time::Instant::now();
+    let mut step = 0;
+    loop {
+        let mut points = Vec::new();
+        let open = tokio::select! {
+            received = waiting.recv_many(&mut points, BATCH_MAX) => received > 0,
+            () = tokio::time::sleep_until(next_system) => {
+                points.extend(system.points(step));
+                step += 1;
+                next_system += SYSTEM_INTERVAL;
+                true
+            }
+        };
+        if !points.is_empty() {
+            tracker.log_batch(run_id.clone(), points, Vec::new(), Vec::new()).await?;
+        }
+        if !open {
+            return Ok(());
+        }
+        tokio::time::sleep(COLLECT).await;
+    }
+}
+
+/// What the process uses, from `/proc`; nothing where there is none.
+#[derive(Default)]
+struct SystemUse {
+    last: Option<(std::time::Instant, f64)>,
+}
+
+impl SystemUse {
+    /// Points named as MLflow names them.
+    fn points(&mut self, step: i64) -> Vec<Metric> {
+        let mut points = Vec::new();
+        let now = std::time::Instant::now();
+        let mut add = |key: &str, value: f64| points.push(Metric::new(key, value, now_ms(), step));
+        if let Some(seconds) = cpu_seconds() {
+            if let Some((then, before)) = self.last {
+                let passed = now.duration_since(then).as_secs_f64();
+                if passed > 0.0 {
+                    add("system/cpu_utilization_percentage", 100.0 * (seconds - before) / passed);
+                }
+            }
+            self.last = Some((now, seconds));
+        }
+        if let Some(megabytes) = resident_megabytes() {
+            add("system/system_memory_usage_megabytes", megabytes);
+        }
+        points
+    }
+}
+
+/// Processor time of this process so far, with that of threads which have ended.
+fn cpu_seconds() -> Option<f64> {
+    /// What Linux counts in for programs, whatever it counts in for itself.
+    const TICKS_PER_SECOND: f64 = 100.0;
+    let text = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The second field is the program's name, which may hold anything; the third follows its closing bracket.
+    let (_, fields) = text.rsplit_once(')')?;
+    let mut times = fields.split_whitespace().skip(11);
+    let (user, system): (f64, f64) = (times.next()?.parse().ok()?, times.next()?.parse().ok()?);
+    Some((user + system) / TICKS_PER_SECOND)
+}
+
+/// Memory that this process occupies, in megabytes.
+fn resident_megabytes() -> Option<f64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kilobytes: f64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kilobytes / 1_024.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_what_the_process_uses() {
+        let mut system = SystemUse::default();
+        let first = system.points(0);
+        assert!(first.iter().any(|point| point.key.contains("memory") && point.value > 1.0), "{first:?}");
+        let second = system.points(1);
+        assert!(second.iter().any(|point| point.key.contains("cpu") && point.value >= 0.0), "{second:?}");
+    }
+
+    #[test]
+    fn knows_the_commit_of_a_repository_only() {
+        assert!(git_commit(Path::new("/")).is_none());
+    }
+}
