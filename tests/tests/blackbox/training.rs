@@ -197,11 +197,13 @@ fn a_damaged_bundle_is_refused_in_one_sentence() {
 fn a_full_disk_leaves_no_bundle_and_no_scraps() {
     let host = Host::trained();
     let folder = tempfile::tempdir().unwrap();
-    // A file system of 40 MB in a mount namespace of its own: MNIST fits, the blobs of a training do not all.
+    // A file system of 40 MB in a mount namespace of its own: MNIST and the run's record fit, the blobs of a training do
+    // not all.
     let script = r#"
         mount -t tmpfs -o size="$SIZE" none "$STATE" || exit 90
         "$@" data add mnist "$FILES" >/dev/null || exit 91
-        head -c "$(($(df --output=avail -B1 "$STATE" | tail -1) - 40000))" /dev/zero > "$STATE/filler"
+        "$@" run list >/dev/null 2>&1 || exit 93
+        head -c "$(($(df --output=avail -B1 "$STATE" | tail -1) - 700000))" /dev/zero > "$STATE/filler"
         "$@" train --data mnist --preprocess "$PIXELS" --train-rows 500 --rounds 30
         code=$?
         "$@" model list --json
