@@ -139,6 +139,12 @@ pub enum TrainError {
         /// What it holds.
         found: String,
     },
+    /// Nothing to tell apart.
+    #[error("every row to train on has the class {label}: expected at least two classes")]
+    OneClass {
+        /// The class.
+        label: f32,
+    },
     /// A row without a label.
     #[error("row {row} has no value in column `{label}`, which is to be predicted")]
     LabelMissing {

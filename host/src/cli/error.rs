@@ -42,12 +42,26 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         let ours = cause.is::<WindowError>()
             || cause.is::<crate::plugin::RuntimeError>()
             || cause.is::<DatabaseError>()
+            || cause.downcast_ref::<std::io::Error>().is_some_and(|error| is_of_the_machine(error.kind()))
             || cause.downcast_ref::<StoreError>().is_some_and(StoreError::is_host_failure);
         if ours {
             return HOST_FAILED;
         }
     }
     USER_ERROR
+}
+
+/// Whether a failure of a file is nobody's mistake.
+fn is_of_the_machine(kind: std::io::ErrorKind) -> bool {
+    use std::io::ErrorKind;
+    matches!(
+        kind,
+        ErrorKind::StorageFull
+            | ErrorKind::QuotaExceeded
+            | ErrorKind::ReadOnlyFilesystem
+            | ErrorKind::OutOfMemory
+            | ErrorKind::WouldBlock
+    )
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

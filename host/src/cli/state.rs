@@ -1,3 +1,4 @@
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -10,7 +11,7 @@ use crate::track::Tracker;
 pub(super) struct StateArguments {
     /// Folder for datasets, bundles and windows [default: ~/.local/share/host].
     #[arg(long, global = true, env = "HOST_STATE_DIR", value_name = "DIR", help_heading = "Global options")]
-    state_dir: Option<PathBuf>,
+    state_dir: Option<OsString>,
 
     /// Database of experiments and runs, as `postgres://user:password@machine/name` [default: a file of SQLite in the
     /// state folder].
@@ -47,8 +48,8 @@ impl StateArguments {
     }
 
     fn folder(&self) -> anyhow::Result<PathBuf> {
-        if let Some(folder) = &self.state_dir {
-            return Ok(folder.clone());
+        if let Some(folder) = given(self.state_dir.clone()) {
+            return Ok(folder);
         }
         let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let data_home = variable("XDG_DATA_HOME").or_else(|| Some(variable("HOME")?.join(".local/share")));
@@ -62,4 +63,9 @@ impl StateArguments {
 pub(super) fn now() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.map(|time| time.as_secs()).unwrap_or_default()
+}
+
+/// A path that a user gave; a variable that is set to nothing gives none.
+pub(super) fn given(path: Option<OsString>) -> Option<PathBuf> {
+    path.filter(|path| !path.is_empty()).map(PathBuf::from)
 }

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
@@ -10,7 +11,7 @@ use serde_json::json;
 
 use super::output::{Output, Table, number_text, thousands};
 use super::plugin::{PluginOptions, load, parse_pair};
-use super::state::{StateArguments, now};
+use super::state::{StateArguments, given, now};
 use crate::data;
 use crate::domain::Name;
 use crate::plugin::PluginRuntime;
@@ -70,7 +71,7 @@ pub(super) struct TrainArguments {
     run_name: Option<String>,
     /// The libxgboost to train with [default: the one that is found].
     #[arg(long, value_name = "FILE", env = "HOST_XGBOOST_LIBRARY")]
-    xgboost_library: Option<PathBuf>,
+    xgboost_library: Option<OsString>,
     #[command(flatten)]
     options: PluginOptions,
 }
@@ -115,7 +116,7 @@ pub(super) fn run(arguments: TrainArguments, state: &StateArguments, output: &Ou
         postprocess,
         parameters,
         objective_by_labels: !arguments.parameters.iter().any(|(name, _)| name == "objective"),
-        library: LibrarySearch::from_environment(arguments.xgboost_library),
+        library: LibrarySearch::from_environment(given(arguments.xgboost_library)),
         model: model.clone(),
         now: now(),
     };
@@ -125,11 +126,17 @@ pub(super) fn run(arguments: TrainArguments, state: &StateArguments, output: &Ou
     let start = run_start(&spec, arguments.experiment, arguments.run_name);
     let log = RunLog::start(threads.handle().clone(), tracker, start)?;
     let run_id = log.run_id().to_owned();
+    let chosen_by_labels = spec.objective_by_labels;
     let mut progress = Progress { output, bar: None, log: &log };
     let trained = train::run(&store, spec, &mut |event| progress.on(event));
     progress.finish();
     match trained {
         Ok(report) => {
+            if let Some(objective) = report.parameters.get("objective").filter(|_| chosen_by_labels) {
+                output.note(&format!(
+                    "the labels suggested the objective {objective}; choose another with `--set objective=…`"
+                ));
+            }
             keep(&log, &report)?;
             let model_tag = tag("host.model", format!("{model}@{}", report.version.number));
             let tags = vec![model_tag, tag("host.bundle", report.bundle.to_string())];

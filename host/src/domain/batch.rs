@@ -1,4 +1,9 @@
+use std::collections::HashSet;
+
 use super::{DataType, Tensor, TensorError};
+
+/// Columns up to which names are compared with each other.
+const COMPARED_ONE_BY_ONE: usize = 16;
 
 /// Named columns with the same number of rows; the only thing that flows between steps.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -23,9 +28,15 @@ pub enum BatchError {
 impl Batch {
     /// Makes a batch of columns with unique names and equally many rows.
     pub fn new(tensors: Vec<Tensor>) -> Result<Self, BatchError> {
+        // A few names are compared quickest one by one; many come from a plugin that may mean no good.
+        let mut names = (tensors.len() > COMPARED_ONE_BY_ONE).then(HashSet::new);
         for (index, tensor) in tensors.iter().enumerate() {
             let earlier = tensors.get(..index).unwrap_or_default();
-            if earlier.iter().any(|other| other.name() == tensor.name()) {
+            let is_known = match &mut names {
+                Some(names) => !names.insert(tensor.name()),
+                None => earlier.iter().any(|other| other.name() == tensor.name()),
+            };
+            if is_known {
                 return Err(BatchError::DuplicateColumn { name: tensor.name().to_owned() });
             }
             if let Some(first) = earlier.first().filter(|first| first.rows() != tensor.rows()) {
@@ -140,5 +151,14 @@ mod tests {
         assert_eq!(joined, whole);
         assert!(joined.append(&Batch::new(vec![column("a", &[1.0])]).unwrap()).is_err());
         assert_eq!(joined, whole, "a refused append changes nothing");
+    }
+
+    #[test]
+    fn many_columns_are_compared_quickly() {
+        let column = |index: usize| Tensor::from_f32(&format!("c{index}"), vec![1], &[0.0]).unwrap();
+        let mut columns: Vec<Tensor> = (0..100_000).map(column).collect();
+        assert_eq!(Batch::new(columns.clone()).unwrap().tensors().len(), 100_000);
+        columns.push(column(99_999));
+        assert_eq!(Batch::new(columns), Err(BatchError::DuplicateColumn { name: "c99999".to_owned() }));
     }
 }

@@ -27,6 +27,9 @@ const BLOCK_ROWS: usize = 16;
 /// Steps after which a walk through deep trees looks whether every lane has arrived.
 const STEPS_UNCHECKED: usize = 8;
 
+/// Levels of a tree. Trainers make tens; a chain of a million would hold a thread for a second a request.
+const DEPTH_MAX: usize = 4_096;
+
 /// Nodes of all trees together: what half of the 32-bit indices can name, so that padding to a power of two fits.
 const NODES_MAX: usize = 1 << 31;
 
@@ -97,6 +100,18 @@ pub enum TreeError {
     Child {
         /// The node.
         node: usize,
+    },
+    /// More levels than a walk should take.
+    #[error("node {node} is deeper than {DEPTH_MAX} levels")]
+    TooDeep {
+        /// The node.
+        node: usize,
+    },
+    /// Leaves that can add up to infinity.
+    #[error("the leaves of margin {margin} can add up to more than the largest float")]
+    Overflow {
+        /// The margin.
+        margin: u32,
     },
     /// A margin that does not exist.
     #[error("adds to margin {margin}: expected less than {margins}")]
@@ -227,6 +242,8 @@ pub struct ForestBuilder {
     groups: Vec<TreeGroup>,
     intercepts: Vec<f32>,
     features: usize,
+    /// The largest that each margin can become, either way.
+    bounds: Vec<f64>,
 }
 
 impl ForestBuilder {
@@ -234,7 +251,8 @@ impl ForestBuilder {
     pub fn new(features: usize, intercepts: Vec<f32>) -> Self {
         // The node that idle lanes stand on.
         let idle = WideNode { threshold: 0.0, feature: features as u32, distance: 0 };
-        Self { nodes: vec![idle], groups: Vec::new(), intercepts, features }
+        let bounds = intercepts.iter().map(|intercept| f64::from(intercept.abs())).collect();
+        Self { nodes: vec![idle], groups: Vec::new(), intercepts, features, bounds }
     }
 
     /// Adds a tree that adds to margin `margin`. `node` tells each of its `count` nodes; node 0 is the root.
@@ -266,7 +284,11 @@ impl ForestBuilder {
         };
         reach(&mut queue, 0, 0)?;
         let mut depth_max = 0;
+        let mut leaf_max = 0.0_f64;
         while let Some((index, depth)) = queue.pop_front() {
+            if depth > DEPTH_MAX {
+                return Err(TreeError::TooDeep { node: index });
+            }
             depth_max = depth;
             if self.nodes.len() == NODES_MAX {
                 return Err(TreeError::TooMany);
@@ -280,6 +302,7 @@ impl ForestBuilder {
                     return Err(TreeError::Value { node: index, value: threshold });
                 }
                 Node::Leaf { value } => {
+                    leaf_max = leaf_max.max(f64::from(value.abs()));
                     WideNode { threshold: value, feature: self.features as u32, distance: 0 }
                 }
                 Node::Split { feature, .. } if feature as usize >= self.features => {
@@ -295,6 +318,12 @@ impl ForestBuilder {
                     WideNode { threshold, feature: feature | default, distance }
                 }
             });
+        }
+        if let Some(bound) = self.bounds.get_mut(margin as usize) {
+            *bound += leaf_max;
+            if *bound > f64::from(f32::MAX) {
+                return Err(TreeError::Overflow { margin });
+            }
         }
         self.add_root(root as u32, margin, depth_max);
         Ok(())

@@ -100,7 +100,7 @@ impl Model for XgboostModel {
 
 /// `common::Softmax` of libxgboost: exponentials in `f32`, their sum in `f64`, the quotient in `f32`.
 fn softmax(margins: &mut [f32]) {
-    // `fmaxf` ignores NaN, as `f32::max` does; margins are never NaN, because leaves and intercepts are finite.
+    // `fmaxf` ignores NaN, as `f32::max` does; margins are never NaN, because no sum of leaves overflows.
     let largest = margins.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let mut sum = 0.0_f64;
     for margin in margins.iter_mut() {

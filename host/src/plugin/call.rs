@@ -105,10 +105,9 @@ impl log::Host for CallState {
         if level == log::Level::Error {
             self.last_error = Some(message.chars().take(QUOTED_LOG_MAX_CHARS).collect());
         }
-        let bytes =
-            message.len() + fields.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
-        // Every line costs something, or endless empty lines would be free.
-        let Some(left) = self.log_bytes_left.checked_sub(bytes + 16) else {
+        // Every line and field costs something, or endless empty ones would be free.
+        let of_fields = fields.iter().map(|(name, value)| name.len() + value.len() + 16).sum::<usize>();
+        let Some(left) = self.log_bytes_left.checked_sub(message.len() + of_fields + 16) else {
             self.log_lines_dropped += 1;
             return;
         };

@@ -110,6 +110,16 @@ impl Session {
         !self.broken
     }
 
+    /// Refuses an answer that is larger than a call may give.
+    pub(super) fn check_output(&mut self, bytes: usize) -> Result<(), Fault> {
+        let output_max_bytes = self.limits.output_max_bytes;
+        if bytes as u64 <= output_max_bytes {
+            return Ok(());
+        }
+        self.broken = true;
+        Err(Fault::OutputLimit { output_max_bytes })
+    }
+
     /// Points reported during the last call.
     pub(super) fn take_metric_points(&mut self) -> Vec<MetricPoint> {
         std::mem::take(&mut self.store.data_mut().metric_points)

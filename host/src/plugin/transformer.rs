@@ -123,6 +123,14 @@ async fn transform_in_pieces(
         let end = (start + piece_rows).min(batch.rows());
         let piece =
             session.transform(batch, Some(start..end)).await.map_err(|fault| in_whole(fault, start))?;
+        // The engine bounds what one call gives; this bounds the sum. A first piece tells how wide rows are.
+        let width = piece.byte_len() / piece.rows().max(1);
+        let whole = if start == 0 {
+            width.saturating_mul(batch.rows())
+        } else {
+            answer.byte_len() + piece.byte_len()
+        };
+        session.check_output(whole)?;
         if start == 0 {
             answer = piece;
             answer.reserve_rows(batch.rows());

@@ -119,6 +119,9 @@ macro_rules! conversions {
 conversions!(for_transformer, transformer, TensorParam);
 conversions!(for_detector, detector, Tensor);
 
+/// Columns that a plugin may answer with.
+const COLUMNS_MAX: usize = 4_096;
+
 /// Checks and takes what a transformer returned; it must have `rows` rows.
 pub(super) fn answer(
     tensors: Vec<transformer::mlops::plugin::types::TensorResult>,
@@ -126,6 +129,10 @@ pub(super) fn answer(
 ) -> Result<Batch, Fault> {
     let breach =
         |error: &dyn std::fmt::Display| Fault::Contract(format!("it returned a batch whose {error}"));
+    if tensors.len() > COLUMNS_MAX {
+        let found = tensors.len();
+        return Err(Fault::Contract(format!("it returned {found} columns: the limit is {COLUMNS_MAX}")));
+    }
     let mut columns = Vec::with_capacity(tensors.len());
     for tensor in tensors {
         let shape: Result<Vec<usize>, _> = tensor.shape.iter().map(|&size| usize::try_from(size)).collect();

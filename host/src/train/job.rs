@@ -126,6 +126,9 @@ pub fn run(
     let trained = xgboost::train(&library, train_matrix, Some(test_matrix), &parameters, &mut on_round)?;
     let train_seconds = trained_at.elapsed().as_secs_f64();
     let model = model::load(&trained.model)?;
+    if parameters.objective == Objective::Softprob {
+        parameters.num_class = u32::try_from(model.score_count()).ok();
+    }
     cross_check(model.as_ref(), &test, &trained.test_scores)?;
 
     let scores = |matrix: &LabelledMatrix| -> Result<Batch, TrainError> {

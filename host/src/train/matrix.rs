@@ -1,13 +1,22 @@
 //! Rows with labels: streamed from a dataset version, collected for a trainer.
 
 use crate::data::{self, ResolvedDataset};
-use crate::domain::{Batch, ColumnSpec};
+use crate::domain::{Batch, ColumnSpec, DataType, Tensor};
 use crate::store::Store;
 
 use super::{Matrix, TrainError};
 
-/// Of a dataset without a test split, every so many-th row is held out for testing.
-const HELD_OUT_EVERY: usize = 5;
+/// Of a dataset without a test split, one of so many rows is held out for testing.
+const HELD_OUT_ONE_OF: u64 = 5;
+
+/// Whether a row is held out: always the same rows, but in no step with whatever order the file has.
+fn is_held_out(row: u64) -> bool {
+    // The finaliser of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
+    let mut bits = row.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (bits ^ (bits >> 31)) % HELD_OUT_ONE_OF == 0
+}
 
 /// What rows are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,7 +111,10 @@ impl<'a> Source<'a> {
     /// Rows that [`Self::batches`] will give.
     pub(super) fn rows(&self, split: Split) -> u64 {
         let available = stored_rows(self.dataset, Split::Train);
-        let held_out = if self.has_test_split { 0 } else { available / HELD_OUT_EVERY as u64 };
+        let held_out = match self.has_test_split {
+            true => 0,
+            false => (0..available).filter(|row| is_held_out(*row)).count() as u64,
+        };
         match split {
             Split::Train => {
                 let rows = available - held_out;
@@ -129,29 +141,40 @@ impl<'a> Source<'a> {
             let selected = batch.map_err(TrainError::from).and_then(|batch| {
                 let first = row;
                 row += batch.rows();
+                // Before rows are held out, so that an error names the row as the file counts it.
+                self.check_label(&batch, first)?;
                 let batch = if self.has_test_split { batch } else { hold_out(&batch, first, split)? };
                 let batch = match batch.rows() > left {
                     true => batch.slice_rows(0..left).unwrap_or_default(),
                     false => batch,
                 };
                 left -= batch.rows();
-                self.split_label(batch, first)
+                self.split_label(batch)
             });
             Some(selected)
         }))
     }
 
-    fn split_label(&self, mut batch: Batch, first_row: usize) -> Result<(Batch, Vec<f32>), TrainError> {
-        let column = batch.take_column(self.label);
-        let values =
-            column.as_ref().filter(|column| column.row_elements() == 1).and_then(|column| column.to_f64());
+    fn check_label(&self, batch: &Batch, first_row: usize) -> Result<(), TrainError> {
+        let column = batch.column(self.label);
+        let values = column.filter(|column| column.row_elements() == 1).and_then(Tensor::to_f64);
         let Some(values) = values else {
-            let dtype = column.map(|column| format!("{column:?}")).unwrap_or_default();
-            return Err(TrainError::LabelType { label: self.label.to_owned(), found: dtype });
+            let found = match column {
+                Some(column) if column.dtype() == DataType::Bytes => "text".to_owned(),
+                Some(column) => format!("{} of {:?}", column.dtype(), column.row_shape()),
+                None => "no such column".to_owned(),
+            };
+            return Err(TrainError::LabelType { label: self.label.to_owned(), found });
         };
-        if let Some(row) = values.iter().position(|value| !value.is_finite()) {
-            return Err(TrainError::LabelMissing { label: self.label.to_owned(), row: first_row + row });
+        match values.iter().position(|value| !value.is_finite()) {
+            Some(row) => Err(TrainError::LabelMissing { label: self.label.to_owned(), row: first_row + row }),
+            None => Ok(()),
         }
+    }
+
+    /// Takes the checked label column out of the batch.
+    fn split_label(&self, mut batch: Batch) -> Result<(Batch, Vec<f32>), TrainError> {
+        let values = batch.take_column(self.label).and_then(|column| column.to_f64()).unwrap_or_default();
         Ok((batch, values.into_iter().map(|value| value as f32).collect()))
     }
 }
@@ -169,7 +192,7 @@ fn stored_rows(dataset: &ResolvedDataset, split: Split) -> u64 {
 fn hold_out(batch: &Batch, first_row: usize, split: Split) -> Result<Batch, TrainError> {
     let mut selected = batch.slice_rows(0..0).unwrap_or_default();
     for row in 0..batch.rows() {
-        let is_test = (first_row + row) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1;
+        let is_test = is_held_out((first_row + row) as u64);
         if is_test == (split == Split::Test)
             && let Some(row) = batch.slice_rows(row..row + 1)
         {
@@ -177,4 +200,22 @@ fn hold_out(batch: &Batch, first_row: usize, split: Split) -> Result<Batch, Trai
         }
     }
     Ok(selected)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn about_one_row_in_five_is_held_out_in_step_with_no_period() {
+        let held_out: Vec<u64> = (0..10_000).filter(|row| is_held_out(*row)).collect();
+        assert!((1_850..2_150).contains(&held_out.len()), "{}", held_out.len());
+        for period in [2, 3, 5, 7, 10] {
+            for phase in 0..period {
+                let of_phase = held_out.iter().filter(|row| *row % period == phase).count() as f64;
+                let share = of_phase * period as f64 / held_out.len() as f64;
+                assert!((0.8..1.2).contains(&share), "{phase} of {period}: {share}");
+            }
+        }
+    }
 }

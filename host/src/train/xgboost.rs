@@ -34,11 +34,20 @@ pub enum Objective {
 impl Objective {
     const ALL: [Self; 3] = [Self::Softprob, Self::Logistic, Self::SquaredError];
 
-    /// What labels suggest: few different whole numbers from 0 are classes, anything else is a value.
+    /// What labels suggest: few different whole numbers from 0 without gaps are classes, anything else is a value.
     pub fn for_labels(labels: &[f32]) -> Self {
         let largest = labels.iter().copied().fold(0.0, f32::max);
-        let whole = labels.iter().all(|&label| label >= 0.0 && label.fract() == 0.0);
-        match whole && largest < CLASSES_GUESSED_MAX {
+        let is_class = |label: f32| label >= 0.0 && label.fract() == 0.0 && label < CLASSES_GUESSED_MAX;
+        let mut occurs = vec![false; largest.min(CLASSES_GUESSED_MAX) as usize + 1];
+        let are_classes = labels.iter().all(|&label| {
+            // Float to integer saturates.
+            if let Some(place) = occurs.get_mut(label as usize) {
+                *place = true;
+            }
+            is_class(label)
+        });
+        let has_gaps = occurs.contains(&false);
+        match are_classes && (!has_gaps || largest <= 1.0) {
             true if largest <= 1.0 => Self::Logistic,
             true => Self::Softprob,
             false => Self::SquaredError,
@@ -193,7 +202,7 @@ impl XgboostParameters {
     /// Name and value of every parameter, for the record.
     pub fn to_map(&self) -> BTreeMap<String, String> {
         let text = self.to_text(self.num_class).into_iter();
-        let text = text.filter(|(name, _)| !matches!(*name, "verbosity" | "validate_parameters"));
+        let text = text.filter(|(name, _)| *name != "verbosity");
         let rounds = [("rounds", self.rounds.to_string())];
         text.chain(rounds).map(|(name, value)| (name.to_owned(), value)).collect()
     }
@@ -215,6 +224,11 @@ impl XgboostParameters {
         if !(2..=CLASSES_MAX).contains(&classes) {
             let expected = format!("a number from 2 to {CLASSES_MAX}");
             return Err(refuse("num_class", &classes.to_string(), expected));
+        }
+        if let Some(&only) = train.labels().first()
+            && train.labels().iter().all(|&label| label == only)
+        {
+            return Err(TrainError::OneClass { label: only });
         }
         for matrix in [Some(train), test].into_iter().flatten() {
             let stray = matrix.labels().iter().position(|&label| class_of(label, classes as usize).is_none());

@@ -131,6 +131,11 @@ impl Library {
 
     fn open(file: &Path) -> Result<Self, TrainError> {
         let path = file.display().to_string();
+        // A name without a slash would be looked for in the system's folders instead of here; ours has none on purpose.
+        let file = match file.exists() {
+            true => std::path::absolute(file).unwrap_or_else(|_| file.to_path_buf()),
+            false => file.to_path_buf(),
+        };
         // SAFETY: loading runs the initialisers of a library that the operator installed or named; trusting it is
         // the operator's decision, as it is for a program.
         let library = unsafe { libloading::Library::new(file) };

@@ -39,20 +39,22 @@ impl Bins {
             (0..=count).filter_map(|part| sorted.get(last * part / count).copied()).collect();
 
         let mut edges = Vec::with_capacity(count);
-        let mut push = |edge: f64| {
-            if edge.is_finite() && edges.last().is_none_or(|&last| last < edge) {
+        for (part, same) in quantiles.chunk_by(f64::eq).scan(0, |next, same| {
+            let part = *next;
+            *next += same.len();
+            Some((part, same))
+        }) {
+            let Some(&edge) = same.first() else { continue };
+            let is_shared = same.len() > 1;
+            if is_shared {
+                edges.push(edge.next_down());
+            }
+            if is_shared || (part > 0 && part < count) {
                 edges.push(edge);
             }
-        };
-        for (part, pair) in quantiles.array_windows().enumerate() {
-            let [lower, upper] = *pair;
-            if lower == upper {
-                push(lower.next_down());
-                push(lower);
-            } else if part + 1 < count {
-                push(upper);
-            }
         }
+        edges.retain(|edge| edge.is_finite());
+        edges.dedup();
         let mut bins = Self { counts: Vec::new(), edges };
         bins.counts = bins.count(values.iter().copied());
         bins
@@ -140,6 +142,20 @@ mod tests {
         let bins = Bins::learn(&values, 10);
         assert_eq!(bins.edges[..2], [0.0_f64.next_down(), 0.0]);
         assert_eq!(bins.counts[..2], [0, 61]);
+    }
+
+    #[test]
+    fn a_common_value_is_seen_to_move_either_way() {
+        let rising: Vec<f64> =
+            (0..100).map(|index| if index < 40 { f64::from(index) } else { 100.0 }).collect();
+        let falling: Vec<f64> = rising.iter().map(|value| -value).collect();
+        for (values, moved) in [(rising, 50.0), (falling, -50.0)] {
+            let bins = Bins::learn(&values, 10);
+            assert!(bins.counts.contains(&60), "{bins:?}");
+            let window = values.iter().map(|&value| if value.abs() == 100.0 { moved } else { value });
+            assert!(bins.compare(window).psi > 1.0, "{bins:?}");
+            assert!(bins.compare(values.iter().copied()).psi < 1e-4);
+        }
     }
 
     #[test]

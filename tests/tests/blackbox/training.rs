@@ -229,3 +229,37 @@ fn a_full_disk_leaves_no_bundle_and_no_scraps() {
     assert!(ran.stderr.contains("No space left on device"), "{}", ran.stderr);
     assert!(!Path::new(&folder.path().join("models")).exists(), "the mount went with its namespace");
 }
+
+#[test]
+fn labels_are_judged_before_anything_is_trained() {
+    let host = Host::new();
+    let file = host.state_dir().join("t.csv");
+    let train = |rows: &str, more: &[&str]| {
+        std::fs::write(&file, format!("a,label\n{rows}")).unwrap();
+        host.run(["data", "add", "t", file.to_str().unwrap()]).expect_success();
+        host.run(["train", "--data", "t", "--rounds", "1"].into_iter().chain(more.iter().copied()))
+    };
+    let rows = |label: &dyn Fn(usize) -> String| -> String {
+        (0..200).map(|row| format!("{},{}\n", row % 7, label(row))).collect()
+    };
+    let ages = train(&rows(&|row| (18 + row % 60).to_string()), &[]);
+    assert!(ages.stderr.contains("the labels suggested the objective reg:squarederror"), "{}", ages.stderr);
+    let same = train(&rows(&|_| "0".to_owned()), &[]);
+    assert!(same.stderr.contains("every row to train on has the class 0"), "{}", same.stderr);
+    let missing = train(&rows(&|row| if row == 7 { String::new() } else { (row % 2).to_string() }), &[]);
+    assert!(missing.stderr.contains("row 7"), "{}", missing.stderr);
+    let text = train(&rows(&|row| if row % 2 == 0 { "cat" } else { "dog" }.to_owned()), &[]);
+    assert!(text.stderr.contains("found text"), "{}", text.stderr);
+}
+
+#[test]
+fn variables_that_are_empty_are_not_set() {
+    let host = Host::new();
+    let mut list = host.command();
+    list.args(["data", "list"]).env("HOST_XGBOOST_LIBRARY", "").env("HOST_DATABASE", "");
+    assert_eq!(ran(list.output().unwrap()).code, 0);
+    let mut train = host.command();
+    train.args(["train", "--data", "none"]).env("HOST_XGBOOST_LIBRARY", "");
+    let ran = ran(train.output().unwrap());
+    assert!(ran.stderr.contains("there is no dataset `none`"), "{}", ran.stderr);
+}

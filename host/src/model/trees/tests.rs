@@ -181,3 +181,30 @@ fn refuses_trees_that_are_not_trees() {
     let far = Node::Split { feature: 1, threshold: 0.0, default_left: true, left: 1, right: 2 };
     assert_eq!(refusal(0, &[far, leaf, leaf]), "node 0 splits on feature 1: expected less than 1");
 }
+
+#[test]
+fn refuses_trees_that_are_too_deep_and_leaves_that_overflow() {
+    let chain = |levels: usize| {
+        let mut builder = ForestBuilder::new(1, vec![0.0]);
+        let count = 2 * levels + 1;
+        let node = |index: usize| {
+            Some(match index % 2 == 0 && index < 2 * levels {
+                true => Node::Split {
+                    feature: 0,
+                    threshold: 0.0,
+                    default_left: true,
+                    left: index + 1,
+                    right: index + 2,
+                },
+                false => Node::Leaf { value: 1.0 },
+            })
+        };
+        builder.add_tree(0, count, node)
+    };
+    assert_eq!(chain(4_096), Ok(()));
+    assert!(matches!(chain(4_097), Err(TreeError::TooDeep { .. })));
+    let mut builder = ForestBuilder::new(1, vec![0.0]);
+    let mut add = || builder.add_tree(0, 1, |_| Some(Node::Leaf { value: -3e38 }));
+    assert_eq!(add(), Ok(()));
+    assert_eq!(add(), Err(TreeError::Overflow { margin: 0 }));
+}
