@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn many_columns_are_compared_quickly() {
-        let column = |index: usize| Tensor::from_f32(&format!("c{index}"), vec![1], &[0.0]).unwrap();
+        let column = |index: usize| Tensor::from_f32(format!("c{index}"), vec![1], &[0.0]).unwrap();
         let mut columns: Vec<Tensor> = (0..100_000).map(column).collect();
         assert_eq!(Batch::new(columns.clone()).unwrap().tensors().len(), 100_000);
         columns.push(column(99_999));

@@ -15,7 +15,7 @@ fn is_held_out(row: u64) -> bool {
     let mut bits = row.wrapping_add(0x9e37_79b9_7f4a_7c15);
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    (bits ^ (bits >> 31)) % HELD_OUT_ONE_OF == 0
+    (bits ^ (bits >> 31)).is_multiple_of(HELD_OUT_ONE_OF)
 }
 
 /// What rows are for.

@@ -188,7 +188,7 @@ fn refuses_trees_that_are_too_deep_and_leaves_that_overflow() {
         let mut builder = ForestBuilder::new(1, vec![0.0]);
         let count = 2 * levels + 1;
         let node = |index: usize| {
-            Some(match index % 2 == 0 && index < 2 * levels {
+            Some(match index.is_multiple_of(2) && index < 2 * levels {
                 true => Node::Split {
                     feature: 0,
                     threshold: 0.0,
