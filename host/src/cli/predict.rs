@@ -46,7 +46,10 @@ pub(super) fn run(
             let folder =
                 path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
             let write = || format!("failed to write `{}`", path.display());
-            let mut file = tempfile::NamedTempFile::new_in(folder).with_context(write)?;
+            // With the rights that any new file has.
+            let rights = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+            let mut file =
+                tempfile::Builder::new().permissions(rights).tempfile_in(folder).with_context(write)?;
             let mut buffered = std::io::BufWriter::new(&mut file);
             predict(&store, &dataset.manifest, &arguments.split, &predictor, &mut |line| {
                 Ok(buffered.write_all(line)?)

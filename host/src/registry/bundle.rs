@@ -278,7 +278,8 @@ pub(super) fn import_bundle(store: &Store, folder: &Path) -> Result<Digest, Regi
     let manifest_bytes = read_limited(&manifest_path, MANIFEST_MAX_BYTES)?;
     let manifest = BundleManifest::from_bytes(&manifest_bytes, &manifest_path.display().to_string())?;
     for blob in manifest.blobs() {
-        let bytes = read_limited(&folder.join("blobs/sha256").join(blob.digest.hex()), BLOB_MAX_BYTES)?;
+        let limit = blob.size.min(BLOB_MAX_BYTES);
+        let bytes = read_limited(&folder.join("blobs/sha256").join(blob.digest.hex()), limit)?;
         let found = Digest::of(&bytes);
         if found != blob.digest {
             return Err(RegistryError::Damaged { digest: blob.digest, found });
@@ -290,11 +291,20 @@ pub(super) fn import_bundle(store: &Store, folder: &Path) -> Result<Digest, Regi
 
 fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>, RegistryError> {
     let io = |source| RegistryError::Io { action: "read", path: path.to_path_buf(), source };
-    let found = std::fs::metadata(path).map_err(io)?.len();
+    // A bundle comes from elsewhere: what is no plain file could have no end, or be another's.
+    let metadata = std::fs::symlink_metadata(path).map_err(io)?;
+    if !metadata.is_file() {
+        return Err(io(std::io::Error::other("expected a plain file, found a link, folder or device")));
+    }
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(io)?;
+    std::io::Read::read_to_end(&mut std::io::Read::take(file, limit.saturating_add(1)), &mut bytes)
+        .map_err(io)?;
+    let found = bytes.len() as u64;
     if found > limit {
         return Err(RegistryError::TooLarge { path: path.to_path_buf(), found, limit });
     }
-    std::fs::read(path).map_err(io)
+    Ok(bytes)
 }
 
 fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), RegistryError> {

@@ -98,7 +98,7 @@ fn a_table_without_splits_or_transformers_trains_too() {
     std::fs::write(&file, table).unwrap();
     host.run(["data", "add", "table", file.to_str().unwrap()]).expect_success();
     let report = host.run(["train", "--data", "table", "--rounds", "10", "--json"]).json();
-    assert_eq!((report["train_rows"].as_u64(), report["test_rows"].as_u64()), (Some(160), Some(40)));
+    assert_eq!((report["train_rows"].as_u64(), report["test_rows"].as_u64()), (Some(154), Some(46)));
     assert!(report["metrics"]["accuracy"].as_f64().unwrap() > 0.9, "{report}");
     let server = host.serve(["--model", "table"]);
     let answer = server.post("/serve/table", "[{\"x\": 16.5, \"y\": 1}, {\"x\": null, \"y\": 1}]");
@@ -262,4 +262,18 @@ fn variables_that_are_empty_are_not_set() {
     train.args(["train", "--data", "none"]).env("HOST_XGBOOST_LIBRARY", "");
     let ran = ran(train.output().unwrap());
     assert!(ran.stderr.contains("there is no dataset `none`"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_bundle_folder_with_something_else_than_files_is_refused() {
+    let carried = tempfile::tempdir().unwrap();
+    let folder = carried.path().join("bundle");
+    Host::trained().run(["model", "export", "mnist", folder.to_str().unwrap()]).expect_success();
+    let blobs = folder.join("blobs/sha256");
+    let blob = std::fs::read_dir(&blobs).unwrap().next().unwrap().unwrap().path();
+    std::fs::remove_file(&blob).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", &blob).unwrap();
+    let ran = Host::new().run(["model", "show", folder.to_str().unwrap()]);
+    assert_ne!(ran.code, 0);
+    assert!(ran.stderr.contains("expected a plain file"), "{}", ran.stderr);
 }

@@ -74,7 +74,7 @@ fn add_file(path: &Path, found: &mut Vec<FoundFile>, notes: &mut Vec<String>) ->
         let (expected, found) = ("a name of UTF-8", "something else");
         return Err(DataError::Path { path: path.to_path_buf(), expected, found });
     };
-    if goes_along(name) {
+    if goes_along(name) && (name.starts_with('.') || format_of(name).is_none()) {
         notes.push(format!("`{}` was left out: it is no data", path.display()));
         return Ok(());
     }
@@ -127,9 +127,13 @@ fn idx_stem(base: &str) -> Option<&str> {
     })
 }
 
+/// `test` where a word of the name says so: `test.csv`, `iris_test.csv`, `test-0001.parquet`, `t10k-images…`.
 fn split_of(name: &str) -> &'static str {
     let lower = name.to_ascii_lowercase();
-    if lower.starts_with("test") || lower.starts_with("t10k") { "test" } else { "train" }
+    let mut words = lower.split(|letter: char| !letter.is_alphanumeric());
+    let is_test =
+        |word: &str| word == "t10k" || word.trim_end_matches(|c: char| c.is_ascii_digit()) == "test";
+    if words.any(is_test) { "test" } else { "train" }
 }
 
 /// The column that an IDX file holds: `pixels` for images, `label` for labels, else what its name says.
@@ -162,6 +166,10 @@ mod tests {
             ("TEST.CSV.GZ", FileFormat::Csv, "test", None),
             ("sales 2024 ü.csv", FileFormat::Csv, "train", None),
             ("test-0001.parquet", FileFormat::Parquet, "test", None),
+            ("iris_test.csv", FileFormat::Csv, "test", None),
+            ("test2.csv", FileFormat::Csv, "test", None),
+            ("testimonials.csv", FileFormat::Csv, "train", None),
+            ("latest.csv", FileFormat::Csv, "train", None),
         ];
         for (name, format, split, column) in cases {
             assert_eq!(format_of(name), Some(format), "{name}");
