@@ -22,6 +22,9 @@ mod windows;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use blobs::Blobs;
+
+pub use blobs::{BlobEntry, BlobInfo, BlobsUrl, BlobsUrlError, Bucket, connect};
 pub use database::{Database, DatabaseError, DatabaseUrl, DatabaseUrlError, Dialect};
 pub use error::StoreError;
 pub use records::RecordKind;
@@ -30,13 +33,20 @@ pub use records::RecordKind;
 #[derive(Debug, Clone)]
 pub struct Store {
     root: Arc<Path>,
+    blobs: Blobs,
 }
 
 impl Store {
     /// Opens `folder`, creating it if need be, and removes what writers that died more than an hour ago left half-written.
+    /// Blobs are kept in it too.
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
-        let store = Self { root: Arc::from(folder) };
-        for folder in [store.blobs(), store.windows(), store.temporary()]
+        Self::open_with(folder, &BlobsUrl::InStateFolder)
+    }
+
+    /// Like [`Store::open`], with blobs kept at `blobs`.
+    pub fn open_with(folder: &Path, blobs: &BlobsUrl) -> Result<Self, StoreError> {
+        let store = Self { root: Arc::from(folder), blobs: Blobs::open(blobs, folder)? };
+        for folder in [store.windows(), store.temporary()]
             .into_iter()
             .chain(RecordKind::ALL.map(|kind| store.records(kind)))
         {
@@ -49,10 +59,6 @@ impl Store {
     /// The state folder.
     pub fn folder(&self) -> &Path {
         &self.root
-    }
-
-    fn blobs(&self) -> PathBuf {
-        self.root.join("blobs/sha256")
     }
 
     fn records(&self, kind: RecordKind) -> PathBuf {

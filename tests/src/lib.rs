@@ -3,6 +3,7 @@
 //! `cargo xtask test` builds what is needed and says where it is: `HOST_BIN`, `HOST_PLUGINS_DIR`, `HOST_GUESTS_DIR`,
 //! `HOST_PYTHON`.
 
+mod bucket;
 mod postgres;
 
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -12,6 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+pub use bucket::Bucket;
 pub use postgres::Postgres;
 use serde_json::Value;
 
@@ -135,7 +137,7 @@ impl Host {
     /// The program, ready for more arguments.
     pub fn command(&self) -> Command {
         let mut command = Command::new(from_environment("HOST_BIN"));
-        command.env_remove("HOST_DATABASE");
+        command.env_remove("HOST_DATABASE").env_remove("HOST_BLOBS");
         command.env("HOST_STATE_DIR", self.state_dir()).env("NO_COLOR", "1").stdin(Stdio::null());
         command
     }
@@ -155,27 +157,42 @@ impl Host {
         self.start("server", arguments)
     }
 
-    fn start<'a>(&self, command: &str, arguments: impl IntoIterator<Item = &'a str>) -> Server {
-        let mut child = self
-            .command()
-            .args([command, "--port", "0", "--json"])
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        stdout.read_line(&mut line).unwrap();
-        if line.is_empty() {
-            let mut stderr = String::new();
-            child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
-            panic!("the server did not start: {stderr}");
-        }
-        let ready: Value = serde_json::from_str(&line).unwrap();
-        let address = ready["address"].as_str().unwrap().to_owned();
-        Server { child, address, agent: agent() }
+    /// Like [`Host::server`], with blobs in `bucket` below `prefix`.
+    pub fn server_with_bucket<'a>(
+        &self,
+        bucket: &Bucket,
+        prefix: &str,
+        arguments: impl IntoIterator<Item = &'a str>,
+    ) -> Server {
+        let mut command = self.command();
+        command.envs(bucket.environment()).arg("--blobs").arg(bucket.url(prefix));
+        start(command, "server", arguments)
     }
+
+    fn start<'a>(&self, command: &str, arguments: impl IntoIterator<Item = &'a str>) -> Server {
+        start(self.command(), command, arguments)
+    }
+}
+
+fn start<'a>(mut host: Command, command: &str, arguments: impl IntoIterator<Item = &'a str>) -> Server {
+    let mut child = host
+        .args([command, "--port", "0", "--json"])
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    stdout.read_line(&mut line).unwrap();
+    if line.is_empty() {
+        let mut stderr = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        panic!("the server did not start: {stderr}");
+    }
+    let ready: Value = serde_json::from_str(&line).unwrap();
+    let address = ready["address"].as_str().unwrap().to_owned();
+    Server { child, address, agent: agent() }
 }
 
 /// Removes a folder when this process has ended: what lies in a static is never dropped.
@@ -192,6 +209,19 @@ fn remove_at_the_end(folder: &Path) {
     std::mem::forget(shell.unwrap());
 }
 
+/// Kills a process and removes its folder when this process has ended, as [`remove_at_the_end`] does.
+fn kill_at_the_end(process: u32, folder: &Path) {
+    let shell = Command::new("sh")
+        .args(["-c", "trap '' INT TERM; read -r nothing; kill -9 \"$1\"; sleep 1; rm -rf \"$0\""])
+        .arg(folder)
+        .arg(process.to_string())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    std::mem::forget(shell.unwrap());
+}
+
 /// Turns what the system says of a finished process into text.
 pub fn ran(output: std::process::Output) -> Ran {
     Ran {
@@ -199,6 +229,12 @@ pub fn ran(output: std::process::Output) -> Ran {
         stdout: String::from_utf8(output.stdout).unwrap(),
         stderr: String::from_utf8(output.stderr).unwrap(),
     }
+}
+
+/// The digest of `bytes`, in hexadecimal digits.
+pub fn sha256(bytes: &[u8]) -> String {
+    use sha2::Digest as _;
+    sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A client that keeps connections and treats every status as an answer.

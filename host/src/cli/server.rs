@@ -34,6 +34,8 @@ pub(super) fn run(
     let served = runtime.block_on(async {
         let stop = stop_signal()?;
         let tracker = state.open_tracker().await?;
+        // Now rather than at the first upload.
+        state.open_store()?.check_blobs()?;
         let server = listen(arguments.ip, arguments.port).await?;
         let url = format!("http://{}", server.address());
         if output.is_json() {

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 
-use crate::store::{Database, DatabaseUrl, DatabaseUrlError, Store};
+use crate::store::{BlobsUrl, BlobsUrlError, Database, DatabaseUrl, DatabaseUrlError, Store};
 use crate::track::Tracker;
 
 /// Where the program keeps its things.
@@ -24,12 +24,22 @@ pub(super) struct StateArguments {
         help_heading = "Global options"
     )]
     database: Option<String>,
+
+    /// Where datasets, bundles and artifacts are kept, as `s3://bucket/prefix`, `gs://…`, `az://…` or `file:///folder`
+    /// [default: the state folder]. Endpoint and credentials are taken from the variables that the provider's own tools
+    /// read, such as AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
+    #[arg(long, global = true, env = "HOST_BLOBS", value_name = "URL", help_heading = "Global options")]
+    blobs: Option<String>,
 }
 
 impl StateArguments {
     /// Opens the store, creating the folder if need be.
     pub(super) fn open_store(&self) -> anyhow::Result<Store> {
-        Ok(Store::open(&self.folder()?)?)
+        let blobs = match self.blobs.as_deref() {
+            None | Some("") => BlobsUrl::default(),
+            Some(url) => url.parse().map_err(|error: BlobsUrlError| anyhow::anyhow!("`--blobs`: {error}"))?,
+        };
+        Ok(Store::open_with(&self.folder()?, &blobs)?)
     }
 
     /// Opens the store and its database, and brings that up to date.

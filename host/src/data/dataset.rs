@@ -270,7 +270,7 @@ fn hash(path: &Path) -> Result<(Digest, u64), DataError> {
 /// Stores a file, which must still be what was described.
 fn store_file(store: &Store, file: &FoundFile, expected: Digest) -> Result<(), DataError> {
     let mut reader = File::open(&file.path).map_err(DataError::read(&file.path))?;
-    if store.put(&mut reader)? != expected {
+    if store.put(&mut reader)?.digest != expected {
         return Err(DataError::Changed { path: file.path.clone() });
     }
     Ok(())

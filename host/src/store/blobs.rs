@@ -1,54 +1,99 @@
-use std::fs::{File, Metadata};
-use std::io::{ErrorKind, Read, Seek as _, Write as _};
-use std::path::PathBuf;
+mod cache;
+mod connect;
+mod download;
+mod local;
+mod remote;
+mod upload;
+mod url;
 
-use sha2::{Digest as _, Sha256};
+use std::fs::File;
+use std::io::{Read, Seek as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
 
-use super::files::{Existing, create_temporary, open_plain, publish, sync_folder};
+use self::local::{LocalBlobs, hash};
+use self::remote::RemoteBlobs;
 use super::{Store, StoreError};
 use crate::domain::Digest;
+
+pub use self::connect::{Bucket, connect};
+pub use self::url::{BlobsUrl, BlobsUrlError};
 
 /// Largest blob that [`Store::get`] reads into memory; larger ones are read by [`Store::open_blob`].
 const IN_MEMORY_MAX_BYTES: u64 = 4 * 1024 * 1024 * 1024;
 
-/// Bytes hashed and copied at a time.
-const PIECE_BYTES: usize = 128 * 1024;
+/// A blob that was stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlobInfo {
+    /// Of its bytes.
+    pub digest: Digest,
+    /// How many there are.
+    pub size: u64,
+}
+
+/// A blob that is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlobEntry {
+    /// Its name, unchecked.
+    pub digest: Digest,
+    /// Its bytes.
+    pub size: u64,
+    /// When it was put last.
+    pub modified: SystemTime,
+}
+
+/// Where blobs are.
+#[derive(Debug, Clone)]
+pub(super) enum Blobs {
+    /// In a folder of this machine.
+    Local(LocalBlobs),
+    /// In a bucket.
+    Remote(Arc<RemoteBlobs>),
+}
+
+impl Blobs {
+    pub(super) fn open(url: &BlobsUrl, state_folder: &Path) -> Result<Self, StoreError> {
+        match url {
+            BlobsUrl::InStateFolder => {
+                LocalBlobs::open(&state_folder.join("blobs"), &state_folder.join("temporary"))
+                    .map(Self::Local)
+            }
+            BlobsUrl::Folder(folder) => LocalBlobs::open(folder, &folder.join("temporary")).map(Self::Local),
+            BlobsUrl::Bucket(url) => Ok(Self::Remote(Arc::new(RemoteBlobs::open(url, state_folder)?))),
+        }
+    }
+}
 
 impl Store {
     /// Stores what `reader` gives; a blob that is there already is left. Durable when it returns.
-    pub fn put(&self, reader: &mut dyn Read) -> Result<Digest, StoreError> {
-        let temporary = self.temporary();
-        let mut file = create_temporary(&temporary)?;
-        let mut size = 0_u64;
-        let path = file.path().to_path_buf();
-        let digest = hash(reader, StoreError::Input, |piece| {
-            size += piece.len() as u64;
-            file.write_all(piece).map_err(StoreError::io("write", &path))
-        })?;
-        let target = self.blob_path(digest);
-        let folder = target.parent().unwrap_or(&temporary).to_path_buf();
-        if !self.prepare_folder(&folder, digest, size)? {
-            publish(file, &target, Existing::Replace)?;
+    pub fn put(&self, reader: &mut dyn Read) -> Result<BlobInfo, StoreError> {
+        match &self.blobs {
+            Blobs::Local(blobs) => blobs.keep(blobs.stage(reader)?),
+            Blobs::Remote(blobs) => blobs.keep(blobs.staging().stage(reader)?),
         }
-        Ok(digest)
     }
 
     /// Stores `bytes`; a blob that is there already is left. Durable when it returns.
     pub fn put_bytes(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
         let mut reader = bytes;
-        self.put(&mut reader)
+        self.put(&mut reader).map(|blob| blob.digest)
     }
 
     /// The blob's bytes, checked against the digest.
     pub fn get(&self, digest: Digest) -> Result<Vec<u8>, StoreError> {
-        let (file, metadata) = self.open_unchecked(digest)?;
-        let path = self.blob_path(digest);
-        let found = metadata.len();
+        let file = match &self.blobs {
+            Blobs::Local(blobs) => blobs.open_unchecked(digest)?.0,
+            Blobs::Remote(blobs) => blobs.open_checked(digest)?,
+        };
+        let name = PathBuf::from(digest.hex());
+        let unreadable = || StoreError::io("read", &name);
+        let found = file.metadata().map_err(unreadable())?.len();
         if found > IN_MEMORY_MAX_BYTES {
-            return Err(StoreError::TooLarge { path, found, limit: IN_MEMORY_MAX_BYTES });
+            return Err(StoreError::TooLarge { path: name, found, limit: IN_MEMORY_MAX_BYTES });
         }
         let mut bytes = Vec::with_capacity(usize::try_from(found).unwrap_or_default());
-        file.take(IN_MEMORY_MAX_BYTES).read_to_end(&mut bytes).map_err(StoreError::io("read", &path))?;
+        file.take(IN_MEMORY_MAX_BYTES).read_to_end(&mut bytes).map_err(unreadable())?;
         check(digest, Digest::of(&bytes))?;
         Ok(bytes)
     }
@@ -56,46 +101,58 @@ impl Store {
     /// Opens a blob for reading, after all of it was checked against the digest: formats that jump about in a file
     /// could not be checked on the way, and nobody acts on bytes that turn out wrong at the end.
     pub fn open_blob(&self, digest: Digest) -> Result<File, StoreError> {
-        let (mut file, _) = self.open_unchecked(digest)?;
-        let path = self.blob_path(digest);
-        let found = hash(&mut file, StoreError::io("read", &path), |_| Ok(()))?;
-        check(digest, found)?;
-        file.rewind().map_err(StoreError::io("read", &path))?;
-        Ok(file)
-    }
-
-    /// Bytes of a blob.
-    pub fn blob_len(&self, digest: Digest) -> Result<u64, StoreError> {
-        Ok(self.open_unchecked(digest)?.1.len())
-    }
-
-    fn open_unchecked(&self, digest: Digest) -> Result<(File, Metadata), StoreError> {
-        open_plain(&self.blob_path(digest))?.ok_or(StoreError::Missing { digest })
-    }
-
-    fn blob_path(&self, digest: Digest) -> PathBuf {
-        let hex = digest.hex();
-        let prefix = hex.get(..2).unwrap_or_default();
-        self.blobs().join(prefix).join(&hex)
-    }
-
-    /// Creates the blob's folder; says whether the blob is there already, whole and durable. One that a failing disk has
-    /// cut is written again.
-    fn prepare_folder(
-        &self,
-        folder: &std::path::Path,
-        digest: Digest,
-        size: u64,
-    ) -> Result<bool, StoreError> {
-        match std::fs::create_dir(folder) {
-            Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(StoreError::io("create", folder)(error)),
+        match &self.blobs {
+            Blobs::Remote(blobs) => blobs.open_checked(digest),
+            Blobs::Local(blobs) => {
+                let (mut file, _) = blobs.open_unchecked(digest)?;
+                let path = blobs.path(digest);
+                check(digest, hash(&mut file, StoreError::io("read", &path), |_| Ok(()))?)?;
+                file.rewind().map_err(StoreError::io("read", &path))?;
+                Ok(file)
+            }
         }
-        sync_folder(&self.blobs())?;
-        match open_plain(&self.blob_path(digest))? {
-            Some((_, metadata)) if metadata.len() == size => sync_folder(folder).map(|()| true),
-            _ => Ok(false),
+    }
+
+    /// Bytes of a blob, without reading it.
+    pub fn blob_len(&self, digest: Digest) -> Result<u64, StoreError> {
+        match &self.blobs {
+            Blobs::Local(blobs) => Ok(blobs.open_unchecked(digest)?.1.len()),
+            Blobs::Remote(blobs) => blobs.len(digest),
+        }
+    }
+
+    /// Whether blobs can be reached at all; says why not.
+    pub fn check_blobs(&self) -> Result<(), StoreError> {
+        match &self.blobs {
+            Blobs::Local(_) => Ok(()),
+            Blobs::Remote(blobs) => blobs.check(),
+        }
+    }
+
+    /// Tells `each` of every blob, in no order.
+    pub fn list_blobs(
+        &self,
+        each: &mut dyn FnMut(BlobEntry) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        match &self.blobs {
+            Blobs::Local(blobs) => blobs.list(each),
+            Blobs::Remote(blobs) => blobs.list(each),
+        }
+    }
+
+    /// Removes a blob unless somebody put it after `since`; says whether it did.
+    pub fn remove_unused_blob(&self, digest: Digest, since: SystemTime) -> Result<bool, StoreError> {
+        match &self.blobs {
+            Blobs::Local(blobs) => blobs.remove_unused(digest, since),
+            Blobs::Remote(blobs) => blobs.remove_unused(digest, since),
+        }
+    }
+
+    /// Ends uploads that broke off before `since`; gives their number.
+    pub fn abort_abandoned_uploads(&self, since: SystemTime) -> Result<usize, StoreError> {
+        match &self.blobs {
+            Blobs::Local(_) => Ok(0),
+            Blobs::Remote(blobs) => blobs.abort_abandoned(since),
         }
     }
 }
@@ -104,29 +161,12 @@ fn check(digest: Digest, found: Digest) -> Result<(), StoreError> {
     if found == digest { Ok(()) } else { Err(StoreError::Damaged { digest, found }) }
 }
 
-/// Hashes all that `reader` gives, handing each piece on.
-fn hash(
-    reader: &mut dyn Read,
-    unreadable: impl FnOnce(std::io::Error) -> StoreError,
-    mut each: impl FnMut(&[u8]) -> Result<(), StoreError>,
-) -> Result<Digest, StoreError> {
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; PIECE_BYTES];
-    loop {
-        let count = match reader.read(&mut buffer) {
-            Ok(0) => return Ok(Digest::from_hasher(hasher)),
-            Ok(count) => count,
-            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-            Err(error) => return Err(unreadable(error)),
-        };
-        let piece = buffer.get(..count).unwrap_or_default();
-        hasher.update(piece);
-        each(piece)?;
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::ErrorKind;
+    use std::os::unix::fs::MetadataExt as _;
+    use std::time::Duration;
+
     use super::*;
 
     fn store() -> (tempfile::TempDir, Store) {
@@ -135,8 +175,14 @@ mod tests {
         (folder, store)
     }
 
+    fn path_of(store: &Store, digest: Digest) -> PathBuf {
+        let hex = digest.hex();
+        store.folder().join("blobs/sha256").join(&hex[..2]).join(&hex)
+    }
+
     fn files_in(folder: PathBuf) -> usize {
-        std::fs::read_dir(folder).unwrap().count()
+        let entries = std::fs::read_dir(folder).unwrap();
+        entries.filter(|entry| entry.as_ref().unwrap().file_name() != ".lock").count()
     }
 
     #[test]
@@ -158,10 +204,10 @@ mod tests {
     fn leaves_a_blob_that_is_there() {
         let (_folder, store) = store();
         let digest = store.put_bytes(b"same").unwrap();
-        let path = store.blob_path(digest);
-        let before = std::fs::metadata(&path).unwrap().modified().unwrap();
+        let path = path_of(&store, digest);
+        let before = std::fs::metadata(&path).unwrap().ino();
         store.put_bytes(b"same").unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().modified().unwrap(), before);
+        assert_eq!(std::fs::metadata(&path).unwrap().ino(), before);
     }
 
     #[test]
@@ -172,7 +218,7 @@ mod tests {
         assert_eq!(error.to_string(), format!("there is no blob {digest}"));
         assert!(!error.is_host_failure());
         store.put_bytes(b"abc").unwrap();
-        std::fs::write(store.blob_path(digest), b"abd").unwrap();
+        std::fs::write(path_of(&store, digest), b"abd").unwrap();
         for error in [store.get(digest).unwrap_err(), store.open_blob(digest).unwrap_err()] {
             let found = Digest::of(b"abd");
             assert_eq!(error.to_string(), format!("blob {digest} is damaged: its bytes have digest {found}"));
@@ -181,10 +227,45 @@ mod tests {
     }
 
     #[test]
+    fn only_what_nobody_put_of_late_is_removed() {
+        let (_folder, store) = store();
+        let digest = store.put_bytes(b"abc").unwrap();
+        let now = SystemTime::now();
+        let (before, after) = (now - Duration::from_secs(60), now + Duration::from_secs(60));
+        assert!(!store.remove_unused_blob(digest, before).unwrap());
+        let file = File::options().write(true).open(path_of(&store, digest)).unwrap();
+        file.set_modified(before - Duration::from_secs(60)).unwrap();
+        // Putting it again is using it.
+        store.put_bytes(b"abc").unwrap();
+        assert!(!store.remove_unused_blob(digest, before).unwrap());
+        let mut listed = Vec::new();
+        store
+            .list_blobs(&mut |blob| {
+                listed.push((blob.digest, blob.size));
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(listed, [(digest, 3)]);
+        assert!(store.remove_unused_blob(digest, after).unwrap());
+        assert!(matches!(store.get(digest), Err(StoreError::Missing { .. })));
+        assert!(!store.remove_unused_blob(digest, after).unwrap());
+    }
+
+    #[test]
+    fn blobs_can_lie_in_another_folder() {
+        let (folder, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let url = BlobsUrl::Folder(elsewhere.path().to_path_buf());
+        let store = Store::open_with(folder.path(), &url).unwrap();
+        let digest = store.put_bytes(b"abc").unwrap();
+        assert_eq!(Store::open_with(folder.path(), &url).unwrap().get(digest).unwrap(), b"abc");
+        assert!(matches!(Store::open(folder.path()).unwrap().get(digest), Err(StoreError::Missing { .. })));
+    }
+
+    #[test]
     fn rewrites_a_blob_that_was_cut() {
         let (_folder, store) = store();
         let digest = store.put_bytes(b"abc").unwrap();
-        std::fs::write(store.blob_path(digest), b"a").unwrap();
+        std::fs::write(path_of(&store, digest), b"a").unwrap();
         store.put_bytes(b"abc").unwrap();
         assert_eq!(store.get(digest).unwrap(), b"abc");
     }
@@ -194,8 +275,8 @@ mod tests {
         let (folder, store) = store();
         let digest = store.put_bytes(b"abc").unwrap();
         let elsewhere = folder.path().join("elsewhere");
-        std::fs::rename(store.blob_path(digest), &elsewhere).unwrap();
-        std::os::unix::fs::symlink(&elsewhere, store.blob_path(digest)).unwrap();
+        std::fs::rename(path_of(&store, digest), &elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, path_of(&store, digest)).unwrap();
         assert!(matches!(store.get(digest), Err(StoreError::NotAFile { .. })));
         assert!(matches!(store.put_bytes(b"abc"), Err(StoreError::NotAFile { .. })));
     }
@@ -211,7 +292,7 @@ mod tests {
         }
         let (_folder, store) = store();
         assert!(matches!(store.put(&mut Failing(0)), Err(StoreError::Input(_))));
-        assert_eq!(files_in(store.temporary()) + files_in(store.blobs()), 0);
+        assert_eq!(files_in(store.temporary()) + files_in(store.folder().join("blobs/sha256")), 0);
     }
 
     /// Needs the right to mount; a machine without it skips.
@@ -236,7 +317,7 @@ mod tests {
                     if source.kind() == ErrorKind::StorageFull),
                 "{error:?}"
             );
-            assert_eq!(files_in(store.temporary()) + files_in(store.blobs()), 0);
+            assert_eq!(files_in(store.temporary()) + files_in(store.folder().join("blobs/sha256")), 0);
             let small = store.put_bytes(b"fits").unwrap();
             assert_eq!(store.get(small).unwrap(), b"fits");
         });

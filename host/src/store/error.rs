@@ -33,6 +33,20 @@ pub enum StoreError {
         /// The digest it has.
         found: Digest,
     },
+    /// The bucket of blobs failed, or cannot be reached.
+    #[error("failed to {action} `{place}`")]
+    Remote {
+        /// What was tried.
+        action: &'static str,
+        /// The bucket.
+        place: String,
+        /// Why not.
+        #[source]
+        source: Box<object_store::Error>,
+    },
+    /// The threads that speak to the bucket have ended, because the program is about to.
+    #[error("the store is being closed")]
+    Closed,
     /// Something that is not a file stands where one should.
     #[error("`{}` is not a plain file: expected no link, folder or device there", path.display())]
     NotAFile {
@@ -92,6 +106,10 @@ impl StoreError {
     /// or gave something that cannot be read.
     pub fn is_host_failure(&self) -> bool {
         !matches!(self, Self::Missing { .. } | Self::Input(_))
+    }
+
+    pub(super) fn remote(action: &'static str, place: &str, source: object_store::Error) -> Self {
+        Self::Remote { action, place: place.to_owned(), source: Box::new(source) }
     }
 
     pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {

@@ -7,6 +7,7 @@ use super::experiments::PROXIED;
 use super::names::is_plain_path;
 use super::{Run, TrackError, Tracker, now_ms};
 use crate::domain::Digest;
+use crate::store::BlobInfo;
 
 /// Longest path of an artifact.
 const PATH_MAX_BYTES: usize = 4_096;
@@ -98,11 +99,8 @@ impl Tracker {
             return Err(TrackError::invalid("Invalid artifact path: a file needs a name"));
         }
         let store = self.store.clone();
-        let stored = tokio::task::spawn_blocking(move || {
-            let digest = store.put(&mut content)?;
-            Ok::<_, crate::store::StoreError>((digest, store.blob_len(digest)?))
-        });
-        let (digest, size) = stored.await.map_err(internal)??;
+        let stored = tokio::task::spawn_blocking(move || store.put(&mut content));
+        let BlobInfo { digest, size } = stored.await.map_err(internal)??;
         self.database
             .write(move |connection| {
                 Box::pin(async move {

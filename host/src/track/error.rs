@@ -81,6 +81,7 @@ impl From<StoreError> for TrackError {
         let code = match &error {
             StoreError::Missing { .. } => ErrorCode::ResourceDoesNotExist,
             StoreError::Input(_) => ErrorCode::InvalidParameterValue,
+            StoreError::Remote { .. } | StoreError::Closed => ErrorCode::TemporarilyUnavailable,
             _ => ErrorCode::InternalError,
         };
         Self { code, message: error.to_string(), source: Some(Box::new(error)) }

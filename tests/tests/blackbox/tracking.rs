@@ -18,7 +18,7 @@ fn post(server: &Server, path: &str, body: &Value) -> Value {
 }
 
 /// Starts a run in the default experiment; gives its id.
-fn start_run(server: &Server) -> String {
+pub(crate) fn start_run(server: &Server) -> String {
     let run = post(server, "runs/create", &json!({ "experiment_id": "0", "start_time": 1 }));
     run["run"]["info"]["run_id"].as_str().unwrap().to_owned()
 }
@@ -30,12 +30,12 @@ fn refusal(answer: &Answer) -> (u16, String, String) {
     (answer.status, text("error_code"), text("message"))
 }
 
-fn assert_refused(answer: &Answer, status: u16, code: &str) {
+pub(crate) fn assert_refused(answer: &Answer, status: u16, code: &str) {
     let (found, found_code, message) = refusal(answer);
     assert_eq!((found, found_code.as_str()), (status, code), "{message}");
 }
 
-fn use_mlflows_client(server: &Server) {
+pub(crate) fn use_mlflows_client(server: &Server) {
     let output = Command::new(python())
         .arg("-W")
         .arg("ignore")
