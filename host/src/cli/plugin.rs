@@ -109,6 +109,15 @@ pub(super) fn run(command: PluginCommand, output: &Output) -> anyhow::Result<()>
         PluginCommand::Run { file, input, fit, state, save_state, options, config } => {
             let runtime = options.start()?;
             let (plugin, _) = load(&runtime, &file)?;
+            if plugin.manifest().kind == Kind::Detector {
+                let file = file.display();
+                anyhow::bail!(
+                    "`{file}` is a detector, which is run by `host monitor run`: expected a transformer"
+                );
+            }
+            if fit.is_some() && !plugin.manifest().needs_fit {
+                anyhow::bail!("`{}` learns nothing: leave out `--fit`", file.display());
+            }
             let state = match (&fit, &state) {
                 (Some(fit), _) => Some(learn(&plugin, &config, &read_batch(fit)?)?),
                 (None, Some(state)) => Some(

@@ -8,6 +8,9 @@ pub const CONTRACT_VERSION: &str = "0.1.0";
 const PACKAGE: &str = "mlops:plugin/";
 const GRANTED_IMPORTS: [&str; 3] = ["log", "metrics", "types"];
 
+/// Longest name of an import or export that is told whole.
+const NAME_MAX_CHARS: usize = 256;
+
 /// Largest component that is taken. Components made from Python or JavaScript, interpreter included, have 12–19 MB.
 const COMPONENT_MAX_BYTES: usize = 64 * 1024 * 1024;
 
@@ -84,6 +87,20 @@ fn check_header(bytes: &[u8]) -> Result<(), LoadError> {
     }
 }
 
+/// A name as it may be printed: whoever made the component chose it, and a terminal obeys control characters. No name of
+/// ours has any, so none becomes one.
+fn shown(name: &str) -> String {
+    let mut shown = String::new();
+    for letter in name.chars().take(NAME_MAX_CHARS) {
+        if letter.is_control() {
+            shown.extend(letter.escape_default());
+        } else {
+            shown.push(letter);
+        }
+    }
+    shown
+}
+
 /// Names of imports and exports of the outermost component; nested ones are its own business.
 fn top_level_names(bytes: &[u8]) -> Result<(Vec<String>, Vec<String>), wasmparser::BinaryReaderError> {
     let mut depth = 0_usize;
@@ -94,12 +111,12 @@ fn top_level_names(bytes: &[u8]) -> Result<(Vec<String>, Vec<String>), wasmparse
             Payload::End(_) => depth = depth.saturating_sub(1),
             Payload::ComponentImportSection(section) if depth == 1 => {
                 for import in section {
-                    imports.push(import?.name.name.to_owned());
+                    imports.push(shown(import?.name.name));
                 }
             }
             Payload::ComponentExportSection(section) if depth == 1 => {
                 for export in section {
-                    exports.push(export?.name.name.to_owned());
+                    exports.push(shown(export?.name.name));
                 }
             }
             _ => {}

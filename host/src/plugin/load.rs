@@ -5,7 +5,7 @@ use wasmtime::component::Component;
 use super::bindings::detector::DriftDetectorPre;
 use super::bindings::transformer::PreprocessorPre;
 use super::call::CallState;
-use super::session::Session;
+use super::session::{Session, shortened};
 use super::{
     Fault, InstancePolicy, Interfaces, Kind, Limits, LoadError, Manifest, ManifestLimits, PluginError,
     PluginRuntime, block_on,
@@ -91,7 +91,12 @@ impl Plugin {
     }
 
     pub(super) fn error(&self, fault: Fault) -> PluginError {
-        PluginError { name: self.inner.manifest.name.clone(), digest: self.inner.digest, fault }
+        // What a guest says goes into errors, responses and terminals.
+        PluginError {
+            name: self.inner.manifest.name.clone(),
+            digest: self.inner.digest,
+            fault: shortened(fault),
+        }
     }
 
     pub(super) fn expect_kind(&self, wanted: Kind) -> Result<(), PluginError> {

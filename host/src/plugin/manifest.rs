@@ -63,8 +63,11 @@ pub struct ManifestLimits {
 }
 
 impl Manifest {
-    /// Longest text that a manifest may hold; a config schema is the largest of them.
-    const TEXT_MAX_BYTES: usize = 64 * 1024;
+    /// Longest summary.
+    const SUMMARY_MAX_BYTES: usize = 1024;
+
+    /// Longest config schema.
+    const SCHEMA_MAX_BYTES: usize = 64 * 1024;
 
     /// Checks what the types do not: says what is wrong, if anything.
     pub(super) fn problem(&self, exported: Kind) -> Option<String> {
@@ -74,13 +77,16 @@ impl Manifest {
         }
         if !is_plugin_name(&self.name) {
             let name: String = self.name.chars().take(80).collect();
-            return Some(format!("its name is `{name}`: expected 1 to 64 of `a-z`, `0-9` and `-`"));
+            return Some(format!("its name is {name:?}: expected 1 to 64 of `a-z`, `0-9` and `-`"));
         }
         if self.version.is_empty() || self.version.len() > 64 {
             return Some("its version is empty or longer than 64 bytes".to_owned());
         }
-        if self.summary.len() > Self::TEXT_MAX_BYTES {
-            return Some("its summary is longer than 64 KiB".to_owned());
+        if self.summary.len() > Self::SUMMARY_MAX_BYTES {
+            return Some("its summary is longer than 1 KiB".to_owned());
+        }
+        if [&self.version, &self.summary].iter().any(|text| text.contains(char::is_control)) {
+            return Some("its version or summary has control characters or more than one line".to_owned());
         }
         if !self.config_schema.is_object() {
             return Some("its config schema is not a JSON object".to_owned());
@@ -90,7 +96,7 @@ impl Manifest {
 
     /// Parses the text of a config schema; an unreadable one becomes `null`, which [`Self::problem`] refuses.
     pub(super) fn parse_schema(text: &str) -> serde_json::Value {
-        if text.len() > Self::TEXT_MAX_BYTES {
+        if text.len() > Self::SCHEMA_MAX_BYTES {
             return serde_json::Value::Null;
         }
         serde_json::from_str(text).unwrap_or_default()

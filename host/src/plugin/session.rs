@@ -223,7 +223,7 @@ impl Session {
 }
 
 /// What a guest says goes into errors, responses and terminals, so its length and its characters are ours to bound.
-fn shortened(fault: Fault) -> Fault {
+pub(super) fn shortened(fault: Fault) -> Fault {
     let cut = |text: String| clean(&text, MESSAGE_MAX_CHARS);
     match fault {
         Fault::InvalidInput { message, row, column } => {
@@ -232,11 +232,12 @@ fn shortened(fault: Fault) -> Fault {
         Fault::InvalidConfig(message) => Fault::InvalidConfig(cut(message)),
         Fault::InvalidState(message) => Fault::InvalidState(cut(message)),
         Fault::Other(message) => Fault::Other(cut(message)),
+        Fault::Contract(message) => Fault::Contract(cut(message)),
         other => other,
     }
 }
 
-fn clean(text: &str, chars_max: usize) -> String {
+pub(super) fn clean(text: &str, chars_max: usize) -> String {
     let mut cleaned: String = text.chars().filter(|c| !c.is_control()).take(chars_max + 1).collect();
     if let Some((end, _)) = cleaned.char_indices().nth(chars_max) {
         cleaned.truncate(end);

@@ -52,7 +52,17 @@ impl Transformer for ArgmaxLabel {
             Some(labels) if labels.len() < 2 => {
                 Err(Error::invalid_config(format!("`labels`: expected at least 2, found {}", labels.len())))
             }
-            _ => Ok(Self { config }),
+            Some(labels) => {
+                let mut sorted: Vec<_> = labels.iter().collect();
+                sorted.sort_unstable();
+                match sorted.array_windows().find(|[one, other]| one == other) {
+                    Some([label, _]) => {
+                        Err(Error::invalid_config(format!("`labels`: `{label}` appears twice")))
+                    }
+                    None => Ok(Self { config }),
+                }
+            }
+            None => Ok(Self { config }),
         }
     }
 
@@ -106,14 +116,13 @@ fn binary(row: usize, score: f32) -> Result<(usize, f32), Error> {
     }
 }
 
-/// Class and value of the largest score, the first of equals.
+/// Class and value of the largest probability, the first of equals.
 fn argmax(row: usize, scores: &[f32]) -> Result<(usize, f32), Error> {
     let mut best = (0, f32::NEG_INFINITY);
     for (class, &score) in scores.iter().enumerate() {
-        if score.is_nan() {
-            return Err(
-                Error::invalid_input(format!("expected a score for class {class}, found NaN")).row(row)
-            );
+        if !(0.0..=1.0).contains(&score) {
+            let message = format!("expected a probability from 0 to 1 for class {class}, found {score}");
+            return Err(Error::invalid_input(message).row(row));
         }
         if score > best.1 {
             best = (class, score);
@@ -143,10 +152,10 @@ mod tests {
 
     #[test]
     fn first_of_equal_maxima_wins() {
-        let batch = scores(&[3, 3], &[0.1, 0.7, 0.2, 0.4, 0.2, 0.4, f32::NEG_INFINITY, -1.0, -1.0]);
-        assert_eq!(columns(&transform("{}", batch).unwrap()), (vec![1, 0, 1], vec![0.7, 0.4, -1.0]));
-        let lowest = scores(&[1, 2], &[f32::NEG_INFINITY; 2]);
-        assert_eq!(columns(&transform("{}", lowest).unwrap()), (vec![0], vec![f32::NEG_INFINITY]));
+        let batch = scores(&[3, 3], &[0.1, 0.7, 0.2, 0.4, 0.2, 0.4, 0.0, 1.0, 0.0]);
+        assert_eq!(columns(&transform("{}", batch).unwrap()), (vec![1, 0, 1], vec![0.7, 0.4, 1.0]));
+        let lowest = scores(&[1, 2], &[0.0; 2]);
+        assert_eq!(columns(&transform("{}", lowest).unwrap()), (vec![0], vec![0.0]));
     }
 
     #[test]
@@ -174,13 +183,17 @@ mod tests {
         assert_eq!(error, Error::invalid_config("`labels`: expected 3, found 2"));
         let error = transform(r#"{"labels": ["cat"]}"#, scores(&[0], &[])).unwrap_err();
         assert_eq!(error, Error::invalid_config("`labels`: expected at least 2, found 1"));
+        let error = transform(r#"{"labels": ["a", "b", "a"]}"#, scores(&[0, 3], &[])).unwrap_err();
+        assert_eq!(error, Error::invalid_config("`labels`: `a` appears twice"));
     }
 
     #[test]
-    fn names_row_and_class_of_a_missing_score() {
-        let error = transform("{}", scores(&[2, 2], &[0.1, 0.9, 0.9, f32::NAN])).unwrap_err();
-        let expected = Error::invalid_input("expected a score for class 1, found NaN");
-        assert_eq!(error, expected.row(1).column("scores"));
+    fn names_row_and_class_of_what_is_no_probability() {
+        for (score, found) in [(f32::NAN, "NaN"), (3.5, "3.5"), (-0.9, "-0.9"), (f32::INFINITY, "inf")] {
+            let error = transform("{}", scores(&[2, 2], &[0.1, 0.9, 0.9, score])).unwrap_err();
+            let message = format!("expected a probability from 0 to 1 for class 1, found {found}");
+            assert_eq!(error, Error::invalid_input(message).row(1).column("scores"));
+        }
     }
 
     #[test]

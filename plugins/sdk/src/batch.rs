@@ -37,7 +37,7 @@ impl Batch {
         self.columns.first().map_or(0, Tensor::rows)
     }
 
-    /// The columns; their order carries no meaning.
+    /// The columns, in the order in which they came.
     pub fn columns(&self) -> &[Tensor] {
         &self.columns
     }
@@ -52,10 +52,10 @@ impl Batch {
         self.columns.iter().find(|column| column.name() == name).ok_or_else(|| self.missing(name))
     }
 
-    /// Takes column `name` out; fails with [`Error::InvalidInput`] where there is none.
+    /// Takes column `name` out, and leaves the others in their order; fails with [`Error::InvalidInput`] where there is none.
     pub fn take(&mut self, name: &str) -> Result<Tensor, Error> {
         match self.columns.iter().position(|column| column.name() == name) {
-            Some(index) => Ok(self.columns.swap_remove(index)),
+            Some(index) => Ok(self.columns.remove(index)),
             None => Err(self.missing(name)),
         }
     }
@@ -123,6 +123,10 @@ mod tests {
         assert!(batch.refuse_others(&["a", "b", "c"]).is_ok());
         assert_eq!(batch.take("a").unwrap().name(), "a");
         assert_eq!(batch.take("a").unwrap_err().to_string(), "column `a`: expected a column `a`, found `b`");
+        let mut ordered = Batch::new(["a", "b", "c"].map(|name| column(name, 1))).unwrap();
+        ordered.take("a").unwrap();
+        let left: Vec<_> = ordered.columns().iter().map(Tensor::name).collect();
+        assert_eq!(left, ["b", "c"], "the others keep their order");
         let wide =
             Batch::new((0..10).map(|index| column(&index.to_string(), 1)).collect::<Vec<_>>()).unwrap();
         assert!(wide.column("c").unwrap_err().to_string().ends_with("`7` and 2 more"));

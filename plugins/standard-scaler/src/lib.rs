@@ -69,6 +69,9 @@ impl Transformer for StandardScaler {
             }
         }
         let columns = state.unwrap_or_default();
+        if columns.iter().any(|column| column.elements.is_empty()) {
+            return Err(Error::invalid_state("expected at least one element of every column"));
+        }
         if columns.iter().flat_map(|column| &column.elements).any(|moments| !moments.is_valid()) {
             return Err(Error::invalid_state("expected finite means and deviations"));
         }
@@ -305,7 +308,7 @@ mod tests {
     fn refuses_a_state_that_it_cannot_have_written() {
         for state in [
             r#"[{"name": "x", "elements": [{"count": 1, "mean": 0, "squares": -1}]}]"#,
-            r#"[{"name": "x", "elements": []}, 1]"#,
+            r#"[{"name": "x", "elements": []}]"#,
             r#"[{"name": "x"}]"#,
         ] {
             let error =

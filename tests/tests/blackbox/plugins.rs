@@ -305,3 +305,34 @@ fn build_makes_a_component_that_loads() {
     assert!(nowhere.stderr.contains("Cargo.toml"), "{}", nowhere.stderr);
     assert!(!Path::new(&host.state_dir().join("target")).exists());
 }
+
+#[test]
+fn run_takes_transformers_and_fits_what_learns() {
+    let host = Host::new();
+    let batch = host.state_dir().join("batch.json");
+    std::fs::write(&batch, r#"[{"scores": [0.25, 0.75]}]"#).unwrap();
+    let batch = batch.to_str().unwrap();
+    let refused = host.run(["plugin", "run", &plugin("psi"), "--in", batch]);
+    assert_eq!(refused.code, 2);
+    assert!(
+        refused.stderr.contains("is a detector, which is run by `host monitor run`"),
+        "{}",
+        refused.stderr
+    );
+    let refused = host.run(["plugin", "run", &plugin("argmax-label"), "--in", batch, "--fit", batch]);
+    assert_eq!(refused.code, 2);
+    assert!(refused.stderr.contains("learns nothing: leave out `--fit`"), "{}", refused.stderr);
+}
+
+#[test]
+fn a_plugin_builds_with_its_own_flags_whatever_the_environment_says() {
+    let host = Host::new();
+    let component = host.state_dir().join("argmax-label.wasm");
+    let folder = repository().join("plugins/argmax-label");
+    let mut build = host.command();
+    build.env("RUSTFLAGS", "--no-such-flag").env("CARGO_ENCODED_RUSTFLAGS", "--no-such-flag");
+    let built = build.args(["plugin", "build"]).arg(folder).arg("-o").arg(&component).output().unwrap();
+    ran(built).expect_success();
+    // The same bytes as those that were built without.
+    assert!(std::fs::read(component).unwrap() == std::fs::read(plugin("argmax-label")).unwrap());
+}

@@ -99,6 +99,9 @@ pub(super) fn compile(
         .arg("--message-format=json-render-diagnostics")
         .args(["--config", &flags(package)])
         .args(&compiler.arguments)
+        // Either would replace the flags above, and does for whoever has `RUSTFLAGS=-Dwarnings` for a crate of their own.
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .envs(compiler.environment.iter().map(|(name, value)| (name, value)))
         .current_dir(directory)
         .stdin(Stdio::null())
