@@ -6,6 +6,7 @@ mod load;
 mod model;
 mod report;
 mod serving;
+mod tracking;
 mod training;
 
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ const USAGE: &str = "\
 Set up, then measure and write the results to docs/benchmarks.md
 
 Usage: cargo xtask bench serving [--seconds SECONDS] [--rounds ROUNDS]
+       cargo xtask bench tracking [--seconds SECONDS] [--rounds ROUNDS]
        cargo xtask bench training [--rounds ROUNDS]
        cargo xtask bench calls [-- ARGUMENTS OF CRITERION]
 
@@ -29,6 +31,8 @@ Benches:
                with the same model; by turns, ROUNDS times SECONDS each [default: 3 times 8 s, 5 min in all]
   training     All of MNIST, 100 rounds of depth 6: `host train` and Python's xgboost, by turns, ROUNDS times
                [default: 3; a quarter of an hour on two cores]
+  tracking     What MLflow's clients send, to `host server` and to `mlflow server`, both on SQLite, by turns; then search
+               over 100,000 runs and the history of 1,000,000 points
   calls        A component's calls beside the same Rust function's, and the stages of a request, in process, by criterion;
                with arguments it prints only";
 
@@ -47,6 +51,12 @@ pub(crate) fn command(mut arguments: Arguments) -> Result<()> {
             arguments.finish()?;
             serving::run(&layout, seconds, rounds)
         }
+        Some("tracking") => {
+            let seconds = count(&mut arguments, "--seconds", SECONDS)?;
+            let rounds = count(&mut arguments, "--rounds", ROUNDS)?;
+            arguments.finish()?;
+            tracking::run(&layout, seconds, rounds)
+        }
         Some("training") => {
             let rounds = count(&mut arguments, "--rounds", ROUNDS)?;
             arguments.finish()?;
@@ -60,7 +70,7 @@ pub(crate) fn command(mut arguments: Arguments) -> Result<()> {
         Some(other) => {
             Err(Error::usage(format!("there is no bench `{other}`: see `cargo xtask bench --help`")))
         }
-        None => Err(Error::usage("expected a bench: `calls`, `serving` or `training`")),
+        None => Err(Error::usage("expected a bench: `calls`, `serving`, `tracking` or `training`")),
     }
 }
 

@@ -15,16 +15,42 @@ pub(super) struct Load {
     pub(super) requests: u64,
     pub(super) requests_per_second: f64,
     pub(super) p50_ms: f64,
+    pub(super) p95_ms: f64,
     pub(super) p99_ms: f64,
 }
 
+/// How wrk makes requests of the lines of a file.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Script {
+    /// As they are.
+    Rotate,
+    /// With a new number wherever `@N` stands.
+    Count,
+}
+
+impl Script {
+    fn file(self) -> &'static str {
+        match self {
+            Self::Rotate => "rotate.lua",
+            Self::Count => "count.lua",
+        }
+    }
+}
+
 /// Asks `url` for `seconds` over as many connections as are given, with the lines of `bodies` in turn.
-pub(super) fn run(layout: &Layout, url: &str, bodies: &Path, connections: u32, seconds: u32) -> Result<Load> {
+pub(super) fn run(
+    layout: &Layout,
+    script: Script,
+    url: &str,
+    bodies: &Path,
+    connections: u32,
+    seconds: u32,
+) -> Result<Load> {
     let mut wrk = Command::new("wrk");
     // One thread: it does a hundred thousand requests a second, and the server shall have the other cores.
     wrk.args(["--threads", "1", "--connections", &connections.to_string()]);
     wrk.args(["--duration", &format!("{seconds}s"), "--timeout", "10s", "--script"]);
-    wrk.arg(layout.root().join("xtask/src/bench/rotate.lua")).args([url, "--"]).arg(bodies);
+    wrk.arg(layout.root().join("xtask/src/bench").join(script.file())).args([url, "--"]).arg(bodies);
     parse(&process::read_text(&mut wrk, "put load on the server")?, url)
 }
 
@@ -41,6 +67,7 @@ fn parse(printed: &str, url: &str) -> Result<Load> {
         requests,
         requests_per_second: requests as f64 / (number("duration_us") as f64 / 1e6),
         p50_ms: number("p50_us") as f64 / 1e3,
+        p95_ms: number("p95_us") as f64 / 1e3,
         p99_ms: number("p99_us") as f64 / 1e3,
     })
 }
@@ -51,9 +78,11 @@ mod tests {
 
     #[test]
     fn reads_the_line_of_the_script() {
-        let line = r#"result {"requests":300,"duration_us":2000000,"p50_us":120,"p99_us":900,"errors":0}"#;
+        let line = r#"result {"requests":300,"duration_us":2000000,"p50_us":120,"p95_us":500,"p99_us":900,"errors":0}"#;
         let load = parse(&format!("Running 2s test\n{line}\n"), "u").unwrap();
-        assert_eq!(load, Load { requests: 300, requests_per_second: 150.0, p50_ms: 0.12, p99_ms: 0.9 });
+        let expected =
+            Load { requests: 300, requests_per_second: 150.0, p50_ms: 0.12, p95_ms: 0.5, p99_ms: 0.9 };
+        assert_eq!(load, expected);
     }
 
     #[test]

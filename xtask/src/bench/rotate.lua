@@ -18,7 +18,7 @@ end
 function done(summary, latency, _)
   local errors = summary.errors
   print(string.format(
-    'result {"requests":%d,"duration_us":%d,"p50_us":%d,"p99_us":%d,"errors":%d}',
-    summary.requests, summary.duration, latency:percentile(50), latency:percentile(99),
+    'result {"requests":%d,"duration_us":%d,"p50_us":%d,"p95_us":%d,"p99_us":%d,"errors":%d}',
+    summary.requests, summary.duration, latency:percentile(50), latency:percentile(95), latency:percentile(99),
     errors.connect + errors.read + errors.write + errors.status + errors.timeout))
 end

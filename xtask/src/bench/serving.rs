@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::cpu::CpuClock;
-use super::load::{self, Load};
+use super::load::{self, Load, Script};
 use super::model::ServedModel;
 use super::{peer_python, report};
 use crate::error::{Error, Result};
@@ -97,14 +97,14 @@ fn measure(
     let clock = CpuClock::new()?;
     let url = |subject: &Subject<'_>| format!("http://{}{}", subject.server.address(), subject.path);
     for subject in subjects {
-        load::run(layout, &url(subject), bodies, 8, 1)?;
+        load::run(layout, Script::Rotate, &url(subject), bodies, 8, 1)?;
     }
     let mut samples = Vec::new();
     for round in 1..=rounds {
         for connections in CONNECTIONS {
             for (index, subject) in subjects.iter().enumerate() {
                 let before = clock.read(subject.server.id())?;
-                let load = load::run(layout, &url(subject), bodies, connections, seconds)?;
+                let load = load::run(layout, Script::Rotate, &url(subject), bodies, connections, seconds)?;
                 let spent = clock.read(subject.server.id())?.saturating_sub(before);
                 let cpu_us = spent.as_secs_f64() * 1e6 / load.requests as f64;
                 terminal::line(&format!(
@@ -167,7 +167,7 @@ mod tests {
     #[test]
     fn tells_medians_and_ratios() {
         let sample = |subject, requests_per_second, cpu_us| {
-            let load = Load { requests: 1, requests_per_second, p50_ms: 0.1, p99_ms: 0.5 };
+            let load = Load { requests: 1, requests_per_second, p50_ms: 0.1, p95_ms: 0.3, p99_ms: 0.5 };
             CONNECTIONS.map(|connections| Sample { connections, subject, load, cpu_us })
         };
         let samples: Vec<Sample> =
