@@ -12,8 +12,9 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use host::data::{self, RowForm};
 use host::domain::{Batch, ColumnSpec};
 use host::plugin::{PluginRuntime, RuntimeConfig, block_on};
-use host::registry::{self, Predictor};
-use host::store::Store;
+use host::registry::{Predictor, Registry};
+use host::store::{Database, DatabaseUrl, Store};
+use host::track::Tracker;
 
 /// Rows that a request may have.
 const ROWS_MAX: usize = 1_024;
@@ -28,7 +29,12 @@ fn open_predictor(folder: &Path) -> Predictor {
     let store = Store::open(&folder.join("state")).expect("the store opens");
     let runtime = PluginRuntime::new(RuntimeConfig::default()).expect("the runtime starts");
     let model = "mnist".parse().expect("it is a model's name");
-    let resolved = registry::resolve(&store, &model).expect("the model is there");
+    let threads = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let resolved = threads.expect("threads start").block_on(async {
+        let database = Database::open(&DatabaseUrl::InStateFolder, store.folder()).await;
+        let tracker = Tracker::new(database.expect("the database opens"), store.clone());
+        Registry::new(tracker).resolve(&model).await.expect("the model is there")
+    });
     Predictor::load(&store, &runtime, &resolved.manifest).expect("the bundle loads")
 }
 

@@ -1,20 +1,62 @@
 //! Bundles and the names they go by.
 //!
 //! A bundle is the immutable content of a model version: a manifest that lists blobs by digest ([`BundleManifest`]).
-//! A model is a name with numbered versions, each a bundle. [`Predictor`] is a bundle loaded to compute: the one path
+//! A model is a name with numbered versions, which have tags and aliases; words and rules are those of MLflow's model
+//! registry, whose REST API [`rest`] answers. A version that `host train` made holds a bundle, one that a client of
+//! MLflow made names its files among tracking's artifacts. [`Predictor`] is a bundle loaded to compute: the one path
 //! that training's evaluation, batch scoring and serving share, so they cannot differ.
 //!
-//! Knows nothing of HTTP, of training or of the terminal.
+//! Knows nothing of training or of the terminal.
 
+mod annotations;
 mod bundle;
+mod entities;
 mod features;
+mod model_versions;
 mod models;
+mod names;
 mod predictor;
+mod registered_models;
+pub mod rest;
+mod search;
+mod source;
+
+use crate::store::{Database, Store};
+use crate::track::Tracker;
 
 pub use bundle::{
     BlobRef, BundleManifest, DatasetRef, MEDIA_TYPE, ModelEntry, RegistryError, TransformerEntry,
     export_bundle, read_bundle, write_bundle,
 };
+pub use entities::{ModelAlias, ModelVersion, RegisteredModel, Stage};
 pub use features::{FeatureError, assemble};
-pub use models::{ModelRecord, ModelReference, ModelVersion, ResolvedModel, list_models, register, resolve};
+pub use model_versions::NewVersion;
+pub use models::{ModelReference, ResolvedModel, VersionSelector, resolve_unnamed};
 pub use predictor::{Prediction, PredictionError, Predictor, PredictorParts};
+pub use search::RegistrySearch;
+
+/// Reads and writes models and their versions; clones are cheap and mean the same registry.
+#[derive(Debug, Clone)]
+pub struct Registry {
+    tracker: Tracker,
+}
+
+impl Registry {
+    /// A registry in the database of `tracker`, over its runs and logged models.
+    pub fn new(tracker: Tracker) -> Self {
+        Self { tracker }
+    }
+
+    /// The runs and artifacts that versions refer to.
+    pub fn tracker(&self) -> &Tracker {
+        &self.tracker
+    }
+
+    fn database(&self) -> &Database {
+        self.tracker.database()
+    }
+
+    fn store(&self) -> &Store {
+        self.tracker.store()
+    }
+}

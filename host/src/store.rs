@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! blobs/sha256/ab/<64 hexadecimal digits>
-//! datasets/<name>.json   models/<name>.json
+//! datasets/<name>.json
 //! windows/<endpoint>/<number>.safetensors
 //! temporary/
 //! ```

@@ -3,20 +3,21 @@
 //! Words and rules are MLflow's, whose REST API [`rest`] answers; what is kept lies in the store's database. A write is
 //! atomic, durable when it is acknowledged, and harmless to repeat. Knows nothing of models, trainers and endpoints.
 
-mod artifacts;
+pub(crate) mod artifacts;
 mod entities;
 mod error;
 mod experiments;
 mod inputs;
-mod logged_models;
+pub(crate) mod logged_models;
 mod metric_queue;
 mod metrics;
-mod names;
+mod model_history;
+pub(crate) mod names;
 mod names_of_runs;
 pub mod rest;
-mod rows;
+pub(crate) mod rows;
 mod runs;
-mod search;
+pub(crate) mod search;
 
 use self::metric_queue::MetricQueue;
 use crate::store::{Database, Store};
@@ -47,6 +48,16 @@ impl Tracker {
     pub fn new(database: Database, store: Store) -> Self {
         let metrics = MetricQueue::start(database.clone());
         Self { database, store, metrics }
+    }
+
+    /// Where metadata is kept.
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// Where files are kept.
+    pub fn store(&self) -> &Store {
+        &self.store
     }
 }
 

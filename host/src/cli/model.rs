@@ -1,12 +1,20 @@
 use std::path::PathBuf;
+use std::str::FromStr;
 
+use anyhow::{Context as _, bail};
 use clap::Subcommand;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::output::{Output, Table, bytes_text, number_text};
+use super::plugin::parse_pair;
 use super::state::StateArguments;
-use crate::domain::ColumnSpec;
-use crate::registry::{self, BundleManifest, ModelReference, TransformerEntry};
+use crate::domain::{ColumnSpec, Name};
+use crate::registry::{
+    self, BundleManifest, ModelReference, ModelVersion, RegisteredModel, Registry, RegistryError,
+    TransformerEntry, VersionSelector,
+};
+use crate::store::Store;
+use crate::track::Pair;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ModelCommand {
@@ -14,48 +22,80 @@ pub(super) enum ModelCommand {
     List,
     /// Show what a bundle holds.
     Show {
-        /// A name, `name@version`, a `sha256:` digest or a bundle folder.
+        /// A name, `name@version`, `name@alias`, a `sha256:` digest or a bundle folder.
         model: ModelReference,
     },
     /// Copy a bundle into a folder that can be carried elsewhere and served from there.
     Export {
-        /// A name, `name@version` or a `sha256:` digest.
+        /// A name, `name@version`, `name@alias` or a `sha256:` digest.
         model: ModelReference,
         /// The folder to make.
         folder: PathBuf,
     },
+    /// Give a version a name that can move to another one later.
+    #[command(after_help = "\
+Example:
+  host model alias mnist@2 champion
+  host serve --model mnist@champion")]
+    Alias {
+        /// A name for its newest version, or `name@version`.
+        model: NamedVersion,
+        /// The alias, such as `champion`.
+        alias: String,
+        /// Take the alias away, whichever version has it.
+        #[arg(long)]
+        delete: bool,
+    },
+    /// Set a tag of a model or of a version.
+    Tag {
+        /// A name, `name@version` or `name@alias`.
+        model: NamedVersion,
+        /// The tag as `KEY=VALUE`; with `--delete` only `KEY`.
+        #[arg(value_name = "KEY=VALUE")]
+        tag: String,
+        /// Remove the tag.
+        #[arg(long)]
+        delete: bool,
+    },
+    /// Forget a version, or a model with all of them; bundles, runs and artifacts stay.
+    Delete {
+        /// A name for the whole model, `name@version` or `name@alias`.
+        model: NamedVersion,
+    },
+}
+
+/// A model, or one version of it.
+#[derive(Debug, Clone)]
+pub(super) struct NamedVersion {
+    name: Name,
+    version: Option<VersionSelector>,
+}
+
+impl FromStr for NamedVersion {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (name, version) = match text.split_once('@') {
+            Some((name, version)) => (name, Some(version.parse()?)),
+            None => (text, None),
+        };
+        Ok(Self { name: name.parse()?, version })
+    }
+}
+
+impl NamedVersion {
+    /// The version that is meant; the newest where none is named.
+    async fn find(&self, registry: &Registry) -> Result<ModelVersion, RegistryError> {
+        let newest = VersionSelector::Newest;
+        registry.find_version(&self.name, self.version.as_ref().unwrap_or(&newest)).await
+    }
 }
 
 pub(super) fn run(command: ModelCommand, state: &StateArguments, output: &Output) -> anyhow::Result<()> {
     let store = state.open_store()?;
     match command {
-        ModelCommand::List => {
-            let models = registry::list_models(&store)?;
-            if output.is_json() {
-                let models: Vec<_> = models
-                    .iter()
-                    .map(|(name, record)| json!({ "name": name, "versions": record.versions }))
-                    .collect();
-                return output.value(&models);
-            }
-            let mut table = Table::new(&["MODEL", ">VERSION", "DATASET", ">ACCURACY", "BUNDLE"]);
-            for (name, record) in &models {
-                for version in record.versions.iter().rev() {
-                    let manifest = registry::read_bundle(&store, version.bundle)?;
-                    let accuracy = manifest.metrics.get("accuracy").copied().unwrap_or(f64::NAN);
-                    table.row(vec![
-                        name.to_string(),
-                        version.number.to_string(),
-                        manifest.dataset.name.to_string(),
-                        number_text(accuracy),
-                        version.bundle.short(),
-                    ]);
-                }
-            }
-            Ok(output.table(&table)?)
-        }
         ModelCommand::Show { model } => {
-            let resolved = registry::resolve(&store, &model)?;
+            let resolved = state.resolve_model(&store, &model)?;
             if output.is_json() {
                 return output.value(&json!({
                     "name": resolved.name,
@@ -71,14 +111,169 @@ pub(super) fn run(command: ModelCommand, state: &StateArguments, output: &Output
             show(&resolved.manifest, output)
         }
         ModelCommand::Export { model, folder } => {
-            let resolved = registry::resolve(&store, &model)?;
+            let resolved = state.resolve_model(&store, &model)?;
             registry::export_bundle(&store, resolved.digest, &folder)?;
             if output.is_json() {
                 return output.value(&json!({ "bundle": resolved.digest, "folder": folder }));
             }
             Ok(output.line(&folder.display().to_string())?)
         }
+        of_names => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.context("failed to start threads")?.block_on(async {
+                let registry = state.open_registry().await?;
+                run_with_names(of_names, &registry, &store, output).await
+            })
+        }
     }
+}
+
+async fn run_with_names(
+    command: ModelCommand,
+    registry: &Registry,
+    store: &Store,
+    output: &Output,
+) -> anyhow::Result<()> {
+    let (told, line) = match command {
+        ModelCommand::Alias { model, alias, delete: false } => set_alias(registry, &model, alias).await?,
+        ModelCommand::Alias { model, alias, delete: true } => delete_alias(registry, &model, alias).await?,
+        ModelCommand::Tag { model, tag, delete } => change_tag(registry, &model, tag, delete).await?,
+        ModelCommand::Delete { model } => delete(registry, &model).await?,
+        _ => return list(&registry.list_models().await?, store, output),
+    };
+    if output.is_json() {
+        return output.value(&told);
+    }
+    Ok(output.line(&line)?)
+}
+
+async fn set_alias(
+    registry: &Registry,
+    model: &NamedVersion,
+    alias: String,
+) -> anyhow::Result<(Value, String)> {
+    if alias.bytes().all(|byte| byte.is_ascii_digit()) {
+        bail!("`{alias}` cannot be an alias: it could not be told from a version");
+    }
+    let version = model.find(registry).await?;
+    registry.set_alias(version.name.clone(), alias.clone(), &version.number.to_string()).await?;
+    let line = format!("{}@{alias} is version {}", version.name, version.number);
+    Ok((json!({ "name": version.name, "version": version.number, "alias": alias }), line))
+}
+
+async fn delete_alias(
+    registry: &Registry,
+    model: &NamedVersion,
+    alias: String,
+) -> anyhow::Result<(Value, String)> {
+    let found = registry.find_model(&model.name).await?;
+    if !registry.delete_alias(found.name.clone(), alias.clone()).await? {
+        let aliases = found.aliases.into_iter().map(|found| found.alias).collect();
+        return Err(RegistryError::UnknownAlias { name: model.name.clone(), alias, aliases }.into());
+    }
+    let line = format!("{}@{alias} is no more", found.name);
+    Ok((json!({ "name": found.name, "alias": alias }), line))
+}
+
+async fn change_tag(
+    registry: &Registry,
+    model: &NamedVersion,
+    tag: String,
+    delete: bool,
+) -> anyhow::Result<(Value, String)> {
+    let (key, value) = match delete {
+        true => (tag, None),
+        false => {
+            let (key, value) = parse_pair(&tag).map_err(|error| anyhow::anyhow!("{error}"))?;
+            (key, Some(value))
+        }
+    };
+    let name = model.name.to_string();
+    let number = match &model.version {
+        Some(_) => Some(model.find(registry).await?.number),
+        None => {
+            registry.find_model(&model.name).await?;
+            None
+        }
+    };
+    match (number.map(|number| number.to_string()), value.clone()) {
+        (Some(number), Some(value)) => {
+            registry.set_version_tag(name, &number, Pair { key: key.clone(), value }).await?;
+        }
+        (Some(number), None) => registry.delete_version_tag(name, &number, key.clone()).await?,
+        (None, Some(value)) => registry.set_model_tag(name, Pair { key: key.clone(), value }).await?,
+        (None, None) => registry.delete_model_tag(name, key.clone()).await?,
+    }
+    let place = number.map_or_else(|| model.name.to_string(), |number| format!("{}@{number}", model.name));
+    let line = match &value {
+        Some(value) => format!("{place}: {key} = {value}"),
+        None => format!("{place}: no {key}"),
+    };
+    Ok((json!({ "name": model.name, "version": number, "key": key, "value": value }), line))
+}
+
+async fn delete(registry: &Registry, model: &NamedVersion) -> anyhow::Result<(Value, String)> {
+    if model.version.is_some() {
+        let version = model.find(registry).await?;
+        registry.delete_version(version.name.clone(), &version.number.to_string()).await?;
+        let line = format!("{}@{} is no more", version.name, version.number);
+        return Ok((json!({ "name": version.name, "version": version.number }), line));
+    }
+    let found = registry.find_model(&model.name).await?;
+    registry.delete_model(found.name.clone()).await?;
+    Ok((json!({ "name": found.name, "version": null }), format!("{} is no more", found.name)))
+}
+
+fn list(
+    models: &[(RegisteredModel, Vec<ModelVersion>)],
+    store: &Store,
+    output: &Output,
+) -> anyhow::Result<()> {
+    if output.is_json() {
+        return output
+            .value(&models.iter().map(|(model, versions)| listed(model, versions)).collect::<Vec<_>>());
+    }
+    let mut table = Table::new(&["MODEL", ">VERSION", "ALIASES", "DATASET", ">ACCURACY", "BUNDLE"]);
+    for (model, versions) in models {
+        for version in versions {
+            let mut cells = vec![model.name.clone(), version.number.to_string(), version.aliases.join(", ")];
+            match version.bundle {
+                Some(bundle) => {
+                    let manifest = registry::read_bundle(store, bundle)?;
+                    let accuracy = manifest.metrics.get("accuracy").copied().unwrap_or(f64::NAN);
+                    cells.extend([manifest.dataset.name.to_string(), number_text(accuracy), bundle.short()]);
+                }
+                None => cells.extend([String::new(), String::new(), "none".to_owned()]),
+            }
+            table.row(cells);
+        }
+    }
+    Ok(output.table(&table)?)
+}
+
+fn listed(model: &RegisteredModel, versions: &[ModelVersion]) -> Value {
+    let pairs = |tags: &[Pair]| -> Value {
+        tags.iter().map(|tag| (tag.key.clone(), Value::from(tag.value.clone()))).collect()
+    };
+    let version = |version: &ModelVersion| {
+        json!({
+            "number": version.number,
+            "bundle": version.bundle,
+            "registered_at": version.creation_timestamp / 1_000,
+            "aliases": version.aliases,
+            "tags": pairs(&version.tags),
+            "run_id": version.run_id,
+            "source": version.source,
+            "stage": version.current_stage,
+            "description": version.description,
+        })
+    };
+    json!({
+        "name": model.name,
+        "versions": versions.iter().rev().map(version).collect::<Vec<_>>(),
+        "tags": pairs(&model.tags),
+        "description": model.description,
+    })
 }
 
 fn show(manifest: &BundleManifest, output: &Output) -> anyhow::Result<()> {

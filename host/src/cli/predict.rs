@@ -9,13 +9,13 @@ use super::state::StateArguments;
 use crate::data::{self, DatasetManifest, RowForm};
 use crate::domain::Batch;
 use crate::plugin::block_on;
-use crate::registry::{self, ModelReference, Predictor};
+use crate::registry::{ModelReference, Predictor};
 use crate::store::Store;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Prints one JSON object a row, in the order of the data.")]
 pub(super) struct PredictArguments {
-    /// What to predict with: a name, `name@version`, a `sha256:` digest or a bundle folder.
+    /// What to predict with: a name, `name@version`, `name@alias`, a `sha256:` digest or a bundle folder.
     #[arg(long)]
     model: ModelReference,
     /// What to predict: a dataset's name, or `name@version`.
@@ -38,7 +38,7 @@ pub(super) fn run(
 ) -> anyhow::Result<()> {
     let store = state.open_store()?;
     let dataset = data::resolve_dataset(&store, &arguments.data)?;
-    let resolved = registry::resolve(&store, &arguments.model)?;
+    let resolved = state.resolve_model(&store, &arguments.model)?;
     let runtime = arguments.options.start()?;
     let predictor = Predictor::load(&store, &runtime, &resolved.manifest)?;
     match &arguments.out {

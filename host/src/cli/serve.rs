@@ -16,7 +16,7 @@ use super::state::StateArguments;
 use crate::data::WindowWriter;
 use crate::domain::Name;
 use crate::plugin::{PluginRuntime, Transformer, block_on};
-use crate::registry::{self, ModelReference, Predictor};
+use crate::registry::{ModelReference, Predictor};
 use crate::serve::{Endpoint, EndpointConfig, ServeLimits, WindowCapture, router};
 use crate::server::Server;
 use crate::store::Store;
@@ -33,7 +33,7 @@ Example:
   host serve --model mnist --port 8080
   curl localhost:8080/serve/mnist -d '{\"pixels\": [0, 0, …]}'")]
 pub(super) struct ServeArguments {
-    /// What to serve: a name, `name@version`, a `sha256:` digest or a bundle folder.
+    /// What to serve: a name, `name@version`, `name@alias`, a `sha256:` digest or a bundle folder.
     #[arg(long)]
     model: ModelReference,
     /// Serve as `/serve/ENDPOINT` [default: the model's name].
@@ -79,7 +79,7 @@ pub(super) struct ServeArguments {
 pub(super) fn run(arguments: ServeArguments, state: &StateArguments, output: &Output) -> anyhow::Result<()> {
     let store = state.open_store()?;
     let runtime = arguments.options.start()?;
-    let endpoint = open_endpoint(&arguments, &store, &runtime, output)?;
+    let endpoint = open_endpoint(&arguments, state, &store, &runtime, output)?;
     let mut threads = tokio::runtime::Builder::new_multi_thread();
     if let Some(count) = arguments.threads {
         threads.worker_threads(usize::from(count));
@@ -93,11 +93,12 @@ pub(super) fn run(arguments: ServeArguments, state: &StateArguments, output: &Ou
 
 fn open_endpoint(
     arguments: &ServeArguments,
+    state: &StateArguments,
     store: &Store,
     runtime: &PluginRuntime,
     output: &Output,
 ) -> anyhow::Result<Endpoint> {
-    let resolved = registry::resolve(store, &arguments.model)?;
+    let resolved = state.resolve_model(store, &arguments.model)?;
     let name = match (&arguments.endpoint, &resolved.name) {
         (Some(name), _) | (None, Some(name)) => name.clone(),
         (None, None) => "model".parse()?,

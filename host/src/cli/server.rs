@@ -6,7 +6,7 @@ use serde_json::json;
 use super::listener::{listen, stop_signal};
 use super::output::Output;
 use super::state::StateArguments;
-use crate::track;
+use crate::{registry, track};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -33,7 +33,7 @@ pub(super) fn run(
         .context("failed to start threads")?;
     let served = runtime.block_on(async {
         let stop = stop_signal()?;
-        let tracker = state.open_tracker().await?;
+        let registry = state.open_registry().await?;
         // Now rather than at the first upload.
         state.open_store()?.check_blobs()?;
         let server = listen(arguments.ip, arguments.port).await?;
@@ -44,7 +44,8 @@ pub(super) fn run(
         } else {
             output.line(&format!("ready: MLFLOW_TRACKING_URI={url}"))?;
         }
-        server.run(track::rest::router(tracker), stop).await;
+        let tracking = track::rest::router(registry.tracker().clone());
+        server.run(tracking.merge(registry::rest::router(registry)), stop).await;
         output.note("stopped");
         Ok(())
     });

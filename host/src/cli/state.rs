@@ -3,6 +3,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 
+use crate::registry::{self, ModelReference, Registry, ResolvedModel};
 use crate::store::{BlobsUrl, BlobsUrlError, Database, DatabaseUrl, DatabaseUrlError, Store};
 use crate::track::Tracker;
 
@@ -13,7 +14,7 @@ pub(super) struct StateArguments {
     #[arg(long, global = true, env = "HOST_STATE_DIR", value_name = "DIR", help_heading = "Global options")]
     state_dir: Option<OsString>,
 
-    /// Database of experiments and runs, as `postgres://user:password@machine/name` [default: a file of SQLite in the
+    /// Database of experiments, runs and models, as `postgres://user:password@machine/name` [default: a file of SQLite in the
     /// state folder].
     #[arg(
         long,
@@ -55,6 +56,26 @@ impl StateArguments {
         let database = Database::open(&url, store.folder()).await;
         let database = database.with_context(|| format!("failed to open the database `{url}`"))?;
         Ok(Tracker::new(database, store))
+    }
+
+    /// Like [`Self::open_tracker`], for models and their versions.
+    pub(super) async fn open_registry(&self) -> anyhow::Result<Registry> {
+        Ok(Registry::new(self.open_tracker().await?))
+    }
+
+    /// Finds the bundle that `model` means; the database is opened only where that is a name.
+    pub(super) fn resolve_model(
+        &self,
+        store: &Store,
+        model: &ModelReference,
+    ) -> anyhow::Result<ResolvedModel> {
+        if let Some(resolved) = registry::resolve_unnamed(store, model)? {
+            return Ok(resolved);
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime
+            .context("failed to start threads")?
+            .block_on(async { Ok(self.open_registry().await?.resolve(model).await?) })
     }
 
     fn folder(&self) -> anyhow::Result<PathBuf> {

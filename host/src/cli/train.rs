@@ -11,10 +11,11 @@ use serde_json::json;
 
 use super::output::{Output, Table, number_text, thousands};
 use super::plugin::{PluginOptions, load, parse_pair};
-use super::state::{StateArguments, given, now};
+use super::state::{StateArguments, given};
 use crate::data;
 use crate::domain::Name;
 use crate::plugin::PluginRuntime;
+use crate::registry::ModelVersion;
 use crate::track::{InputDataset, Pair, RunStatus};
 use crate::train::xgboost::XgboostParameters;
 use crate::train::{
@@ -117,38 +118,41 @@ pub(super) fn run(arguments: TrainArguments, state: &StateArguments, output: &Ou
         parameters,
         objective_by_labels: !arguments.parameters.iter().any(|(name, _)| name == "objective"),
         library: LibrarySearch::from_environment(given(arguments.xgboost_library)),
-        model: model.clone(),
-        now: now(),
     };
     let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let threads = threads.context("failed to start threads")?;
     let tracker = threads.block_on(state.open_tracker())?;
-    let start = run_start(&spec, arguments.experiment, arguments.run_name);
+    let experiment = arguments.experiment.unwrap_or_else(|| model.to_string());
+    let start = run_start(&spec, experiment, arguments.run_name);
     let log = RunLog::start(threads.handle().clone(), tracker, start)?;
     let run_id = log.run_id().to_owned();
     let chosen_by_labels = spec.objective_by_labels;
     let mut progress = Progress { output, bar: None, log: &log };
     let trained = train::run(&store, spec, &mut |event| progress.on(event));
     progress.finish();
-    match trained {
-        Ok(report) => {
+    let registered = trained.map_err(anyhow::Error::from).and_then(|report| {
+        let version = log.register(&model, report.bundle)?;
+        Ok((report, version))
+    });
+    match registered {
+        Ok((report, version)) => {
             if let Some(objective) = report.parameters.get("objective").filter(|_| chosen_by_labels) {
                 output.note(&format!(
                     "the labels suggested the objective {objective}; choose another with `--set objective=…`"
                 ));
             }
             keep(&log, &report)?;
-            let model_tag = tag("host.model", format!("{model}@{}", report.version.number));
+            let model_tag = tag("host.model", format!("{model}@{}", version.number));
             let tags = vec![model_tag, tag("host.bundle", report.bundle.to_string())];
             log.finish(RunStatus::Finished, pairs(&report.parameters), tags)?;
-            print(&model, &report, &run_id, output)
+            print(&version, &report, &run_id, output)
         }
         Err(error) => {
             // The training's error is the one to tell.
             if let Err(error) = log.finish(RunStatus::Failed, Vec::new(), Vec::new()) {
                 tracing::warn!(%error, "the run's end was not recorded");
             }
-            Err(error.into())
+            Err(error)
         }
     }
 }
@@ -162,7 +166,7 @@ fn pairs(map: &BTreeMap<String, String>) -> Vec<Pair> {
 }
 
 /// What a run records before it starts: everything that its result depends on.
-fn run_start(spec: &TrainSpec, experiment: Option<String>, run_name: Option<String>) -> RunStart {
+fn run_start(spec: &TrainSpec, experiment: String, run_name: Option<String>) -> RunStart {
     let mut params = pairs(&spec.parameters.to_map());
     // Chosen when the labels are known.
     params.retain(|param| !spec.objective_by_labels || param.key != "objective");
@@ -188,7 +192,6 @@ fn run_start(spec: &TrainSpec, experiment: Option<String>, run_name: Option<Stri
         schema: None,
         profile: None,
     };
-    let experiment = experiment.unwrap_or_else(|| spec.model.to_string());
     RunStart { experiment, run_name, params, tags, dataset: Some(dataset) }
 }
 
@@ -285,12 +288,13 @@ impl Progress<'_> {
     }
 }
 
-fn print(model: &Name, report: &TrainReport, run_id: &str, output: &Output) -> anyhow::Result<()> {
+fn print(version: &ModelVersion, report: &TrainReport, run_id: &str, output: &Output) -> anyhow::Result<()> {
+    let model = &version.name;
     let evaluation = &report.evaluation;
     if output.is_json() {
         return output.value(&json!({
             "model": model,
-            "version": report.version.number,
+            "version": version.number,
             "bundle": report.bundle,
             "run_id": run_id,
             "train_rows": report.train_rows,
@@ -301,7 +305,7 @@ fn print(model: &Name, report: &TrainReport, run_id: &str, output: &Output) -> a
             "confusion": evaluation.confusion,
         }));
     }
-    output.field("model", format!("{model}@{}", report.version.number))?;
+    output.field("model", format!("{model}@{}", version.number))?;
     output.field("bundle", report.bundle)?;
     output.field("run", run_id)?;
     output.field(

@@ -7,9 +7,14 @@ use crate::domain::{Digest, Name, Signature};
 use crate::model::ModelError;
 use crate::plugin::{LoadError, PluginError};
 use crate::store::{Store, StoreError};
+use crate::track::TrackError;
 
 /// Media type of a bundle's manifest.
 pub const MEDIA_TYPE: &str = "application/vnd.mlops.bundle.v1+json";
+
+/// Where a bundle folder has its manifest and its blobs.
+pub(super) const MANIFEST_FILE: &str = "bundle.json";
+pub(super) const BLOBS_FOLDER: &str = "blobs/sha256";
 
 /// Largest manifest that is read; a real one has a few kilobytes.
 const MANIFEST_MAX_BYTES: u64 = 4 * 1024 * 1024;
@@ -141,22 +146,51 @@ pub enum RegistryError {
     UnknownModel {
         /// The name.
         name: Name,
-        /// The models there are.
-        models: Vec<Name>,
+        /// Some of the models there are.
+        models: Vec<String>,
     },
+    /// Nothing was added to the model yet.
+    #[error("model `{name}` has no version yet")]
+    NoVersions {
+        /// The model.
+        name: Name,
+    },
+    /// No version of the model has the alias.
+    #[error("model `{name}` has no alias `{alias}`{}", has(aliases))]
+    UnknownAlias {
+        /// The model.
+        name: Name,
+        /// The alias asked for.
+        alias: String,
+        /// The aliases there are.
+        aliases: Vec<String>,
+    },
+    /// The version was made by a client of MLflow.
+    #[error(
+        "version {version} of model `{name}` has no bundle: only what `host train` made can be used here"
+    )]
+    NoBundle {
+        /// The model.
+        name: Name,
+        /// The version.
+        version: i64,
+    },
+    /// The database failed, or what it was asked is wrong.
+    #[error("{0}")]
+    Track(#[from] TrackError),
     /// The model has no such version.
     #[error("model `{name}` has no version {version}: its newest is {newest}")]
     UnknownVersion {
         /// The model.
         name: Name,
         /// The version asked for.
-        version: u32,
+        version: i64,
         /// The newest there is.
-        newest: u32,
+        newest: i64,
     },
     /// Text that names no model.
     #[error(
-        "`{text}` names no model: expected a name, `name@version`, a `sha256:` digest or a bundle folder"
+        "`{text}` names no model: expected a name, `name@version`, `name@alias`, a `sha256:` digest or a bundle folder"
     )]
     Reference {
         /// The text.
@@ -190,7 +224,17 @@ pub enum RegistryError {
     Open(#[from] PluginError),
 }
 
-fn known(models: &[Name]) -> String {
+fn has(aliases: &[String]) -> String {
+    match aliases {
+        [] => ": it has none".to_owned(),
+        aliases => {
+            let names: Vec<_> = aliases.iter().take(10).map(|alias| format!("`{alias}`")).collect();
+            format!(": it has {}", names.join(", "))
+        }
+    }
+}
+
+fn known(models: &[String]) -> String {
     match models {
         [] => ": none has been trained yet, see `host train --help`".to_owned(),
         names => {
@@ -260,12 +304,12 @@ pub fn export_bundle(store: &Store, digest: Digest, folder: &Path) -> Result<(),
         tempfile::Builder::new().prefix(".bundle-").tempdir_in(parent).map_err(io("create", folder))?;
     let manifest_bytes = store.get(digest)?;
     let manifest = BundleManifest::from_bytes(&manifest_bytes, &digest.to_string())?;
-    let blobs = staging.path().join("blobs/sha256");
+    let blobs = staging.path().join(BLOBS_FOLDER);
     std::fs::create_dir_all(&blobs).map_err(io("create", &blobs))?;
     for blob in manifest.blobs() {
         write_synced(&blobs.join(blob.digest.hex()), &store.get(blob.digest)?)?;
     }
-    write_synced(&staging.path().join("bundle.json"), &manifest_bytes)?;
+    write_synced(&staging.path().join(MANIFEST_FILE), &manifest_bytes)?;
     std::fs::rename(staging.path(), folder).map_err(io("create", folder))?;
     // The folder has moved away from where the guard would remove it.
     drop(staging.keep());
@@ -274,12 +318,12 @@ pub fn export_bundle(store: &Store, digest: Digest, folder: &Path) -> Result<(),
 
 /// Takes a bundle folder into the store, checking every digest; gives the bundle's digest.
 pub(super) fn import_bundle(store: &Store, folder: &Path) -> Result<Digest, RegistryError> {
-    let manifest_path = folder.join("bundle.json");
+    let manifest_path = folder.join(MANIFEST_FILE);
     let manifest_bytes = read_limited(&manifest_path, MANIFEST_MAX_BYTES)?;
     let manifest = BundleManifest::from_bytes(&manifest_bytes, &manifest_path.display().to_string())?;
     for blob in manifest.blobs() {
         let limit = blob.size.min(BLOB_MAX_BYTES);
-        let bytes = read_limited(&folder.join("blobs/sha256").join(blob.digest.hex()), limit)?;
+        let bytes = read_limited(&folder.join(BLOBS_FOLDER).join(blob.digest.hex()), limit)?;
         let found = Digest::of(&bytes);
         if found != blob.digest {
             return Err(RegistryError::Damaged { digest: blob.digest, found });

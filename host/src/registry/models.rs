@@ -1,42 +1,42 @@
+//! What a user of the command line calls a model, and the bundle that it means.
+
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
-
-use super::bundle::import_bundle;
-use super::{BundleManifest, RegistryError, read_bundle};
+use super::bundle::{MANIFEST_FILE, import_bundle};
+use super::names::{check_alias, is_latest};
+use super::search::RegistrySearch;
+use super::{BundleManifest, ModelVersion, RegisteredModel, Registry, RegistryError, read_bundle};
 use crate::domain::{Digest, Name};
-use crate::store::{RecordKind, Store};
+use crate::store::Store;
+use crate::track::{ErrorCode, TrackError};
 
-/// A model: a name with numbered versions.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ModelRecord {
-    /// Oldest first, numbered from 1 without gaps.
-    pub versions: Vec<ModelVersion>,
-}
+/// Names that an error tells.
+const NAMES_SHOWN: i64 = 10;
 
-/// A version of a model.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ModelVersion {
-    /// Its number.
-    pub number: u32,
-    /// Its content.
-    pub bundle: Digest,
-    /// When it was registered, in seconds since 1970.
-    pub registered_at: u64,
-}
+/// Models that are read at once.
+const MODELS_READ: i64 = 100;
 
 /// What a user may write for a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ModelReference {
-    /// The newest version of a name, or the version after `@`.
-    Name(Name, Option<u32>),
+    /// A version of a name.
+    Name(Name, VersionSelector),
     /// A bundle in the store.
     Bundle(Digest),
     /// A bundle folder.
     Folder(PathBuf),
+}
+
+/// What a user may write after a model's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VersionSelector {
+    /// Nothing, or `@latest`: the version of the highest number.
+    Newest,
+    /// Its number.
+    Number(i64),
+    /// One of its aliases.
+    Alias(String),
 }
 
 /// A bundle that was found, and under which name.
@@ -45,7 +45,7 @@ pub struct ResolvedModel {
     /// The model's name; for a folder or digest there is none.
     pub name: Option<Name>,
     /// The version's number, where there is a name.
-    pub version: Option<u32>,
+    pub version: Option<i64>,
     /// Digest of the bundle.
     pub digest: Digest,
     /// The bundle's manifest.
@@ -60,74 +60,157 @@ impl FromStr for ModelReference {
         if text.starts_with("sha256:") {
             return text.parse().map(Self::Bundle).map_err(|_| wrong());
         }
-        if Path::new(text).join("bundle.json").is_file() {
+        if Path::new(text).join(MANIFEST_FILE).is_file() {
             return Ok(Self::Folder(PathBuf::from(text)));
         }
         let (name, version) = match text.split_once('@') {
-            Some((name, version)) => (name, Some(version.parse().map_err(|_| wrong())?)),
-            None => (text, None),
+            Some((name, version)) => (name, version.parse().map_err(|_| wrong())?),
+            None => (text, VersionSelector::Newest),
         };
         Ok(Self::Name(name.parse().map_err(|_| wrong())?, version))
     }
 }
 
-/// Adds a version that holds `bundle` to the model `name`; `now` is in seconds since 1970.
-///
-/// The same bundle again is the version it already is, so repeating changes nothing.
-pub fn register(store: &Store, name: &Name, bundle: Digest, now: u64) -> Result<ModelVersion, RegistryError> {
-    let mut registered = None;
-    store.update_record(RecordKind::Model, name, |record: Option<ModelRecord>| {
-        let mut record = record.unwrap_or(ModelRecord { versions: Vec::new() });
-        let version = match record.versions.iter().find(|version| version.bundle == bundle) {
-            Some(version) => version.clone(),
-            None => {
-                let number = record.versions.last().map_or(1, |last| last.number + 1);
-                let version = ModelVersion { number, bundle, registered_at: now };
-                record.versions.push(version.clone());
-                version
+impl FromStr for VersionSelector {
+    type Err = TrackError;
+
+    fn from_str(text: &str) -> Result<Self, TrackError> {
+        if is_latest(text) {
+            return Ok(Self::Newest);
+        }
+        check_alias(text)?;
+        // An alias that looks like a number could not be told from one.
+        if text.bytes().all(|byte| byte.is_ascii_digit()) {
+            let number = text.parse().map_err(|_| TrackError::invalid(format!("{text} is no version")))?;
+            return Ok(Self::Number(number));
+        }
+        Ok(Self::Alias(text.to_owned()))
+    }
+}
+
+/// The bundle that `reference` means where it is no name; a folder is taken into the store first.
+pub fn resolve_unnamed(
+    store: &Store,
+    reference: &ModelReference,
+) -> Result<Option<ResolvedModel>, RegistryError> {
+    let digest = match reference {
+        ModelReference::Name(..) => return Ok(None),
+        ModelReference::Bundle(digest) => *digest,
+        ModelReference::Folder(folder) => import_bundle(store, folder)?,
+    };
+    let manifest = read_bundle(store, digest)?;
+    Ok(Some(ResolvedModel { name: None, version: None, digest, manifest }))
+}
+
+impl Registry {
+    /// Finds the bundle that `reference` means; a folder is taken into the store first.
+    pub async fn resolve(&self, reference: &ModelReference) -> Result<ResolvedModel, RegistryError> {
+        let (name, selector) = match reference {
+            ModelReference::Name(name, selector) => (name, selector),
+            unnamed => {
+                let wrong = || RegistryError::Reference { text: format!("{unnamed:?}") };
+                return resolve_unnamed(self.store(), unnamed)?.ok_or_else(wrong);
             }
         };
-        registered = Some(version);
-        Ok::<_, RegistryError>(record)
-    })?;
-    registered.ok_or_else(|| RegistryError::UnknownModel { name: name.clone(), models: Vec::new() })
-}
+        let version = self.find_version(name, selector).await?;
+        let digest = version
+            .bundle
+            .ok_or_else(|| RegistryError::NoBundle { name: name.clone(), version: version.number })?;
+        let manifest = read_bundle(self.store(), digest)?;
+        Ok(ResolvedModel { name: Some(name.clone()), version: Some(version.number), digest, manifest })
+    }
 
-/// Every model, by name.
-pub fn list_models(store: &Store) -> Result<Vec<(Name, ModelRecord)>, RegistryError> {
-    let mut models = Vec::new();
-    for name in store.list_records(RecordKind::Model)? {
-        if let Some(record) = store.read_record(RecordKind::Model, &name)? {
-            models.push((name, record));
+    /// The version that a user means.
+    pub async fn find_version(
+        &self,
+        name: &Name,
+        selector: &VersionSelector,
+    ) -> Result<ModelVersion, RegistryError> {
+        let model = self.find_model(name).await?;
+        let newest = model.latest_versions.iter().map(|version| version.number).max();
+        let newest = newest.ok_or_else(|| RegistryError::NoVersions { name: name.clone() })?;
+        let number = match selector {
+            VersionSelector::Newest => newest,
+            VersionSelector::Number(number) => *number,
+            VersionSelector::Alias(alias) => {
+                let found = model.aliases.iter().find(|found| found.alias == *alias);
+                found
+                    .ok_or_else(|| RegistryError::UnknownAlias {
+                        name: name.clone(),
+                        alias: alias.clone(),
+                        aliases: model.aliases.iter().map(|found| found.alias.clone()).collect(),
+                    })?
+                    .number
+            }
+        };
+        match self.numbered_version(name.as_str(), number).await {
+            Err(error) if error.code() == ErrorCode::ResourceDoesNotExist => {
+                Err(RegistryError::UnknownVersion { name: name.clone(), version: number, newest })
+            }
+            found => Ok(found?),
         }
     }
-    Ok(models)
-}
 
-/// Finds the bundle that `reference` means; a folder is taken into the store first.
-pub fn resolve(store: &Store, reference: &ModelReference) -> Result<ResolvedModel, RegistryError> {
-    let (name, version, digest) = match reference {
-        ModelReference::Bundle(digest) => (None, None, *digest),
-        ModelReference::Folder(folder) => (None, None, import_bundle(store, folder)?),
-        ModelReference::Name(name, wanted) => {
-            let version = find_version(store, name, *wanted)?;
-            (Some(name.clone()), Some(version.number), version.bundle)
+    /// The model that a user names.
+    pub async fn find_model(&self, name: &Name) -> Result<RegisteredModel, RegistryError> {
+        match self.model(name.as_str()).await {
+            Err(error) if error.code() == ErrorCode::ResourceDoesNotExist => {
+                let search = RegistrySearch { max_results: Some(NAMES_SHOWN), ..RegistrySearch::default() };
+                let models = self.search_models(search).await?.found.into_iter().map(|model| model.name);
+                Err(RegistryError::UnknownModel { name: name.clone(), models: models.collect() })
+            }
+            found => Ok(found?),
         }
-    };
-    Ok(ResolvedModel { name, version, digest, manifest: read_bundle(store, digest)? })
+    }
+
+    /// Every model by name, with its versions, the newest first.
+    pub async fn list_models(&self) -> Result<Vec<(RegisteredModel, Vec<ModelVersion>)>, RegistryError> {
+        let mut listed = Vec::new();
+        let mut token = String::new();
+        loop {
+            let search = RegistrySearch {
+                max_results: Some(MODELS_READ),
+                page_token: token,
+                ..RegistrySearch::default()
+            };
+            let page = self.search_models(search).await?;
+            for model in page.found {
+                let versions = self.versions_of(&model.name).await?;
+                listed.push((model, versions));
+            }
+            match page.next_page_token {
+                Some(next) => token = next,
+                None => return Ok(listed),
+            }
+        }
+    }
 }
 
-fn find_version(store: &Store, name: &Name, wanted: Option<u32>) -> Result<ModelVersion, RegistryError> {
-    let record: Option<ModelRecord> = store.read_record(RecordKind::Model, name)?;
-    let Some((record, newest)) = record.as_ref().and_then(|record| Some((record, record.versions.last()?)))
-    else {
-        let models = store.list_records(RecordKind::Model)?;
-        return Err(RegistryError::UnknownModel { name: name.clone(), models });
-    };
-    let Some(wanted) = wanted else {
-        return Ok(newest.clone());
-    };
-    record.versions.iter().find(|version| version.number == wanted).cloned().ok_or_else(|| {
-        RegistryError::UnknownVersion { name: name.clone(), version: wanted, newest: newest.number }
-    })
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_a_user_writes() {
+        let name = |selector| ModelReference::Name("digits".parse().unwrap(), selector);
+        let read = |text: &str| text.parse::<ModelReference>();
+        assert_eq!(read("digits").unwrap(), name(VersionSelector::Newest));
+        assert_eq!(read("digits@latest").unwrap(), name(VersionSelector::Newest));
+        assert_eq!(read("digits@12").unwrap(), name(VersionSelector::Number(12)));
+        assert_eq!(read("digits@champion").unwrap(), name(VersionSelector::Alias("champion".to_owned())));
+        for text in [
+            "",
+            "@",
+            "digits@",
+            "@1",
+            "digits@1@2",
+            "digits@a.b",
+            "digits@99999999999999999999",
+            "a b",
+            "A@1",
+        ] {
+            let error = read(text).unwrap_err();
+            assert!(error.to_string().contains("names no model"), "{text}: {error}");
+        }
+    }
 }

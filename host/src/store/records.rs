@@ -12,7 +12,7 @@ use crate::domain::Name;
 /// Version of the envelope around every record.
 const FORMAT: u64 = 1;
 
-/// Largest record that is read; a model with ten thousand versions has about 2 MiB.
+/// Largest record that is read; a dataset with ten thousand versions has about 2 MiB.
 const RECORD_MAX_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Longest wait for another process. A change takes milliseconds, so whoever holds the lock this long has stopped.
@@ -26,17 +26,14 @@ const LOCK_RETRY: Duration = Duration::from_millis(5);
 pub enum RecordKind {
     /// A dataset and its versions.
     Dataset,
-    /// A model and its versions.
-    Model,
 }
 
 impl RecordKind {
-    pub(super) const ALL: [Self; 2] = [Self::Dataset, Self::Model];
+    pub(super) const ALL: [Self; 1] = [Self::Dataset];
 
     pub(super) fn folder(self) -> &'static str {
         match self {
             Self::Dataset => "datasets",
-            Self::Model => "models",
         }
     }
 }
@@ -155,7 +152,7 @@ mod tests {
     }
 
     fn set(store: &Store, text: &str, value: u32) -> Result<u32, StoreError> {
-        store.update_record(RecordKind::Model, &name(text), |_: Option<u32>| Ok(value))
+        store.update_record(RecordKind::Dataset, &name(text), |_: Option<u32>| Ok(value))
     }
 
     #[test]
@@ -163,9 +160,9 @@ mod tests {
         let (_folder, store) = store();
         set(&store, "b", 1).unwrap();
         set(&store, "a.json", 2).unwrap();
-        assert_eq!(store.read_record::<u32>(RecordKind::Model, &name("b")).unwrap(), Some(1));
-        assert_eq!(store.read_record::<u32>(RecordKind::Model, &name("c")).unwrap(), None);
-        assert_eq!(store.list_records(RecordKind::Model).unwrap(), [name("a.json"), name("b")]);
+        assert_eq!(store.read_record::<u32>(RecordKind::Dataset, &name("b")).unwrap(), Some(1));
+        assert_eq!(store.read_record::<u32>(RecordKind::Dataset, &name("c")).unwrap(), None);
+        assert_eq!(store.list_records(RecordKind::Dataset).unwrap(), [name("a.json"), name("b")]);
         assert!(store.list_records(RecordKind::Dataset).unwrap().is_empty());
     }
 
@@ -173,7 +170,7 @@ mod tests {
     fn the_format_on_disk_stays() {
         let (folder, store) = store();
         set(&store, "a", 7).unwrap();
-        let text = std::fs::read_to_string(folder.path().join("models/a.json")).unwrap();
+        let text = std::fs::read_to_string(folder.path().join("datasets/a.json")).unwrap();
         assert_eq!(text, "{\n  \"format\": 1,\n  \"record\": 7\n}");
     }
 
@@ -181,11 +178,11 @@ mod tests {
     fn a_failed_change_writes_nothing() {
         let (_folder, store) = store();
         set(&store, "a", 1).unwrap();
-        let failed = store.update_record(RecordKind::Model, &name("a"), |_: Option<u32>| {
+        let failed = store.update_record(RecordKind::Dataset, &name("a"), |_: Option<u32>| {
             Err(StoreError::Input(std::io::Error::other("no")))
         });
         assert!(failed.is_err());
-        assert_eq!(store.read_record::<u32>(RecordKind::Model, &name("a")).unwrap(), Some(1));
+        assert_eq!(store.read_record::<u32>(RecordKind::Dataset, &name("a")).unwrap(), Some(1));
     }
 
     #[test]
@@ -210,8 +207,8 @@ mod tests {
     #[test]
     fn refuses_other_formats_damaged_records_and_links() {
         let (folder, store) = store();
-        let path = folder.path().join("models/a.json");
-        let read = || store.read_record::<u32>(RecordKind::Model, &name("a")).unwrap_err();
+        let path = folder.path().join("datasets/a.json");
+        let read = || store.read_record::<u32>(RecordKind::Dataset, &name("a")).unwrap_err();
         std::fs::write(&path, r#"{"format": 2, "record": {"new": true}}"#).unwrap();
         let error = read().to_string();
         assert!(error.ends_with("has format 2: expected 1, a newer `host` may have written it"), "{error}");

@@ -1,7 +1,7 @@
 use std::io::Read;
 
 use serde::Serialize;
-use sqlx::Row as _;
+use sqlx::{AnyConnection, Row as _};
 
 use super::experiments::PROXIED;
 use super::names::is_plain_path;
@@ -72,7 +72,7 @@ impl ArtifactPath {
 }
 
 /// The path among our artifacts that `mlflow-artifacts:/…` means; any other location is refused.
-pub(super) fn path_of_location(location: &str) -> Result<ArtifactPath, TrackError> {
+pub(crate) fn path_of_location(location: &str) -> Result<ArtifactPath, TrackError> {
     let refuse = || {
         let shown: String = location.chars().take(300).collect();
         TrackError::invalid(format!(
@@ -101,32 +101,17 @@ impl Tracker {
         let store = self.store.clone();
         let stored = tokio::task::spawn_blocking(move || store.put(&mut content));
         let BlobInfo { digest, size } = stored.await.map_err(internal)??;
+        self.link_artifacts(vec![(path, digest, size)]).await
+    }
+
+    /// Shows blobs that are in the store as artifacts, each with its size; those of the same paths are replaced.
+    pub async fn link_artifacts(&self, files: Vec<(ArtifactPath, Digest, u64)>) -> Result<(), TrackError> {
         self.database
             .write(move |connection| {
                 Box::pin(async move {
-                    let (from, to) = below(&path.0);
-                    let sql = "SELECT path FROM artifacts WHERE path >= $1 AND path < $2 LIMIT 1";
-                    let folder = sqlx::query(sql).bind(from).bind(to).fetch_optional(&mut *connection).await?;
-                    if folder.is_some() {
-                        return Err(TrackError::invalid(format!("'{}' is a folder", path.0)));
+                    for (path, digest, size) in &files {
+                        write_artifact(connection, &path.0, *digest, *size).await?;
                     }
-                    for (end, _) in path.0.match_indices('/') {
-                        let above = path.0.get(..end).unwrap_or_default();
-                        let sql = "SELECT path FROM artifacts WHERE path = $1";
-                        if sqlx::query(sql).bind(above).fetch_optional(&mut *connection).await?.is_some() {
-                            return Err(TrackError::invalid(format!("'{above}' is a file")));
-                        }
-                    }
-                    let sql = "INSERT INTO artifacts (path, digest, size, stored_at) VALUES ($1, $2, $3, $4) \
-                               ON CONFLICT (path) DO UPDATE SET digest = excluded.digest, size = excluded.size, \
-                               stored_at = excluded.stored_at";
-                    sqlx::query(sql)
-                        .bind(path.0.as_str())
-                        .bind(digest.to_string())
-                        .bind(i64::try_from(size).unwrap_or(i64::MAX))
-                        .bind(now_ms())
-                        .execute(connection)
-                        .await?;
                     Ok(())
                 })
             })
@@ -208,6 +193,39 @@ impl Tracker {
             })
             .await
     }
+}
+
+/// Keeps a file's digest under a path that is no folder, and below no file.
+async fn write_artifact(
+    connection: &mut AnyConnection,
+    path: &str,
+    digest: Digest,
+    size: u64,
+) -> Result<(), TrackError> {
+    let (from, to) = below(path);
+    let sql = "SELECT path FROM artifacts WHERE path >= $1 AND path < $2 LIMIT 1";
+    let folder = sqlx::query(sql).bind(from).bind(to).fetch_optional(&mut *connection).await?;
+    if folder.is_some() {
+        return Err(TrackError::invalid(format!("'{path}' is a folder")));
+    }
+    for (end, _) in path.match_indices('/') {
+        let above = path.get(..end).unwrap_or_default();
+        let sql = "SELECT path FROM artifacts WHERE path = $1";
+        if sqlx::query(sql).bind(above).fetch_optional(&mut *connection).await?.is_some() {
+            return Err(TrackError::invalid(format!("'{above}' is a file")));
+        }
+    }
+    let sql = "INSERT INTO artifacts (path, digest, size, stored_at) VALUES ($1, $2, $3, $4) \
+               ON CONFLICT (path) DO UPDATE SET digest = excluded.digest, size = excluded.size, \
+               stored_at = excluded.stored_at";
+    sqlx::query(sql)
+        .bind(path)
+        .bind(digest.to_string())
+        .bind(i64::try_from(size).unwrap_or(i64::MAX))
+        .bind(now_ms())
+        .execute(connection)
+        .await?;
+    Ok(())
 }
 
 /// The range of paths below a folder.

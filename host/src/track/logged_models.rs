@@ -376,6 +376,35 @@ pub(super) async fn write_model_metrics(
     Ok(())
 }
 
+/// Tag of a logged model that lists the versions which hold it, as MLflow writes it.
+const VERSIONS_TAG: &str = "mlflow.modelVersions";
+
+/// Versions that the tag lists; the oldest make room.
+const VERSIONS_MAX: usize = 200;
+
+/// Notes with a logged model that version `number` of the model `name` holds it.
+pub(crate) async fn note_version(
+    connection: &mut AnyConnection,
+    model_id: &str,
+    name: &str,
+    number: i64,
+) -> Result<(), TrackError> {
+    let model = live_model(connection, model_id).await?;
+    let row = sqlx::query("SELECT value FROM logged_model_tags WHERE model = $1 AND key = $2")
+        .bind(model)
+        .bind(VERSIONS_TAG)
+        .fetch_optional(&mut *connection)
+        .await?;
+    let old: Option<String> = row.map(|row| row.try_get(0)).transpose()?;
+    // A client may have written something else there.
+    let mut versions: Vec<serde_json::Value> =
+        old.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+    versions.push(serde_json::json!({ "name": name, "version": number }));
+    versions.drain(..versions.len().saturating_sub(VERSIONS_MAX));
+    let value = serde_json::Value::from(versions).to_string();
+    write_pairs(connection, "logged_model_tags", model, &[Pair { key: VERSIONS_TAG.to_owned(), value }]).await
+}
+
 fn checked(
     pairs: Vec<Pair>,
     check: impl Fn(&str, Pair) -> Result<Pair, TrackError>,

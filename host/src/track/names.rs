@@ -18,7 +18,7 @@ const EXPERIMENT_TAG_VALUE_MAX_CHARS: usize = 20_000;
 const EXPERIMENT_NAME_MAX_CHARS: usize = 500;
 
 /// Checks a key of a metric, parameter or tag; `path` names it in the error.
-pub(super) fn check_key(path: &str, key: &str) -> Result<(), TrackError> {
+pub(crate) fn check_key(path: &str, key: &str) -> Result<(), TrackError> {
     let is_allowed = |c: char| c.is_alphanumeric() || matches!(c, '_' | '/' | '.' | '-' | ' ' | ':');
     let refuse = |why: String| {
         let shown: String = key.chars().take(300).collect();
@@ -50,7 +50,7 @@ pub(super) fn is_plain_path(path: &str) -> bool {
 }
 
 /// Refuses text that is too long.
-pub(super) fn check_length(path: &str, text: &str, max_chars: usize) -> Result<(), TrackError> {
+pub(crate) fn check_length(path: &str, text: &str, max_chars: usize) -> Result<(), TrackError> {
     // Bytes are at least as many as characters, so most text needs no counting.
     if text.len() > max_chars && text.chars().count() > max_chars {
         return Err(TrackError::invalid(format!(
@@ -61,7 +61,7 @@ pub(super) fn check_length(path: &str, text: &str, max_chars: usize) -> Result<(
 }
 
 /// Refuses what a database cannot hold.
-pub(super) fn check_text(path: &str, text: &str) -> Result<(), TrackError> {
+pub(crate) fn check_text(path: &str, text: &str) -> Result<(), TrackError> {
     if text.contains('\0') {
         return Err(TrackError::invalid(format!("'{path}' contains a NUL character")));
     }

@@ -8,7 +8,7 @@ mod experiments;
 pub(crate) mod fields;
 mod logged_models;
 mod metrics;
-mod request;
+pub(crate) mod request;
 mod runs;
 
 use axum::Router;
@@ -25,7 +25,7 @@ use super::{ErrorCode, TrackError, Tracker};
 const MLFLOW_VERSION: &str = "3.17.2";
 
 /// Prefixes of the API.
-const PREFIXES: [&str; 2] = ["/api/2.0", "/ajax-api/2.0"];
+pub(crate) const PREFIXES: [&str; 2] = ["/api/2.0", "/ajax-api/2.0"];
 
 /// The routes of tracking.
 pub fn router(tracker: Tracker) -> Router {
@@ -64,6 +64,7 @@ fn api() -> Router<Tracker> {
         .route("/runs/log-batch", write(runs::log_batch))
         .route("/runs/log-inputs", write(runs::log_inputs))
         .route("/runs/outputs", write(runs::log_outputs))
+        .route("/runs/log-model", write(runs::log_model))
         .route("/runs/set-tag", write(runs::set_tag))
         .route("/runs/delete-tag", write(runs::delete_tag))
         .route("/metrics/get-history", read_with_query(metrics::history))
@@ -89,7 +90,7 @@ fn api() -> Router<Tracker> {
         .route("/artifacts/list", read_with_query(artifacts::list_of_run))
 }
 
-async fn unknown_route(request: Request) -> Response<Body> {
+pub(crate) async fn unknown_route(request: Request) -> Response<Body> {
     let path: String = request.uri().path().chars().take(200).collect();
     let message = format!("There is no endpoint {} {path}", request.method());
     refusal(&TrackError::new(ErrorCode::EndpointNotFound, message))

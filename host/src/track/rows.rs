@@ -49,7 +49,7 @@ pub(super) fn run(row: &AnyRow) -> Result<(i64, RunInfo), TrackError> {
 }
 
 /// Columns `owner`, `key`, `value`.
-pub(super) fn pair(row: &AnyRow) -> Result<(i64, Pair), TrackError> {
+pub(crate) fn pair(row: &AnyRow) -> Result<(i64, Pair), TrackError> {
     Ok((row.try_get(0)?, Pair { key: row.try_get(1)?, value: row.try_get(2)? }))
 }
 
@@ -62,7 +62,7 @@ pub(super) fn newest(row: &AnyRow) -> Result<(i64, Metric), TrackError> {
 }
 
 /// `$first, $first+1, …`, `count` of them.
-pub(super) fn placeholders(first: usize, count: usize) -> String {
+pub(crate) fn placeholders(first: usize, count: usize) -> String {
     let mut text = String::with_capacity(count * 5);
     for index in first..first + count {
         if index > first {
@@ -95,7 +95,7 @@ pub(super) fn number_or_null(place: &str) -> String {
 }
 
 /// Cuts `items` into pieces of a few sizes, so that few different statements are prepared for any number of rows.
-pub(super) fn pieces<T>(mut items: &[T]) -> impl Iterator<Item = &[T]> {
+pub(crate) fn pieces<T>(mut items: &[T]) -> impl Iterator<Item = &[T]> {
     std::iter::from_fn(move || {
         let size = [1_000, 200, 50, 10].into_iter().find(|&size| size <= items.len()).unwrap_or(items.len());
         let (piece, rest) = items.split_at_checked(size).filter(|_| size > 0)?;

@@ -353,7 +353,7 @@ async fn rename(connection: &mut AnyConnection, run: i64, name: &str) -> Result<
     Ok(())
 }
 
-async fn write_tags(
+pub(super) async fn write_tags(
     connection: &mut AnyConnection,
     dialect: Dialect,
     run: i64,

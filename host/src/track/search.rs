@@ -3,9 +3,10 @@
 //!
 //! A filter becomes SQL in which everything that came from outside is a bound value.
 
-mod filter;
+pub(crate) mod bindings;
+pub(crate) mod filter;
 mod lexer;
-mod order;
+pub(crate) mod order;
 mod sql;
 
 use serde::Deserialize;
@@ -99,7 +100,7 @@ impl Tracker {
         if experiments.is_empty() {
             return Ok(Page { found: Vec::new(), next_page_token: None });
         }
-        let (offset, limit) = window(&search.page_token, search.max_results, 1_000)?;
+        let (offset, limit) = window(&search.page_token, search.max_results, 1_000, PAGE_MAX)?;
         let mut select = Select::new(Subject::Runs);
         select.restrict_to_experiments(&experiments);
         select.restrict_to_view(search.run_view_type);
@@ -120,7 +121,7 @@ impl Tracker {
         page_token: &str,
         max_results: Option<i64>,
     ) -> Result<Page<Experiment>, TrackError> {
-        let (offset, limit) = window(page_token, max_results, 1_000)?;
+        let (offset, limit) = window(page_token, max_results, 1_000, PAGE_MAX)?;
         let mut select = Select::new(Subject::Experiments);
         select.restrict_to_view(view);
         select.filter(&checked_filter(filter)?)?;
@@ -139,7 +140,7 @@ impl Tracker {
         if experiments.is_empty() {
             return Err(TrackError::invalid("Missing value for required parameter 'experiment_ids'."));
         }
-        let (offset, limit) = window(&search.page_token, search.max_results, 100)?;
+        let (offset, limit) = window(&search.page_token, search.max_results, 100, PAGE_MAX)?;
         let mut select = Select::new(Subject::Models);
         select.restrict_to_experiments(&experiments);
         select.restrict_to_view(ViewType::ActiveOnly);
@@ -163,7 +164,8 @@ fn parse_experiments(ids: &[String]) -> Result<Vec<i64>, TrackError> {
     ids.iter().map(|id| super::experiments::parse_id(id)).collect()
 }
 
-fn checked_filter(text: &str) -> Result<Vec<filter::Clause>, TrackError> {
+/// Reads a filter that came from outside.
+pub(crate) fn checked_filter(text: &str) -> Result<Vec<filter::Clause>, TrackError> {
     if text.len() > FILTER_MAX_BYTES {
         return Err(TrackError::invalid(format!("A filter can have at most {FILTER_MAX_BYTES} bytes")));
     }
@@ -172,10 +174,11 @@ fn checked_filter(text: &str) -> Result<Vec<filter::Clause>, TrackError> {
 }
 
 /// First result and number of results of a page.
-fn window(
+pub(crate) fn window(
     page_token: &str,
     max_results: Option<i64>,
     default_results: usize,
+    results_max: usize,
 ) -> Result<(usize, usize), TrackError> {
     let offset = match page_token {
         "" => 0,
@@ -186,11 +189,11 @@ fn window(
     };
     let limit = match max_results {
         None => default_results,
-        Some(found) => usize::try_from(found).ok().filter(|limit| (1..=PAGE_MAX).contains(limit)).ok_or_else(
+        Some(found) => usize::try_from(found).ok().filter(|limit| (1..=results_max).contains(limit)).ok_or_else(
             || {
                 TrackError::invalid(format!(
                     "Invalid value {found} for parameter 'max_results' supplied: It must be at least 1 and at most \
-                     {PAGE_MAX}"
+                     {results_max}"
                 ))
             },
         )?,

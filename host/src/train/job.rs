@@ -16,12 +16,12 @@ use super::report::{Evaluation, evaluate};
 use super::xgboost::{self, Objective, XgboostParameters};
 use super::{Library, LibrarySearch, RoundReport, TrainError};
 use crate::data::{self, ResolvedDataset};
-use crate::domain::{Batch, ColumnSpec, Digest, Name, Signature, Tensor};
+use crate::domain::{Batch, ColumnSpec, Digest, Signature, Tensor};
 use crate::model::{self, FEATURES, Model, SCORES};
 use crate::plugin::{Plugin, Transformer, TransformerFit, block_on};
 use crate::registry::{
-    self, BlobRef, BundleManifest, DatasetRef, MEDIA_TYPE, ModelEntry, ModelVersion, Predictor,
-    PredictorParts, TransformerEntry,
+    self, BlobRef, BundleManifest, DatasetRef, MEDIA_TYPE, ModelEntry, Predictor, PredictorParts,
+    TransformerEntry,
 };
 use crate::store::Store;
 
@@ -49,10 +49,6 @@ pub struct TrainSpec {
     pub objective_by_labels: bool,
     /// Where libxgboost may be.
     pub library: LibrarySearch,
-    /// The model to add a version to.
-    pub model: Name,
-    /// When the run started, in seconds since 1970.
-    pub now: u64,
 }
 
 /// A transformer as the user named it.
@@ -86,8 +82,6 @@ pub enum TrainEvent {
 pub struct TrainReport {
     /// The bundle.
     pub bundle: Digest,
-    /// The version that holds it.
-    pub version: ModelVersion,
     /// Rows trained on.
     pub train_rows: usize,
     /// Rows tested on.
@@ -160,10 +154,8 @@ pub fn run(
     };
     try_out(&manifest, &source, preprocess, Arc::from(model), postprocess)?;
     let bundle = registry::write_bundle(store, &manifest)?;
-    let version = registry::register(store, &spec.model, bundle, spec.now)?;
     Ok(TrainReport {
         bundle,
-        version,
         train_rows: train.rows(),
         test_rows: test.rows(),
         parameters: manifest.parameters,

@@ -7,6 +7,8 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::domain::{Digest, Name};
+use crate::registry::{ModelVersion, Registry, RegistryError};
 use crate::track::{
     DatasetInput, InputDataset, Metric, NewRun, Pair, RunChange, RunStatus, TrackError, Tracker, now_ms,
 };
@@ -74,6 +76,12 @@ impl RunLog {
             self.tracker.put_run_artifact(&run, path, content).await
         };
         self.runtime.block_on(stored)
+    }
+
+    /// Adds the bundle that the run made to a model, as a version.
+    pub fn register(&self, model: &Name, bundle: Digest) -> Result<ModelVersion, RegistryError> {
+        let registry = Registry::new(self.tracker.clone());
+        self.runtime.block_on(registry.register_bundle(model, bundle, &self.run_id))
     }
 
     /// Writes what waits, and how the run ended.

@@ -4,13 +4,13 @@ use axum::body::{Body, Bytes, HttpBody as _};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::{Method, Response};
-use axum::routing::{MethodFilter, MethodRouter, get, on, post};
+use axum::routing::{MethodFilter, MethodRouter, get, on};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::super::{TrackError, Tracker};
+use super::super::TrackError;
 use super::{answer, refusal};
 
 /// Bytes of a request that is JSON. A batch of MLflow has a megabyte at most, a dataset's profile 16.
@@ -20,79 +20,95 @@ const BODY_MAX_BYTES: usize = 32 * 1024 * 1024;
 const BODY_MAX: Duration = Duration::from_secs(60);
 
 /// A route that takes JSON in the body of a `POST`.
-pub(super) fn write<Asked, Told, Handler, Answer>(handler: Handler) -> MethodRouter<Tracker>
+pub(crate) fn write<Shared, Asked, Told, Handler, Answer>(handler: Handler) -> MethodRouter<Shared>
 where
+    Shared: Clone + Send + Sync + 'static,
     Asked: DeserializeOwned + Send + 'static,
     Told: Serialize + 'static,
-    Handler: Fn(Tracker, Asked) -> Answer + Clone + Send + Sync + 'static,
+    Handler: Fn(Shared, Asked) -> Answer + Clone + Send + Sync + 'static,
     Answer: Future<Output = Result<Told, TrackError>> + Send,
 {
-    post(async move |State(tracker): State<Tracker>, request: Request| {
+    change(Method::POST, handler)
+}
+
+/// A route that takes JSON in the body.
+pub(crate) fn change<Shared, Asked, Told, Handler, Answer>(
+    method: Method,
+    handler: Handler,
+) -> MethodRouter<Shared>
+where
+    Shared: Clone + Send + Sync + 'static,
+    Asked: DeserializeOwned + Send + 'static,
+    Told: Serialize + 'static,
+    Handler: Fn(Shared, Asked) -> Answer + Clone + Send + Sync + 'static,
+    Answer: Future<Output = Result<Told, TrackError>> + Send,
+{
+    let filter = MethodFilter::try_from(method).unwrap_or(MethodFilter::POST);
+    on(filter, async move |State(shared): State<Shared>, request: Request| {
         let told = async {
-            let body = read_body(request).await?;
-            let body = if body.is_empty() { Bytes::from_static(b"{}") } else { body };
-            let asked = serde_json::from_slice(&body).map_err(malformed)?;
-            handler(tracker, asked).await
+            let asked = read_json(request).await?;
+            handler(shared, asked).await
         };
         respond(told.await)
     })
 }
 
 /// A route that takes its parameters in the query of a `GET`.
-pub(super) fn read_with_query<Asked, Told, Handler, Answer>(handler: Handler) -> MethodRouter<Tracker>
+pub(crate) fn read_with_query<Shared, Asked, Told, Handler, Answer>(handler: Handler) -> MethodRouter<Shared>
 where
+    Shared: Clone + Send + Sync + 'static,
     Asked: DeserializeOwned + Send + 'static,
     Told: Serialize + 'static,
-    Handler: Fn(Tracker, Asked) -> Answer + Clone + Send + Sync + 'static,
+    Handler: Fn(Shared, Asked) -> Answer + Clone + Send + Sync + 'static,
     Answer: Future<Output = Result<Told, TrackError>> + Send,
 {
-    get(async move |State(tracker): State<Tracker>, request: Request| {
+    get(async move |State(shared): State<Shared>, request: Request| {
         let asked = serde_json::from_value(query_of(&request)).map_err(malformed);
         // A body cannot be shared between threads, and nobody reads this one.
         drop(request);
-        let told = async { handler(tracker, asked?).await };
+        let told = async { handler(shared, asked?).await };
         respond(told.await)
     })
 }
 
 /// Like [`read_with_query`], where the path has parameters too.
-pub(super) fn read_with_path<Asked, Told, Parameters, Handler, Answer>(
+pub(crate) fn read_with_path<Shared, Asked, Told, Parameters, Handler, Answer>(
     handler: Handler,
-) -> MethodRouter<Tracker>
+) -> MethodRouter<Shared>
 where
+    Shared: Clone + Send + Sync + 'static,
     Asked: DeserializeOwned + Send + 'static,
     Told: Serialize + 'static,
     Parameters: DeserializeOwned + Send + 'static,
-    Handler: Fn(Tracker, Path<Parameters>, Asked) -> Answer + Clone + Send + Sync + 'static,
+    Handler: Fn(Shared, Path<Parameters>, Asked) -> Answer + Clone + Send + Sync + 'static,
     Answer: Future<Output = Result<Told, TrackError>> + Send,
 {
-    get(async move |State(tracker): State<Tracker>, path: PathOf<Parameters>, request: Request| {
+    get(async move |State(shared): State<Shared>, path: PathOf<Parameters>, request: Request| {
         let asked = serde_json::from_value(query_of(&request)).map_err(malformed);
         drop(request);
-        let told = async { handler(tracker, path.map_err(bad_path)?, asked?).await };
+        let told = async { handler(shared, path.map_err(bad_path)?, asked?).await };
         respond(told.await)
     })
 }
 
 /// A route that takes JSON in the body, where the path has parameters too.
-pub(super) fn change_with_path<Asked, Told, Parameters, Handler, Answer>(
+pub(crate) fn change_with_path<Shared, Asked, Told, Parameters, Handler, Answer>(
     method: Method,
     handler: Handler,
-) -> MethodRouter<Tracker>
+) -> MethodRouter<Shared>
 where
+    Shared: Clone + Send + Sync + 'static,
     Asked: DeserializeOwned + Send + 'static,
     Told: Serialize + 'static,
     Parameters: DeserializeOwned + Send + 'static,
-    Handler: Fn(Tracker, Path<Parameters>, Asked) -> Answer + Clone + Send + Sync + 'static,
+    Handler: Fn(Shared, Path<Parameters>, Asked) -> Answer + Clone + Send + Sync + 'static,
     Answer: Future<Output = Result<Told, TrackError>> + Send,
 {
     let filter = MethodFilter::try_from(method).unwrap_or(MethodFilter::POST);
-    on(filter, async move |State(tracker): State<Tracker>, path: PathOf<Parameters>, request: Request| {
+    on(filter, async move |State(shared): State<Shared>, path: PathOf<Parameters>, request: Request| {
         let told = async {
-            let body = read_body(request).await?;
-            let body = if body.is_empty() { Bytes::from_static(b"{}") } else { body };
-            let asked = serde_json::from_slice(&body).map_err(malformed)?;
-            handler(tracker, path.map_err(bad_path)?, asked).await
+            let asked = read_json(request).await?;
+            handler(shared, path.map_err(bad_path)?, asked).await
         };
         respond(told.await)
     })
@@ -129,6 +145,13 @@ fn query_of(request: &Request) -> Value {
         }
     }
     Value::Object(object)
+}
+
+/// The body's JSON; no body is an empty object.
+async fn read_json<Asked: DeserializeOwned>(request: Request) -> Result<Asked, TrackError> {
+    let body = read_body(request).await?;
+    let body = if body.is_empty() { Bytes::from_static(b"{}") } else { body };
+    serde_json::from_slice(&body).map_err(malformed)
 }
 
 async fn read_body(request: Request) -> Result<Bytes, TrackError> {

@@ -184,3 +184,17 @@ pub(super) async fn delete_tag(tracker: Tracker, asked: DeleteTag) -> Result<Emp
     tracker.delete_tag(asked.run_id, asked.key).await?;
     Ok(Empty {})
 }
+
+#[derive(Deserialize)]
+pub(super) struct LogModel {
+    #[serde(flatten)]
+    run: ById,
+    #[serde(default)]
+    model_json: String,
+}
+
+pub(super) async fn log_model(tracker: Tracker, asked: LogModel) -> Result<Empty, TrackError> {
+    let run_id = asked.run.id()?;
+    tracker.log_model(run_id, &asked.model_json).await?;
+    Ok(Empty {})
+}

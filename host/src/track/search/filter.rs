@@ -9,7 +9,7 @@ const LIST_MAX: usize = 1_000;
 
 /// What a key belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Entity {
+pub(crate) enum Entity {
     Attribute,
     Metric,
     Param,
@@ -19,7 +19,7 @@ pub(super) enum Entity {
 
 /// How a value is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Comparator {
+pub(crate) enum Comparator {
     /// `=`, `!=`, `<`, `<=`, `>`, `>=`.
     Order(&'static str),
     Like,
@@ -32,7 +32,7 @@ pub(super) enum Comparator {
 
 /// What a key is compared with.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Operand {
+pub(crate) enum Operand {
     None,
     Text(String),
     Number(String),
@@ -41,11 +41,11 @@ pub(super) enum Operand {
 
 /// One clause of a filter.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Clause {
-    pub(super) entity: Entity,
-    pub(super) key: String,
-    pub(super) comparator: Comparator,
-    pub(super) operand: Operand,
+pub(crate) struct Clause {
+    pub(crate) entity: Entity,
+    pub(crate) key: String,
+    pub(crate) comparator: Comparator,
+    pub(crate) operand: Operand,
 }
 
 /// Reads a filter; an empty one has no clauses.

@@ -7,14 +7,14 @@ const KEYS_MAX: usize = 20;
 
 /// A key that results are sorted by.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct OrderKey {
-    pub(super) entity: Entity,
-    pub(super) key: String,
-    pub(super) ascending: bool,
+pub(crate) struct OrderKey {
+    pub(crate) entity: Entity,
+    pub(crate) key: String,
+    pub(crate) ascending: bool,
 }
 
 /// Reads keys such as `metrics.loss DESC`.
-pub(super) fn parse_order(order_by: &[String]) -> Result<Vec<OrderKey>, TrackError> {
+pub(crate) fn parse_order(order_by: &[String]) -> Result<Vec<OrderKey>, TrackError> {
     if order_by.len() > KEYS_MAX {
         return Err(TrackError::invalid(format!("An order can have at most {KEYS_MAX} keys")));
     }

@@ -4,11 +4,9 @@ use sqlx::AnyPool;
 use sqlx::any::AnyRow;
 
 use super::super::{TrackError, ViewType};
+use super::bindings::{Bindings, invalid_comparator, sql_operator};
 use super::filter::{Clause, Comparator, Entity, Operand};
 use super::order::OrderKey;
-
-/// Escape character of patterns: none that a filter can contain, so that a backslash means itself.
-const NO_ESCAPE: char = '\u{1}';
 
 /// What is searched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,14 +14,6 @@ pub(super) enum Subject {
     Runs,
     Experiments,
     Models,
-}
-
-/// A value that came from outside.
-#[derive(Debug, Clone)]
-enum Bound {
-    Text(String),
-    Integer(i64),
-    Float(f64),
 }
 
 /// What kind of value an attribute has.
@@ -39,7 +29,7 @@ pub(super) struct Select {
     joins: String,
     conditions: Vec<String>,
     order: Vec<String>,
-    bound: Vec<Bound>,
+    bound: Bindings,
     /// Joined tables of metrics that are numbers in every result, by key.
     numbers: HashMap<String, String>,
     aliases: usize,
@@ -101,14 +91,14 @@ impl Select {
             joins: String::new(),
             conditions: Vec::new(),
             order: Vec::new(),
-            bound: Vec::new(),
+            bound: Bindings::default(),
             numbers: HashMap::new(),
             aliases: 0,
         }
     }
 
     pub(super) fn restrict_to_experiments(&mut self, ids: &[i64]) {
-        let places: Vec<String> = ids.iter().map(|id| self.bind(Bound::Integer(*id))).collect();
+        let places: Vec<String> = ids.iter().map(|id| self.bound.integer(*id)).collect();
         let (_, alias, ..) = self.subject.tables();
         self.conditions.push(format!("{alias}.experiment IN ({})", places.join(",")));
     }
@@ -158,8 +148,8 @@ impl Select {
         offset: usize,
         limit: usize,
     ) -> Result<Vec<AnyRow>, TrackError> {
-        let limit = self.bind(Bound::Integer(limit as i64));
-        let offset = self.bind(Bound::Integer(offset as i64));
+        let limit = self.bound.integer(limit as i64);
+        let offset = self.bound.integer(offset as i64);
         let (table, alias, ..) = self.subject.tables();
         let conditions = match self.conditions.as_slice() {
             [] => "1 = 1".to_owned(),
@@ -170,22 +160,7 @@ impl Select {
             self.joins,
             self.order.join(", ")
         );
-        let query =
-            self.bound.into_iter().fold(sqlx::query(sqlx::AssertSqlSafe(sql)), |query, value| match value {
-                Bound::Text(text) => query.bind(text),
-                Bound::Integer(integer) => query.bind(integer),
-                Bound::Float(float) => query.bind(float),
-            });
-        Ok(query.fetch_all(readers).await?)
-    }
-
-    fn bind(&mut self, value: Bound) -> String {
-        self.bound.push(value);
-        format!("${}", self.bound.len())
-    }
-
-    fn bind_text(&mut self, text: &str) -> String {
-        self.bind(Bound::Text(text.to_owned()))
+        self.bound.fetch_all(readers, sql).await
     }
 
     fn alias(&mut self) -> String {
@@ -222,7 +197,7 @@ impl Select {
                         "Only the 'run_id' attribute supports comparison with a list of quoted string values.",
                     ));
                 }
-                self.compare_text(column, clause)?
+                self.bound.compare_text(column, clause)?
             }
             AttributeKind::Integer => {
                 let Comparator::Order(operator) = clause.comparator else {
@@ -240,7 +215,7 @@ impl Select {
                         clause.key
                     ))
                 })?;
-                let place = self.bind(whole_or_float(value));
+                let place = self.bound.number(value);
                 format!("{column} {} {place}", sql_operator(operator))
             }
         };
@@ -259,7 +234,7 @@ impl Select {
                 return Err(TrackError::invalid("Invalid search expression: experiments have no parameters"));
             }
         };
-        let key = self.bind_text(&clause.key);
+        let key = self.bound.text(&clause.key);
         let not = if clause.comparator == Comparator::IsNull { "NOT " } else { "" };
         self.conditions.push(format!(
             "{not}EXISTS (SELECT 1 FROM {table} x WHERE x.{column} = {owner}.id AND x.key = {key})"
@@ -272,7 +247,7 @@ impl Select {
             return Err(invalid_comparator(clause));
         }
         let alias = self.join("JOIN", table, &clause.key);
-        let condition = self.compare_text(&format!("{alias}.value"), clause)?;
+        let condition = self.bound.compare_text(&format!("{alias}.value"), clause)?;
         self.conditions.push(condition);
         Ok(())
     }
@@ -287,7 +262,7 @@ impl Select {
         let value: f64 =
             number.parse().map_err(|_| TrackError::invalid("Expected numeric value type for metric."))?;
         let alias = self.join("JOIN", "series", &clause.key);
-        let place = self.bind(Bound::Float(value));
+        let place = self.bound.float(value);
         // What is no number is unequal to every number and else in no relation to it.
         if operator == "!=" {
             self.conditions.push(format!("({alias}.value <> {place} OR {alias}.value IS NULL)"));
@@ -306,8 +281,8 @@ impl Select {
         };
         let value: f64 =
             number.parse().map_err(|_| TrackError::invalid("Expected numeric value type for metric."))?;
-        let key = self.bind_text(&clause.key);
-        let place = self.bind(Bound::Float(value));
+        let key = self.bound.text(&clause.key);
+        let place = self.bound.float(value);
         self.conditions.push(format!(
             "EXISTS (SELECT 1 FROM logged_model_metrics x WHERE x.model = m.id AND x.key = {key} \
              AND x.value {} {place})",
@@ -319,11 +294,13 @@ impl Select {
     fn add_dataset(&mut self, clause: &Clause) -> Result<(), TrackError> {
         let from = "SELECT 1 FROM run_inputs i JOIN input_datasets d ON d.id = i.dataset";
         let condition = match clause.key.as_str() {
-            "name" => format!("{from} WHERE i.run = r.id AND {}", self.compare_text("d.name", clause)?),
-            "digest" => format!("{from} WHERE i.run = r.id AND {}", self.compare_text("d.digest", clause)?),
+            "name" => format!("{from} WHERE i.run = r.id AND {}", self.bound.compare_text("d.name", clause)?),
+            "digest" => {
+                format!("{from} WHERE i.run = r.id AND {}", self.bound.compare_text("d.digest", clause)?)
+            }
             "context" => format!(
                 "SELECT 1 FROM run_input_tags i WHERE i.run = r.id AND i.key = 'mlflow.data.context' AND {}",
-                self.compare_text("i.value", clause)?
+                self.bound.compare_text("i.value", clause)?
             ),
             other => {
                 let other: String = other.chars().take(100).collect();
@@ -361,7 +338,7 @@ impl Select {
                 format!("{}.value", self.join("LEFT JOIN", "logged_model_params", &key.key))
             }
             (Entity::Metric, Subject::Models) => {
-                let metric = self.bind_text(&key.key);
+                let metric = self.bound.text(&key.key);
                 format!(
                     "(SELECT MAX(x.value) FROM logged_model_metrics x WHERE x.model = m.id AND x.key = {metric})"
                 )
@@ -383,64 +360,10 @@ impl Select {
     fn join(&mut self, join: &str, table: &str, key: &str) -> String {
         let (_, owner, _, column) = self.subject.tables();
         let alias = self.alias();
-        let key = self.bind_text(key);
+        let key = self.bound.text(key);
         self.joins.push_str(&format!(
             " {join} {table} {alias} ON {alias}.{column} = {owner}.id AND {alias}.key = {key}"
         ));
         alias
     }
-
-    fn compare_text(&mut self, column: &str, clause: &Clause) -> Result<String, TrackError> {
-        let wrong = || {
-            TrackError::invalid(format!(
-                "Expected a quoted string value for '{}' (e.g. 'my-value').",
-                clause.key.chars().take(100).collect::<String>()
-            ))
-        };
-        match (clause.comparator, &clause.operand) {
-            (Comparator::Order(operator @ ("=" | "!=")), Operand::Text(text)) => {
-                let place = self.bind_text(text);
-                Ok(format!("{column} {} {place}", sql_operator(operator)))
-            }
-            (Comparator::Like | Comparator::ILike, Operand::Text(text)) => {
-                if text.contains(NO_ESCAPE) {
-                    return Err(wrong());
-                }
-                let is_exact = clause.comparator == Comparator::Like;
-                let place = self.bind_text(text);
-                let (left, right) = match is_exact {
-                    true => (column.to_owned(), place),
-                    false => (format!("LOWER({column})"), format!("LOWER({place})")),
-                };
-                Ok(format!("{left} LIKE {right} ESCAPE '{NO_ESCAPE}'"))
-            }
-            (Comparator::In | Comparator::NotIn, Operand::List(values)) => {
-                let places: Vec<String> = values.iter().map(|value| self.bind_text(value)).collect();
-                let not = if clause.comparator == Comparator::NotIn { "NOT " } else { "" };
-                Ok(format!("{column} {not}IN ({})", places.join(",")))
-            }
-            (Comparator::Order("=" | "!="), _) => Err(wrong()),
-            _ => Err(invalid_comparator(clause)),
-        }
-    }
-}
-
-fn sql_operator(operator: &'static str) -> &'static str {
-    if operator == "!=" { "<>" } else { operator }
-}
-
-fn whole_or_float(value: f64) -> Bound {
-    if value.fract() == 0.0 && value.abs() < 9e15 {
-        Bound::Integer(value as i64)
-    } else {
-        Bound::Float(value)
-    }
-}
-
-fn invalid_comparator(clause: &Clause) -> TrackError {
-    let key: String = clause.key.chars().take(100).collect();
-    TrackError::invalid(format!(
-        "Invalid comparator for '{key}': {:?} cannot be used there",
-        clause.comparator
-    ))
 }
