@@ -3,6 +3,7 @@
 Usage: MLFLOW_TRACKING_URI=http://... python mlflow_client.py
 """
 
+import json
 import math
 import os
 import tempfile
@@ -227,6 +228,214 @@ def xgboost_autolog():
     assert (loaded.predict(data) == booster.predict(data)).all()
 
 
+def logged_linear_model(registered=None):
+    """A run with a small model of scikit-learn; gives the run's id and what logging it told."""
+    from sklearn.linear_model import LinearRegression
+
+    rows = np.arange(8.0).reshape(4, 2)
+    model = LinearRegression().fit(rows, rows.sum(axis=1))
+    mlflow.set_experiment("registry")
+    with mlflow.start_run() as run:
+        told = mlflow.sklearn.log_model(model, name="linear", registered_model_name=registered, input_example=rows)
+    return run.info.run_id, told, model, rows
+
+
+def registered_models():
+    created = client.create_registered_model("My Model ✓", tags={"team": "vision"}, description="first")
+    assert (created.name, created.description, created.tags) == ("My Model ✓", "first", {"team": "vision"})
+    assert created.creation_timestamp == created.last_updated_timestamp > 0 and created.latest_versions == []
+    message = refused("RESOURCE_ALREADY_EXISTS", client.create_registered_model, "My Model ✓")
+    assert "Registered Model (name=My Model ✓) already exists" in message, message
+    for name in ["a/b", "a:b", " ", "..", "x" * 257]:
+        refused("INVALID_PARAMETER_VALUE", client.create_registered_model, name)
+    refused("INVALID_PARAMETER_VALUE", client.create_registered_model, "long", description="x" * 5001)
+    refused("RESOURCE_DOES_NOT_EXIST", client.get_registered_model, "none")
+    client.create_registered_model("other")
+    client.rename_registered_model("My Model ✓", "renamed")
+    assert client.get_registered_model("renamed").tags == {"team": "vision"}
+    refused("RESOURCE_DOES_NOT_EXIST", client.get_registered_model, "My Model ✓")
+    refused("RESOURCE_ALREADY_EXISTS", client.rename_registered_model, "renamed", "other")
+    assert client.update_registered_model("renamed", "second").description == "second"
+    client.set_registered_model_tag("renamed", "stage", "é" * 100_000)
+    client.set_registered_model_tag("renamed", "stage", "new")
+    client.delete_registered_model_tag("renamed", "team")
+    client.delete_registered_model_tag("renamed", "never there")
+    assert client.get_registered_model("renamed").tags == {"stage": "new"}
+    refused("INVALID_PARAMETER_VALUE", client.set_registered_model_tag, "renamed", "a", "x" * 100_001)
+    refused("INVALID_PARAMETER_VALUE", client.set_registered_model_tag, "renamed", "../a", "x")
+    refused("RESOURCE_DOES_NOT_EXIST", client.set_registered_model_tag, "none", "a", "x")
+    for index in range(7):
+        client.create_registered_model(f"s{index}", tags={"set": "search", "even": str(index % 2 == 0)})
+
+    def found(text=None, **named):
+        return [model.name for model in client.search_registered_models(text, **named)]
+
+    assert found("name LIKE 's%'") == [f"s{index}" for index in range(7)]
+    assert found("name ILIKE 'S1'") == ["s1"] and found("name LIKE 'S1'") == []
+    assert found("name = 's2'") == ["s2"] and "s2" not in found("name != 's2'")
+    assert found("name IN ('s5', 's2')") == ["s2", "s5"]
+    assert found("tags.even = 'True' AND tags.`set` LIKE 'sea%'", order_by=["name DESC"]) == ["s6", "s4", "s2", "s0"]
+    client.update_registered_model("s3", "touched")
+    assert found("name LIKE 's%'", order_by=["last_updated_timestamp DESC"])[0] == "s3"
+    first = client.search_registered_models("name LIKE 's%'", max_results=4)
+    rest = client.search_registered_models("name LIKE 's%'", max_results=4, page_token=first.token)
+    assert [model.name for model in first + rest] == [f"s{index}" for index in range(7)] and not rest.token
+    for text in ["name > 'a'", "size = 'a'", "metrics.a > 1", "name = 1", "tags.a IN ('b')"]:
+        refused("INVALID_PARAMETER_VALUE", client.search_registered_models, text)
+    refused("INVALID_PARAMETER_VALUE", client.search_registered_models, order_by=["tags.a"])
+    refused("INVALID_PARAMETER_VALUE", client.search_registered_models, max_results=1001)
+    for name in ["renamed", "other"] + [f"s{index}" for index in range(7)]:
+        client.delete_registered_model(name)
+    assert client.search_registered_models() == []
+    refused("RESOURCE_DOES_NOT_EXIST", client.delete_registered_model, "renamed")
+
+
+def model_versions():
+    run_id, told, _, _ = logged_linear_model()
+    client.create_registered_model("versions")
+    by_run = client.create_model_version("versions", f"runs:/{run_id}/linear", run_id, description="by run")
+    assert (by_run.version, by_run.run_id, by_run.status, by_run.current_stage) == ("1", run_id, "READY", "None")
+    assert by_run.source == f"runs:/{run_id}/linear" and by_run.description == "by run"
+    by_model = client.create_model_version("versions", told.model_uri, model_id=told.model_id, tags={"a": "1"})
+    assert (by_model.version, by_model.run_id, by_model.tags) == ("2", run_id, {"a": "1"})
+    location = client.get_logged_model(told.model_id).artifact_location
+    by_place = client.create_model_version("versions", location, model_id=told.model_id)
+    assert by_place.version == "3" and by_place.source == location
+    assert client.get_model_version_download_uri("versions", "2") == location
+    with tempfile.TemporaryDirectory() as folder:
+        for version in ["1", "2", "3"]:
+            uri = client.get_model_version_download_uri("versions", version)
+            files = os.listdir(mlflow.artifacts.download_artifacts(uri, dst_path=os.path.join(folder, version)))
+            assert "MLmodel" in files, (version, uri, files)
+    noted = client.get_logged_model(told.model_id).tags["mlflow.modelVersions"]
+    assert '"version":3' in noted.replace(" ", ""), noted
+    artifacts = client.get_run(run_id).info.artifact_uri
+    for source, named in [
+        ("file:///etc/passwd", {}),
+        ("/etc/passwd", {}),
+        ("s3://bucket/model", {}),
+        ("http://127.0.0.1/model", {}),
+        (f"runs:/{'0' * 32}/model", {}),
+        (f"runs:/{run_id}/../../etc", {}),
+        (f"runs:/{run_id}/%2e%2e/etc", {}),
+        (f"runs:/{run_id}/model", {"run_id": "0" * 32}),
+        ("models:/m-none", {}),
+        ("models:/versions/99", {}),
+        ("models:/versions@none", {}),
+        (told.model_uri, {"model_id": "m-other"}),
+        ("mlflow-artifacts:/../etc", {}),
+        ("mlflow-artifacts:/0/%252e%252e/etc", {}),
+        ("mlflow-artifacts:/0/other/artifacts", {"run_id": run_id}),
+        (artifacts + "x", {"run_id": run_id}),
+    ]:
+        refused("INVALID_PARAMETER_VALUE", client._create_model_version, "versions", source, **named)
+    refused("RESOURCE_DOES_NOT_EXIST", client.create_model_version, "none", artifacts, run_id)
+    copied = client.copy_model_version("models:/versions/2", "copy")
+    assert (copied.name, copied.version, copied.source) == ("copy", "1", "models:/versions/2")
+    assert client.get_model_version_download_uri("copy", "1") == location
+    client.delete_registered_model("copy")
+    client.update_model_version("versions", "1", "described")
+    client.set_model_version_tag("versions", "1", "color", "red")
+    client.set_model_version_tag("versions", "1", "gone", "x")
+    client.delete_model_version_tag("versions", "1", "gone")
+    first = client.get_model_version("versions", "1")
+    assert first.description == "described" and first.tags == {"color": "red"}
+    refused("RESOURCE_DOES_NOT_EXIST", client.get_model_version, "versions", "99")
+    refused("INVALID_PARAMETER_VALUE", client.get_model_version, "versions", "one")
+    refused("RESOURCE_DOES_NOT_EXIST", client.set_model_version_tag, "versions", "99", "a", "b")
+
+    def found(text, **named):
+        return [version.version for version in client.search_model_versions(text, **named)]
+
+    by_number = ["version_number ASC"]
+    assert found("name = 'versions'", order_by=by_number) == ["1", "2", "3"]
+    assert found("name = 'versions'")[0] == "1"  # It changed last.
+    assert found(f"run_id = '{run_id}'", order_by=["version_number DESC"]) == ["3", "2", "1"]
+    assert found(f"run_id IN ('{run_id}', 'x') AND version_number > 1", order_by=by_number) == ["2", "3"]
+    assert found(f"source_path = '{told.model_uri}'") == ["2"]
+    assert found("tags.color ILIKE 'RED'") == ["1"] and found("tags.color != 'red'") == []
+    page = client.search_model_versions("name = 'versions'", max_results=2, order_by=by_number)
+    rest = client.search_model_versions("name = 'versions'", max_results=2, order_by=by_number, page_token=page.token)
+    assert [version.version for version in page + rest] == ["1", "2", "3"] and not rest.token
+    for text in ["stage = 'x'", "version_number LIKE '1'", "params.a = 'b'"]:
+        refused("INVALID_PARAMETER_VALUE", client.search_model_versions, text)
+    client.delete_model_version("versions", "3")
+    refused("RESOURCE_DOES_NOT_EXIST", client.get_model_version, "versions", "3")
+    again = client.create_model_version("versions", f"runs:/{run_id}/linear", run_id)
+    assert again.version == "4", "a number is not used twice"
+    client.rename_registered_model("versions", "renamed versions")
+    assert len(client.search_model_versions("name = 'renamed versions'")) == 3 and found("name = 'versions'") == []
+    client.delete_registered_model("renamed versions")
+    assert client.search_model_versions() == []
+
+
+def aliases_and_stages():
+    _, told, _, _ = logged_linear_model()
+    client.create_registered_model("staged")
+    for _ in range(3):
+        client.create_model_version("staged", told.model_uri, model_id=told.model_id)
+    client.set_registered_model_alias("staged", "champion", "1")
+    client.set_registered_model_alias("staged", "challenger", "2")
+    client.set_registered_model_alias("staged", "champion", "2")
+    assert client.get_registered_model("staged").aliases == {"champion": "2", "challenger": "2"}
+    assert client.get_model_version_by_alias("staged", "champion").version == "2"
+    assert sorted(client.get_model_version("staged", "2").aliases) == ["challenger", "champion"]
+    assert client.get_model_version_by_alias("staged", "latest").version == "3"
+    client.delete_registered_model_alias("staged", "challenger")
+    client.delete_registered_model_alias("staged", "challenger")
+    message = refused("INVALID_PARAMETER_VALUE", client.get_model_version_by_alias, "staged", "challenger")
+    assert "Registered model alias challenger not found" in message, message
+    for alias in ["latest", "Latest", "v1", "a b", "a/b", "x" * 256]:
+        refused("INVALID_PARAMETER_VALUE", client.set_registered_model_alias, "staged", alias, "1")
+    refused("RESOURCE_DOES_NOT_EXIST", client.set_registered_model_alias, "staged", "a", "99")
+    refused("RESOURCE_DOES_NOT_EXIST", client.get_model_version_by_alias, "none", "a")
+    assert client.transition_model_version_stage("staged", "1", "production").current_stage == "Production"
+    client.transition_model_version_stage("staged", "3", "Staging")
+    latest = {version.current_stage: version.version for version in client.get_latest_versions("staged")}
+    assert latest == {"None": "2", "Production": "1", "Staging": "3"}, latest
+    client.transition_model_version_stage("staged", "3", "Production", archive_existing_versions=True)
+    assert client.get_model_version("staged", "1").current_stage == "Archived"
+    assert [version.version for version in client.get_latest_versions("staged", ["Production"])] == ["3"]
+    refused("INVALID_PARAMETER_VALUE", client.transition_model_version_stage, "staged", "1", "Somewhere")
+    refused("INVALID_PARAMETER_VALUE", client.transition_model_version_stage, "staged", "1", "None", True)
+    client.delete_model_version("staged", "2")
+    assert client.get_registered_model("staged").aliases == {}
+    client.delete_registered_model("staged")
+
+
+def models_by_name():
+    run_id, told, model, rows = logged_linear_model("linear")
+    assert told.registered_model_version == 1
+    client.set_registered_model_alias("linear", "champion", "1")
+    second = mlflow.register_model(f"runs:/{run_id}/linear", "linear", tags={"way": "run"})
+    assert second.version == "2" and second.tags == {"way": "run"} and second.run_id == run_id
+    third = mlflow.register_model(told.model_uri, "linear")
+    assert third.version == "3" and third.source == told.model_uri
+    for uri in ["models:/linear/1", "models:/linear/2", "models:/linear@champion", "models:/linear/latest"]:
+        assert np.allclose(mlflow.sklearn.load_model(uri).predict(rows), model.predict(rows)), uri
+    assert np.allclose(mlflow.pyfunc.load_model("models:/linear@champion").predict(rows), model.predict(rows))
+    client.delete_registered_model("linear")
+
+
+def prompts():
+    prompt = mlflow.genai.register_prompt("greet", "Say {{word}}", tags={"lang": "en"})
+    assert prompt.version == 1 and mlflow.genai.load_prompt("greet", version=1).format(word="hi") == "Say hi"
+    mlflow.genai.set_prompt_alias("greet", "best", 1)
+    assert mlflow.genai.load_prompt("prompts:/greet@best").template == "Say {{word}}"
+    assert client.search_registered_models() == [] and client.search_model_versions() == []
+    assert [found.name for found in mlflow.genai.search_prompts()] == ["greet"]
+    client.delete_registered_model("greet")
+
+
+def models_of_old_clients(experiment):
+    run_id = client.create_run(experiment).info.run_id
+    for path in ["one", "two"]:
+        model = mlflow.models.Model(artifact_path=path, run_id=run_id, flavors={"f": {"config": 1}})
+        client._record_logged_model(run_id, model)
+    history = json.loads(client.get_run(run_id).data.tags["mlflow.log-model.history"])
+    assert [model["artifact_path"] for model in history] == ["one", "two"] and history[0]["flavors"] == {"f": {}}
+
+
 experiment = experiments()
 runs(experiment)
 search(experiment)
@@ -234,4 +443,10 @@ artifacts(experiment)
 datasets(experiment)
 sklearn_autolog()
 xgboost_autolog()
+registered_models()
+model_versions()
+aliases_and_stages()
+models_by_name()
+prompts()
+models_of_old_clients(experiment)
 print("all as MLflow would")

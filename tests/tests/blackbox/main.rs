@@ -4,6 +4,7 @@ mod bucket;
 mod data;
 mod monitor;
 mod plugins;
+mod registry;
 mod serving;
 mod tracking;
 mod training;
