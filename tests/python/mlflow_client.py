@@ -229,14 +229,16 @@ def xgboost_autolog():
 
 
 def logged_linear_model(registered=None):
-    """A run with a small model of scikit-learn; gives the run's id and what logging it told."""
+    """A run with a small model of scikit-learn: its id, what logging the model told, the model and rows for it."""
     from sklearn.linear_model import LinearRegression
 
     rows = np.arange(8.0).reshape(4, 2)
     model = LinearRegression().fit(rows, rows.sum(axis=1))
     mlflow.set_experiment("registry")
     with mlflow.start_run() as run:
-        told = mlflow.sklearn.log_model(model, name="linear", registered_model_name=registered, input_example=rows)
+        told = mlflow.sklearn.log_model(
+            model, name="linear", registered_model_name=registered, serialization_format="cloudpickle"
+        )
     return run.info.run_id, told, model, rows
 
 
@@ -405,7 +407,7 @@ def aliases_and_stages():
 
 def models_by_name():
     run_id, told, model, rows = logged_linear_model("linear")
-    assert told.registered_model_version == 1
+    assert int(told.registered_model_version) == 1
     client.set_registered_model_alias("linear", "champion", "1")
     second = mlflow.register_model(f"runs:/{run_id}/linear", "linear", tags={"way": "run"})
     assert second.version == "2" and second.tags == {"way": "run"} and second.run_id == run_id
@@ -424,7 +426,9 @@ def prompts():
     assert mlflow.genai.load_prompt("prompts:/greet@best").template == "Say {{word}}"
     assert client.search_registered_models() == [] and client.search_model_versions() == []
     assert [found.name for found in mlflow.genai.search_prompts()] == ["greet"]
-    client.delete_registered_model("greet")
+    client.delete_prompt_version("greet", "1")
+    client.delete_prompt("greet")
+    assert list(mlflow.genai.search_prompts()) == []
 
 
 def models_of_old_clients(experiment):
