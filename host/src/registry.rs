@@ -21,8 +21,9 @@ pub mod rest;
 mod search;
 mod source;
 
+use crate::domain::Digest;
 use crate::store::{Database, Store};
-use crate::track::Tracker;
+use crate::track::{TrackError, Tracker};
 
 pub use bundle::{
     BlobRef, BundleManifest, DatasetRef, MEDIA_TYPE, ModelEntry, RegistryError, TransformerEntry,
@@ -50,6 +51,13 @@ impl Registry {
     /// The runs and artifacts that versions refer to.
     pub fn tracker(&self) -> &Tracker {
         &self.tracker
+    }
+
+    /// Reads a bundle's manifest where blocking does no harm.
+    async fn manifest(&self, bundle: Digest) -> Result<BundleManifest, RegistryError> {
+        let store = self.store().clone();
+        let read = tokio::task::spawn_blocking(move || read_bundle(&store, bundle)).await;
+        read.map_err(|error| TrackError::internal(error.to_string()))?
     }
 
     fn database(&self) -> &Database {

@@ -317,9 +317,12 @@ impl Registry {
 
     async fn show_bundle(&self, bundle: Digest, run: &RunInfo) -> Result<(), RegistryError> {
         let root = path_of_location(&run.artifact_uri)?.join(&ArtifactPath::parse(BUNDLE_FOLDER)?);
-        let manifest = read_bundle(self.store(), bundle)?;
+        let store = self.store().clone();
+        let read = move || Ok::<_, RegistryError>((read_bundle(&store, bundle)?, store.blob_len(bundle)?));
+        let read = tokio::task::spawn_blocking(read).await;
+        let (manifest, size) = read.map_err(|error| TrackError::internal(error.to_string()))??;
         let place = |path: &str| Ok::<_, TrackError>(root.join(&ArtifactPath::parse(path)?));
-        let mut files = vec![(place(MANIFEST_FILE)?, bundle, self.store().blob_len(bundle)?)];
+        let mut files = vec![(place(MANIFEST_FILE)?, bundle, size)];
         for blob in manifest.blobs() {
             files.push((place(&format!("{BLOBS_FOLDER}/{}", blob.digest.hex()))?, blob.digest, blob.size));
         }

@@ -108,15 +108,18 @@ impl Registry {
         let (name, selector) = match reference {
             ModelReference::Name(name, selector) => (name, selector),
             unnamed => {
-                let wrong = || RegistryError::Reference { text: format!("{unnamed:?}") };
-                return resolve_unnamed(self.store(), unnamed)?.ok_or_else(wrong);
+                let (store, reference) = (self.store().clone(), unnamed.clone());
+                let resolved = tokio::task::spawn_blocking(move || resolve_unnamed(&store, &reference)).await;
+                let resolved = resolved.map_err(|error| TrackError::internal(error.to_string()))??;
+                let text = format!("{unnamed:?}");
+                return resolved.ok_or(RegistryError::Reference { text });
             }
         };
         let version = self.find_version(name, selector).await?;
         let digest = version
             .bundle
             .ok_or_else(|| RegistryError::NoBundle { name: name.clone(), version: version.number })?;
-        let manifest = read_bundle(self.store(), digest)?;
+        let manifest = self.manifest(digest).await?;
         Ok(ResolvedModel { name: Some(name.clone()), version: Some(version.number), digest, manifest })
     }
 
