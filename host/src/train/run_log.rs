@@ -10,7 +10,8 @@ use tokio::task::JoinHandle;
 use crate::domain::{Digest, Name};
 use crate::registry::{ModelVersion, Registry, RegistryError};
 use crate::track::{
-    DatasetInput, InputDataset, Metric, NewRun, Pair, RunChange, RunStatus, TrackError, Tracker, now_ms,
+    DatasetInput, ErrorCode, InputDataset, Metric, NewRun, Pair, RunChange, RunStatus, TrackError, Tracker,
+    now_ms,
 };
 
 /// Metrics that may wait to be written; a training that is faster than the database waits.
@@ -99,12 +100,12 @@ impl RunLog {
 }
 
 async fn create(tracker: &Tracker, start: RunStart) -> Result<String, TrackError> {
-    let experiment_id = match tracker.experiment_by_name(&start.experiment).await {
-        Ok(experiment) => experiment.experiment_id,
-        Err(error) if error.code() == crate::track::ErrorCode::ResourceDoesNotExist => {
-            tracker.create_experiment(start.experiment, None, Vec::new()).await?
+    // In this order, because another training of the same name may start at the same time.
+    let experiment_id = match tracker.create_experiment(start.experiment.clone(), None, Vec::new()).await {
+        Err(error) if error.code() == ErrorCode::ResourceAlreadyExists => {
+            tracker.experiment_by_name(&start.experiment).await?.experiment_id
         }
-        Err(error) => return Err(error),
+        created => created?,
     };
     let tag = |key: &str, value: String| Pair { key: key.to_owned(), value };
     let mut tags = start.tags;

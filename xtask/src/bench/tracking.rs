@@ -79,8 +79,10 @@ pub(super) fn run(layout: &Layout, seconds: u32, rounds: u32) -> Result<()> {
 
     terminal::heading("Measuring");
     let subjects = [(&host, host.address()), (&peer, peer_address)];
-    let samples = measure(layout, &folder, subjects, seconds, rounds)?;
+    let samples = measure(layout, &folder, subjects, seconds, rounds);
+    // Also where that failed: killed, it would leave its workers behind.
     peer.stop()?;
+    let samples = samples?;
     let search = measure_search(layout, &folder, host.address(), seconds)?;
     let (page_ms, sampled_ms) = measure_history(host.address())?;
     host.stop()?;
