@@ -1,6 +1,7 @@
 use std::collections::{BTreeMap, HashMap};
 
-use sqlx::{AnyConnection, Row as _};
+use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
 
 use super::rows::{number_or_null, pieces, placeholders, value_rows};
 use super::runs::no_run;
@@ -12,6 +13,9 @@ const PAGE_POINTS: usize = 25_000;
 
 /// Points of a page at most.
 const PAGE_POINTS_MAX: usize = 100_000;
+
+/// Points of a history that are counted off for an even sample; a million would take a second.
+const COUNTED_OFF_MAX: i64 = 50_000;
 
 /// A part of a metric's history.
 #[derive(Debug, Clone, PartialEq)]
@@ -105,7 +109,7 @@ async fn read_series(
             "SELECT id, run, key, step, timestamp, value FROM series WHERE (run, key) IN (VALUES {})",
             value_rows(dialect, piece.len(), 2)
         );
-        let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
+        let mut query = sqlx::query(AssertSqlSafe(sql));
         for (run, key) in piece {
             query = query.bind(*run).bind(*key);
         }
@@ -134,7 +138,7 @@ async fn write_newest(
              SET step = excluded.step, timestamp = excluded.timestamp, value = excluded.value RETURNING id, run, key",
             newest_rows(dialect, piece.len())
         );
-        let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
+        let mut query = sqlx::query(AssertSqlSafe(sql));
         for (run, metric) in piece {
             query = query
                 .bind(*run)
@@ -172,7 +176,7 @@ async fn write_points(
             "INSERT INTO points (series, step, timestamp, bits) VALUES {} ON CONFLICT DO NOTHING",
             value_rows(dialect, piece.len(), 4)
         );
-        let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
+        let mut query = sqlx::query(AssertSqlSafe(sql));
         for (series, metric) in piece {
             query = query
                 .bind(*series)
@@ -224,8 +228,8 @@ impl Tracker {
         Ok(MetricPage { metrics, next_page_token: next })
     }
 
-    /// At most `max_results` points that are spread evenly over the steps from `start` to `end`, the first and the last
-    /// always among them.
+    /// At most `max_results` points that are spread evenly from `start` to `end`, the first and the last always among
+    /// them: evenly by number, or in a long history by step, unless its steps are too uneven for that.
     pub async fn metric_sample(
         &self,
         run_id: &str,
@@ -239,6 +243,12 @@ impl Tracker {
         let sql = "SELECT COUNT(*) FROM points WHERE series = $1 AND step BETWEEN $2 AND $3";
         let row = sqlx::query(sql).bind(series).bind(start).bind(end);
         let count: i64 = row.fetch_one(self.database.readers()).await?.try_get(0)?;
+        if count > COUNTED_OFF_MAX {
+            let sample = self.sample_by_step(series, (start, end), limit).await?;
+            if sample.len() as i64 >= limit / 2 {
+                return sample.iter().map(|row| point(key, row)).collect();
+            }
+        }
         // Point i of n is taken where i·(limit−1) passes a multiple of n−1: the first, the last, and evenly between.
         let sql = "SELECT step, timestamp, bits FROM (SELECT step, timestamp, bits, \
                    ROW_NUMBER() OVER (ORDER BY step, timestamp, bits) - 1 AS place \
@@ -259,6 +269,52 @@ impl Tracker {
         rows.iter().map(|row| point(key, row)).collect()
     }
 
+    /// The first point from each of `limit` steps on that are equally far apart, and the last point. Each is found by the
+    /// index, where counting would read all of them.
+    async fn sample_by_step(
+        &self,
+        series: i64,
+        (start, end): (i64, i64),
+        limit: i64,
+    ) -> Result<Vec<AnyRow>, TrackError> {
+        let seek = |from: i64, order: &str| {
+            let sql = format!(
+                "SELECT step, timestamp, bits FROM points WHERE series = $1 AND step BETWEEN $2 AND $3 \
+                 ORDER BY step {order}, timestamp {order}, bits {order} LIMIT 1"
+            );
+            sqlx::query(AssertSqlSafe(sql))
+                .bind(series)
+                .bind(from)
+                .bind(end)
+                .fetch_optional(self.database.readers())
+        };
+        let (Some(first), Some(last)) = (seek(start, "ASC").await?, seek(start, "DESC").await?) else {
+            return Ok(Vec::new());
+        };
+        if limit == 1 {
+            return Ok(vec![last]);
+        }
+        let (low, high): (i64, i64) = (first.try_get(0)?, last.try_get(0)?);
+        let apart = (i128::from(high) - i128::from(low)) / i128::from(limit - 1);
+        let mut sample = vec![first];
+        let mut newest = low;
+        for place in 1..limit - 1 {
+            let from = i64::try_from(i128::from(low) + i128::from(place) * apart).unwrap_or(high);
+            // A gap that has swallowed this step gave its end already.
+            if from <= newest {
+                continue;
+            }
+            let Some(row) = seek(from, "ASC").await? else { break };
+            newest = row.try_get(0)?;
+            if newest >= high {
+                break;
+            }
+            sample.push(row);
+        }
+        sample.push(last);
+        Ok(sample)
+    }
+
     async fn series_of(&self, run_id: &str, key: &str) -> Result<Option<i64>, TrackError> {
         let sql = "SELECT r.id, s.id FROM runs r LEFT JOIN series s ON s.run = r.id AND s.key = $2 WHERE r.run_id = $1";
         let row = sqlx::query(sql).bind(run_id).bind(key).fetch_optional(self.database.readers()).await?;
@@ -267,7 +323,7 @@ impl Tracker {
     }
 }
 
-fn point(key: &str, row: &sqlx::any::AnyRow) -> Result<Metric, TrackError> {
+fn point(key: &str, row: &AnyRow) -> Result<Metric, TrackError> {
     let value = f64::from_bits(row.try_get::<i64, _>(2)?.cast_unsigned());
     Ok(Metric::new(key, value, row.try_get(1)?, row.try_get(0)?))
 }

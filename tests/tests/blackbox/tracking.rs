@@ -444,3 +444,36 @@ fn a_training_that_fails_is_recorded_as_failed() {
     let status: Vec<_> = runs.as_array().unwrap().iter().map(|run| run["info"]["status"].clone()).collect();
     assert_eq!(status, ["FAILED"]);
 }
+
+#[test]
+fn a_long_history_is_sampled_evenly_whatever_its_steps_are() {
+    let host = Host::new();
+    let server = host.server([]);
+    let run_id = start_run(&server);
+    let count = 60_000_u64;
+    let log = |key: &str, step: fn(u64) -> u64| {
+        for batch in 0..count / 1_000 {
+            let points: Vec<Value> = (batch * 1_000..(batch + 1) * 1_000)
+                .map(|point| json!({ "key": key, "value": point, "timestamp": point, "step": step(point) }))
+                .collect();
+            post(&server, "runs/log-batch", &json!({ "run_id": run_id, "metrics": points }));
+        }
+    };
+    // One step a point; all but the last at the same step; all close together but the last.
+    log("even", |point| point * 3);
+    log("flat", |point| u64::from(point == 59_999));
+    log("gap", |point| if point == 59_999 { 1 << 40 } else { point });
+    for key in ["even", "flat", "gap"] {
+        let sample = |limit: usize| {
+            let query = format!("run_ids={run_id}&metric_key={key}&max_results={limit}");
+            let answer = server.get(&api(&format!("metrics/get-history-bulk-interval?{query}"))).json();
+            let points = answer["metrics"].as_array().unwrap().clone();
+            points.iter().map(|point| point["value"].as_f64().unwrap() as u64).collect::<Vec<_>>()
+        };
+        let points = sample(320);
+        assert_eq!((points.len(), points[0], points[319]), (320, 0, count - 1), "{key}");
+        let widest = points.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
+        assert!(widest <= 2 * count / 320, "{key}: {widest}");
+        assert_eq!(sample(1), [count - 1], "{key}");
+    }
+}

@@ -5,7 +5,7 @@
 local bodies = {}
 local count = 0
 -- Ten digits, so that every run of the script sends other numbers than the last.
-local first = (os.time() % 100000) * 100000
+local first = (os.time() % 80000 + 10000) * 100000
 
 function init(args)
   for body in io.lines(args[1]) do

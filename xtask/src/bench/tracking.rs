@@ -30,6 +30,9 @@ const SERVERS: [&str; 2] = ["host", "mlflow server"];
 /// Before each measurement; a batch takes MLflow's server more than one on a busy machine.
 const WARM_UP_SECONDS: u32 = 3;
 
+/// Time that a server computes in a second when it has nothing to do.
+const IDLE_MAX: Duration = Duration::from_millis(200);
+
 /// Runs that are searched.
 const RUNS: usize = 100_000;
 
@@ -123,12 +126,23 @@ fn start_mlflow(python: &Path, folder: &Path) -> Result<(Server, SocketAddr)> {
     loop {
         let answer = Connection::open(address).and_then(|mut mlflow| mlflow.get("/health"));
         if answer.is_ok_and(|answer| answer.status == 200) {
-            return Ok((server, address));
+            break;
         }
         if started.elapsed() > Duration::from_secs(120) {
             return Err(Error::new("MLflow's server does not answer `/health`"));
         }
         std::thread::sleep(Duration::from_millis(100));
+    }
+    // One of its workers is enough for that; the others still load, and would take the cores from what is measured.
+    let clock = CpuClock::new()?;
+    let mut before = clock.read(server.id())?;
+    loop {
+        std::thread::sleep(Duration::from_secs(1));
+        let now = clock.read(server.id())?;
+        if now.saturating_sub(before) < IDLE_MAX {
+            return Ok((server, address));
+        }
+        before = now;
     }
 }
 
@@ -176,14 +190,15 @@ fn bodies(
     for _ in 0..connections {
         let run_id = client.create_run()?;
         let points = (0..metrics).map(|point| {
+            // Steps go on from batch to batch, as those of a training do.
             let (key, step) = (point % 10, point / 10);
-            format!(r#"{{"key":"m{key}","value":0.{point},"timestamp":17@N,"step":{step}}}"#)
+            format!(r#"{{"key":"m{key}","value":0.{point},"timestamp":17@N,"step":@N{step:02}}}"#)
         });
         let points = points.collect::<Vec<_>>().join(",");
         text.push_str(&match endpoint {
             "log-batch" => format!("{{\"run_id\":\"{run_id}\",\"metrics\":[{points}]}}\n"),
             _ => format!(
-                "{{\"run_id\":\"{run_id}\",\"key\":\"loss\",\"value\":0.5,\"timestamp\":17@N,\"step\":0}}\n"
+                "{{\"run_id\":\"{run_id}\",\"key\":\"loss\",\"value\":0.5,\"timestamp\":17@N,\"step\":@N}}\n"
             ),
         });
     }
