@@ -66,7 +66,7 @@ enum Command {
     Data(data::DataCommand),
     /// Train a model and keep it as a bundle.
     Train(train::TrainArguments),
-    /// List, show and export trained models.
+    /// List, show, export, name, tag and delete models.
     #[command(subcommand)]
     Model(model::ModelCommand),
     /// List, show, compare and watch runs.
@@ -76,7 +76,7 @@ enum Command {
     Predict(predict::PredictArguments),
     /// Serve a model over HTTP.
     Serve(serve::ServeArguments),
-    /// Start the server of experiments and runs, which MLflow's clients can use.
+    /// Start the server of experiments, runs and models, which MLflow's clients can use.
     Server(server::ServerArguments),
     /// Watch what an endpoint sees.
     #[command(subcommand)]

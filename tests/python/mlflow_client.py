@@ -322,7 +322,6 @@ def model_versions():
         (f"runs:/{run_id}/%2e%2e/etc", {}),
         (f"runs:/{run_id}/model", {"run_id": "0" * 32}),
         ("models:/m-none", {}),
-        ("models:/versions/99", {}),
         ("models:/versions@none", {}),
         (told.model_uri, {"model_id": "m-other"}),
         ("mlflow-artifacts:/../etc", {}),
@@ -332,6 +331,7 @@ def model_versions():
     ]:
         refused("INVALID_PARAMETER_VALUE", client._create_model_version, "versions", source, **named)
     refused("RESOURCE_DOES_NOT_EXIST", client.create_model_version, "none", artifacts, run_id)
+    refused("RESOURCE_DOES_NOT_EXIST", client.create_model_version, "versions", "models:/versions/99")
     copied = client.copy_model_version("models:/versions/2", "copy")
     assert (copied.name, copied.version, copied.source) == ("copy", "1", "models:/versions/2")
     assert client.get_model_version_download_uri("copy", "1") == location
@@ -426,6 +426,9 @@ def prompts():
     assert mlflow.genai.load_prompt("prompts:/greet@best").template == "Say {{word}}"
     assert client.search_registered_models() == [] and client.search_model_versions() == []
     assert [found.name for found in mlflow.genai.search_prompts()] == ["greet"]
+    client.create_registered_model("no prompt")
+    refused("INVALID_PARAMETER_VALUE", client.create_model_version, "no prompt", "models:/greet/1")
+    client.delete_registered_model("no prompt")
     client.delete_prompt_version("greet", "1")
     client.delete_prompt("greet")
     assert list(mlflow.genai.search_prompts()) == []

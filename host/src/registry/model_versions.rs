@@ -64,9 +64,7 @@ impl Registry {
         check_length("run_id", &new.run_id, ID_MAX_CHARS)?;
         check_length("model_id", &new.model_id, ID_MAX_CHARS)?;
         let tags = checked_tags(new.tags)?;
-        let is_prompt =
-            tags.iter().any(|tag| tag.key == PROMPT_TAG && tag.value.eq_ignore_ascii_case("true"));
-        let source = self.check_source(&new.source, &new.run_id, &new.model_id, is_prompt).await?;
+        let source = self.check_source(&new.source, &new.run_id, &new.model_id, is_prompt(&tags)).await?;
         let name = new.name.clone();
         let number = self
             .database()
@@ -372,6 +370,11 @@ async fn insert_version(
         .fetch_one(connection)
         .await?;
     Ok((row.try_get(0)?, number))
+}
+
+/// Whether tags make a prompt of what has them.
+pub(super) fn is_prompt(tags: &[Pair]) -> bool {
+    tags.iter().any(|tag| tag.key == PROMPT_TAG && tag.value.eq_ignore_ascii_case("true"))
 }
 
 /// The keys of a model and of its version.

@@ -2,6 +2,7 @@
 //!
 //! Nothing else is taken, so that no version makes a client, or this program, read a file or another server.
 
+use super::model_versions::is_prompt;
 use super::names::is_latest;
 use super::{ModelVersion, Registry};
 use crate::track::artifacts::path_of_location;
@@ -73,9 +74,9 @@ impl Registry {
         source: &str,
         run_id: &str,
         model_id: &str,
-        is_prompt: bool,
+        for_prompt: bool,
     ) -> Result<CheckedSource, TrackError> {
-        if is_prompt {
+        if for_prompt {
             return check_prompt(source);
         }
         let checked = match parse(source)? {
@@ -103,12 +104,9 @@ impl Registry {
                     newest if is_latest(newest) => self.newest_version(&name).await,
                     number => self.version(&name, number).await,
                 };
-                of_version(version.map_err(|error| unknown(error, source))?)
+                of_version(version?, source)?
             }
-            Named::Alias { name, alias } => {
-                let version = self.version_by_alias(&name, &alias).await;
-                of_version(version.map_err(|error| unknown(error, source))?)
-            }
+            Named::Alias { name, alias } => of_version(self.version_by_alias(&name, &alias).await?, source)?,
         };
         let differs = |said: &str, found: &str| !said.is_empty() && said != found;
         if differs(run_id, &checked.run_id) || differs(model_id, &checked.model_id) {
@@ -161,14 +159,17 @@ fn check_prompt(source: &str) -> Result<CheckedSource, TrackError> {
 }
 
 /// A copy of a version holds what that version holds.
-fn of_version(version: ModelVersion) -> CheckedSource {
-    CheckedSource {
+fn of_version(version: ModelVersion, source: &str) -> Result<CheckedSource, TrackError> {
+    if is_prompt(&version.tags) {
+        return Err(invalid(source, "Prompt versions cannot be used as model version sources."));
+    }
+    Ok(CheckedSource {
         source: format!("models:/{}/{}", version.name, version.number),
         location: version.location,
         run_id: version.run_id,
         model_id: version.model_id,
         bundle: version.bundle.map(|bundle| bundle.to_string()).unwrap_or_default(),
-    }
+    })
 }
 
 /// What a source names is not there: the source is wrong.
