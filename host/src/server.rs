@@ -3,20 +3,28 @@
 //! Mounts routers that it knows nothing about. Runs until it is told to stop, then closes the listener, lets the
 //! requests under way finish within a grace period, and returns.
 
+mod linger;
 mod write_limit;
 
+use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::Request;
+use axum::http::HeaderValue;
+use axum::http::header::CONNECTION;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use self::linger::{Lingering, Unread, WatchedBody};
 use self::write_limit::WriteLimit;
 
 /// Time for a client to send the head of a request; also the longest a connection may idle.
@@ -110,12 +118,26 @@ impl Server {
             };
             // Answers are small; waiting to fill a packet only delays them.
             let _ = stream.set_nodelay(true);
-            let service = TowerToHyperService::new(router.clone());
+            let unread = Unread::default();
+            let stream = Lingering::new(WriteLimit::new(stream, self.write_max), unread.clone());
+            let router = TowerToHyperService::new(router.clone());
+            let service = service_fn(move |request: Request<Incoming>| {
+                let answer = router.call(request.map(|body| WatchedBody::new(body, unread.clone())));
+                let unread = unread.clone();
+                async move {
+                    let mut answer = answer.await?;
+                    if unread.get() {
+                        // Or the client would send its next request on a connection that is about to close.
+                        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                    }
+                    Ok::<_, Infallible>(answer)
+                }
+            });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEADER_READ_MAX)
                 .max_buf_size(HEADER_MAX_BYTES)
-                .serve_connection(TokioIo::new(WriteLimit::new(stream, self.write_max)), service);
+                .serve_connection(TokioIo::new(stream), service);
             let connection = connections.watch(connection);
             tokio::spawn(async move {
                 if let Err(error) = connection.await {
@@ -133,7 +155,6 @@ impl Server {
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
     use std::io::Write as _;
     use std::pin::Pin;
     use std::task::{Context, Poll};

@@ -90,14 +90,7 @@ impl BodyReader {
         let mut share = Share::default();
         // What the head announces is refused before any of it is read. A body of unknown length grows its share.
         let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
-        if let Err(error) = self.grow(&mut share, announced) {
-            if error.code() == ErrorCode::Overloaded {
-                // A client that is still sending when the connection closes may never see the answer, and cannot know
-                // that it may try again. What it sends is within the limit of one body, and is not kept.
-                while let Some(Ok(_)) = body.frame().await {}
-            }
-            return Err(error);
-        }
+        self.grow(&mut share, announced)?;
         let mut bytes = Vec::with_capacity(announced);
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| {
