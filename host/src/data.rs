@@ -4,12 +4,14 @@
 //! reader streams: it holds one batch, whatever a header promises or a packed file unpacks to. Refuses to know what the
 //! rows are for. Blobs and records are the store's; the tensors in them are this module's.
 //!
-//! `dataset` stands on the readers `idx`, `csv` and `parquet` and on `statistics`; `window` on `safetensors`; `json` on
+//! `dataset` stands on the readers `idx`, `csv` and `parquet`, on `statistics` and on `catalog`, which names versions; `window` on `safetensors`; `json` on
 //! none of them.
 
+mod catalog;
 mod csv;
 mod dataset;
 mod error;
+mod fetch;
 mod idx;
 mod json;
 mod parquet;
@@ -18,12 +20,14 @@ mod source;
 mod statistics;
 mod window;
 
+pub use catalog::{Catalog, DatasetVersion, ResolvedDataset};
 pub use dataset::{
-    AddedDataset, BATCH_ROWS, DatasetManifest, DatasetRecord, DatasetVersion, FileEntry, FileFormat,
-    ResolvedDataset, SplitEntry, SplitReader, add_dataset, list_datasets, open_split, resolve_dataset,
+    AddProgress, AddWatcher, AddedDataset, BATCH_ROWS, DatasetDiff, DatasetManifest, FileChange, FileEntry,
+    FileFormat, FileProblem, GetReport, NewDataset, SplitEntry, SplitReader, diff, get_files, open_split,
+    verify_files, verify_folder,
 };
 pub use error::DataError;
 pub use json::{JsonError, RowForm, decode_rows, decode_untyped, encode_rows, encode_tensors};
 pub use safetensors::{decode_safetensors, encode_safetensors};
-pub use statistics::{ColumnStatistics, Distinct, LengthRange, Moments, ValueCount};
+pub use statistics::{ColumnStatistics, Distinct, Histogram, LengthRange, Moments, Quantiles, ValueCount};
 pub use window::{Window, WindowWriter, read_window};

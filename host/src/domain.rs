@@ -7,6 +7,7 @@ mod batch;
 mod digest;
 mod dtype;
 mod name;
+mod parallel;
 mod schema;
 mod tensor;
 
@@ -14,5 +15,6 @@ pub use batch::{Batch, BatchError};
 pub use digest::{Digest, DigestError};
 pub use dtype::DataType;
 pub use name::{Name, NameError};
+pub use parallel::map_parallel;
 pub use schema::{ColumnSpec, SchemaError, Signature};
 pub use tensor::{Tensor, TensorError};

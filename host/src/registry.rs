@@ -12,6 +12,7 @@ mod annotations;
 mod bundle;
 mod entities;
 mod features;
+mod lineage;
 mod model_versions;
 mod models;
 mod names;
@@ -31,6 +32,7 @@ pub use bundle::{
 };
 pub use entities::{ModelAlias, ModelVersion, RegisteredModel, Stage};
 pub use features::{FeatureError, assemble};
+pub use lineage::{LineageDataset, LineageModel, LineageRun};
 pub use model_versions::NewVersion;
 pub use models::{ModelReference, ResolvedModel, VersionSelector, resolve_unnamed};
 pub use predictor::{Prediction, PredictionError, Predictor, PredictorParts};

@@ -1,13 +1,13 @@
 //! The only place that knows where things lie on disk.
 //!
-//! Owns the state folder: blobs by digest, small named records, segments of monitoring windows. Everything is written
+//! Owns the state folder and the database: blobs by digest, rows of SQL, segments of monitoring windows. Everything is written
 //! to a temporary file of the same file system, synced, renamed into place, and acknowledged after its folder is synced
 //! too; so a name shows either the whole content or none, and what was acknowledged survives power loss. Knows nothing
 //! about tensors, datasets or models: it keeps bytes and JSON documents that others give meaning.
 //!
 //! ```text
 //! blobs/sha256/ab/<64 hexadecimal digits>
-//! datasets/<name>.json
+//! known-files/<dataset>.json
 //! windows/<endpoint>/<number>.safetensors
 //! temporary/
 //! ```
@@ -16,7 +16,7 @@ mod blobs;
 mod database;
 mod error;
 mod files;
-mod records;
+mod known_files;
 mod windows;
 
 use std::path::{Path, PathBuf};
@@ -24,10 +24,11 @@ use std::sync::Arc;
 
 use blobs::Blobs;
 
-pub use blobs::{BlobEntry, BlobInfo, BlobsUrl, BlobsUrlError, Bucket, connect};
+pub use blobs::{BlobBatch, BlobEntry, BlobInfo, BlobsUrl, BlobsUrlError, Bucket, connect, fetch_bucket};
 pub use database::{Database, DatabaseError, DatabaseUrl, DatabaseUrlError, Dialect};
 pub use error::StoreError;
-pub use records::RecordKind;
+pub use files::TemporaryFolder;
+pub use known_files::{KnownFiles, Stamp};
 
 /// The state folder; clones are cheap and mean the same folder, which several processes may share.
 #[derive(Debug, Clone)]
@@ -46,10 +47,7 @@ impl Store {
     /// Like [`Store::open`], with blobs kept at `blobs`.
     pub fn open_with(folder: &Path, blobs: &BlobsUrl) -> Result<Self, StoreError> {
         let store = Self { root: Arc::from(folder), blobs: Blobs::open(blobs, folder)? };
-        for folder in [store.windows(), store.temporary()]
-            .into_iter()
-            .chain(RecordKind::ALL.map(|kind| store.records(kind)))
-        {
+        for folder in [store.windows(), store.temporary(), store.known_files_folder()] {
             std::fs::create_dir_all(&folder).map_err(StoreError::io("create", &folder))?;
         }
         files::remove_leftovers(&store.temporary())?;
@@ -61,8 +59,13 @@ impl Store {
         &self.root
     }
 
-    fn records(&self, kind: RecordKind) -> PathBuf {
-        self.root.join(kind.folder())
+    /// A folder that is removed when it is let go, or an hour after a process that could not do that.
+    pub fn temporary_folder(&self) -> Result<TemporaryFolder, StoreError> {
+        TemporaryFolder::create(&self.temporary())
+    }
+
+    fn known_files_folder(&self) -> PathBuf {
+        self.root.join("known-files")
     }
 
     fn windows(&self) -> PathBuf {

@@ -1,165 +1,317 @@
+mod lineage;
+mod preview;
+mod show;
+
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use anyhow::bail;
 use clap::Subcommand;
-
+use indicatif::ProgressBar;
 use serde_json::json;
 
-use super::output::{Output, Table, bytes_text, number_text, thousands};
-use super::state::{StateArguments, now};
-use crate::data::{self, ColumnStatistics, Distinct, ResolvedDataset, SplitEntry};
-use crate::domain::{ColumnSpec, Name};
+use super::output::{Output, Table, bytes_text, printable, thousands};
+use super::state::{StateArguments, wait};
+use crate::data::{
+    self, AddProgress, AddWatcher, AddedDataset, Catalog, DatasetVersion, FileProblem, NewDataset,
+};
+use crate::domain::Name;
+use crate::track::now_ms;
+
+/// Files that a list shows where nobody asks for all.
+const SHOWN_FILES: usize = 20;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum DataCommand {
     /// Add files as a new version of a dataset.
     ///
-    /// IDX (as MNIST has them), CSV and Parquet files are read. Files named `train*` and `test*` or `t10k*` become the
-    /// splits `train` and `test`; other files belong to `train`.
+    /// IDX (as MNIST has them), CSV and Parquet files are read as rows. A word such as `test` or `t10k` in a file's name
+    /// or folder puts it into the split `test`; others belong to `train`. All other files are kept as they are.
+    #[command(after_help = "\
+Examples:
+  host data add mnist examples/mnist/data
+  host data add photos 'raw/**/*.png' s3://bucket/photos/2024
+  host data add photos new/ --parent photos --remove 'drafts/*'")]
     Add {
         /// The dataset.
         name: Name,
-        /// Files and folders.
-        #[arg(required = true)]
+        /// Files, folders with all that is in them, patterns such as 'data/**/*.csv', and s3://, gs:// and az:// URLs.
+        #[arg(required_unless_present = "parent")]
         paths: Vec<PathBuf>,
+        /// Start from the files of this version; those of the same name are replaced.
+        #[arg(long, value_name = "DATASET")]
+        parent: Option<String>,
+        /// Leave out files of the parent: a name, a folder or a pattern; may be given more than once.
+        #[arg(long, value_name = "PATTERN", requires = "parent")]
+        remove: Vec<String>,
+        /// Read no rows from any file.
+        #[arg(long)]
+        no_rows: bool,
+        /// Read files again that have not changed since they were last added.
+        #[arg(long)]
+        reread: bool,
     },
     /// List the datasets.
     List,
-    /// Show a version's schema, rows and statistics.
+    /// Show a version's files, schema, statistics and rows.
     Show {
-        /// The dataset: a name, `name@version` or `name@sha256:…`.
+        /// The dataset: a name, `name@version`, `name@tag` or `name@sha256:…`.
+        dataset: String,
+        /// Show all files.
+        #[arg(long)]
+        files: bool,
+        /// Show the first rows, images as pictures.
+        #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=1_000))]
+        rows: u16,
+        /// The split whose rows are shown [default: the first].
+        #[arg(long)]
+        split: Option<String>,
+    },
+    /// Show how one version differs from another.
+    Diff {
+        /// The version before.
+        before: String,
+        /// The version after.
+        after: String,
+    },
+    /// Write a version's files into a folder; what was interrupted goes on where it was.
+    Get {
+        /// The dataset.
+        dataset: String,
+        /// The folder.
+        folder: PathBuf,
+        /// Replace files of other content.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Check that every byte of a version is what it was.
+    Verify {
+        /// The dataset.
+        dataset: String,
+        /// Compare this folder with the version, rather than the store.
+        #[arg(long, value_name = "DIR")]
+        folder: Option<PathBuf>,
+    },
+    /// Give a version a name, such as `stable`; it leaves the version that had it.
+    Tag {
+        /// The dataset.
+        dataset: String,
+        /// The tag.
+        tag: String,
+        /// Take the tag away.
+        #[arg(long)]
+        delete: bool,
+    },
+    /// Make one version of several; of files with the same name the last one's is taken.
+    Squash {
+        /// The dataset that gets the version.
+        name: Name,
+        /// The versions.
+        #[arg(required = true)]
+        datasets: Vec<String>,
+    },
+    /// Publish a version: it can no longer be deleted.
+    Publish {
+        /// The dataset.
+        dataset: String,
+    },
+    /// Forget a version that is not published; `host gc` frees what nothing else needs.
+    Delete {
+        /// The version: `name@version` or `name@tag`.
+        dataset: String,
+    },
+    /// Show what a version was made from, and the runs and models that were made from it.
+    Lineage {
+        /// The dataset.
         dataset: String,
     },
 }
 
 pub(super) fn run(command: DataCommand, state: &StateArguments, output: &Output) -> anyhow::Result<()> {
-    let store = state.open_store()?;
+    wait(async {
+        if let DataCommand::Lineage { dataset } = &command {
+            return lineage::show(&state.open_registry().await?, dataset, output).await;
+        }
+        run_with(command, &state.open_catalog().await?, output).await
+    })
+}
+
+async fn run_with(command: DataCommand, catalog: &Catalog, output: &Output) -> anyhow::Result<()> {
     match command {
-        DataCommand::Add { name, paths } => {
-            let added = data::add_dataset(&store, &name, &paths, now())?;
-            for note in &added.notes {
-                output.note(note);
-            }
-            let dataset = &added.dataset;
-            if output.is_json() {
-                return output.value(&json!({
-                    "name": dataset.name,
-                    "version": dataset.version.number,
-                    "digest": dataset.version.digest,
-                    "unchanged": added.unchanged,
-                    "rows": rows(dataset),
-                }));
-            }
-            let verb = if added.unchanged { "unchanged" } else { "added" };
-            Ok(output.line(&format!(
-                "{verb} {name}@{} ({}): {}",
-                dataset.version.number,
-                dataset.version.digest.short(),
-                rows_text(dataset),
-            ))?)
+        DataCommand::Add { name, paths, parent, remove, no_rows, reread } => {
+            let now_ms = now_ms();
+            let new = NewDataset { name, paths, parent, remove, rows: !no_rows, reread, now_ms };
+            let (bar, watcher) = watch(output);
+            let added = catalog.add(new, watcher).await;
+            bar.finish_and_clear();
+            tell_added(&added?, output)
         }
-        DataCommand::List => {
-            let datasets = data::list_datasets(&store)?;
+        DataCommand::Squash { name, datasets } => {
+            tell_added(&catalog.squash(name, &datasets, now_ms()).await?, output)
+        }
+        DataCommand::List => list(catalog, output).await,
+        DataCommand::Show { dataset, files, rows, split } => {
+            let dataset = catalog.resolve(&dataset).await?;
+            let rows = preview::rows(catalog.store(), &dataset, split.as_deref(), rows)?;
+            show::show(&dataset, files, &rows, output)
+        }
+        DataCommand::Diff { before, after } => {
+            let (before, after) = (catalog.resolve(&before).await?, catalog.resolve(&after).await?);
+            show::diff(&before, &after, output)
+        }
+        DataCommand::Get { dataset, folder, force } => {
+            let dataset = catalog.resolve(&dataset).await?;
+            let bar = output.progress_bytes(dataset.manifest.bytes(), "getting");
+            let each = |bytes| bar.inc(bytes);
+            let got = data::get_files(catalog.store(), &dataset.manifest, &folder, force, &each);
+            bar.finish_and_clear();
+            let got = got?;
             if output.is_json() {
-                let list = datasets
-                    .iter()
-                    .map(|(name, record)| json!({ "name": name, "versions": record.versions }));
-                return output.value(&list.collect::<Vec<_>>());
+                return output.value(&got);
             }
-            let mut table = Table::new(&["DATASET", ">VERSION", "ROWS", ">FILES", ">SIZE", "DIGEST"]);
-            for (name, record) in &datasets {
-                for version in record.versions.iter().rev() {
-                    let dataset = data::resolve_dataset(&store, &format!("{name}@{}", version.number))?;
-                    table.row(vec![
-                        name.to_string(),
-                        version.number.to_string(),
-                        rows_text(&dataset),
-                        dataset.manifest.files.len().to_string(),
-                        bytes_text(dataset.manifest.files.iter().map(|file| file.size).sum()),
-                        version.digest.short(),
-                    ]);
+            let wrote = format!("{} files, {}", thousands(got.written), bytes_text(got.bytes));
+            let there = thousands(got.present);
+            Ok(output.line(&format!("wrote {wrote} to {}; {there} were there", folder.display()))?)
+        }
+        DataCommand::Verify { dataset, folder } => {
+            let dataset = catalog.resolve(&dataset).await?;
+            let bar = output.progress_bytes(dataset.manifest.bytes(), "checking");
+            let each = |bytes| bar.inc(bytes);
+            let found = match &folder {
+                Some(folder) => data::verify_folder(&dataset.manifest, folder, &each),
+                None => data::verify_files(catalog.store(), &dataset.manifest, &each),
+            };
+            bar.finish_and_clear();
+            tell_problems(&found?, dataset.manifest.files.len(), folder.is_some(), output)
+        }
+        named => change(named, catalog, output).await,
+    }
+}
+
+/// Commands that change what a version is called.
+async fn change(command: DataCommand, catalog: &Catalog, output: &Output) -> anyhow::Result<()> {
+    let (told, line) = match command {
+        DataCommand::Tag { dataset, tag, delete } => {
+            let (name, version) = catalog.find_version(&dataset).await?;
+            let told = json!({ "name": name, "version": version.number, "tag": tag });
+            if delete {
+                if !catalog.untag(&name, tag.clone()).await? {
+                    bail!("`{name}` has no tag `{}`", printable(&tag));
                 }
+                (told, format!("{name}@{tag} is no more"))
+            } else {
+                catalog.tag(&name, version.number, tag.clone()).await?;
+                (told, format!("{name}@{tag} is version {}", version.number))
             }
-            Ok(output.table(&table)?)
         }
-        DataCommand::Show { dataset } => show(&data::resolve_dataset(&store, &dataset)?, output),
-    }
-}
-
-fn rows(dataset: &ResolvedDataset) -> serde_json::Value {
-    let rows = dataset.manifest.splits.iter().map(|split| (split.name.clone(), json!(split.rows)));
-    serde_json::Value::Object(rows.collect())
-}
-
-fn rows_text(dataset: &ResolvedDataset) -> String {
-    let text = |split: &SplitEntry| format!("{} {}", thousands(split.rows), split.name);
-    dataset.manifest.splits.iter().map(text).collect::<Vec<_>>().join(", ")
-}
-
-fn show(dataset: &ResolvedDataset, output: &Output) -> anyhow::Result<()> {
-    let manifest = &dataset.manifest;
+        DataCommand::Publish { dataset } => {
+            let (name, version) = catalog.find_version(&dataset).await?;
+            let was = if catalog.publish(&name, version.number, now_ms()).await? { "is" } else { "was" };
+            let told = json!({ "name": name, "version": version.number, "digest": version.digest });
+            (told, format!("{name}@{} {was} published", version.number))
+        }
+        DataCommand::Delete { dataset } => {
+            if !dataset.contains('@') {
+                bail!("`{}` names no version: expected `name@version`", printable(&dataset));
+            }
+            let (name, version) = catalog.find_version(&dataset).await?;
+            catalog.delete(&name, version.number).await?;
+            let told = json!({ "name": name, "version": version.number, "digest": version.digest });
+            (told, format!("deleted {name}@{}", version.number))
+        }
+        _ => return Ok(()),
+    };
     if output.is_json() {
-        return output.value(&json!({
-            "name": dataset.name,
-            "version": dataset.version.number,
-            "digest": dataset.version.digest,
-            "added_at": dataset.version.added_at,
-            "rows": rows(dataset),
-            "schema": manifest.schema,
-            "splits": manifest.splits,
-            "files": manifest.files,
-        }));
+        return output.value(&told);
     }
-    output.field("dataset", format!("{}@{}", dataset.name, dataset.version.number))?;
-    output.field("digest", dataset.version.digest)?;
-    output.field("rows", rows_text(dataset))?;
-    for file in &manifest.files {
-        output.field("file", format!("{} ({}, {})", file.path, file.split, bytes_text(file.size)))?;
-    }
-    let header =
-        ["SPLIT", "COLUMN", "TYPE", ">COUNT", ">MISSING", ">DISTINCT", ">MIN", ">MAX", ">MEAN", ">STD"];
-    let mut table = Table::new(&header);
-    for split in &manifest.splits {
-        for statistics in &split.statistics {
-            let spec = manifest.schema.iter().find(|spec| spec.name == statistics.name);
-            table.row(statistics_row(&split.name, spec, statistics));
-        }
-    }
-    output.line("")?;
-    output.table(&table)?;
-    for split in &manifest.splits {
-        for statistics in &split.statistics {
-            if let Some(values) = &statistics.histogram {
-                let counts =
-                    values.iter().map(|value| format!("{}: {}", value.value, thousands(value.count)));
-                let counts = counts.collect::<Vec<_>>().join("  ");
-                output.line("")?;
-                output.line(&format!("{} {}  {counts}", split.name, statistics.name))?;
-            }
-        }
-    }
-    Ok(())
+    Ok(output.line(&line)?)
 }
 
-fn statistics_row(split: &str, spec: Option<&ColumnSpec>, statistics: &ColumnStatistics) -> Vec<String> {
-    let kind = spec.map(|spec| {
-        let sizes: String = spec.shape.iter().map(|size| format!(" × {size}")).collect();
-        format!("{}{sizes}", spec.dtype)
+/// A bar that shows what adding is at.
+fn watch(output: &Output) -> (ProgressBar, AddWatcher) {
+    let bar = output.progress_bytes(0, "reading");
+    let watched = bar.clone();
+    let watcher: AddWatcher = Arc::new(move |progress| match progress {
+        AddProgress::Found { bytes, .. } => watched.set_length(bytes),
+        AddProgress::Hashed(bytes) => watched.inc(bytes),
+        AddProgress::Describing => watched.set_prefix("describing"),
+        AddProgress::Storing => watched.set_prefix("storing"),
     });
-    let moment = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), number_text);
-    let moments = statistics.moments.as_ref();
-    vec![
-        split.to_owned(),
-        statistics.name.clone(),
-        kind.unwrap_or_default(),
-        thousands(statistics.count),
-        thousands(statistics.missing),
-        match statistics.distinct {
-            Distinct::Exactly(count) => thousands(count),
-            Distinct::MoreThan(count) => format!("> {}", thousands(count)),
-        },
-        moment(moments.map(|moments| moments.min)),
-        moment(moments.map(|moments| moments.max)),
-        moment(moments.map(|moments| moments.mean)),
-        moment(moments.map(|moments| moments.std)),
-    ]
+    (bar, watcher)
+}
+
+fn tell_added(added: &AddedDataset, output: &Output) -> anyhow::Result<()> {
+    for note in &added.notes {
+        output.note(note);
+    }
+    let (name, version) = (&added.dataset.name, &added.dataset.version);
+    if output.is_json() {
+        let mut told = serde_json::to_value(version)?;
+        told["name"] = json!(name);
+        told["unchanged"] = json!(added.unchanged);
+        return output.value(&told);
+    }
+    let verb = if added.unchanged { "unchanged" } else { "added" };
+    let line = format!("{verb} {name}@{} ({}): {}", version.number, version.digest.short(), holds(version));
+    Ok(output.line(&line)?)
+}
+
+async fn list(catalog: &Catalog, output: &Output) -> anyhow::Result<()> {
+    let datasets = catalog.list().await?;
+    if output.is_json() {
+        let list = datasets.iter().map(|(name, versions)| json!({ "name": name, "versions": versions }));
+        return output.value(&list.collect::<Vec<_>>());
+    }
+    let mut table = Table::new(&["DATASET", ">VERSION", "ROWS", ">FILES", ">SIZE", "TAGS", "DIGEST"]);
+    for (name, versions) in &datasets {
+        for version in versions.iter().rev() {
+            let mut tags = version.tags.clone();
+            tags.extend(version.published_at.map(|_| "(published)".to_owned()));
+            table.row(vec![
+                name.to_string(),
+                version.number.to_string(),
+                rows_text(version),
+                thousands(version.files),
+                bytes_text(version.bytes),
+                tags.join(" "),
+                version.digest.short(),
+            ]);
+        }
+    }
+    Ok(output.table(&table)?)
+}
+
+fn tell_problems(
+    problems: &[FileProblem],
+    files: usize,
+    is_folder: bool,
+    output: &Output,
+) -> anyhow::Result<()> {
+    if output.is_json() {
+        output.value(&json!({ "files": files, "problems": problems }))?;
+    } else if problems.is_empty() {
+        output.line(&format!("{} files are what they were", thousands(files as u64)))?;
+    } else {
+        for problem in problems {
+            output.line(&format!("{}  {}", problem.problem, printable(&problem.path)))?;
+        }
+    }
+    match problems.len() {
+        0 => Ok(()),
+        count if is_folder => bail!("{count} files are not those of the dataset"),
+        count => Err(crate::store::StoreError::DamagedFiles { count }.into()),
+    }
+}
+
+/// The rows of a version, or its files where it has no rows.
+fn holds(version: &DatasetVersion) -> String {
+    match version.rows.is_empty() {
+        true => format!("{} files, {}", thousands(version.files), bytes_text(version.bytes)),
+        false => rows_text(version),
+    }
+}
+
+fn rows_text(version: &DatasetVersion) -> String {
+    let text = |(split, rows): (&String, &u64)| format!("{} {split}", thousands(*rows));
+    version.rows.iter().map(text).collect::<Vec<_>>().join(", ")
 }

@@ -1,13 +1,13 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::output::{Output, Table, bytes_text, number_text};
 use super::plugin::parse_pair;
-use super::state::StateArguments;
+use super::state::{StateArguments, wait};
 use crate::domain::{ColumnSpec, Name};
 use crate::registry::{
     self, BundleManifest, ModelReference, ModelVersion, RegisteredModel, Registry, RegistryError,
@@ -118,13 +118,10 @@ pub(super) fn run(command: ModelCommand, state: &StateArguments, output: &Output
             }
             Ok(output.line(&folder.display().to_string())?)
         }
-        of_names => {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.context("failed to start threads")?.block_on(async {
-                let registry = state.open_registry().await?;
-                run_with_names(of_names, &registry, &store, output).await
-            })
-        }
+        of_names => wait(async {
+            let registry = state.open_registry().await?;
+            run_with_names(of_names, &registry, &store, output).await
+        }),
     }
 }
 

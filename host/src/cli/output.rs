@@ -84,6 +84,17 @@ impl Output {
         bar.enable_steady_tick(Duration::from_millis(200));
         bar
     }
+
+    /// A progress bar of bytes on standard error; hidden where nobody watches.
+    pub(super) fn progress_bytes(&self, length: u64, what: &str) -> ProgressBar {
+        let bar = self.progress(length, what);
+        let template =
+            "{prefix:10} {bar:30} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {elapsed}";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style.progress_chars("━╸ "));
+        }
+        bar
+    }
 }
 
 impl Table {
@@ -179,6 +190,48 @@ pub(super) fn number_text(value: f64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
+/// Values as bars, as high as their share of the range. Those that are no numbers leave a gap.
+pub(super) fn sparkline(values: &[f64]) -> String {
+    const BLOCKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let finite = || values.iter().copied().filter(|value| value.is_finite());
+    let (Some(least), Some(most)) = (finite().reduce(f64::min), finite().reduce(f64::max)) else {
+        return String::new();
+    };
+    let block = |value: &f64| {
+        if !value.is_finite() {
+            return ' ';
+        }
+        let share = if most > least { (value - least) / (most - least) } else { 0.0 };
+        BLOCKS.get((share * 7.0).round() as usize).copied().unwrap_or(' ')
+    };
+    if values.len() < 2 { String::new() } else { values.iter().map(block).collect() }
+}
+
+/// Text from outside without characters that a terminal would obey.
+pub(super) fn printable(text: &str) -> String {
+    let escape = |letter: char| -> String {
+        if letter.is_control() { letter.escape_debug().collect() } else { letter.to_string() }
+    };
+    text.chars().map(escape).collect()
+}
+
+/// How long ago something was.
+pub(super) fn age_text(ms: i64) -> String {
+    format!("{} ago", duration_text(ms))
+}
+
+/// A length of time in the units that people read.
+pub(super) fn duration_text(ms: i64) -> String {
+    let seconds = ms.max(0) / 1_000;
+    match seconds {
+        0 => format!("{} ms", ms.max(0)),
+        1..60 => format!("{seconds} s"),
+        60..3_600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3_600..86_400 => format!("{} h {} min", seconds / 3_600, seconds % 3_600 / 60),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -197,5 +250,24 @@ mod tests {
         table.row(vec!["ä".into(), "1".into()]);
         console::set_colors_enabled(false);
         assert_eq!(table.to_string(), "NAME     ROWS\nmnist  70,000\nä           1\n");
+    }
+
+    #[test]
+    fn draws_histories() {
+        assert_eq!(sparkline(&[0.0, 1.0, 0.5, f64::NAN, 1.0]), "▁█▅ █");
+        assert_eq!(sparkline(&[2.0, 2.0]), "▁▁");
+        assert_eq!(sparkline(&[1.0]), "");
+        assert_eq!(sparkline(&[f64::NAN, f64::INFINITY]), "");
+    }
+
+    #[test]
+    fn says_how_long() {
+        let texts = [5, 5_000, 65_000, 3_700_000, 200_000_000].map(duration_text);
+        assert_eq!(texts, ["5 ms", "5 s", "1 min 5 s", "1 h 1 min", "2 d"]);
+    }
+
+    #[test]
+    fn a_terminal_obeys_nothing_from_outside() {
+        assert_eq!(printable("a\u{1b}[31m\nü"), "a\\u{1b}[31m\\nü");
     }
 }

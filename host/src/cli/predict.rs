@@ -37,7 +37,7 @@ pub(super) fn run(
     output: &Output,
 ) -> anyhow::Result<()> {
     let store = state.open_store()?;
-    let dataset = data::resolve_dataset(&store, &arguments.data)?;
+    let dataset = state.resolve_dataset(&arguments.data)?;
     let resolved = state.resolve_model(&store, &arguments.model)?;
     let runtime = arguments.options.start()?;
     let predictor = Predictor::load(&store, &runtime, &resolved.manifest)?;

@@ -1,13 +1,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use clap::Subcommand;
 use console::style;
 use serde_json::json;
 
-use super::output::{Output, Table, number_text};
-use super::state::StateArguments;
+use super::output::{Output, Table, age_text, duration_text, number_text, sparkline};
+use super::state::{StateArguments, wait};
 use crate::track::{Experiment, Metric, Run, RunSearch, RunStatus, Tracker, ViewType, now_ms};
 
 /// Characters of a sparkline.
@@ -64,8 +64,7 @@ Example:
 }
 
 pub(super) fn run(command: RunCommand, state: &StateArguments, output: &Output) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.context("failed to start threads")?.block_on(async {
+    wait(async {
         let tracker = state.open_tracker().await?;
         match command {
             RunCommand::List { experiment, filter, order_by, metrics, limit } => {
@@ -255,7 +254,8 @@ async fn show(tracker: &Tracker, run: &Run, output: &Output) -> anyhow::Result<(
         let mut table = Table::new(&["METRIC", ">NEWEST", ">STEP", "HISTORY"]);
         for metric in &run.data.metrics {
             let history = tracker.metric_sample(&info.run_id, &metric.key, None, SPARKLINE_WIDTH).await?;
-            let line = sparkline(&history);
+            let values: Vec<f64> = history.iter().map(|point| point.value).collect();
+            let line = sparkline(&values);
             table.row(vec![metric.key.clone(), number_text(metric.value), metric.step.to_string(), line]);
         }
         output.line("")?;
@@ -265,22 +265,6 @@ async fn show(tracker: &Tracker, run: &Run, output: &Output) -> anyhow::Result<(
 }
 
 /// A line of blocks as high as the values.
-fn sparkline(points: &[Metric]) -> String {
-    const BLOCKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
-    let finite = || points.iter().map(|point| point.value).filter(|value| value.is_finite());
-    let (Some(least), Some(most)) = (finite().reduce(f64::min), finite().reduce(f64::max)) else {
-        return String::new();
-    };
-    let block = |point: &Metric| {
-        if !point.value.is_finite() {
-            return ' ';
-        }
-        let share = if most > least { (point.value - least) / (most - least) } else { 0.0 };
-        BLOCKS.get((share * 7.0).round() as usize).copied().unwrap_or(' ')
-    };
-    if points.len() < 2 { String::new() } else { points.iter().map(block).collect() }
-}
-
 fn compare(runs: &[Run], all: bool, output: &Output) -> anyhow::Result<()> {
     if output.is_json() {
         return output.value(&runs);
@@ -360,40 +344,9 @@ fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().chars().filter(|c| !c.is_control()).take(100).collect()
 }
 
-fn age_text(ms: i64) -> String {
-    format!("{} ago", duration_text(ms))
-}
-
-fn duration_text(ms: i64) -> String {
-    let seconds = ms.max(0) / 1_000;
-    match seconds {
-        0 => format!("{} ms", ms.max(0)),
-        1..60 => format!("{seconds} s"),
-        60..3_600 => format!("{} min {} s", seconds / 60, seconds % 60),
-        3_600..86_400 => format!("{} h {} min", seconds / 3_600, seconds % 3_600 / 60),
-        _ => format!("{} d", seconds / 86_400),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn draws_histories() {
-        let points =
-            |values: &[f64]| values.iter().map(|value| Metric::new("a", *value, 0, 0)).collect::<Vec<_>>();
-        assert_eq!(sparkline(&points(&[0.0, 1.0, 0.5, f64::NAN, 1.0])), "▁█▅ █");
-        assert_eq!(sparkline(&points(&[2.0, 2.0])), "▁▁");
-        assert_eq!(sparkline(&points(&[1.0])), "");
-        assert_eq!(sparkline(&points(&[f64::NAN, f64::INFINITY])), "");
-    }
-
-    #[test]
-    fn says_how_long() {
-        let texts = [5, 5_000, 65_000, 3_700_000, 200_000_000].map(duration_text);
-        assert_eq!(texts, ["5 ms", "5 s", "1 min 5 s", "1 h 1 min", "2 d"]);
-    }
 
     #[test]
     fn knows_what_is_better() {

@@ -3,6 +3,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 
+use crate::data::{Catalog, ResolvedDataset};
 use crate::registry::{self, ModelReference, Registry, ResolvedModel};
 use crate::store::{BlobsUrl, BlobsUrlError, Database, DatabaseUrl, DatabaseUrlError, Store};
 use crate::track::Tracker;
@@ -63,6 +64,17 @@ impl StateArguments {
         Ok(Registry::new(self.open_tracker().await?))
     }
 
+    /// Opens the datasets.
+    pub(super) async fn open_catalog(&self) -> anyhow::Result<Catalog> {
+        let tracker = self.open_tracker().await?;
+        Ok(Catalog::new(tracker.database().clone(), tracker.store().clone()))
+    }
+
+    /// Finds the dataset that `text` means.
+    pub(super) fn resolve_dataset(&self, text: &str) -> anyhow::Result<ResolvedDataset> {
+        wait(async { Ok(self.open_catalog().await?.resolve(text).await?) })
+    }
+
     /// Finds the bundle that `model` means; the database is opened only where that is a name.
     pub(super) fn resolve_model(
         &self,
@@ -72,10 +84,7 @@ impl StateArguments {
         if let Some(resolved) = registry::resolve_unnamed(store, model)? {
             return Ok(resolved);
         }
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime
-            .context("failed to start threads")?
-            .block_on(async { Ok(self.open_registry().await?.resolve(model).await?) })
+        wait(async { Ok(self.open_registry().await?.resolve(model).await?) })
     }
 
     fn folder(&self) -> anyhow::Result<PathBuf> {
@@ -90,10 +99,10 @@ impl StateArguments {
     }
 }
 
-/// Seconds since 1970.
-pub(super) fn now() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map(|time| time.as_secs()).unwrap_or_default()
+/// Runs `work` on this thread.
+pub(super) fn wait<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("failed to start threads")?.block_on(work)
 }
 
 /// A path that a user gave; a variable that is set to nothing gives none.

@@ -12,7 +12,6 @@ use serde_json::json;
 use super::output::{Output, Table, number_text, thousands};
 use super::plugin::{PluginOptions, load, parse_pair};
 use super::state::{StateArguments, given};
-use crate::data;
 use crate::domain::Name;
 use crate::plugin::PluginRuntime;
 use crate::registry::ModelVersion;
@@ -91,7 +90,7 @@ pub(super) fn run(arguments: TrainArguments, state: &StateArguments, output: &Ou
     let Trainer::Xgboost = arguments.model;
     let_idle_threads_sleep();
     let store = state.open_store()?;
-    let dataset = data::resolve_dataset(&store, &arguments.data)?;
+    let dataset = state.resolve_dataset(&arguments.data)?;
     let mut parameters = XgboostParameters::default();
     parameters.rounds = arguments.rounds;
     parameters.nthread = u32::from(arguments.threads.unwrap_or_default());

@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::domain::{BatchError, Digest, Name, TensorError};
-use crate::store::StoreError;
+use crate::store::{DatabaseError, StoreError};
 
 /// Data that cannot be read, added or found.
 #[derive(Debug, thiserror::Error)]
@@ -12,6 +12,15 @@ pub enum DataError {
     /// A file or folder of the user cannot be read.
     #[error("failed to read `{}`", path.display())]
     Read {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file or folder of the user cannot be written.
+    #[error("failed to write `{}`", path.display())]
+    Write {
         /// Which.
         path: PathBuf,
         /// Why not.
@@ -92,14 +101,28 @@ pub enum DataError {
         /// What stands there.
         found: &'static str,
     },
-    /// Nothing to read.
-    #[error("there is no data in {paths}: expected IDX, CSV or Parquet files")]
+    /// A pattern that cannot be matched.
+    #[error("`{pattern}` is no pattern: {reason}")]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+        /// Why not.
+        reason: String,
+    },
+    /// More files than a version may have.
+    #[error("there are more than {limit} files: expected at most that many in a version")]
+    TooManyFiles {
+        /// The limit.
+        limit: usize,
+    },
+    /// Nothing to add.
+    #[error("there is no data in {paths}: expected files")]
     NoData {
         /// The paths given.
         paths: String,
     },
     /// Two files of one name.
-    #[error("two files are named `{file}`: expected every file of a dataset to have a name of its own")]
+    #[error("two files are named `{}`: expected every file of a dataset to have a name of its own", file.escape_debug())]
     DuplicateFile {
         /// The name.
         file: String,
@@ -116,12 +139,6 @@ pub enum DataError {
         /// What is there.
         found: String,
     },
-    /// A file changed while it was read.
-    #[error("`{}` changed while it was read", path.display())]
-    Changed {
-        /// The file.
-        path: PathBuf,
-    },
     /// No such dataset.
     #[error("there is no dataset `{name}`{}", known(datasets))]
     UnknownDataset {
@@ -131,7 +148,7 @@ pub enum DataError {
         datasets: Vec<Name>,
     },
     /// The dataset has no such version.
-    #[error("dataset `{name}` has no version `{version}`: its newest is {newest}")]
+    #[error("dataset `{name}` has no version or tag `{version}`: its newest is {newest}")]
     UnknownVersion {
         /// The dataset.
         name: Name,
@@ -140,6 +157,44 @@ pub enum DataError {
         /// The newest there is.
         newest: u32,
     },
+    /// A version that was published cannot be deleted.
+    #[error("`{name}@{number}` is published: it cannot be deleted")]
+    Published {
+        /// The dataset.
+        name: Name,
+        /// The version.
+        number: u32,
+    },
+    /// Text that cannot be a tag.
+    #[error("`{tag}` is no tag: expected a name that is no number")]
+    Tag {
+        /// The text.
+        tag: String,
+    },
+    /// Nothing in the parent has such a name.
+    #[error("`{pattern}` matches no file of `{dataset}`")]
+    NothingToRemove {
+        /// What should be removed.
+        pattern: String,
+        /// The parent.
+        dataset: String,
+    },
+    /// The version holds no rows.
+    #[error("`{name}@{number}` holds no rows: expected IDX, CSV or Parquet files among its {files}")]
+    NoRows {
+        /// The dataset.
+        name: Name,
+        /// The version.
+        number: u32,
+        /// How many files it has.
+        files: usize,
+    },
+    /// The database failed.
+    #[error("{0}")]
+    Database(#[from] DatabaseError),
+    /// A thread has ended, because the program is about to.
+    #[error("the work was stopped")]
+    Stopped,
     /// The version has no such split.
     #[error("dataset `{name}` has no split `{split}`: expected {}", quoted(splits))]
     UnknownSplit {
@@ -151,7 +206,7 @@ pub enum DataError {
         splits: Vec<String>,
     },
     /// Text that names no dataset.
-    #[error("`{text}` names no dataset: expected a name, `name@version` or `name@sha256:…`")]
+    #[error("`{text}` names no dataset: expected a name, `name@version`, `name@tag` or `name@sha256:…`")]
     Reference {
         /// The text.
         text: String,
@@ -173,6 +228,11 @@ impl DataError {
     pub(super) fn read(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::Read { path, source }
+    }
+
+    pub(super) fn write(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_path_buf();
+        move |source| Self::Write { path, source }
     }
 
     pub(super) fn format(

@@ -1,17 +1,21 @@
 //! What the columns of a dataset look like: counts, moments, distinct values. Streams; holds a bounded amount a column.
 
+mod sample;
+
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::sample::{Histogram, Quantiles};
+use self::sample::{Sample, describe};
 use crate::domain::{Batch, DataType, Tensor};
 
 /// Distinct values counted exactly; each costs some 10 bytes a column.
 const DISTINCT_MAX: usize = 10_000;
 
 /// Distinct integers up to which each is counted on its own, which shows how balanced labels are.
-const HISTOGRAM_MAX: usize = 100;
+const VALUES_MAX: usize = 100;
 
 /// What one column looks like.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,7 +37,20 @@ pub struct ColumnStatistics {
     pub length: Option<LengthRange>,
     /// How often each value occurs, in ascending order; only for integers and booleans with few of them, one a row.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub histogram: Option<Vec<ValueCount>>,
+    pub values: Option<Vec<ValueCount>>,
+    /// Quantiles of the finite numbers; of types of more than one byte only where there is one a row.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub quantiles: Option<Quantiles>,
+    /// How the finite numbers are distributed, where they have quantiles.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub histogram: Option<Histogram>,
+    /// Whether quantiles and histogram were taken from a part of the rows, because there are many.
+    #[serde(skip_serializing_if = "is_false", default)]
+    pub sampled: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// Number of distinct values.
@@ -96,7 +113,8 @@ struct Column {
     bytes: Option<Box<[u64; 256]>>,
     running: Running,
     distinct: HashSet<u64, BuildHasherDefault<DefaultHasher>>,
-    histogram: Option<BTreeMap<i64, u64>>,
+    values: Option<BTreeMap<i64, u64>>,
+    sample: Sample,
     length: Option<LengthRange>,
 }
 
@@ -134,7 +152,8 @@ impl Column {
             bytes: (dtype.size() == Some(1)).then(|| Box::new([0; 256])),
             running: Running::default(),
             distinct: HashSet::default(),
-            histogram: (one_a_row && integer).then(BTreeMap::new),
+            values: (one_a_row && integer).then(BTreeMap::new),
+            sample: Sample::default(),
             length: None,
         }
     }
@@ -155,6 +174,9 @@ impl Column {
             self.missing += values.iter().filter(|value| value.is_nan()).count() as u64;
             self.running.merge(&Running::of(&values));
             self.observe_distinct(&values);
+            if self.one_a_row {
+                values.iter().filter(|value| value.is_finite()).for_each(|&value| self.sample.observe(value));
+            }
         }
     }
 
@@ -174,15 +196,15 @@ impl Column {
 
     fn observe_distinct(&mut self, values: &[f64]) {
         for &value in values.iter().filter(|value| !value.is_nan()) {
-            if self.distinct.len() > DISTINCT_MAX && self.histogram.is_none() {
+            if self.distinct.len() > DISTINCT_MAX && self.values.is_none() {
                 return;
             }
             // Adding zero makes -0 and 0 the same.
             self.distinct.insert((value + 0.0).to_bits());
-            if let Some(histogram) = &mut self.histogram {
-                *histogram.entry(value as i64).or_default() += 1;
-                if histogram.len() > HISTOGRAM_MAX {
-                    self.histogram = None;
+            if let Some(values) = &mut self.values {
+                *values.entry(value as i64).or_default() += 1;
+                if values.len() > VALUES_MAX {
+                    self.values = None;
                 }
             }
         }
@@ -190,6 +212,7 @@ impl Column {
 
     fn finish(mut self) -> ColumnStatistics {
         let mut distinct = self.distinct.len();
+        let mut described = self.sample.finish();
         if let Some(bytes) = self.bytes.take() {
             let signed = self.dtype == DataType::Int8;
             let value = |byte: usize| if signed { i64::from(byte as u8 as i8) } else { byte as i64 };
@@ -199,12 +222,16 @@ impl Column {
                 self.running.merge(&Running::repeated(value(byte) as f64, count as f64));
             }
             distinct = counts.len();
-            if self.one_a_row && distinct <= HISTOGRAM_MAX {
-                self.histogram =
-                    Some(counts.into_iter().map(|(byte, &count)| (value(byte), count)).collect());
+            if self.one_a_row && distinct <= VALUES_MAX {
+                self.values = Some(counts.iter().map(|(byte, count)| (value(*byte), **count)).collect());
             }
+            let counts: Vec<_> = counts.iter().map(|(byte, count)| (value(*byte) as f64, **count)).collect();
+            described = describe(&counts).map(|(quantiles, histogram)| (quantiles, histogram, false));
         }
-        let values = |(value, count)| ValueCount { value, count };
+        let value_count = |(value, count)| ValueCount { value, count };
+        let sampled = described.as_ref().is_some_and(|(.., sampled)| *sampled);
+        let (quantiles, histogram) =
+            described.map(|(quantiles, histogram, _)| (quantiles, histogram)).unzip();
         ColumnStatistics {
             name: self.name,
             count: self.count,
@@ -215,7 +242,10 @@ impl Column {
             },
             moments: self.running.moments(),
             length: self.length,
-            histogram: self.histogram.map(|counts| counts.into_iter().map(values).collect()),
+            values: self.values.map(|counts| counts.into_iter().map(value_count).collect()),
+            quantiles,
+            histogram,
+            sampled,
         }
     }
 }
@@ -307,7 +337,7 @@ mod tests {
             assert!((moments.std - 8.25_f64.sqrt()).abs() < 1e-6, "{moments:?}");
             assert_eq!((moments.min, moments.max), (1e9, 1e9 + 9.0));
             assert_eq!((found.count, found.distinct), (1_000, Distinct::Exactly(10)));
-            assert!(found.histogram.is_none(), "only integers have one");
+            assert!(found.values.is_none(), "only integers have one");
         }
     }
 
@@ -328,16 +358,16 @@ mod tests {
         let labels = Tensor::new("label", DataType::Uint8, vec![5], vec![9, 0, 9, 3, 9]).unwrap();
         let found = statistics(&[vec![labels]]).remove(0);
         let expected = [(0, 1), (3, 1), (9, 3)].map(|(value, count)| ValueCount { value, count });
-        assert_eq!(found.histogram.unwrap(), expected);
+        assert_eq!(found.values.unwrap(), expected);
         assert_eq!(found.moments.unwrap().mean, 6.0);
         let wide: Vec<u8> = (0..1_000_i64).flat_map(i64::to_le_bytes).collect();
         let wide =
             statistics(&[vec![Tensor::new("id", DataType::Int64, vec![1_000], wide).unwrap()]]).remove(0);
-        assert!(wide.histogram.is_none());
+        assert!(wide.values.is_none());
         assert_eq!(wide.distinct, Distinct::Exactly(1_000));
         let signed = Tensor::new("s", DataType::Int8, vec![2], vec![255, 1]).unwrap();
         let signed = statistics(&[vec![signed]]).remove(0);
-        assert_eq!(signed.histogram.unwrap()[0], ValueCount { value: -1, count: 1 });
+        assert_eq!(signed.values.unwrap()[0], ValueCount { value: -1, count: 1 });
     }
 
     #[test]
@@ -347,7 +377,7 @@ mod tests {
         let found = statistics(&[vec![image, names]]);
         assert_eq!(found[0].count, 4);
         assert_eq!(found[0].moments.unwrap().std, 127.5);
-        assert!(found[0].histogram.is_none());
+        assert!(found[0].values.is_none());
         assert_eq!(found[1].length, Some(LengthRange { min: 3, max: 3 }));
     }
 

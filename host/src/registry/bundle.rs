@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::data::DataError;
 use crate::domain::{Digest, Name, Signature};
 use crate::model::ModelError;
 use crate::plugin::{LoadError, PluginError};
@@ -104,6 +105,9 @@ pub enum RegistryError {
     /// The store failed.
     #[error("{0}")]
     Store(#[from] StoreError),
+    /// A dataset cannot be found.
+    #[error("{0}")]
+    Data(#[from] DataError),
     /// A file failed.
     #[error("failed to {action} `{}`", path.display())]
     Io {

@@ -1,3 +1,5 @@
+mod batch;
+mod bucket;
 mod cache;
 mod connect;
 mod download;
@@ -7,7 +9,7 @@ mod upload;
 mod url;
 
 use std::fs::File;
-use std::io::{Read, Seek as _};
+use std::io::{Read, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -17,6 +19,8 @@ use self::remote::RemoteBlobs;
 use super::{Store, StoreError};
 use crate::domain::Digest;
 
+pub use self::batch::BlobBatch;
+pub use self::bucket::fetch_bucket;
 pub use self::connect::{Bucket, connect};
 pub use self::url::{BlobsUrl, BlobsUrlError};
 
@@ -110,6 +114,31 @@ impl Store {
                 file.rewind().map_err(StoreError::io("read", &path))?;
                 Ok(file)
             }
+        }
+    }
+
+    /// Writes a blob's bytes to `file`. They turn out wrong at the end, if they are, so nobody may act on them before.
+    pub fn copy_blob(&self, digest: Digest, file: &mut File) -> Result<(), StoreError> {
+        let name = PathBuf::from(digest.hex());
+        let mut blob = match &self.blobs {
+            Blobs::Local(blobs) => blobs.open_unchecked(digest)?.0,
+            Blobs::Remote(blobs) => blobs.open_checked(digest)?,
+        };
+        let found = hash(&mut blob, StoreError::io("read", &name), |piece| {
+            file.write_all(piece).map_err(StoreError::io("write a copy of", &name))
+        })?;
+        check(digest, found)
+    }
+
+    /// Reads a blob where it is kept, not a copy of it, and checks it.
+    pub fn check_blob(&self, digest: Digest) -> Result<(), StoreError> {
+        match &self.blobs {
+            Blobs::Local(blobs) => {
+                let (mut file, _) = blobs.open_unchecked(digest)?;
+                let path = blobs.path(digest);
+                check(digest, hash(&mut file, StoreError::io("read", &path), |_| Ok(()))?)
+            }
+            Blobs::Remote(blobs) => check(digest, blobs.hash(digest)?),
         }
     }
 

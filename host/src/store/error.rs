@@ -1,6 +1,6 @@
 use std::path::{Path, PathBuf};
 
-use crate::domain::{Digest, Name};
+use crate::domain::Digest;
 
 /// Something that could not be stored or found.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +33,12 @@ pub enum StoreError {
         /// The digest it has.
         found: Digest,
     },
+    /// Blobs that are not what they were.
+    #[error("{count} files are damaged or missing: add them again, or restore the blobs from a backup")]
+    DamagedFiles {
+        /// How many.
+        count: usize,
+    },
     /// The bucket of blobs failed, or cannot be reached.
     #[error("failed to {action} `{place}`")]
     Remote {
@@ -62,42 +68,6 @@ pub enum StoreError {
         found: u64,
         /// The limit.
         limit: u64,
-    },
-    /// A record is not what this program writes.
-    #[error("record `{}` cannot be read", path.display())]
-    Record {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: serde_json::Error,
-    },
-    /// A record of another version of this program.
-    #[error("record `{}` has format {found}: expected {expected}, a newer `host` may have written it", path.display())]
-    RecordFormat {
-        /// The file.
-        path: PathBuf,
-        /// The format it has.
-        found: u64,
-        /// The format this program reads.
-        expected: u64,
-    },
-    /// A record cannot be written as JSON.
-    #[error("record `{name}` cannot be written as JSON")]
-    Encode {
-        /// Whose record.
-        name: Name,
-        /// Why not.
-        #[source]
-        source: serde_json::Error,
-    },
-    /// Another process changes records for longer than a process should.
-    #[error("another process holds the lock `{}` for more than {waited_s} s", path.display())]
-    Busy {
-        /// The lock.
-        path: PathBuf,
-        /// How long it was waited for.
-        waited_s: u64,
     },
 }
 

@@ -3,7 +3,7 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempDir};
 
 use super::StoreError;
 
@@ -15,6 +15,28 @@ pub(super) fn create_temporary(folder: &Path) -> Result<NamedTempFile, StoreErro
     let file = NamedTempFile::new_in(folder).map_err(StoreError::io("create a file in", folder))?;
     file.as_file().lock().map_err(StoreError::io("lock", file.path()))?;
     Ok(file)
+}
+
+/// A folder for files that nobody else needs. Its lock says that its owner lives, see [`remove_leftovers`].
+#[derive(Debug)]
+pub struct TemporaryFolder {
+    folder: TempDir,
+    _lock: File,
+}
+
+impl TemporaryFolder {
+    pub(super) fn create(parent: &Path) -> Result<Self, StoreError> {
+        let folder = TempDir::new_in(parent).map_err(StoreError::io("create a folder in", parent))?;
+        let path = folder.path().join(LOCK_FILE);
+        let lock = File::create_new(&path).map_err(StoreError::io("create", &path))?;
+        lock.lock().map_err(StoreError::io("lock", &path))?;
+        Ok(Self { folder, _lock: lock })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
 }
 
 /// What to do where the target of a rename is there already.
@@ -95,7 +117,10 @@ pub(super) fn read_plain(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, Sto
     Ok(Some(bytes))
 }
 
-/// Removes temporary files that no writer holds any more.
+/// Name of the file in a temporary folder whose lock says that the folder's writer lives.
+const LOCK_FILE: &str = ".lock";
+
+/// Removes temporary files and folders that no writer holds any more.
 pub(super) fn remove_leftovers(folder: &Path) -> Result<(), StoreError> {
     for entry in std::fs::read_dir(folder).map_err(StoreError::io("read", folder))? {
         let path = entry.map_err(StoreError::io("read", folder))?.path();
@@ -103,10 +128,14 @@ pub(super) fn remove_leftovers(folder: &Path) -> Result<(), StoreError> {
         let Ok(metadata) = std::fs::symlink_metadata(&path) else { continue };
         let age = metadata.modified().ok().and_then(|modified| modified.elapsed().ok());
         let old = age.is_some_and(|age| age > LEFTOVER_AGE_MIN);
-        if !metadata.is_file() || !old {
+        if !old {
             continue;
         }
-        if File::open(&path).is_ok_and(|file| file.try_lock().is_ok()) {
+        let is_held = |lock: &Path| File::open(lock).is_ok_and(|file| file.try_lock().is_err());
+        if metadata.is_dir() && !is_held(&path.join(LOCK_FILE)) {
+            tracing::debug!(path = %path.display(), "removing a leftover temporary folder");
+            let _ = std::fs::remove_dir_all(&path);
+        } else if metadata.is_file() && !is_held(&path) {
             tracing::debug!(path = %path.display(), "removing a leftover temporary file");
             let _ = std::fs::remove_file(&path);
         }
@@ -132,11 +161,22 @@ mod tests {
         create("young", 60);
         let held = create("held", 7_200);
         held.lock().unwrap();
+        let mut locks = Vec::new();
+        for name in ["old-folder", "held-folder"] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+            let lock = File::create(folder.path().join(name).join(LOCK_FILE)).unwrap();
+            if name == "held-folder" {
+                lock.lock().unwrap();
+            }
+            locks.push(lock);
+            let opened = File::open(folder.path().join(name)).unwrap();
+            opened.set_modified(SystemTime::now() - Duration::from_secs(7_200)).unwrap();
+        }
         remove_leftovers(folder.path()).unwrap();
         let mut left: Vec<_> =
             std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         left.sort();
-        assert_eq!(left, ["held", "young"]);
+        assert_eq!(left, ["held", "held-folder", "young"]);
     }
 
     #[test]

@@ -1,9 +1,20 @@
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use walkdir::WalkDir;
 
 use crate::data::DataError;
+use crate::store::Stamp;
+
+/// Most files of a version.
+const FILES_MAX: usize = 1_000_000;
+
+/// Longest path of a file in a dataset, in bytes; systems allow 4,096 with the folder that it is written to.
+const PATH_MAX_BYTES: usize = 2_048;
+
+/// Longest part of a path, as file systems have it.
+const PART_MAX_BYTES: usize = 255;
 
 /// How a file is read; any but Parquet may also be packed by gzip.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +26,8 @@ pub enum FileFormat {
     Csv,
     /// Parquet.
     Parquet,
+    /// Anything else, which is kept and holds no rows.
+    Plain,
 }
 
 impl FileFormat {
@@ -23,6 +36,7 @@ impl FileFormat {
             Self::Idx => "IDX",
             Self::Csv => "CSV",
             Self::Parquet => "Parquet",
+            Self::Plain => "any file",
         }
     }
 }
@@ -31,70 +45,156 @@ impl FileFormat {
 #[derive(Debug)]
 pub(super) struct FoundFile {
     pub(super) path: PathBuf,
+    /// Its name in the dataset, with folders.
     pub(super) name: String,
     pub(super) format: FileFormat,
     pub(super) split: &'static str,
     pub(super) column: Option<String>,
+    pub(super) stamp: Stamp,
 }
 
-/// Finds the data files in `paths`, sorted by split and name, and notes what it left out. A file that is neither data
-/// nor known to go along with data is an error: leaving out a misnamed file would quietly change the dataset.
-pub(super) fn find_files(paths: &[PathBuf]) -> Result<(Vec<FoundFile>, Vec<String>), DataError> {
-    let mut found = Vec::new();
-    let mut notes = Vec::new();
+/// What was found at the user's paths.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// By split and name.
+    pub(super) files: Vec<FoundFile>,
+    /// What is no data, such as a README.
+    pub(super) left_out: Vec<String>,
+}
+
+/// Finds the files at `paths`: files, folders with all that is in them, and patterns such as `data/**/*.csv`. Where
+/// `rows` is false, no file is read as rows, whatever its name.
+pub(super) fn find_files(paths: &[PathBuf], rows: bool) -> Result<Found, DataError> {
+    let mut found = Found::default();
     for path in paths {
-        let metadata = std::fs::metadata(path).map_err(DataError::read(path))?;
-        if !metadata.is_dir() {
-            add_file(path, &mut found, &mut notes)?;
-            continue;
-        }
-        let mut entries = Vec::new();
-        for entry in std::fs::read_dir(path).map_err(DataError::read(path))? {
-            entries.push(entry.map_err(DataError::read(path))?.path());
-        }
-        entries.sort();
-        for entry in entries {
-            add_file(&entry, &mut found, &mut notes)?;
+        let is_there = std::fs::symlink_metadata(path).is_ok();
+        match path.to_str().filter(|text| !is_there && text.contains(['*', '?', '['])) {
+            Some(pattern) => add_matches(pattern, rows, &mut found)?,
+            None => {
+                let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
+                add_path(path, folder, rows, &mut found)?;
+            }
         }
     }
-    if found.is_empty() {
+    if found.files.is_empty() {
         let paths: Vec<_> = paths.iter().take(5).map(|path| format!("`{}`", path.display())).collect();
         return Err(DataError::NoData { paths: paths.join(", ") });
     }
-    found.sort_by(|a: &FoundFile, b| (a.split, &a.name).cmp(&(b.split, &b.name)));
-    let twice = found.windows(2).find(|pair| matches!(pair, [a, b] if a.name == b.name));
-    if let Some([file, _]) = twice {
-        return Err(DataError::DuplicateFile { file: file.name.clone() });
+    found.files.sort_by(|a: &FoundFile, b| (a.split, &a.name).cmp(&(b.split, &b.name)));
+    let mut names: Vec<&str> = found.files.iter().map(|file| file.name.as_str()).collect();
+    names.sort_unstable();
+    let twice = names.windows(2).find(|pair| matches!(pair, [a, b] if a == b)).and_then(|pair| pair.first());
+    if let Some(&file) = twice {
+        return Err(DataError::DuplicateFile { file: file.to_owned() });
     }
-    Ok((found, notes))
+    Ok(found)
 }
 
-fn add_file(path: &Path, found: &mut Vec<FoundFile>, notes: &mut Vec<String>) -> Result<(), DataError> {
-    let Some(name) = path.file_name().and_then(OsStr::to_str) else {
+/// Names of all files in `folder`, whatever they are; those that are hidden aside.
+pub(super) fn find_all(folder: &Path) -> Result<Vec<String>, DataError> {
+    let mut found = Found::default();
+    add_path(folder, folder, false, &mut found)?;
+    Ok(found.files.into_iter().map(|file| file.name).collect())
+}
+
+/// Adds what a pattern matches; names start after the folders that the pattern names outright.
+fn add_matches(pattern: &str, rows: bool, found: &mut Found) -> Result<(), DataError> {
+    let options = glob::MatchOptions { require_literal_leading_dot: true, ..glob::MatchOptions::new() };
+    let wrong = |error: glob::PatternError| DataError::Pattern {
+        pattern: pattern.to_owned(),
+        reason: error.msg.to_owned(),
+    };
+    let plain = |part: &Component<'_>| !part.as_os_str().to_string_lossy().contains(['*', '?', '[']);
+    let folder: PathBuf = Path::new(pattern).components().take_while(plain).collect();
+    for path in glob::glob_with(pattern, options).map_err(wrong)? {
+        let path = path.map_err(|error| {
+            let at = error.path().to_path_buf();
+            DataError::read(&at)(error.into())
+        })?;
+        // What lies in a folder that matches too is found with it.
+        if !path.is_dir() {
+            add_path(&path, &folder, rows, found)?;
+        }
+    }
+    Ok(())
+}
+
+/// Adds a file or all files of a folder; names start after `folder`. Follows links, so that a folder of links to large
+/// files can be added.
+fn add_path(path: &Path, folder: &Path, rows: bool, found: &mut Found) -> Result<(), DataError> {
+    let is_hidden = |name: &OsStr| name.as_encoded_bytes().starts_with(b".");
+    let entries = WalkDir::new(path).follow_links(true).sort_by_file_name().into_iter();
+    let shown = entries.filter_entry(|entry| {
+        entry.depth() == 0 || !(entry.file_type().is_dir() && is_hidden(entry.file_name()))
+    });
+    for entry in shown {
+        let entry = entry.map_err(|error| {
+            let at = error.path().unwrap_or(path).to_path_buf();
+            DataError::read(&at)(error.into())
+        })?;
+        if entry.file_type().is_dir() {
+            continue;
+        }
+        let path = entry.path();
+        let metadata = entry.metadata().map_err(|error| DataError::read(path)(error.into()))?;
+        // Pipes and devices might never end.
+        if !metadata.is_file() {
+            let (expected, found) = ("a file", "a pipe, socket or device");
+            return Err(DataError::Path { path: path.to_path_buf(), expected, found });
+        }
+        add_file(path, folder, rows, Stamp::of(&metadata), found)?;
+    }
+    Ok(())
+}
+
+fn add_file(
+    path: &Path,
+    folder: &Path,
+    rows: bool,
+    stamp: Stamp,
+    found: &mut Found,
+) -> Result<(), DataError> {
+    let Some(name) = path.strip_prefix(folder).ok().and_then(Path::to_str) else {
         let (expected, found) = ("a name of UTF-8", "something else");
         return Err(DataError::Path { path: path.to_path_buf(), expected, found });
     };
-    if goes_along(name) && (name.starts_with('.') || format_of(name).is_none()) {
-        notes.push(format!("`{}` was left out: it is no data", path.display()));
+    check_path(name).map_err(|expected| DataError::Path {
+        path: path.to_path_buf(),
+        expected,
+        found: "something else",
+    })?;
+    let base = name.rsplit('/').next().unwrap_or(name);
+    let readable = format_of(base).filter(|_| rows);
+    if base.starts_with('.') || (goes_along(base) && format_of(base).is_none()) {
+        found.left_out.push(name.to_owned());
         return Ok(());
     }
-    // Follows links, so that a folder of links to large files can be added. Pipes and devices might never end.
-    let metadata = std::fs::metadata(path).map_err(DataError::read(path))?;
-    let wrong =
-        |found| DataError::Path { path: path.to_path_buf(), expected: "an IDX, CSV or Parquet file", found };
-    if metadata.is_dir() {
-        return Err(wrong("a folder in a folder"));
+    if found.files.len() == FILES_MAX {
+        return Err(DataError::TooManyFiles { limit: FILES_MAX });
     }
-    if !metadata.is_file() {
-        return Err(wrong("a pipe, socket or device"));
-    }
-    let Some(format) = format_of(name) else {
-        return Err(wrong("a file with another name"));
-    };
-    let column = (format == FileFormat::Idx).then(|| idx_column(name));
-    let split = split_of(name);
-    found.push(FoundFile { path: path.to_path_buf(), name: name.to_owned(), format, split, column });
+    let format = readable.unwrap_or(FileFormat::Plain);
+    let column = (format == FileFormat::Idx).then(|| idx_column(base));
+    let split = if format == FileFormat::Plain { "" } else { split_of(name) };
+    found.files.push(FoundFile {
+        path: path.to_path_buf(),
+        name: name.to_owned(),
+        format,
+        split,
+        column,
+        stamp,
+    });
     Ok(())
+}
+
+/// Whether `path` can be the name of a file in a dataset; says what one is if it cannot. A name leads to a place below
+/// any folder that it is written to, and nowhere else.
+pub(in crate::data) fn check_path(path: &str) -> Result<(), &'static str> {
+    const EXPECTED: &str = "a relative path without `..`, of at most 2,048 bytes and 255 a part";
+    let part_is_good =
+        |part: &str| !part.is_empty() && part != "." && part != ".." && part.len() <= PART_MAX_BYTES;
+    let is_good =
+        path.len() <= PATH_MAX_BYTES && !path.contains(['\0', '\\']) && path.split('/').all(part_is_good);
+    if is_good { Ok(()) } else { Err(EXPECTED) }
 }
 
 /// Files that lie beside data and hold none.
@@ -177,8 +277,23 @@ mod tests {
             let found = (format == FileFormat::Idx).then(|| idx_column(name));
             assert_eq!(found.as_deref(), column, "{name}");
         }
+        assert_eq!(split_of("cats/test/1.csv"), "test");
         for name in ["a.txt", "a.parquet.gz", "idx", "a-idx", "a-idxx-ubyte", "a-idx3-", "csv", ""] {
             assert!(format_of(name).is_none() || name == "a-idx3-", "{name}");
+        }
+    }
+
+    #[test]
+    fn paths_stay_below_a_folder() {
+        for path in ["a", "a/b.csv", "a b/ü/c", "..a/b..", "a;b", "%2e%2e/a"] {
+            assert!(check_path(path).is_ok(), "{path}");
+        }
+        let long = "x".repeat(256);
+        let deep = "x/".repeat(1_024) + "x";
+        for path in
+            ["", "/", "/a", "a/", "a//b", ".", "..", "a/..", "../a", "a/./b", "a\0b", "a\\b", &long, &deep]
+        {
+            assert!(check_path(path).is_err(), "{path}");
         }
     }
 }

@@ -24,6 +24,7 @@ pub(super) fn infer(files: &[FileEntry], sources: &[Source]) -> Result<Vec<Colum
         FileFormat::Idx => promises_of_idx(files, sources)?,
         FileFormat::Csv => promises_of_tables(files, sources, infer_csv)?,
         FileFormat::Parquet => promises_of_tables(files, sources, infer_parquet)?,
+        FileFormat::Plain => return Ok(Vec::new()),
     };
     let mut promises = promises.into_iter();
     let Some(mut schema) = promises.next() else { return Ok(Vec::new()) };

@@ -163,6 +163,8 @@ fn open_table(file: &FileEntry, source: &Source, schema: &[ColumnSpec]) -> Resul
         FileFormat::Parquet => {
             ParquetReader::open(opened, &file.path, schema).map(|reader| Table::Parquet(Box::new(reader)))
         }
-        FileFormat::Idx => Err(DataError::format(&file.path, "", "a table", "IDX")),
+        FileFormat::Idx | FileFormat::Plain => {
+            Err(DataError::format(&file.path, "", "a table", file.format.as_str()))
+        }
     }
 }

@@ -81,6 +81,27 @@ impl LocalBlobs {
         staged.file.persist(&target).map_err(|error| StoreError::io("write", &target)(error.error))
     }
 
+    /// Says that somebody relies on a blob; false if it is not there, whole.
+    pub(super) fn touch(&self, blob: BlobInfo) -> Result<bool, StoreError> {
+        let path = self.path(blob.digest);
+        if std::fs::symlink_metadata(&path).is_err() {
+            return Ok(false);
+        }
+        let _guard = self.guard(File::lock_shared)?;
+        match open_plain(&path)? {
+            Some((file, metadata)) if metadata.len() == blob.size => {
+                let _ = file.set_modified(SystemTime::now());
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Where files being written stand.
+    pub(super) fn temporary(&self) -> &Path {
+        &self.temporary
+    }
+
     /// Opens a blob as it lies there, unchecked.
     pub(super) fn open_unchecked(&self, digest: Digest) -> Result<(File, Metadata), StoreError> {
         open_plain(&self.path(digest))?.ok_or(StoreError::Missing { digest })
@@ -138,7 +159,7 @@ impl LocalBlobs {
     }
 
     /// Takes the lock between those who put and those who remove; it falls with the file.
-    fn guard(&self, take: fn(&File) -> std::io::Result<()>) -> Result<File, StoreError> {
+    pub(super) fn guard(&self, take: fn(&File) -> std::io::Result<()>) -> Result<File, StoreError> {
         let path = self.folder.join(".lock");
         let file =
             File::options().create(true).append(true).open(&path).map_err(StoreError::io("create", &path))?;

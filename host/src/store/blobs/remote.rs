@@ -7,11 +7,13 @@ use std::time::SystemTime;
 use futures_util::TryStreamExt as _;
 use object_store::path::Path as ObjectPath;
 use object_store::{Error, ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
+use sha2::{Digest as _, Sha256};
 use url::Url;
 
 use super::super::StoreError;
+use super::bucket::connect_from_environment;
 use super::cache::Cache;
-use super::connect::{Bucket, connect};
+use super::connect::Bucket;
 use super::local::{Staged, hash};
 use super::{BlobEntry, BlobInfo};
 use super::{download, upload};
@@ -59,10 +61,8 @@ impl RemoteBlobs {
             .enable_all()
             .build()
             .map_err(StoreError::io("start threads for", state_folder))?;
-        let text = |text: std::ffi::OsString| text.into_string().ok();
-        let variables = std::env::vars_os().filter_map(|(name, value)| Some((text(name)?, text(value)?)));
         Ok(Self {
-            bucket: connect(url, variables)?,
+            bucket: connect_from_environment(url)?,
             url: url.clone(),
             cache: Cache::open(state_folder)?,
             uploads,
@@ -124,6 +124,19 @@ impl RemoteBlobs {
             return Err(StoreError::Damaged { digest, found });
         }
         self.cache.insert_partial(digest, partial)
+    }
+
+    /// The digest of the bytes in the bucket.
+    pub(super) fn hash(&self, digest: Digest) -> Result<Digest, StoreError> {
+        let (objects, path) = (self.bucket.objects.clone(), self.object_path(digest));
+        self.wait("read", Some(digest), async move {
+            let mut hasher = Sha256::new();
+            let mut pieces = objects.get(&path).await?.into_stream();
+            while let Some(piece) = pieces.try_next().await? {
+                hasher.update(&piece);
+            }
+            Ok(Digest::from_hasher(hasher))
+        })
     }
 
     /// Bytes of a blob.

@@ -5,8 +5,11 @@ use super::{DatabaseError, Dialect};
 /// What each version of the schema adds, oldest first. A released one is never changed.
 ///
 /// Words in braces differ between databases, see [`Dialect::fill`].
-const MIGRATIONS: &[&str] =
-    &[include_str!("migrations/0001_tracking.sql"), include_str!("migrations/0002_registry.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001_tracking.sql"),
+    include_str!("migrations/0002_registry.sql"),
+    include_str!("migrations/0003_datasets.sql"),
+];
 
 /// Number that names our lock among PostgreSQL's advisory ones.
 const LOCK: i64 = 0x686f_7374;

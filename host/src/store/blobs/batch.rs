@@ -1,0 +1,186 @@
+use std::cell::RefCell;
+use std::fs::File;
+use std::io::{Read, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
+
+use tempfile::{NamedTempFile, TempPath};
+
+use super::super::files::{TemporaryFolder, open_plain, sync_folder};
+use super::super::{Store, StoreError};
+use super::local::{LocalBlobs, Staged, hash};
+use super::{BlobInfo, Blobs};
+use crate::domain::{Digest, map_parallel};
+
+/// Blobs up to this size are held in memory until it is known whether they are there already.
+const SMALL_MAX_BYTES: usize = 1024 * 1024;
+
+/// Files from which syncing the whole file system is quicker than syncing each.
+const SYNC_EACH_MAX: usize = 64;
+
+/// Requests to a bucket at the same time.
+const UPLOADS_AT_ONCE: usize = 16;
+
+/// Many blobs that are stored together: nothing is kept until [`BlobBatch::keep`], and then the disk is waited for once
+/// instead of once a blob. Several threads may add to it.
+#[derive(Debug)]
+pub struct BlobBatch {
+    store: Store,
+    folder: TemporaryFolder,
+    next: AtomicU64,
+    staged: Mutex<Vec<StagedPath>>,
+}
+
+/// A blob that has no name yet; its file is closed, since there may be more than a process may have open.
+#[derive(Debug)]
+struct StagedPath {
+    path: TempPath,
+    blob: BlobInfo,
+}
+
+impl Store {
+    /// Begins a batch of blobs.
+    pub fn blob_batch(&self) -> Result<BlobBatch, StoreError> {
+        let folder = TemporaryFolder::create(self.staging().temporary())?;
+        Ok(BlobBatch { store: self.clone(), folder, next: AtomicU64::new(0), staged: Mutex::default() })
+    }
+
+    fn staging(&self) -> &LocalBlobs {
+        match &self.blobs {
+            Blobs::Local(blobs) => blobs,
+            Blobs::Remote(blobs) => blobs.staging(),
+        }
+    }
+
+    /// Says that somebody relies on a blob, which keeps it from being removed for a while; false if it is not there.
+    ///
+    /// Asks the file system only: whether a bucket has a blob is not known without a request for each, so there the
+    /// answer is always false.
+    pub fn touch_blob(&self, digest: Digest, size: u64) -> Result<bool, StoreError> {
+        match &self.blobs {
+            Blobs::Local(blobs) => blobs.touch(BlobInfo { digest, size }),
+            Blobs::Remote(_) => Ok(false),
+        }
+    }
+}
+
+impl BlobBatch {
+    /// Adds what `reader` gives; says where it can be read until the batch ends, unless it is a blob already.
+    pub fn stage(&self, reader: &mut dyn Read) -> Result<(BlobInfo, Option<PathBuf>), StoreError> {
+        thread_local! {
+            // Memory for each of thousands of small files would cost as much as hashing them.
+            static START: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+        }
+        START.with_borrow_mut(|start| {
+            start.clear();
+            reader.take(SMALL_MAX_BYTES as u64 + 1).read_to_end(start).map_err(StoreError::Input)?;
+            self.stage_from(start, reader)
+        })
+    }
+
+    /// Adds `start` and what `reader` gives after it.
+    fn stage_from(
+        &self,
+        start: &[u8],
+        reader: &mut dyn Read,
+    ) -> Result<(BlobInfo, Option<PathBuf>), StoreError> {
+        if start.len() <= SMALL_MAX_BYTES {
+            let blob = BlobInfo { digest: Digest::of(start), size: start.len() as u64 };
+            if self.store.touch_blob(blob.digest, blob.size)? {
+                return Ok((blob, None));
+            }
+            let (path, mut file) = self.create()?;
+            file.write_all(start).map_err(StoreError::io("write", &path))?;
+            return Ok((blob, Some(self.add(path, blob))));
+        }
+        let (path, mut file) = self.create()?;
+        let mut size = 0;
+        let digest = hash(&mut start.chain(reader), StoreError::Input, |piece| {
+            size += piece.len() as u64;
+            file.write_all(piece).map_err(StoreError::io("write", &path))
+        })?;
+        let blob = BlobInfo { digest, size };
+        if self.store.touch_blob(digest, size)? {
+            return Ok((blob, None));
+        }
+        Ok((blob, Some(self.add(path, blob))))
+    }
+
+    /// Keeps all of them; durable when it returns.
+    pub fn keep(self) -> Result<(), StoreError> {
+        let staged = self.staged.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if staged.is_empty() {
+            return Ok(());
+        }
+        match &self.store.blobs {
+            Blobs::Local(blobs) => keep_local(blobs, self.folder.path(), staged),
+            Blobs::Remote(blobs) => {
+                let staged: Vec<_> = staged.into_iter().map(|staged| Mutex::new(Some(staged))).collect();
+                map_parallel(
+                    &staged,
+                    UPLOADS_AT_ONCE,
+                    || StoreError::Closed,
+                    |staged| {
+                        let staged = staged.lock().unwrap_or_else(PoisonError::into_inner).take();
+                        staged.map_or(Ok(()), |staged| blobs.keep(staged_file(staged)?).map(drop))
+                    },
+                )
+                .map(drop)
+            }
+        }
+    }
+
+    fn create(&self) -> Result<(TempPath, File), StoreError> {
+        let path = self.folder.path().join(self.next.fetch_add(1, Ordering::Relaxed).to_string());
+        let file = File::create_new(&path).map_err(StoreError::io("create", &path))?;
+        let path = TempPath::try_from_path(&path).map_err(StoreError::io("create", &path))?;
+        Ok((path, file))
+    }
+
+    fn add(&self, path: TempPath, blob: BlobInfo) -> PathBuf {
+        let readable = path.to_path_buf();
+        let mut staged = self.staged.lock().unwrap_or_else(PoisonError::into_inner);
+        staged.push(StagedPath { path, blob });
+        readable
+    }
+}
+
+/// The bytes first and then the names, so that a name never shows less than the whole content.
+fn keep_local(blobs: &LocalBlobs, folder: &Path, staged: Vec<StagedPath>) -> Result<(), StoreError> {
+    if staged.len() <= SYNC_EACH_MAX {
+        for staged in staged {
+            blobs.keep(staged_file(staged)?)?;
+        }
+        return Ok(());
+    }
+    sync_file_system(folder)?;
+    let _guard = blobs.guard(File::lock_shared)?;
+    for StagedPath { path, blob } in staged {
+        let target = blobs.path(blob.digest);
+        if let Some(folder) = target.parent() {
+            std::fs::create_dir_all(folder).map_err(StoreError::io("create", folder))?;
+        }
+        match open_plain(&target)? {
+            Some((file, metadata)) if metadata.len() == blob.size => {
+                let _ = file.set_modified(SystemTime::now());
+            }
+            _ => path.persist(&target).map_err(|error| StoreError::io("write", &target)(error.error))?,
+        }
+    }
+    sync_file_system(folder)
+}
+
+fn staged_file(staged: StagedPath) -> Result<Staged, StoreError> {
+    let file = File::options().read(true).write(true).open(&staged.path);
+    let file = file.map_err(StoreError::io("read", &staged.path))?;
+    Ok(Staged { file: NamedTempFile::from_parts(file, staged.path), blob: staged.blob })
+}
+
+/// Waits until everything that was written to the file system of `folder` is on the disk.
+fn sync_file_system(folder: &Path) -> Result<(), StoreError> {
+    let opened = File::open(folder).map_err(StoreError::io("read", folder))?;
+    rustix::fs::syncfs(&opened).map_err(|error| StoreError::io("sync", folder)(error.into()))?;
+    sync_folder(folder)
+}
