@@ -10,7 +10,7 @@ use clap::Subcommand;
 use indicatif::ProgressBar;
 use serde_json::json;
 
-use super::output::{Output, Table, bytes_text, printable, thousands};
+use super::output::{Output, Table, bytes_text, printable, thousands, with_fields};
 use super::state::{StateArguments, wait};
 use crate::data::{
     self, AddProgress, AddWatcher, AddedDataset, Catalog, DatasetVersion, FileProblem, NewDataset,
@@ -246,10 +246,8 @@ fn tell_added(added: &AddedDataset, output: &Output) -> anyhow::Result<()> {
     }
     let (name, version) = (&added.dataset.name, &added.dataset.version);
     if output.is_json() {
-        let mut told = serde_json::to_value(version)?;
-        told["name"] = json!(name);
-        told["unchanged"] = json!(added.unchanged);
-        return output.value(&told);
+        let more = [("name", json!(name)), ("unchanged", json!(added.unchanged))];
+        return output.value(&with_fields(version, more)?);
     }
     let verb = if added.unchanged { "unchanged" } else { "added" };
     let line = format!("{verb} {name}@{} ({}): {}", version.number, version.digest.short(), holds(version));

@@ -4,11 +4,24 @@ use std::time::Duration;
 use console::{Alignment, Term, measure_text_width, pad_str, style};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
+use serde_json::Value;
 
 /// How results reach the user: text for people or JSON for programs on standard output, the rest on standard error.
 pub(super) struct Output {
     json: bool,
     quiet: bool,
+}
+
+/// A value as JSON, with `more` fields in it or in place of its own.
+pub(super) fn with_fields(
+    value: &impl Serialize,
+    more: impl IntoIterator<Item = (&'static str, Value)>,
+) -> serde_json::Result<Value> {
+    let mut told = serde_json::to_value(value)?;
+    if let Value::Object(fields) = &mut told {
+        fields.extend(more.into_iter().map(|(name, value)| (name.to_owned(), value)));
+    }
+    Ok(told)
 }
 
 /// A table of text; columns are as wide as their widest cell.

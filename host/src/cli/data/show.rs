@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::super::output::{
-    Output, Table, age_text, bytes_text, number_text, printable, sparkline, thousands,
+    Output, Table, age_text, bytes_text, number_text, printable, sparkline, thousands, with_fields,
 };
 use super::preview::Preview;
 use super::{SHOWN_FILES, holds};
@@ -17,16 +17,15 @@ pub(super) fn show(
 ) -> anyhow::Result<()> {
     let (manifest, version) = (&dataset.manifest, &dataset.version);
     if output.is_json() {
-        let mut told = serde_json::to_value(version)?;
-        told["name"] = json!(dataset.name);
-        told["parents"] = json!(manifest.parents);
-        told["schema"] = json!(manifest.schema);
-        told["splits"] = json!(manifest.splits);
-        told["files"] = json!(manifest.files);
-        if !rows.is_empty() {
-            told["preview"] = rows.json();
-        }
-        return output.value(&told);
+        let more = [
+            ("name", json!(dataset.name)),
+            ("parents", json!(manifest.parents)),
+            ("schema", json!(manifest.schema)),
+            ("splits", json!(manifest.splits)),
+            ("files", json!(manifest.files)),
+        ];
+        let preview = (!rows.is_empty()).then(|| ("preview", rows.json()));
+        return output.value(&with_fields(version, more.into_iter().chain(preview))?);
     }
     output.field("dataset", format!("{}@{}", dataset.name, version.number))?;
     output.field("digest", version.digest)?;

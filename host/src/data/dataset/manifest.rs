@@ -103,8 +103,7 @@ impl DatasetManifest {
         let mut stored = newest;
         let (name, parents) = (stored.name.clone(), stored.parents.clone());
         let (schema, splits) = (std::mem::take(&mut stored.schema), std::mem::take(&mut stored.splits));
-        loop {
-            let Some(removed) = stored.removed else { break };
+        while let Some(removed) = stored.removed {
             let wrong = |reason: &str| DataError::Manifest { digest, reason: reason.to_owned() };
             let base = *stored.parents.first().ok_or_else(|| wrong("it has changes and no parent"))?;
             if chain.len() > CHAIN_MAX {
