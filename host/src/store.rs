@@ -24,7 +24,9 @@ use std::sync::Arc;
 
 use blobs::Blobs;
 
-pub use blobs::{BlobBatch, BlobEntry, BlobInfo, BlobsUrl, BlobsUrlError, Bucket, connect, fetch_bucket};
+pub use blobs::{
+    BlobBatch, BlobEntry, BlobInfo, BlobsUrl, BlobsUrlError, Bucket, Presence, connect, fetch_bucket,
+};
 pub use database::{Database, DatabaseError, DatabaseUrl, DatabaseUrlError, Dialect};
 pub use error::StoreError;
 pub use files::TemporaryFolder;

@@ -246,7 +246,11 @@ fn tell_added(added: &AddedDataset, output: &Output) -> anyhow::Result<()> {
     }
     let (name, version) = (&added.dataset.name, &added.dataset.version);
     if output.is_json() {
-        let more = [("name", json!(name)), ("unchanged", json!(added.unchanged))];
+        let more = [
+            ("name", json!(name)),
+            ("unchanged", json!(added.unchanged)),
+            ("files_read", json!(added.files_read)),
+        ];
         return output.value(&with_fields(version, more)?);
     }
     let verb = if added.unchanged { "unchanged" } else { "added" };

@@ -65,6 +65,8 @@ pub(super) struct NewVersion<'a> {
     pub(super) digest: Digest,
     pub(super) content: Digest,
     pub(super) manifest: &'a DatasetManifest,
+    /// Versions whose files it has without having stored them again.
+    pub(super) relies_on: Vec<Digest>,
     /// When this is, in milliseconds since 1970.
     pub(super) now_ms: i64,
 }
@@ -286,6 +288,7 @@ struct NewRow {
     digest: Digest,
     content: Digest,
     parents: Vec<Digest>,
+    relies_on: Vec<Digest>,
     files: i64,
     bytes: i64,
     rows: String,
@@ -294,13 +297,14 @@ struct NewRow {
 
 impl NewRow {
     fn of(name: &Name, new: &NewVersion<'_>) -> Result<Self, DataError> {
-        let NewVersion { digest, content, manifest, now_ms } = new;
+        let NewVersion { digest, content, manifest, relies_on, now_ms } = new;
         let rows: BTreeMap<_, _> = manifest.splits.iter().map(|split| (&split.name, split.rows)).collect();
         Ok(Self {
             name: name.clone(),
             digest: *digest,
             content: *content,
             parents: manifest.parents.clone(),
+            relies_on: relies_on.clone(),
             files: manifest.files.len() as i64,
             bytes: i64::try_from(manifest.bytes()).unwrap_or(i64::MAX),
             rows: serde_json::to_string(&rows).map_err(DataError::Encode)?,
@@ -323,6 +327,12 @@ async fn insert_row(connection: &mut AnyConnection, row: &NewRow) -> Result<bool
         let sql = "UPDATE datasets SET last_number = last_number - 1 WHERE id = $1";
         sqlx::query(sql).bind(dataset).execute(&mut *connection).await?;
         return Ok(true);
+    }
+    // Their files are kept from `host gc` by their names alone.
+    for relied in &row.relies_on {
+        let sql = "SELECT 1 FROM dataset_versions WHERE digest = $1";
+        let found = sqlx::query(sql).bind(relied.to_string()).fetch_optional(&mut *connection).await?;
+        found.ok_or(DataError::Superseded { digest: *relied })?;
     }
     let sql = "INSERT INTO dataset_versions (dataset, number, digest, content, files, bytes, rows, created_at) \
                VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING id";

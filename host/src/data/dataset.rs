@@ -32,6 +32,8 @@ pub struct AddedDataset {
     pub dataset: ResolvedDataset,
     /// Whether there was such a version already; then nothing was written.
     pub unchanged: bool,
+    /// Files whose bytes were read; the others were known from before.
+    pub files_read: u64,
     /// What was not added or not read, as sentences for the user.
     pub notes: Vec<String>,
 }

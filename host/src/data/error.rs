@@ -165,6 +165,12 @@ pub enum DataError {
         /// The version.
         number: u32,
     },
+    /// A version whose files were to be used again is gone.
+    #[error("version {digest}, whose files are used again, was deleted meanwhile: run the command again")]
+    Superseded {
+        /// The version.
+        digest: Digest,
+    },
     /// Text that cannot be a tag.
     #[error("`{tag}` is no tag: expected a name that is no number")]
     Tag {

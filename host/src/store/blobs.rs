@@ -19,7 +19,7 @@ use self::remote::RemoteBlobs;
 use super::{Store, StoreError};
 use crate::domain::Digest;
 
-pub use self::batch::BlobBatch;
+pub use self::batch::{BlobBatch, Presence};
 pub use self::bucket::fetch_bucket;
 pub use self::connect::{Bucket, connect};
 pub use self::url::{BlobsUrl, BlobsUrlError};

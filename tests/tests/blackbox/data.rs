@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use host_tests::{Bucket, Host, Postgres, Ran, mnist_files, python, ran};
 
@@ -197,6 +198,52 @@ fn versions_live_on_postgresql_and_s3() {
     assert_eq!(std::fs::read_to_string(got.join("pictures/1.png")).unwrap(), "one");
 }
 
+/// Adds a tree again and again, and looks how many of its files were read.
+fn what_has_not_changed_is_not_read_again(catalog: &Catalog<'_>) {
+    catalog.write("tree/a.csv", "x\n1\n");
+    catalog.write("tree/b.png", "b");
+    let tree = catalog.folder().join("tree").to_str().unwrap().to_owned();
+    let add = |more: &[&str]| catalog.run(&[&["data", "add", "d", &tree, "--json"], more].concat()).json();
+    let add_until = |files_read: u64| {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let added = add(&[]);
+            if added["files_read"] == files_read {
+                return added;
+            }
+            assert!(Instant::now() < deadline, "{added}");
+        }
+    };
+    let added = add(&[]);
+    assert_eq!(added["files_read"], 2);
+    // What changed a moment ago may be changing still, and is read again until that is over.
+    let again = add_until(0);
+    assert_eq!((&again["digest"], &again["unchanged"]), (&added["digest"], &true.into()));
+    catalog.write("tree/a.csv", "x\n2\n");
+    let changed = add(&[]);
+    assert_eq!((&changed["version"], &changed["files_read"]), (&2.into(), &1.into()));
+    add_until(0);
+    assert_eq!(add(&["--reread"])["files_read"], 2);
+    // Files of a version that is gone are stored again.
+    catalog.run(&["data", "delete", "d@2"]).expect_success();
+    let restored = add(&[]);
+    assert_eq!((&restored["version"], &restored["digest"]), (&3.into(), &changed["digest"]));
+    catalog.run(&["data", "verify", "d"]).expect_success();
+}
+
+#[test]
+fn what_has_not_changed_is_not_read_again_for_a_folder() {
+    what_has_not_changed_is_not_read_again(&Catalog { host: Host::new(), environment: Vec::new() });
+}
+
+#[test]
+fn what_has_not_changed_is_not_read_again_for_a_bucket() {
+    let bucket = Bucket::shared();
+    let mut environment = bucket.environment().to_vec();
+    environment.push(("HOST_BLOBS", bucket.url("again")));
+    what_has_not_changed_is_not_read_again(&Catalog { host: Host::new(), environment });
+}
+
 #[test]
 fn files_are_added_from_a_bucket() {
     let bucket = Bucket::shared();
@@ -243,7 +290,7 @@ fn a_killed_add_leaves_nothing_and_can_be_repeated() {
     let tree = catalog.folder().join("tree").to_str().unwrap().to_owned();
     for wait_ms in [5, 20, 40, 80] {
         let mut adding = catalog.host.command().args(["data", "add", "d", &tree]).spawn().unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(wait_ms));
+        std::thread::sleep(Duration::from_millis(wait_ms));
         adding.kill().unwrap();
         adding.wait().unwrap();
     }

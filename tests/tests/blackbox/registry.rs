@@ -18,10 +18,11 @@ impl Registry {
         let rows: String =
             (0..60).map(|row| format!("{},{},{}\n", row % 7, row % 5, usize::from(row % 7 > 3))).collect();
         std::fs::write(&file, format!("a,b,label\n{rows}")).unwrap();
-        host.run(["data", "add", "t", file.to_str().unwrap()]).expect_success();
         let database =
             database.map(|postgres| vec!["--database".to_owned(), postgres.url()]).unwrap_or_default();
-        Self { host, database }
+        let registry = Self { host, database };
+        registry.run(&["data", "add", "t", file.to_str().unwrap()]).expect_success();
+        registry
     }
 
     fn run(&self, arguments: &[&str]) -> Ran {

@@ -222,7 +222,7 @@ fn artifact_paths_stay_names() {
     names.sort();
     let names: Vec<_> =
         names.iter().map(|name| name.to_str().unwrap()).filter(|name| !name.starts_with("host.db")).collect();
-    assert_eq!(names, ["blobs", "datasets", "temporary", "windows"]);
+    assert_eq!(names, ["blobs", "known-files", "temporary", "windows"]);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::data::catalog::{Catalog, NewVersion, ResolvedDataset, blocking};
 use crate::data::statistics::StatisticsBuilder;
 use crate::data::{DataError, fetch};
 use crate::domain::{ColumnSpec, Digest, Name, map_parallel};
-use crate::store::{BlobBatch, KnownFiles, Store};
+use crate::store::{BlobBatch, KnownFiles, Presence, Store};
 
 /// Names of files that a note lists; of more, their number is told.
 const NAMED_MAX: usize = 5;
@@ -64,7 +64,44 @@ struct Hashed {
     sources: HashMap<Digest, PathBuf>,
     batch: BlobBatch,
     known: KnownFiles,
+    files_read: u64,
     notes: Vec<String>,
+}
+
+/// A file that is known now.
+struct HashedFile {
+    entry: FileEntry,
+    /// Where its bytes can be read until the batch ends, unless they are a blob already.
+    staged: Option<PathBuf>,
+    was_read: bool,
+}
+
+/// What is known of the files before they are read.
+#[derive(Default)]
+struct Before {
+    known: KnownFiles,
+    /// What the dataset's newest version holds.
+    newest: HashSet<Digest>,
+}
+
+impl Before {
+    fn load(store: &Store, name: &Name, newest: Option<Digest>) -> Result<Self, DataError> {
+        let newest = match newest {
+            Some(digest) => DatasetManifest::load(store, digest)?.files,
+            None => Vec::new(),
+        };
+        let newest = newest.into_iter().map(|file| file.digest).collect();
+        Ok(Self { known: store.known_files(name), newest })
+    }
+
+    /// Whether the store has a blob and will keep it: because it says so, or because the newest version names it.
+    fn is_kept(&self, store: &Store, digest: Digest, size: u64) -> Result<bool, DataError> {
+        Ok(match store.touch_blob(digest, size)? {
+            Presence::Kept => true,
+            Presence::Missing => false,
+            Presence::Unknown => self.newest.contains(&digest),
+        })
+    }
 }
 
 impl Catalog {
@@ -78,9 +115,12 @@ impl Catalog {
             Some(parent) => Some(self.resolve(parent).await?),
             None => None,
         };
+        let newest = self.versions(&new.name).await?.pop().map(|version| version.digest);
+        let relies_on: Vec<Digest> =
+            parent.iter().map(|parent| parent.version.digest).chain(newest).collect();
         let (store, asked, watching) = (self.store().clone(), new.clone(), watcher.clone());
-        let Hashed { files, sources, batch, known, mut notes } =
-            blocking(move || hash_files(&store, &asked, &watching)).await?;
+        let Hashed { files, sources, batch, known, files_read, mut notes } =
+            blocking(move || hash_files(&store, &asked, newest, &watching)).await?;
         let mut entries = inherited(parent.as_ref(), &new.remove)?;
         entries.extend(files.into_iter().map(|file| (file.path.clone(), file)));
         let mut files: Vec<_> = entries.into_values().collect();
@@ -100,7 +140,7 @@ impl Catalog {
                 DatasetManifest::load(&store, digest)
             });
             let dataset = ResolvedDataset { name: new.name, version, manifest: manifest.await? };
-            return Ok(AddedDataset { dataset, unchanged: true, notes });
+            return Ok(AddedDataset { dataset, unchanged: true, files_read, notes });
         }
         let (name, parent_manifest) = (new.name.clone(), parent.clone());
         let (manifest, digest) = blocking(move || {
@@ -117,9 +157,10 @@ impl Catalog {
             Ok((manifest, digest))
         })
         .await?;
-        let version = NewVersion { digest, content, manifest: &manifest, now_ms: new.now_ms };
+        let version = NewVersion { digest, content, manifest: &manifest, relies_on, now_ms: new.now_ms };
         let (version, unchanged) = self.insert(&new.name, version).await?;
-        Ok(AddedDataset { dataset: ResolvedDataset { name: new.name, version, manifest }, unchanged, notes })
+        let dataset = ResolvedDataset { name: new.name, version, manifest };
+        Ok(AddedDataset { dataset, unchanged, files_read, notes })
     }
 
     /// Makes one version of several: where they have files of the same name, the last one's is taken. It lists its files
@@ -137,6 +178,7 @@ impl Catalog {
         let content = DatasetManifest::content(&files)?;
         let store = self.store().clone();
         let squashed = name.clone();
+        let relies_on = parents.clone();
         let (manifest, digest) = blocking(move || {
             let mut manifest = describe(&store, &squashed, files, &HashMap::new(), None)?;
             manifest.parents = parents;
@@ -144,11 +186,12 @@ impl Catalog {
             Ok((manifest, digest))
         })
         .await?;
-        let version = NewVersion { digest, content, manifest: &manifest, now_ms };
+        let version = NewVersion { digest, content, manifest: &manifest, relies_on, now_ms };
         let (version, unchanged) = self.insert(&name, version).await?;
         Ok(AddedDataset {
             dataset: ResolvedDataset { name, version, manifest },
             unchanged,
+            files_read: 0,
             notes: Vec::new(),
         })
     }
@@ -180,7 +223,13 @@ fn inherited(
     Ok(entries)
 }
 
-fn hash_files(store: &Store, new: &NewDataset, watcher: &AddWatcher) -> Result<Hashed, DataError> {
+/// Hashes and stages the files; `newest` is the dataset's newest version.
+fn hash_files(
+    store: &Store,
+    new: &NewDataset,
+    newest: Option<Digest>,
+    watcher: &AddWatcher,
+) -> Result<Hashed, DataError> {
     let (urls, paths): (Vec<_>, Vec<_>) =
         new.paths.iter().cloned().partition(|path| path.to_str().is_some_and(fetch::is_url));
     let batch = store.blob_batch()?;
@@ -197,39 +246,41 @@ fn hash_files(store: &Store, new: &NewDataset, watcher: &AddWatcher) -> Result<H
     }
     let bytes = found.files.iter().map(|file| file.stamp.size()).sum();
     watcher(AddProgress::Found { files: found.files.len() as u64, bytes });
-    let before = if new.reread { KnownFiles::default() } else { store.known_files(&new.name) };
+    let before = if new.reread { Before::default() } else { Before::load(store, &new.name, newest)? };
     let entries = hash_all(store, &batch, &found.files, &before, watcher)?;
     let mut hashed = Hashed {
         files: Vec::with_capacity(entries.len()),
         sources: HashMap::new(),
         batch,
         known: KnownFiles::default(),
+        files_read: 0,
         notes: left_out_note(&found.left_out).into_iter().collect(),
     };
     let now = SystemTime::now();
-    for (file, (entry, staged)) in found.files.iter().zip(entries) {
+    for (file, HashedFile { entry, staged, was_read }) in found.files.iter().zip(entries) {
         hashed.known.insert(&file.path, file.stamp, entry.digest, now);
+        hashed.files_read += u64::from(was_read);
         hashed.sources.extend(staged.map(|path| (entry.digest, path)));
         hashed.files.push(entry);
     }
     Ok(hashed)
 }
 
-/// The digest of every file, and where its bytes are staged unless they are a blob already. On all cores.
+/// The digest of every file, on all cores.
 fn hash_all(
     store: &Store,
     batch: &BlobBatch,
     files: &[FoundFile],
-    known: &KnownFiles,
+    before: &Before,
     watcher: &AddWatcher,
-) -> Result<Vec<(FileEntry, Option<PathBuf>)>, DataError> {
+) -> Result<Vec<HashedFile>, DataError> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     map_parallel(
         files,
         threads,
         || DataError::Stopped,
         |file| {
-            let hashed = hash_one(store, batch, file, known)?;
+            let hashed = hash_one(store, batch, file, before)?;
             watcher(AddProgress::Hashed(file.stamp.size()));
             Ok(hashed)
         },
@@ -240,8 +291,8 @@ fn hash_one(
     store: &Store,
     batch: &BlobBatch,
     file: &FoundFile,
-    known: &KnownFiles,
-) -> Result<(FileEntry, Option<PathBuf>), DataError> {
+    before: &Before,
+) -> Result<HashedFile, DataError> {
     let entry = |digest, size| FileEntry {
         path: file.name.clone(),
         digest,
@@ -250,17 +301,18 @@ fn hash_one(
         split: file.split.to_owned(),
         column: file.column.clone(),
     };
-    if let Some(digest) = known.digest(&file.path, &file.stamp)
-        && store.touch_blob(digest, file.stamp.size())?
+    if let Some(digest) = before.known.digest(&file.path, &file.stamp)
+        && before.is_kept(store, digest, file.stamp.size())?
     {
-        return Ok((entry(digest, file.stamp.size()), None));
+        let entry = entry(digest, file.stamp.size());
+        return Ok(HashedFile { entry, staged: None, was_read: false });
     }
     let mut opened = File::open(&file.path).map_err(DataError::read(&file.path))?;
     let (blob, staged) = batch.stage(&mut opened).map_err(|error| match error {
         crate::store::StoreError::Input(source) => DataError::read(&file.path)(source),
         other => other.into(),
     })?;
-    Ok((entry(blob.digest, blob.size), staged))
+    Ok(HashedFile { entry: entry(blob.digest, blob.size), staged, was_read: true })
 }
 
 /// Reads all rows for schema and statistics.

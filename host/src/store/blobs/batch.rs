@@ -33,6 +33,17 @@ pub struct BlobBatch {
     staged: Mutex<Vec<StagedPath>>,
 }
 
+/// Whether a blob is there, as far as can be told without asking another machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// It is, and will be for a while.
+    Kept,
+    /// It is not.
+    Missing,
+    /// Only the bucket knows.
+    Unknown,
+}
+
 /// A blob that has no name yet; its file is closed, since there may be more than a process may have open.
 #[derive(Debug)]
 struct StagedPath {
@@ -54,14 +65,14 @@ impl Store {
         }
     }
 
-    /// Says that somebody relies on a blob, which keeps it from being removed for a while; false if it is not there.
+    /// Says that somebody relies on a blob, which keeps it from being removed for a while.
     ///
-    /// Asks the file system only: whether a bucket has a blob is not known without a request for each, so there the
-    /// answer is always false.
-    pub fn touch_blob(&self, digest: Digest, size: u64) -> Result<bool, StoreError> {
+    /// Asks the file system only: a bucket would have to be asked for each.
+    pub fn touch_blob(&self, digest: Digest, size: u64) -> Result<Presence, StoreError> {
         match &self.blobs {
-            Blobs::Local(blobs) => blobs.touch(BlobInfo { digest, size }),
-            Blobs::Remote(_) => Ok(false),
+            Blobs::Local(blobs) if blobs.touch(BlobInfo { digest, size })? => Ok(Presence::Kept),
+            Blobs::Local(_) => Ok(Presence::Missing),
+            Blobs::Remote(_) => Ok(Presence::Unknown),
         }
     }
 }
@@ -88,7 +99,7 @@ impl BlobBatch {
     ) -> Result<(BlobInfo, Option<PathBuf>), StoreError> {
         if start.len() <= SMALL_MAX_BYTES {
             let blob = BlobInfo { digest: Digest::of(start), size: start.len() as u64 };
-            if self.store.touch_blob(blob.digest, blob.size)? {
+            if self.store.touch_blob(blob.digest, blob.size)? == Presence::Kept {
                 return Ok((blob, None));
             }
             let (path, mut file) = self.create()?;
@@ -102,7 +113,7 @@ impl BlobBatch {
             file.write_all(piece).map_err(StoreError::io("write", &path))
         })?;
         let blob = BlobInfo { digest, size };
-        if self.store.touch_blob(digest, size)? {
+        if self.store.touch_blob(digest, size)? == Presence::Kept {
             return Ok((blob, None));
         }
         Ok((blob, Some(self.add(path, blob))))
