@@ -2,6 +2,7 @@
 
 mod calls;
 mod cpu;
+mod data;
 mod load;
 mod model;
 mod report;
@@ -9,7 +10,7 @@ mod serving;
 mod tracking;
 mod training;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::arguments::Arguments;
 use crate::error::{Context as _, Error, Result};
@@ -23,6 +24,7 @@ Set up, then measure and write the results to docs/benchmarks.md
 
 Usage: cargo xtask bench serving [--seconds SECONDS] [--rounds ROUNDS]
        cargo xtask bench tracking [--seconds SECONDS] [--rounds ROUNDS]
+       cargo xtask bench data [--rounds ROUNDS]
        cargo xtask bench training [--rounds ROUNDS]
        cargo xtask bench calls [-- ARGUMENTS OF CRITERION]
 
@@ -33,6 +35,8 @@ Benches:
                [default: 3; a quarter of an hour on two cores]
   tracking     What MLflow's clients send, to `host server` and to `mlflow server`, both on SQLite, by turns; then search
                over 100,000 runs and the history of 1,000,000 points
+  data         100,000 files of 10 GB in all: `host data add`, `sha256sum` and `cp`, by turns; on the disk, which needs
+               room for three times as much, and fewer files in memory
   calls        A component's calls beside the same Rust function's, and the stages of a request, in process, by criterion;
                with arguments it prints only";
 
@@ -57,6 +61,11 @@ pub(crate) fn command(mut arguments: Arguments) -> Result<()> {
             arguments.finish()?;
             tracking::run(&layout, seconds, rounds)
         }
+        Some("data") => {
+            let rounds = count(&mut arguments, "--rounds", ROUNDS)?;
+            arguments.finish()?;
+            data::run(&layout, rounds)
+        }
         Some("training") => {
             let rounds = count(&mut arguments, "--rounds", ROUNDS)?;
             arguments.finish()?;
@@ -70,7 +79,7 @@ pub(crate) fn command(mut arguments: Arguments) -> Result<()> {
         Some(other) => {
             Err(Error::usage(format!("there is no bench `{other}`: see `cargo xtask bench --help`")))
         }
-        None => Err(Error::usage("expected a bench: `calls`, `serving`, `tracking` or `training`")),
+        None => Err(Error::usage("expected a bench: `calls`, `data`, `serving`, `tracking` or `training`")),
     }
 }
 
@@ -91,15 +100,19 @@ fn peer_python(layout: &Layout) -> Result<PathBuf> {
 /// Parameters of the model that is measured, for the program and for its peers.
 const PARAMETERS: [&str; 4] = ["--rounds", "100", "--set", "max_depth=6"];
 
+/// Makes `folder` anew.
+fn fresh_folder(folder: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).context(format_args!("remove `{}`", folder.display()))
+        }
+        _ => std::fs::create_dir_all(folder).context(format_args!("create `{}`", folder.display())),
+    }
+}
+
 /// Makes `folder` anew and adds MNIST to a state folder in it.
 fn fresh_session(layout: &Layout, folder: PathBuf) -> Result<Session<'_>> {
-    match std::fs::remove_dir_all(&folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(error).context(format_args!("remove `{}`", folder.display()));
-        }
-        _ => {}
-    }
-    std::fs::create_dir_all(&folder).context(format_args!("create `{}`", folder.display()))?;
+    fresh_folder(&folder)?;
     let session = Session::new(layout, folder.join("state"));
     let mut add = session.host(["data", "add", "mnist", "examples/mnist/data"]);
     session.run(&mut add, "add the data")?;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::cpu::CpuClock;
 use super::load::{self, Load, Script};
-use super::{peer_python, report};
+use super::{fresh_folder, peer_python, report};
 use crate::error::{Context as _, Error, Result};
 use crate::http::Connection;
 use crate::layout::Layout;
@@ -66,12 +66,7 @@ pub(super) fn run(layout: &Layout, seconds: u32, rounds: u32) -> Result<()> {
     setup::ensure_tools(&[Tool::WRK])?;
     let python = peer_python(layout)?;
     let folder = layout.cache().join("bench/tracking");
-    match std::fs::remove_dir_all(&folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(error).context(format_args!("remove `{}`", folder.display()));
-        }
-        _ => std::fs::create_dir_all(&folder).context(format_args!("create `{}`", folder.display()))?,
-    }
+    fresh_folder(&folder)?;
     let session = Session::new(layout, folder.join("state"));
     terminal::heading("Starting the servers");
     let start_ms = start_time(&session)?;
