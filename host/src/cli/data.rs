@@ -55,7 +55,7 @@ Examples:
     List,
     /// Show a version's files, schema, statistics and rows.
     Show {
-        /// The dataset: a name, `name@version`, `name@tag` or `name@sha256:…`.
+        /// The version: a name, `name@version`, `name@tag` or `name@sha256:…`.
         dataset: String,
         /// Show all files.
         #[arg(long)]
@@ -69,14 +69,14 @@ Examples:
     },
     /// Show how one version differs from another.
     Diff {
-        /// The version before.
+        /// The version before: a name, `name@version`, `name@tag` or `name@sha256:…`.
         before: String,
         /// The version after.
         after: String,
     },
     /// Write a version's files into a folder; what was interrupted goes on where it was.
     Get {
-        /// The dataset.
+        /// The version: a name, `name@version`, `name@tag` or `name@sha256:…`.
         dataset: String,
         /// The folder.
         folder: PathBuf,
@@ -86,7 +86,7 @@ Examples:
     },
     /// Check that every byte of a version is what it was.
     Verify {
-        /// The dataset.
+        /// The version: a name, `name@version`, `name@tag` or `name@sha256:…`.
         dataset: String,
         /// Compare this folder with the version, rather than the store.
         #[arg(long, value_name = "DIR")]
@@ -94,7 +94,7 @@ Examples:
     },
     /// Give a version a name, such as `stable`; it leaves the version that had it.
     Tag {
-        /// The dataset.
+        /// The version: a name, `name@version`, `name@tag` or `name@sha256:…`.
         dataset: String,
         /// The tag.
         tag: String,
@@ -112,7 +112,7 @@ Examples:
     },
     /// Publish a version: it can no longer be deleted.
     Publish {
-        /// The dataset.
+        /// The version: a name, `name@version`, `name@tag` or `name@sha256:…`.
         dataset: String,
     },
     /// Forget a version that is not published; `host gc` frees what nothing else needs.
@@ -122,7 +122,7 @@ Examples:
     },
     /// Show what a version was made from, and the runs and models that were made from it.
     Lineage {
-        /// The dataset.
+        /// The version: a name, `name@version`, `name@tag` or `name@sha256:…`.
         dataset: String,
     },
 }
@@ -300,6 +300,7 @@ fn tell_problems(
     }
     match problems.len() {
         0 => Ok(()),
+        1 if is_folder => bail!("1 file is not that of the dataset"),
         count if is_folder => bail!("{count} files are not those of the dataset"),
         count => Err(crate::store::StoreError::DamagedFiles { count }.into()),
     }
@@ -308,7 +309,10 @@ fn tell_problems(
 /// The rows of a version, or its files where it has no rows.
 fn holds(version: &DatasetVersion) -> String {
     match version.rows.is_empty() {
-        true => format!("{} files, {}", thousands(version.files), bytes_text(version.bytes)),
+        true => {
+            let files = if version.files == 1 { "file" } else { "files" };
+            format!("{} {files}, {}", thousands(version.files), bytes_text(version.bytes))
+        }
         false => rows_text(version),
     }
 }

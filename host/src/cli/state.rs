@@ -15,7 +15,7 @@ pub(super) struct StateArguments {
     #[arg(long, global = true, env = "HOST_STATE_DIR", value_name = "DIR", help_heading = "Global options")]
     state_dir: Option<OsString>,
 
-    /// Database of experiments, runs and models, as `postgres://user:password@machine/name` [default: a file of SQLite in the
+    /// Database of datasets, experiments, runs and models, as `postgres://user:password@machine/name` [default: a file of SQLite in the
     /// state folder].
     #[arg(
         long,

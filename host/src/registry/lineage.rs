@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use futures_core::future::BoxFuture;
 use serde::Serialize;
@@ -24,6 +24,9 @@ pub struct LineageDataset {
     /// What it was made from.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub parents: Vec<LineageDataset>,
+    /// Whether it stands in the lineage already, with its parents, which are left out here.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_told_above: bool,
     /// What was made from it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub children: Vec<LineageDataset>,
@@ -56,7 +59,7 @@ impl Registry {
     /// Where the dataset version that `text` means comes from, and what came of it.
     pub async fn lineage(&self, catalog: &Catalog, text: &str) -> Result<LineageDataset, RegistryError> {
         let (name, version) = catalog.find_version(text).await?;
-        let mut lineage = self.ancestry(catalog, version.digest, 0).await?;
+        let mut lineage = self.ancestry(catalog, version.digest, 0, &mut HashSet::new()).await?;
         (lineage.name, lineage.version) = (Some(name), Some(version.number));
         for (name, child) in catalog.children(version.digest).await? {
             lineage.children.push(LineageDataset {
@@ -69,17 +72,23 @@ impl Registry {
         Ok(lineage)
     }
 
-    /// A version with its parents and theirs.
+    /// A version with its parents and theirs; each of them once, since versions that share parents would otherwise double
+    /// the tree with every generation. `told` has those that stand in it.
     fn ancestry<'a>(
         &'a self,
         catalog: &'a Catalog,
         digest: Digest,
         generation: usize,
+        told: &'a mut HashSet<Digest>,
     ) -> BoxFuture<'a, Result<LineageDataset, RegistryError>> {
         Box::pin(async move {
             let mut dataset = LineageDataset::unnamed(digest);
             if let Some((name, version)) = catalog.with_digest(digest).await?.into_iter().next() {
                 (dataset.name, dataset.version) = (Some(name), Some(version.number));
+            }
+            if !told.insert(digest) {
+                dataset.is_told_above = true;
+                return Ok(dataset);
             }
             let store = self.store().clone();
             let manifest = tokio::task::spawn_blocking(move || DatasetManifest::load(&store, digest)).await;
@@ -87,7 +96,7 @@ impl Registry {
             let parents = manifest.ok().and_then(Result::ok).map(|manifest| manifest.parents);
             for parent in parents.unwrap_or_default() {
                 if generation < GENERATIONS_MAX {
-                    dataset.parents.push(self.ancestry(catalog, parent, generation + 1).await?);
+                    dataset.parents.push(self.ancestry(catalog, parent, generation + 1, told).await?);
                 }
             }
             Ok(dataset)
@@ -131,6 +140,7 @@ impl LineageDataset {
             version: None,
             digest,
             parents: Vec::new(),
+            is_told_above: false,
             children: Vec::new(),
             runs: Vec::new(),
         }

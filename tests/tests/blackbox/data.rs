@@ -271,6 +271,41 @@ fn lineage_leads_to_runs_and_models() {
 }
 
 #[test]
+fn versions_that_share_parents_are_told_once() {
+    let catalog = Catalog { host: Host::new(), environment: Vec::new() };
+    let json = |arguments: &[&str]| catalog.run(&[arguments, &["--json"]].concat()).json();
+    let add = |name: &str| {
+        catalog.write(name, "");
+        json(&["data", "add", "d", catalog.folder().join(name).to_str().unwrap()]);
+    };
+    // Each generation has the two before it as its parents: the ways up are as many as Fibonacci's numbers.
+    add("1");
+    json(&["data", "squash", "s", "d@1"]);
+    for generation in 2..=24 {
+        add(&generation.to_string());
+        let (newest, before) = (format!("s@{}", generation - 1), format!("s@{}", (generation - 2).max(1)));
+        json(&["data", "squash", "s", &before, &newest, &format!("d@{generation}")]);
+    }
+    let lineage = catalog.run(&["data", "lineage", "s"]).expect_success();
+    assert!(lineage.contains("s@23") && lineage.lines().count() < 100, "{lineage}");
+    json(&["data", "squash", "twice", "s@2", "s@1"]);
+    let twice = catalog.run(&["data", "lineage", "twice"]).expect_success();
+    let lines: Vec<&str> = twice.lines().map(|line| line.split(" (").next().unwrap()).collect();
+    assert_eq!(
+        lines,
+        [
+            "twice@1",
+            "├─ made from s@2",
+            "│  ├─ made from s@1",
+            "│  │  └─ made from d@1",
+            "│  └─ made from d@2",
+            "└─ made from s@1",
+        ]
+    );
+    assert!(twice.trim_end().ends_with(", see above"), "{twice}");
+}
+
+#[test]
 fn names_in_a_terminal_are_only_names() {
     let host = Host::new();
     let folder = host.state_dir().join("files");

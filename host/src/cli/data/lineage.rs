@@ -10,21 +10,35 @@ pub(super) async fn show(registry: &Registry, text: &str, output: &Output) -> an
         return output.value(&lineage);
     }
     output.line(&name_of(&lineage))?;
-    parents(&lineage, "", output)?;
-    for child in &lineage.children {
-        output.line(&format!("├─ became {}", name_of(child)))?;
-    }
-    for run in &lineage.runs {
-        output.line(&format!("├─ read by {}", run_text(run)))?;
-    }
-    Ok(())
+    let mut branches: Vec<_> = lineage.parents.iter().map(made_from).collect();
+    let became = |child| Branch { text: format!("became {}", name_of(child)), branches: Vec::new() };
+    branches.extend(lineage.children.iter().map(became));
+    let read = |run| Branch { text: format!("read by {}", run_text(run)), branches: Vec::new() };
+    branches.extend(lineage.runs.iter().map(read));
+    draw(&branches, "", output)
+}
+
+/// A line of the tree, and what is below it.
+struct Branch {
+    text: String,
+    branches: Vec<Branch>,
 }
 
 /// What a version was made from, and that from what it was made.
-fn parents(dataset: &LineageDataset, indent: &str, output: &Output) -> anyhow::Result<()> {
-    for parent in &dataset.parents {
-        output.line(&format!("{indent}├─ made from {}", name_of(parent)))?;
-        parents(parent, &format!("{indent}│  "), output)?;
+fn made_from(dataset: &LineageDataset) -> Branch {
+    let again = if dataset.is_told_above { ", see above" } else { "" };
+    Branch {
+        text: format!("made from {}{again}", name_of(dataset)),
+        branches: dataset.parents.iter().map(made_from).collect(),
+    }
+}
+
+fn draw(branches: &[Branch], indent: &str, output: &Output) -> anyhow::Result<()> {
+    for (place, branch) in branches.iter().enumerate() {
+        let is_last = place + 1 == branches.len();
+        let (mark, below) = if is_last { ("└─", "   ") } else { ("├─", "│  ") };
+        output.line(&format!("{indent}{mark} {}", branch.text))?;
+        draw(&branch.branches, &format!("{indent}{below}"), output)?;
     }
     Ok(())
 }

@@ -170,7 +170,9 @@ impl Catalog {
         let mut parents = Vec::new();
         for text in from {
             let dataset = self.resolve(text).await?;
-            parents.push(dataset.version.digest);
+            if !parents.contains(&dataset.version.digest) {
+                parents.push(dataset.version.digest);
+            }
             entries.extend(dataset.manifest.files.into_iter().map(|file| (file.path.clone(), file)));
         }
         let mut files: Vec<_> = entries.into_values().collect();
