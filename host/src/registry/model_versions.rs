@@ -71,6 +71,7 @@ impl Registry {
             .write(move |connection| {
                 Box::pin(async move {
                     let model = model_key(connection, &new.name).await?;
+                    hold_bundle(connection, &source).await?;
                     let row =
                         NewRow { source, run_link: new.run_link, description: new.description, user_id: "" };
                     let (id, number) = insert_version(connection, model, &row).await?;
@@ -370,6 +371,22 @@ async fn insert_version(
         .fetch_one(connection)
         .await?;
     Ok((row.try_get(0)?, number))
+}
+
+/// A bundle that is copied from another version is held by it until this one holds it too, so that `host gc` never sees
+/// neither: whoever deletes the other waits.
+async fn hold_bundle(connection: &mut AnyConnection, source: &CheckedSource) -> Result<(), TrackError> {
+    if source.bundle.is_empty() {
+        return Ok(());
+    }
+    let held = sqlx::query("UPDATE model_versions SET bundle = bundle WHERE bundle = $1")
+        .bind(source.bundle.as_str())
+        .execute(connection)
+        .await?;
+    match held.rows_affected() {
+        0 => Err(TrackError::missing(format!("{} was deleted meanwhile", source.source))),
+        _ => Ok(()),
+    }
 }
 
 /// Whether tags make a prompt of what has them.
