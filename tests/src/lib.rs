@@ -169,6 +169,13 @@ impl Host {
         start(command, "server", arguments)
     }
 
+    /// Like [`Host::server`], with these variables.
+    pub fn server_with_environment(&self, environment: &[(&str, &str)]) -> Server {
+        let mut command = self.command();
+        command.envs(environment.iter().copied());
+        start(command, "server", [])
+    }
+
     fn start<'a>(&self, command: &str, arguments: impl IntoIterator<Item = &'a str>) -> Server {
         start(self.command(), command, arguments)
     }

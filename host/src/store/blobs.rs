@@ -12,7 +12,7 @@ use std::fs::File;
 use std::io::{Read, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use self::local::{LocalBlobs, hash};
 use self::remote::RemoteBlobs;
@@ -177,6 +177,23 @@ impl Store {
         }
     }
 
+    /// How much longer than its last change says a blob may be relied on: where it is put again sooner, it is left as it
+    /// is. Removing what is younger is safe only while nobody else writes.
+    pub fn unused_age_min(&self) -> Duration {
+        match &self.blobs {
+            Blobs::Local(_) => Duration::ZERO,
+            Blobs::Remote(_) => remote::REFRESH_AGE,
+        }
+    }
+
+    /// Uploads that broke off before `since`.
+    pub fn count_abandoned_uploads(&self, since: SystemTime) -> Result<usize, StoreError> {
+        match &self.blobs {
+            Blobs::Local(_) => Ok(0),
+            Blobs::Remote(blobs) => blobs.count_abandoned(since),
+        }
+    }
+
     /// Ends uploads that broke off before `since`; gives their number.
     pub fn abort_abandoned_uploads(&self, since: SystemTime) -> Result<usize, StoreError> {
         match &self.blobs {
@@ -194,7 +211,6 @@ fn check(digest: Digest, found: Digest) -> Result<(), StoreError> {
 mod tests {
     use std::io::ErrorKind;
     use std::os::unix::fs::MetadataExt as _;
-    use std::time::Duration;
 
     use super::*;
 

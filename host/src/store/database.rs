@@ -125,6 +125,11 @@ impl Database {
         self.dialect
     }
 
+    /// Whether `state_folder` holds the file of another database than this one, which may name blobs too.
+    pub fn has_neighbour(&self, state_folder: &Path) -> bool {
+        self.dialect == Dialect::Postgres && url::has_file(state_folder)
+    }
+
     /// Connections for reading.
     pub fn readers(&self) -> &AnyPool {
         &self.readers

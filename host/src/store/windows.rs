@@ -13,6 +13,17 @@ const SUFFIX: &str = ".safetensors";
 
 /// Segments of monitoring windows: numbered pieces of bytes for each endpoint.
 impl Store {
+    /// Endpoints that have a window.
+    pub fn window_endpoints(&self) -> Result<Vec<Name>, StoreError> {
+        let folder = self.windows();
+        let mut endpoints = Vec::new();
+        for entry in std::fs::read_dir(&folder).map_err(StoreError::io("read", &folder))? {
+            let file_name = entry.map_err(StoreError::io("read", &folder))?.file_name();
+            endpoints.extend(file_name.to_str().and_then(|name| name.parse().ok()));
+        }
+        Ok(endpoints)
+    }
+
     /// Numbers of the endpoint's segments, oldest first.
     pub fn window_segments(&self, endpoint: &Name) -> Result<Vec<u64>, StoreError> {
         let folder = self.window_folder(endpoint);

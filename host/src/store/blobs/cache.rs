@@ -85,6 +85,11 @@ impl Cache {
         Ok(partial.file)
     }
 
+    /// Lets go of a copy; whoever reads it has it open.
+    pub(super) fn forget(&self, digest: Digest) {
+        let _ = std::fs::remove_file(self.blobs.path(digest));
+    }
+
     /// The file that a blob is fetched into, with what an earlier try left. Waits for others that fetch it.
     pub(super) fn partial(&self, digest: Digest) -> Result<Partial, StoreError> {
         let path = self.partials.join(digest.hex());

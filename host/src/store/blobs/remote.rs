@@ -2,7 +2,7 @@ use std::fs::File;
 use std::io::{Read as _, Seek as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use futures_util::TryStreamExt as _;
 use object_store::path::Path as ObjectPath;
@@ -24,7 +24,7 @@ const WHOLE_MAX_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Age from which an object that is put again is written again: so that `host gc`, which goes by age, sees that somebody
 /// relies on it.
-const REFRESH_AGE: std::time::Duration = std::time::Duration::from_secs(12 * 3_600);
+pub(super) const REFRESH_AGE: Duration = Duration::from_secs(12 * 3_600);
 
 /// Blobs in a bucket. What was read or written stays for a while in a cache on this machine.
 #[derive(Debug)]
@@ -170,15 +170,36 @@ impl RemoteBlobs {
         self.told("list", None, told)
     }
 
-    /// Removes a blob that nobody has put since `since`; says whether it did.
+    /// Removes a blob that nobody has put since `since`, and the copy of it on this machine; says whether it did.
+    ///
+    /// Buckets remove without conditions, so one who puts the blob again between the question and the removal loses it.
+    /// That takes an object which nobody has needed since `since`, and then somebody within this one round trip; what
+    /// names it is told that it is missing, and putting it again mends that.
     pub(super) fn remove_unused(&self, digest: Digest, since: SystemTime) -> Result<bool, StoreError> {
         let (objects, path) = (self.bucket.objects.clone(), self.object_path(digest));
-        self.wait("remove", Some(digest), async move {
-            if SystemTime::from(objects.head(&path).await?.last_modified) > since {
-                return Ok(false);
+        let removed = self.wait("remove", Some(digest), async move {
+            match objects.head(&path).await {
+                Ok(found) if SystemTime::from(found.last_modified) > since => return Ok(false),
+                Ok(_) => {}
+                // Somebody else removes too.
+                Err(Error::NotFound { .. }) => return Ok(false),
+                Err(error) => return Err(error),
             }
-            objects.delete(&path).await.map(|()| true)
-        })
+            match objects.delete(&path).await {
+                Ok(()) => Ok(true),
+                Err(Error::NotFound { .. }) => Ok(false),
+                Err(error) => Err(error),
+            }
+        })?;
+        if removed {
+            self.cache.forget(digest);
+        }
+        Ok(removed)
+    }
+
+    /// Uploads that broke off before `since`.
+    pub(super) fn count_abandoned(&self, since: SystemTime) -> Result<usize, StoreError> {
+        Ok(upload::abandoned(&self.uploads, self.url.as_str(), since)?.len())
     }
 
     /// Lets the bucket forget uploads that broke off before `since` and were not gone on with; gives their number.
