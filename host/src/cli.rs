@@ -4,6 +4,7 @@
 
 mod data;
 mod error;
+mod gc;
 mod listener;
 mod model;
 mod monitor;
@@ -81,6 +82,8 @@ enum Command {
     /// Watch what an endpoint sees.
     #[command(subcommand)]
     Monitor(monitor::MonitorCommand),
+    /// Free the space of what nothing needs any more.
+    Gc(gc::GcArguments),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -110,6 +113,7 @@ fn run(cli: Cli, output: &Output) -> anyhow::Result<ExitCode> {
         Command::Serve(arguments) => serve::run(arguments, &cli.state, output)?,
         Command::Server(arguments) => server::run(&arguments, &cli.state, output)?,
         Command::Monitor(command) => return monitor::run(command, &cli.state, output),
+        Command::Gc(arguments) => gc::run(arguments, &cli.state, output)?,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "host", &mut script);

@@ -30,4 +30,4 @@ pub use error::DataError;
 pub use json::{JsonError, RowForm, decode_rows, decode_untyped, encode_rows, encode_tensors};
 pub use safetensors::{decode_safetensors, encode_safetensors};
 pub use statistics::{ColumnStatistics, Distinct, Histogram, LengthRange, Moments, Quantiles, ValueCount};
-pub use window::{Window, WindowWriter, read_window};
+pub use window::{Window, WindowWriter, read_window, window_bundles};

@@ -19,6 +19,7 @@ pub mod domain;
 pub mod model;
 pub mod monitor;
 pub mod plugin;
+pub mod project;
 pub mod registry;
 pub mod serve;
 pub mod server;

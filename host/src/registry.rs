@@ -15,6 +15,7 @@ mod features;
 mod lineage;
 mod model_versions;
 mod models;
+mod named_digests;
 mod names;
 mod predictor;
 mod registered_models;
@@ -35,6 +36,7 @@ pub use features::{FeatureError, assemble};
 pub use lineage::{LineageDataset, LineageModel, LineageRun};
 pub use model_versions::NewVersion;
 pub use models::{ModelReference, ResolvedModel, VersionSelector, resolve_unnamed};
+pub use named_digests::NamedBundle;
 pub use predictor::{Prediction, PredictionError, Predictor, PredictorParts};
 pub use search::RegistrySearch;
 

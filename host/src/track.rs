@@ -12,8 +12,10 @@ pub(crate) mod logged_models;
 mod metric_queue;
 mod metrics;
 mod model_history;
+mod named_digests;
 pub(crate) mod names;
 mod names_of_runs;
+mod purge;
 pub mod rest;
 pub(crate) mod rows;
 mod runs;
@@ -32,6 +34,8 @@ pub use logged_models::{
     LoggedModel, LoggedModelData, LoggedModelInfo, LoggedModelStatus, ModelMetric, NewLoggedModel,
 };
 pub use metrics::MetricPage;
+pub use named_digests::{BUNDLE_TAG, NamedDigests};
+pub use purge::{Expired, ExpiredCounts, NeededFiles};
 pub use runs::{NewRun, RunChange};
 pub use search::{ModelOrder, ModelSearch, Page, RunSearch};
 

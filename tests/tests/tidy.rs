@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 /// Layers from top to bottom; a module may use those after it.
-const LAYERS: [&str; 12] = [
-    "cli", "server", "serve", "monitor", "train", "registry", "track", "model", "data", "plugin", "store",
-    "domain",
+const LAYERS: [&str; 13] = [
+    "cli", "server", "serve", "monitor", "train", "project", "registry", "track", "model", "data", "plugin",
+    "store", "domain",
 ];
 
 fn source_folder() -> PathBuf {

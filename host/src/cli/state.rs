@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 
 use crate::data::{Catalog, ResolvedDataset};
+use crate::project::Project;
 use crate::registry::{self, ModelReference, Registry, ResolvedModel};
 use crate::store::{BlobsUrl, BlobsUrlError, Database, DatabaseUrl, DatabaseUrlError, Store};
 use crate::track::Tracker;
@@ -62,6 +63,11 @@ impl StateArguments {
     /// Like [`Self::open_tracker`], for models and their versions.
     pub(super) async fn open_registry(&self) -> anyhow::Result<Registry> {
         Ok(Registry::new(self.open_tracker().await?))
+    }
+
+    /// Opens datasets, runs and models together.
+    pub(super) async fn open_project(&self) -> anyhow::Result<Project> {
+        Ok(Project::new(self.open_tracker().await?))
     }
 
     /// Opens the datasets.

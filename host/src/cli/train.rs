@@ -15,7 +15,7 @@ use super::state::{StateArguments, given};
 use crate::domain::Name;
 use crate::plugin::PluginRuntime;
 use crate::registry::ModelVersion;
-use crate::track::{InputDataset, Pair, RunStatus};
+use crate::track::{BUNDLE_TAG, InputDataset, Pair, RunStatus};
 use crate::train::xgboost::XgboostParameters;
 use crate::train::{
     self, LibrarySearch, RunLog, RunStart, TrainEvent, TrainReport, TrainSpec, TransformerSpec,
@@ -142,7 +142,7 @@ pub(super) fn run(arguments: TrainArguments, state: &StateArguments, output: &Ou
             }
             keep(&log, &report)?;
             let model_tag = tag("host.model", format!("{model}@{}", version.number));
-            let tags = vec![model_tag, tag("host.bundle", report.bundle.to_string())];
+            let tags = vec![model_tag, tag(BUNDLE_TAG, report.bundle.to_string())];
             log.finish(RunStatus::Finished, pairs(&report.parameters), tags)?;
             print(&version, &report, &run_id, output)
         }

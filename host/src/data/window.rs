@@ -5,7 +5,7 @@
 //! a joined segment and removing its parts, some rows are there twice until they age out: windows are samples for
 //! statistics, not a log.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::DataError;
 use super::safetensors::{decode_rows_of, encode_rows_of};
@@ -125,6 +125,18 @@ impl WindowWriter {
         }
         Ok(())
     }
+}
+
+/// The bundles that the windows of all endpoints name: comparing a window needs the bundle that filled it.
+pub fn window_bundles(store: &Store) -> Result<BTreeSet<Digest>, DataError> {
+    let mut bundles = BTreeSet::new();
+    for endpoint in store.window_endpoints()? {
+        for number in store.window_segments(&endpoint)? {
+            // One that is gone meanwhile was joined with the next, which is read after it.
+            bundles.extend(read_segment(store, &endpoint, number)?.map(|segment| segment.bundle));
+        }
+    }
+    Ok(bundles)
 }
 
 /// The newest at most `rows_max` rows of an endpoint's window; none if there are no rows.

@@ -229,7 +229,7 @@ async fn write_artifact(
 }
 
 /// The range of paths below a folder.
-fn below(folder: &str) -> (String, String) {
+pub(super) fn below(folder: &str) -> (String, String) {
     let prefix = format!("{folder}/");
     let end = after(&prefix);
     (prefix, end)

@@ -2,7 +2,9 @@
 
 mod bucket;
 mod data;
+mod gc;
 mod monitor;
+mod place;
 mod plugins;
 mod registry;
 mod serving;

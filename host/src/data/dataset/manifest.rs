@@ -125,6 +125,11 @@ impl DatasetManifest {
         Ok((Self { name, parents, files, schema, splits }, chain))
     }
 
+    /// Manifests that the manifest of `digest` was made from, and that it may rest on.
+    pub fn parents_of(store: &Store, digest: Digest) -> Result<Vec<Digest>, DataError> {
+        Ok(read(store, digest)?.parents)
+    }
+
     /// Stores the manifest. Against the first parent, `base`, only what changed is written, if that is less.
     pub(super) fn store(&self, store: &Store, base: Option<(&Self, usize)>) -> Result<Digest, DataError> {
         let changes = base.filter(|(_, chain)| *chain < CHAIN_MAX).map(|(base, _)| self.changes(base));
