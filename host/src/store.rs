@@ -10,6 +10,7 @@
 //! known-files/<dataset>.json
 //! windows/<endpoint>/<number>.safetensors
 //! temporary/
+//! temporary/upload-<identifier>/<part>
 //! ```
 
 mod blobs;
@@ -17,6 +18,7 @@ mod database;
 mod error;
 mod files;
 mod known_files;
+mod part_uploads;
 mod windows;
 
 use std::path::{Path, PathBuf};
@@ -31,6 +33,7 @@ pub use database::{Database, DatabaseError, DatabaseUrl, DatabaseUrlError, Diale
 pub use error::StoreError;
 pub use files::TemporaryFolder;
 pub use known_files::{KnownFiles, Stamp};
+pub use part_uploads::{AssembledUpload, PartUpload, PartUploadError};
 
 /// The state folder; clones are cheap and mean the same folder, which several processes may share.
 #[derive(Debug, Clone)]

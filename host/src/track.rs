@@ -12,6 +12,7 @@ pub(crate) mod logged_models;
 mod metric_queue;
 mod metrics;
 mod model_history;
+mod multipart;
 mod named_digests;
 pub(crate) mod names;
 mod names_of_runs;

@@ -170,6 +170,30 @@ def artifacts(experiment):
         refused("RESOURCE_DOES_NOT_EXIST", client.list_artifacts, "0" * 32)
 
 
+def artifacts_in_parts(experiment):
+    run = client.create_run(experiment)
+    run_id = run.info.run_id
+    os.environ["MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD"] = "true"
+    os.environ["MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE"] = "1000"
+    os.environ["MLFLOW_MULTIPART_UPLOAD_CHUNK_SIZE"] = "100000"
+    with tempfile.TemporaryDirectory() as folder:
+        content = bytes(range(256)) * 5001
+        for name, size in [("a b+c.bin", len(content)), ("exact.bin", 200_000), ("small.bin", 10)]:
+            with open(os.path.join(folder, name), "wb") as file:
+                file.write(content[:size])
+        client.log_artifacts(run_id, folder, "sub/dir")
+        client.log_artifact(run_id, os.path.join(folder, "exact.bin"))
+        found = {file.path: file.file_size for file in client.list_artifacts(run_id, "sub/dir")}
+        assert found == {"sub/dir/a b+c.bin": len(content), "sub/dir/exact.bin": 200_000, "sub/dir/small.bin": 10}, found
+    with tempfile.TemporaryDirectory() as folder:
+        with open(client.download_artifacts(run_id, "sub/dir/a b+c.bin", folder), "rb") as file:
+            assert file.read() == content
+        with open(client.download_artifacts(run_id, "exact.bin", folder), "rb") as file:
+            assert file.read() == content[:200_000]
+    for name in ["ENABLE_PROXY_MULTIPART_UPLOAD", "MULTIPART_UPLOAD_MINIMUM_FILE_SIZE", "MULTIPART_UPLOAD_CHUNK_SIZE"]:
+        del os.environ[f"MLFLOW_{name}"]
+
+
 def datasets(experiment):
     mlflow.set_experiment(experiment_id=experiment)
     dataset = mlflow.data.from_numpy(np.zeros((3, 2)), name="zeros")
@@ -447,6 +471,7 @@ experiment = experiments()
 runs(experiment)
 search(experiment)
 artifacts(experiment)
+artifacts_in_parts(experiment)
 datasets(experiment)
 sklearn_autolog()
 xgboost_autolog()

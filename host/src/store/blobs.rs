@@ -14,10 +14,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use self::local::{LocalBlobs, hash};
+use self::local::LocalBlobs;
 use self::remote::RemoteBlobs;
 use super::{Store, StoreError};
 use crate::domain::Digest;
+
+pub(super) use self::local::hash;
 
 pub use self::batch::{BlobBatch, Presence};
 pub use self::bucket::fetch_bucket;

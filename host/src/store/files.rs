@@ -118,7 +118,7 @@ pub(super) fn read_plain(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, Sto
 }
 
 /// Name of the file in a temporary folder whose lock says that the folder's writer lives.
-const LOCK_FILE: &str = ".lock";
+pub(super) const LOCK_FILE: &str = ".lock";
 
 /// Removes temporary files and folders that no writer holds any more.
 pub(super) fn remove_leftovers(folder: &Path) -> Result<(), StoreError> {

@@ -9,6 +9,9 @@ use super::{Run, TrackError, Tracker, now_ms};
 use crate::domain::Digest;
 use crate::store::BlobInfo;
 
+/// Bytes of an artifact that clients send.
+pub(super) const ARTIFACT_MAX_BYTES: u64 = 64 * 1024 * 1024 * 1024;
+
 /// Longest path of an artifact.
 const PATH_MAX_BYTES: usize = 4_096;
 
@@ -241,7 +244,7 @@ fn after(prefix: &str) -> String {
     prefix.strip_suffix('/').map(|folder| format!("{folder}0")).unwrap_or_default()
 }
 
-fn internal(error: impl std::fmt::Display) -> TrackError {
+pub(super) fn internal(error: impl std::fmt::Display) -> TrackError {
     TrackError::new(super::ErrorCode::InternalError, error.to_string())
 }
 

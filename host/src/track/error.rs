@@ -82,8 +82,19 @@ impl From<StoreError> for TrackError {
             StoreError::Missing { .. } => ErrorCode::ResourceDoesNotExist,
             StoreError::Input(_) => ErrorCode::InvalidParameterValue,
             StoreError::Remote { .. } | StoreError::Closed => ErrorCode::TemporarilyUnavailable,
+            StoreError::Io { source, .. } if is_full(source) => ErrorCode::TemporarilyUnavailable,
             _ => ErrorCode::InternalError,
         };
-        Self { code, message: error.to_string(), source: Some(Box::new(error)) }
+        let message = match &error {
+            // The caller's to mend, so the caller must know it.
+            StoreError::Input(why) => format!("{error}: {why}"),
+            _ => error.to_string(),
+        };
+        Self { code, message, source: Some(Box::new(error)) }
     }
+}
+
+/// Whether room on the disk is what is missing, which somebody will make.
+fn is_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
 }

@@ -4,10 +4,12 @@
 //! Which endpoints there are, and what differs from MLflow's server, is told in `docs/mlflow.md`.
 
 mod artifacts;
+mod body;
 mod experiments;
 pub(crate) mod fields;
 mod logged_models;
 mod metrics;
+mod multipart;
 pub(crate) mod request;
 mod runs;
 

@@ -4,6 +4,7 @@ mod bucket;
 mod data;
 mod gc;
 mod monitor;
+mod multipart;
 mod place;
 mod plugins;
 mod registry;

@@ -169,7 +169,7 @@ impl LocalBlobs {
 }
 
 /// Hashes all that `reader` gives, handing each piece on.
-pub(super) fn hash(
+pub(in super::super) fn hash(
     reader: &mut dyn Read,
     unreadable: impl FnOnce(std::io::Error) -> StoreError,
     mut each: impl FnMut(&[u8]) -> Result<(), StoreError>,

@@ -1,25 +1,16 @@
-use std::time::Duration;
-
 use axum::Router;
-use axum::body::{Body, Bytes, HttpBody as _};
+use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, Response, header};
 use axum::routing::get;
-use http_body_util::BodyExt as _;
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc::{Receiver, Sender};
 
-use super::super::artifacts::path_of_location;
+use super::super::artifacts::{ARTIFACT_MAX_BYTES, path_of_location};
 use super::super::{ArtifactEntry, ArtifactPath, TrackError, Tracker};
+use super::body::reader_of;
 use super::request::read_with_query;
 use super::runs::{ById, Empty};
-use super::{answer, refusal};
-
-/// Bytes of an artifact that is sent in one request.
-const UPLOAD_MAX_BYTES: u64 = 64 * 1024 * 1024 * 1024;
-
-/// Longest time in which nothing of an upload arrives.
-const UPLOAD_IDLE_MAX: Duration = Duration::from_secs(60);
+use super::{answer, multipart, refusal};
 
 /// Pieces in which an artifact is sent.
 const PIECE_BYTES: usize = 256 * 1024;
@@ -29,6 +20,7 @@ pub(super) fn router() -> Router<Tracker> {
     Router::new()
         .route("/artifacts", read_with_query(list))
         .route("/artifacts/{*path}", get(download).put(upload).delete(delete))
+        .merge(multipart::router())
 }
 
 #[derive(Deserialize)]
@@ -72,10 +64,14 @@ async fn list(tracker: Tracker, asked: List) -> Result<Listed, TrackError> {
     Ok(Listed { files })
 }
 
-/// The artifact's path: what follows `/artifacts/`, decoded once and only once.
 fn path_of(request: &Request) -> Result<ArtifactPath, TrackError> {
+    path_after(request, "/artifacts/")
+}
+
+/// The artifact's path: what follows `route`, decoded once and only once.
+pub(super) fn path_after(request: &Request, route: &str) -> Result<ArtifactPath, TrackError> {
     let path = request.uri().path();
-    let encoded = path.split_once("/artifacts/").map(|(_, rest)| rest).unwrap_or_default();
+    let encoded = path.split_once(route).map(|(_, rest)| rest).unwrap_or_default();
     let decoded = percent_encoding::percent_decode_str(encoded).decode_utf8();
     let decoded = decoded.map_err(|_| TrackError::invalid("Invalid artifact path: it is not UTF-8"))?;
     ArtifactPath::parse(&decoded)
@@ -136,72 +132,13 @@ async fn upload(State(tracker): State<Tracker>, request: Request) -> Response<Bo
     let path = path_of(&request);
     let stored = async {
         let path = path?;
-        let (pieces, content) = tokio::sync::mpsc::channel(4);
-        let sent = send_pieces(request.into_body(), pieces);
-        let (stored, ()) = tokio::join!(tracker.put_artifact(path, BodyReader::new(content)), sent);
+        let (content, sent) = reader_of(request.into_body(), ARTIFACT_MAX_BYTES);
+        let (stored, ()) = tokio::join!(tracker.put_artifact(path, content), sent);
         stored
     };
     match stored.await {
         Ok(()) => answer(&Empty {}),
         Err(error) => refusal(&error),
-    }
-}
-
-/// Sends what arrives to the thread that stores it; an error ends both.
-async fn send_pieces(mut body: Body, pieces: Sender<std::io::Result<Bytes>>) {
-    let too_large =
-        || std::io::Error::other(format!("it is larger than the limit of {UPLOAD_MAX_BYTES} bytes"));
-    if body.size_hint().lower() > UPLOAD_MAX_BYTES {
-        let _ = pieces.send(Err(too_large())).await;
-        return;
-    }
-    let mut size = 0_u64;
-    loop {
-        let piece = match tokio::time::timeout(UPLOAD_IDLE_MAX, body.frame()).await {
-            Ok(None) => return,
-            Ok(Some(Ok(frame))) => match frame.into_data() {
-                Ok(data) => Ok(data),
-                Err(_) => continue,
-            },
-            Ok(Some(Err(error))) => Err(std::io::Error::other(error)),
-            Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
-        };
-        size += piece.as_ref().map_or(0, |data| data.len() as u64);
-        let piece = if size > UPLOAD_MAX_BYTES { Err(too_large()) } else { piece };
-        let failed = piece.is_err();
-        // Whoever stores it has given up: that error is the one to tell.
-        if pieces.send(piece).await.is_err() || failed {
-            return;
-        }
-    }
-}
-
-/// What arrives, for a thread that blocks.
-struct BodyReader {
-    pieces: Receiver<std::io::Result<Bytes>>,
-    current: Bytes,
-}
-
-impl BodyReader {
-    fn new(pieces: Receiver<std::io::Result<Bytes>>) -> Self {
-        Self { pieces, current: Bytes::new() }
-    }
-}
-
-impl std::io::Read for BodyReader {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        while self.current.is_empty() {
-            match self.pieces.blocking_recv() {
-                Some(piece) => self.current = piece?,
-                None => return Ok(0),
-            }
-        }
-        let count = self.current.len().min(buffer.len());
-        let piece = self.current.split_to(count);
-        if let Some(place) = buffer.get_mut(..count) {
-            place.copy_from_slice(&piece);
-        }
-        Ok(count)
     }
 }
 

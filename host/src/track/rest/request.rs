@@ -116,11 +116,11 @@ where
 
 type PathOf<Parameters> = Result<Path<Parameters>, PathRejection>;
 
-fn bad_path(error: PathRejection) -> TrackError {
+pub(super) fn bad_path(error: PathRejection) -> TrackError {
     TrackError::invalid(format!("Invalid path: {error}"))
 }
 
-fn respond<Told: Serialize>(told: Result<Told, TrackError>) -> Response<Body> {
+pub(super) fn respond<Told: Serialize>(told: Result<Told, TrackError>) -> Response<Body> {
     match told {
         Ok(told) => answer(&told),
         Err(error) => refusal(&error),
@@ -148,7 +148,7 @@ fn query_of(request: &Request) -> Value {
 }
 
 /// The body's JSON; no body is an empty object.
-async fn read_json<Asked: DeserializeOwned>(request: Request) -> Result<Asked, TrackError> {
+pub(super) async fn read_json<Asked: DeserializeOwned>(request: Request) -> Result<Asked, TrackError> {
     let body = read_body(request).await?;
     let body = if body.is_empty() { Bytes::from_static(b"{}") } else { body };
     serde_json::from_slice(&body).map_err(malformed)
