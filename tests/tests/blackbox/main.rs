@@ -11,3 +11,4 @@ mod registry;
 mod serving;
 mod tracking;
 mod training;
+mod user_scripts;
