@@ -167,6 +167,9 @@ fn watch(
 fn show_next(layout: &Layout, environment: &str, request: &Path, full: bool) {
     terminal::heading("What to try next");
     terminal::command(environment);
+    terminal::command(
+        "host run list    # the training, with its metrics; `host server` shows it to MLflow's clients",
+    );
     terminal::command("host model show mnist");
     terminal::command(&format!(
         "host plugin inspect {}",
