@@ -1,5 +1,7 @@
 //! Names for datasets: numbered versions, tags, what was made from what. Rows of the database; the contents are blobs.
 
+pub(crate) mod restore;
+
 use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
@@ -283,6 +285,7 @@ pub(super) async fn blocking<T: Send + 'static>(
 }
 
 /// What [`insert_row`] writes.
+#[derive(Debug)]
 struct NewRow {
     name: Name,
     digest: Digest,
@@ -340,6 +343,17 @@ async fn insert_row(connection: &mut AnyConnection, row: &NewRow) -> Result<bool
             return Err(DataError::Superseded { digest: *relied });
         }
     }
+    insert_content(connection, dataset, number, row).await?;
+    Ok(false)
+}
+
+/// Writes a version of a number that is free; gives its key.
+async fn insert_content(
+    connection: &mut AnyConnection,
+    dataset: i64,
+    number: i64,
+    row: &NewRow,
+) -> Result<i64, DataError> {
     let sql = "INSERT INTO dataset_versions (dataset, number, digest, content, files, bytes, rows, created_at) \
                VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING id";
     let inserted = sqlx::query(sql)
@@ -358,7 +372,7 @@ async fn insert_row(connection: &mut AnyConnection, row: &NewRow) -> Result<bool
         let sql = "INSERT INTO dataset_parents (version, parent) VALUES ($1, $2) ON CONFLICT DO NOTHING";
         sqlx::query(sql).bind(version).bind(parent.to_string()).execute(&mut *connection).await?;
     }
-    Ok(false)
+    Ok(version)
 }
 
 /// Keys of a dataset and a version of it.

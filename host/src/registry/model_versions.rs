@@ -26,7 +26,7 @@ pub(super) const PROMPT_TAG: &str = "mlflow.prompt.is_prompt";
 const ID_MAX_CHARS: usize = 256;
 
 /// Longest link to a run.
-const LINK_MAX_CHARS: usize = 500;
+pub(super) const LINK_MAX_CHARS: usize = 500;
 
 /// What a new version starts with.
 #[derive(Debug, Clone, Default, Deserialize)]

@@ -172,6 +172,11 @@ fn of_version(version: ModelVersion, source: &str) -> Result<CheckedSource, Trac
     })
 }
 
+/// Checks the form of a source or location of a version that was made elsewhere: what a request could not name is refused.
+pub(super) fn check_carried(place: &str, for_prompt: bool) -> Result<(), TrackError> {
+    if for_prompt { check_prompt(place).map(drop) } else { parse(place).map(drop) }
+}
+
 /// What a source names is not there: the source is wrong.
 fn unknown(error: TrackError, source: &str) -> TrackError {
     match error.code() {

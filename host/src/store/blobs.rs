@@ -9,7 +9,7 @@ mod upload;
 mod url;
 
 use std::fs::File;
-use std::io::{Read, Seek as _, Write as _};
+use std::io::{Read, Seek as _, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -120,7 +120,7 @@ impl Store {
     }
 
     /// Writes a blob's bytes to `file`. They turn out wrong at the end, if they are, so nobody may act on them before.
-    pub fn copy_blob(&self, digest: Digest, file: &mut File) -> Result<(), StoreError> {
+    pub fn copy_blob(&self, digest: Digest, file: &mut dyn Write) -> Result<(), StoreError> {
         let name = PathBuf::from(digest.hex());
         let mut blob = match &self.blobs {
             Blobs::Local(blobs) => blobs.open_unchecked(digest)?.0,

@@ -199,7 +199,7 @@ impl Tracker {
 }
 
 /// Keeps a file's digest under a path that is no folder, and below no file.
-async fn write_artifact(
+pub(super) async fn write_artifact(
     connection: &mut AnyConnection,
     path: &str,
     digest: Digest,

@@ -44,38 +44,7 @@ impl Tracker {
                     let row = sqlx::query("SELECT experiment FROM runs WHERE id = $1").bind(run);
                     let experiment: i64 = row.fetch_one(&mut *connection).await?.try_get(0)?;
                     for input in &inputs {
-                        let dataset = &input.dataset;
-                        let sql = "INSERT INTO input_datasets \
-                                   (experiment, name, digest, source_type, source, schema, profile) \
-                                   VALUES ($1, $2, $3, $4, $5, $6, $7) \
-                                   ON CONFLICT (experiment, name, digest) DO UPDATE SET name = excluded.name \
-                                   RETURNING id";
-                        let row = sqlx::query(sql)
-                            .bind(experiment)
-                            .bind(dataset.name.as_str())
-                            .bind(dataset.digest.as_str())
-                            .bind(dataset.source_type.as_str())
-                            .bind(dataset.source.as_str())
-                            .bind(dataset.schema.as_deref())
-                            .bind(dataset.profile.as_deref())
-                            .fetch_one(&mut *connection)
-                            .await?;
-                        let id: i64 = row.try_get(0)?;
-                        let sql =
-                            "INSERT INTO run_inputs (run, dataset) VALUES ($1, $2) ON CONFLICT DO NOTHING";
-                        sqlx::query(sql).bind(run).bind(id).execute(&mut *connection).await?;
-                        for tag in &input.tags {
-                            let sql = "INSERT INTO run_input_tags (run, dataset, key, value) \
-                                       VALUES ($1, $2, $3, $4) \
-                                       ON CONFLICT (run, dataset, key) DO UPDATE SET value = excluded.value";
-                            sqlx::query(sql)
-                                .bind(run)
-                                .bind(id)
-                                .bind(tag.key.as_str())
-                                .bind(tag.value.as_str())
-                                .execute(&mut *connection)
-                                .await?;
-                        }
+                        write_dataset(connection, run, experiment, input).await?;
                     }
                     for model in &models {
                         write_model(connection, run, &model.model_id, false, 0).await?;
@@ -172,7 +141,7 @@ impl Tracker {
     }
 }
 
-fn check(input: &DatasetInput) -> Result<(), TrackError> {
+pub(super) fn check(input: &DatasetInput) -> Result<(), TrackError> {
     let dataset = &input.dataset;
     if dataset.name.is_empty() || dataset.digest.is_empty() {
         return Err(TrackError::invalid("Dataset name and digest cannot be empty"));
@@ -190,7 +159,45 @@ fn check(input: &DatasetInput) -> Result<(), TrackError> {
     Ok(())
 }
 
-async fn write_model(
+/// Says that a run of an experiment read a dataset.
+pub(super) async fn write_dataset(
+    connection: &mut AnyConnection,
+    run: i64,
+    experiment: i64,
+    input: &DatasetInput,
+) -> Result<(), TrackError> {
+    let dataset = &input.dataset;
+    let sql = "INSERT INTO input_datasets (experiment, name, digest, source_type, source, schema, profile) \
+               VALUES ($1, $2, $3, $4, $5, $6, $7) \
+               ON CONFLICT (experiment, name, digest) DO UPDATE SET name = excluded.name RETURNING id";
+    let row = sqlx::query(sql)
+        .bind(experiment)
+        .bind(dataset.name.as_str())
+        .bind(dataset.digest.as_str())
+        .bind(dataset.source_type.as_str())
+        .bind(dataset.source.as_str())
+        .bind(dataset.schema.as_deref())
+        .bind(dataset.profile.as_deref())
+        .fetch_one(&mut *connection)
+        .await?;
+    let id: i64 = row.try_get(0)?;
+    let sql = "INSERT INTO run_inputs (run, dataset) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+    sqlx::query(sql).bind(run).bind(id).execute(&mut *connection).await?;
+    for tag in &input.tags {
+        let sql = "INSERT INTO run_input_tags (run, dataset, key, value) VALUES ($1, $2, $3, $4) \
+                   ON CONFLICT (run, dataset, key) DO UPDATE SET value = excluded.value";
+        sqlx::query(sql)
+            .bind(run)
+            .bind(id)
+            .bind(tag.key.as_str())
+            .bind(tag.value.as_str())
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn write_model(
     connection: &mut AnyConnection,
     run: i64,
     model_id: &str,

@@ -353,26 +353,37 @@ pub(super) async fn write_model_metrics(
     for metric in metrics {
         let Some(model_id) = metric.model_id.as_deref().filter(|id| !id.is_empty()) else { continue };
         let model = live_model(connection, model_id).await?;
-        let sql = format!(
-            "INSERT INTO logged_model_metrics (model, key, run_id, dataset_name, dataset_digest, step, timestamp, value) \
-             VALUES ({}, {}) ON CONFLICT (model, key, run_id, dataset_name, dataset_digest) DO UPDATE \
-             SET step = excluded.step, timestamp = excluded.timestamp, value = excluded.value \
-             WHERE (excluded.step, excluded.timestamp) >= (logged_model_metrics.step, logged_model_metrics.timestamp)",
-            placeholders(1, 7),
-            number_or_null("$8")
-        );
-        sqlx::query(sqlx::AssertSqlSafe(sql))
-            .bind(model)
-            .bind(metric.key.as_str())
-            .bind(run_id)
-            .bind(metric.dataset_name.as_deref().unwrap_or_default())
-            .bind(metric.dataset_digest.as_deref().unwrap_or_default())
-            .bind(metric.step)
-            .bind(metric.timestamp)
-            .bind(metric.value)
-            .execute(&mut *connection)
-            .await?;
+        write_model_metric(connection, model, run_id, metric).await?;
     }
+    Ok(())
+}
+
+/// Keeps a point of a model's metric if it is the newest.
+pub(super) async fn write_model_metric(
+    connection: &mut AnyConnection,
+    model: i64,
+    run_id: &str,
+    metric: &Metric,
+) -> Result<(), TrackError> {
+    let sql = format!(
+        "INSERT INTO logged_model_metrics (model, key, run_id, dataset_name, dataset_digest, step, timestamp, value) \
+         VALUES ({}, {}) ON CONFLICT (model, key, run_id, dataset_name, dataset_digest) DO UPDATE \
+         SET step = excluded.step, timestamp = excluded.timestamp, value = excluded.value \
+         WHERE (excluded.step, excluded.timestamp) >= (logged_model_metrics.step, logged_model_metrics.timestamp)",
+        placeholders(1, 7),
+        number_or_null("$8")
+    );
+    sqlx::query(sqlx::AssertSqlSafe(sql))
+        .bind(model)
+        .bind(metric.key.as_str())
+        .bind(run_id)
+        .bind(metric.dataset_name.as_deref().unwrap_or_default())
+        .bind(metric.dataset_digest.as_deref().unwrap_or_default())
+        .bind(metric.step)
+        .bind(metric.timestamp)
+        .bind(metric.value)
+        .execute(connection)
+        .await?;
     Ok(())
 }
 
@@ -416,7 +427,7 @@ fn checked(
 }
 
 /// MLflow's rule: the name becomes a part of URIs.
-fn check_model_name(name: &str) -> Result<(), TrackError> {
+pub(super) fn check_model_name(name: &str) -> Result<(), TrackError> {
     check_text("name", name)?;
     if name.contains(['/', ':', '.', '%', '"', '\'']) {
         return Err(TrackError::invalid(format!(
@@ -439,7 +450,7 @@ async fn live_model(connection: &mut AnyConnection, model_id: &str) -> Result<i6
     Ok(row.ok_or_else(|| no_model(model_id))?.try_get(0)?)
 }
 
-async fn write_pairs(
+pub(super) async fn write_pairs(
     connection: &mut AnyConnection,
     table: &'static str,
     model: i64,

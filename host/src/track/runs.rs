@@ -375,7 +375,7 @@ pub(super) async fn write_tags(
 }
 
 /// A parameter is set once; setting it to the same value again is no change.
-async fn write_params(
+pub(super) async fn write_params(
     connection: &mut AnyConnection,
     dialect: Dialect,
     run: i64,

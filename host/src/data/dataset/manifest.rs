@@ -81,7 +81,7 @@ struct Stored {
 
 impl DatasetManifest {
     /// What versions with the same files have in common, whatever is known about them.
-    pub(super) fn content(files: &[FileEntry]) -> Result<Digest, DataError> {
+    pub(in crate::data) fn content(files: &[FileEntry]) -> Result<Digest, DataError> {
         Ok(Digest::of(&serde_json::to_vec(files).map_err(DataError::Encode)?))
     }
 
