@@ -2,6 +2,7 @@
 //!
 //! Data goes to standard output, everything else to standard error. `--json` output is stable.
 
+mod archive;
 mod data;
 mod error;
 mod gc;
@@ -82,6 +83,10 @@ enum Command {
     /// Watch what an endpoint sees.
     #[command(subcommand)]
     Monitor(monitor::MonitorCommand),
+    /// Write datasets, runs and models into one file, as a backup or to carry them elsewhere.
+    Export(archive::ExportArguments),
+    /// Take in what `host export` wrote, elsewhere or before.
+    Import(archive::ImportArguments),
     /// Free the space of what nothing needs any more.
     Gc(gc::GcArguments),
     /// Print a completion script for a shell.
@@ -113,6 +118,8 @@ fn run(cli: Cli, output: &Output) -> anyhow::Result<ExitCode> {
         Command::Serve(arguments) => serve::run(arguments, &cli.state, output)?,
         Command::Server(arguments) => server::run(&arguments, &cli.state, output)?,
         Command::Monitor(command) => return monitor::run(command, &cli.state, output),
+        Command::Export(arguments) => archive::export(arguments, &cli.state, output)?,
+        Command::Import(arguments) => archive::import(arguments, &cli.state, output)?,
         Command::Gc(arguments) => gc::run(arguments, &cli.state, output)?,
         Command::Completions { shell } => {
             let mut script = Vec::new();

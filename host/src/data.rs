@@ -7,7 +7,7 @@
 //! `dataset` stands on the readers `idx`, `csv` and `parquet`, on `statistics` and on `catalog`, which names versions; `window` on `safetensors`; `json` on
 //! none of them.
 
-mod catalog;
+pub(crate) mod catalog;
 mod csv;
 mod dataset;
 mod error;
@@ -20,6 +20,7 @@ mod source;
 mod statistics;
 mod window;
 
+pub use catalog::restore::DatasetRecord;
 pub use catalog::{Catalog, DatasetVersion, ResolvedDataset};
 pub use dataset::{
     AddProgress, AddWatcher, AddedDataset, BATCH_ROWS, DatasetDiff, DatasetManifest, FileChange, FileEntry,

@@ -1,8 +1,10 @@
 //! A project as a whole: everything that one database and its blobs hold.
 //!
-//! Knows how datasets, runs and models hang together, which none of them knows alone: what may be freed ([`gc`]). Reads
+//! Knows how datasets, runs and models hang together, which none of them knows alone: what may be freed ([`gc`]), what
+//! belongs together where it is carried elsewhere ([`archive`]). Reads
 //! and writes through those modules only.
 
+mod archive;
 mod gc;
 
 use crate::data::Catalog;
@@ -10,6 +12,10 @@ use crate::registry::Registry;
 use crate::store::{Database, Store};
 use crate::track::Tracker;
 
+pub use archive::{
+    ArchiveError, ArchiveProgress, ArchiveWatcher, ExportReport, ExportSpec, ExportTarget, ImportCounts,
+    ImportReport,
+};
 pub use gc::{GcError, GcProgress, GcReport, GcSpec};
 
 /// Datasets, runs and models of one database; clones are cheap and mean the same ones.

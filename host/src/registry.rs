@@ -9,6 +9,7 @@
 //! Knows nothing of training or of the terminal.
 
 mod annotations;
+pub(crate) mod archive;
 mod bundle;
 mod entities;
 mod features;
@@ -27,6 +28,7 @@ use crate::domain::Digest;
 use crate::store::{Database, Store};
 use crate::track::{TrackError, Tracker};
 
+pub use archive::{ModelRecord, VersionRecord};
 pub use bundle::{
     BlobRef, BundleManifest, DatasetRef, MEDIA_TYPE, ModelEntry, RegistryError, TransformerEntry,
     export_bundle, read_bundle, write_bundle,

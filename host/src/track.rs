@@ -3,6 +3,7 @@
 //! Words and rules are MLflow's, whose REST API [`rest`] answers; what is kept lies in the store's database. A write is
 //! atomic, durable when it is acknowledged, and harmless to repeat. Knows nothing of models, trainers and endpoints.
 
+pub(crate) mod archive;
 pub(crate) mod artifacts;
 mod entities;
 mod error;
@@ -25,6 +26,10 @@ pub(crate) mod search;
 use self::metric_queue::MetricQueue;
 use crate::store::{Database, Store};
 
+pub use archive::{
+    ArtifactRecord, ArtifactsRecord, ExperimentRecord, LoggedModelRecord, ModelMetricRecord, PointsRecord,
+    RunRecord,
+};
 pub use artifacts::{ArtifactEntry, ArtifactPath};
 pub use entities::{
     DatasetInput, Experiment, InputDataset, Lifecycle, Metric, ModelInput, ModelOutput, Pair, Run, RunData,

@@ -1,5 +1,6 @@
 //! Black-box tests: every one starts the real binary on real data.
 
+mod archive;
 mod bucket;
 mod data;
 mod gc;
