@@ -101,6 +101,10 @@ fn counted(count: u64, what: &str) -> String {
 }
 
 fn age_text(age: Duration) -> String {
+    let hours = age.as_secs() / 3_600;
+    if hours > 0 && hours < 24 && age.as_secs().is_multiple_of(3_600) {
+        return format!("{hours} h");
+    }
     duration_text(i64::try_from(age.as_millis()).unwrap_or(i64::MAX))
 }
 

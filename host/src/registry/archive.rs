@@ -16,6 +16,9 @@ use crate::domain::Digest;
 use crate::track::names::check_length;
 use crate::track::{Pair, TrackError};
 
+/// Highest number that a version may bring: those of later ones must have room.
+const NUMBER_MAX: i64 = 1_000_000_000;
+
 /// Longest id, name of a user, or status.
 const ID_MAX_CHARS: usize = 256;
 
@@ -210,7 +213,7 @@ fn check(record: &VersionRecord) -> Result<(), TrackError> {
     record.stage.parse::<Stage>()?;
     record.tags.iter().try_for_each(check_tag)?;
     record.aliases.iter().try_for_each(|alias| check_new_alias(alias))?;
-    if record.number < 1 {
+    if !(1..=NUMBER_MAX).contains(&record.number) {
         return Err(TrackError::invalid(format!("{} is no number of a version", record.number)));
     }
     let for_prompt = is_prompt(&record.tags);

@@ -271,6 +271,42 @@ async fn purge_experiment(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::{Database, DatabaseUrl, Store};
+    use crate::track::{Lifecycle, Metric, NewRun, now_ms};
+
+    async fn points(tracker: &Tracker) -> i64 {
+        let count = sqlx::query("SELECT COUNT(*) FROM points").fetch_one(tracker.database.readers());
+        count.await.unwrap().try_get(0).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_run_goes_with_all_of_its_points_unless_it_was_restored() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let database = Database::open(&DatabaseUrl::default(), store.folder()).await.unwrap();
+        let tracker = Tracker::new(database, store);
+        let start = async || tracker.create_run(NewRun::default()).await.unwrap().info.run_id;
+        let (live, deleted) = (start().await, start().await);
+        // More than are removed at once.
+        for batch in 0..POINTS_AT_ONCE / 1_000 + 1 {
+            let metrics = (0..1_000).map(|step| Metric::new("m", 0.5, 1, batch * 1_000 + step)).collect();
+            tracker.log_batch(deleted.clone(), metrics, Vec::new(), Vec::new()).await.unwrap();
+        }
+        let metrics = vec![Metric::new("m", 0.5, 1, 1)];
+        tracker.log_batch(live.clone(), metrics, Vec::new(), Vec::new()).await.unwrap();
+        let set = async |wanted| tracker.set_run_lifecycle(deleted.clone(), wanted).await.unwrap();
+        set(Lifecycle::Deleted).await;
+        let expired = tracker.expired(now_ms(), &NeededFiles::default()).await.unwrap();
+        assert_eq!(expired.counts().runs, 1);
+        set(Lifecycle::Active).await;
+        assert_eq!(tracker.purge(&expired).await.unwrap(), ExpiredCounts::default());
+        assert_eq!(points(&tracker).await, POINTS_AT_ONCE + 1_001);
+        set(Lifecycle::Deleted).await;
+        let expired = tracker.expired(now_ms(), &NeededFiles::default()).await.unwrap();
+        assert_eq!(tracker.purge(&expired).await.unwrap(), expired.counts());
+        assert_eq!(points(&tracker).await, 1);
+        tracker.run(&live).await.unwrap();
+    }
 
     #[test]
     fn paths_overlap_by_whole_parts() {

@@ -15,6 +15,7 @@ struct Seen {
     of_client: Value,
     file: (u16, String),
     model_file: (u16, String),
+    loose: [(u16, String); 2],
     logged: Value,
     version: Value,
     predicted: String,
@@ -71,6 +72,8 @@ fn fill(place: &Place) -> Made {
         "params": [{ "key": "lr", "value": "0.1" }], "tags": [{ "key": "note", "value": "ü\n" }] }),
     );
     put_artifact(&server, &format!("{path}/folder/file.txt"), b"an artifact");
+    put_artifact(&server, &format!("{experiment}/of/no/run.txt"), b"loose");
+    put_artifact(&server, "elsewhere/file.txt", b"elsewhere");
     let model = json!({ "experiment_id": experiment, "name": "logged", "source_run_id": run });
     let model = post(&server, "logged-models", &model)["model"]["info"].clone();
     let logged = model["model_id"].as_str().unwrap().to_owned();
@@ -98,6 +101,8 @@ fn see(place: &Place, made: &Made) -> Seen {
     let number = experiment_of(&of_client);
     let root = format!("{number}/{}/artifacts", made.of_client);
     let file = artifact(&server, &format!("{root}/folder/file.txt"));
+    let loose = [format!("{number}/of/no/run.txt"), "elsewhere/file.txt".to_owned()];
+    let loose = loose.map(|path| artifact(&server, &path));
     let uri = get(&server, "model-versions/get-download-uri?name=of%20clients&version=1");
     let uri = uri["artifact_uri"].as_str().unwrap().replace("mlflow-artifacts:/", "");
     let model_file = artifact(&server, &format!("{uri}/MLmodel"));
@@ -113,6 +118,7 @@ fn see(place: &Place, made: &Made) -> Seen {
         of_client: without_numbers(&of_client, &number),
         file,
         model_file,
+        loose,
         logged: without_numbers(&logged, &number),
         version,
         predicted: place.run(&predict).expect_success(),
@@ -141,6 +147,7 @@ fn what_was_recorded_offline_comes_to_the_team_and_back() {
     let before = see(&offline, &made);
     assert_eq!(before.file, (200, "an artifact".to_owned()));
     assert_eq!(before.model_file, (200, "flavors: {}".to_owned()));
+    assert_eq!(before.loose, [(200, "loose".to_owned()), (200, "elsewhere".to_owned())]);
     // The team has experiments already, so that numbers differ.
     let server = team.server();
     for name in ["first", "second", "of clients"] {
@@ -207,8 +214,14 @@ fn a_part_brings_what_it_needs_and_no_more() {
 
 #[test]
 fn what_is_there_is_left_and_numbers_that_are_taken_are_not_given_again() {
-    let (one, other) = (Place::local(), Place::local());
-    for (place, rounds, note) in [(&one, "1", "one"), (&other, "2", "other")] {
+    let postgres = Postgres::start();
+    is_merged_into(&Place::local());
+    is_merged_into(&Place::shared(&postgres, "merged"));
+}
+
+fn is_merged_into(other: &Place) {
+    let one = Place::local();
+    for (place, rounds, note) in [(&one, "1", "one"), (other, "2", "other")] {
         place.add_table();
         place.run(&["data", "add", "d", &place.write("n.txt", note)]).expect_success();
         place.run(&["data", "tag", "d@1", "stable"]).expect_success();
@@ -228,7 +241,7 @@ fn what_is_there_is_left_and_numbers_that_are_taken_are_not_given_again() {
     assert_eq!(other.json(&["data", "show", "d@stable"])["version"], 1);
     assert_eq!(other.json(&["model", "show", "digits@champion"])["version"], 1);
     let bundle = |place: &Place, model: &str| place.json(&["model", "show", model])["bundle"].clone();
-    assert_eq!(bundle(&other, "digits@2"), bundle(&one, "digits@1"));
+    assert_eq!(bundle(other, "digits@2"), bundle(&one, "digits@1"));
     let said = other.run(&["import", &file]);
     assert!(said.stdout.contains("imported 0 runs; 1 were there already"), "{}", said.stdout);
     // A backup brings back what was deleted.
@@ -324,8 +337,8 @@ fn files(root: &str, path: &str, content: &[u8]) -> Value {
     json!({ "artifacts": { "root": root, "files": [{ "path": path, "digest": digest, "size": content.len() }] } })
 }
 
-fn version(location: &str) -> Value {
-    json!({ "model_version": { "model": "m", "number": 1, "description": "", "source": location,
+fn version(location: &str, number: i64) -> Value {
+    json!({ "model_version": { "model": "m", "number": number, "description": "", "source": location,
         "location": location, "run_id": "", "run_link": "", "model_id": "", "bundle": null, "status": "READY",
         "status_message": "", "stage": "None", "user_id": "", "created_at": 1, "updated_at": 1, "tags": [],
         "aliases": [] } })
@@ -343,6 +356,8 @@ fn a_hostile_archive_is_refused_in_one_sentence_and_leaves_nothing() {
     let mut damaged = good.clone();
     let blob = good.len() - 1024 - 512;
     damaged[blob] ^= 1;
+    let mut lying = files("7/r/artifacts", "a", b"abc");
+    lying["artifacts"]["files"][0]["size"] = 4.into();
     let dataset = |digest: &str| {
         json!({ "dataset": { "name": "d", "digest": format!("sha256:{digest}"), "number": 1,
         "created_at": 1, "published_at": null, "tags": [] } })
@@ -409,11 +424,21 @@ fn a_hostile_archive_is_refused_in_one_sentence_and_leaves_nothing() {
         ),
         ("root", archive(&[experiment(), files("8", "a", b"a")], &[b"a"]), "named before it is told"),
         (
+            "size",
+            archive(&[experiment(), run(ID), lying], &[b"abc"]),
+            "an artifact has 4 bytes, and its blob",
+        ),
+        (
+            "number",
+            archive(&[model.clone(), version("mlflow-artifacts:/a", i64::MAX)], &[]),
+            "is no number of a version",
+        ),
+        (
             "local location",
-            archive(&[model.clone(), version("file:///etc")], &[]),
+            archive(&[model.clone(), version("file:///etc", 1)], &[]),
             "Invalid model version source",
         ),
-        ("no model", archive(&[version("mlflow-artifacts:/a")], &[]), "not found"),
+        ("no model", archive(&[version("mlflow-artifacts:/a", 1)], &[]), "not found"),
     ];
     for (name, bytes, expected) in cases {
         let refused = import_bytes(&place, &bytes);

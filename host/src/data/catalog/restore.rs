@@ -9,6 +9,9 @@ use crate::data::DataError;
 use crate::domain::{Digest, Name};
 use crate::store::Store;
 
+/// Highest number that a version may bring: those of later ones must have room.
+const NUMBER_MAX: u32 = 1_000_000_000;
+
 /// A version of a dataset; what it holds is told by its manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -49,9 +52,10 @@ pub(crate) struct RestoredDataset {
 /// Reads the manifest of a record from the store.
 pub(crate) fn read_record(store: &Store, record: DatasetRecord) -> Result<ReadRecord, DataError> {
     record.tags.iter().try_for_each(|tag| check_tag(tag))?;
-    if record.number == 0 {
-        let (name, version, newest) = (record.name, "0".to_owned(), 1);
-        return Err(DataError::UnknownVersion { name, version, newest });
+    if !(1..=NUMBER_MAX).contains(&record.number) {
+        let (digest, number) = (record.digest, record.number);
+        let reason = format!("expected a version from 1 to {NUMBER_MAX}, found {number}");
+        return Err(DataError::Manifest { digest, reason });
     }
     let (manifest, mut blobs) = DatasetManifest::load_chain(store, record.digest)?;
     blobs.extend(manifest.files.iter().map(|file| file.digest));

@@ -325,6 +325,32 @@ fn patterns_choose_files_and_names_start_after_their_folder() {
 }
 
 #[test]
+fn a_parent_that_is_deleted_meanwhile_gets_no_child() {
+    let place = place();
+    place.write("a.txt", "a");
+    place.add().unwrap();
+    let paths = vec![place.write("b.txt", "b")];
+    let (catalog, handle) = (place.catalog.clone(), place.runtime.handle().clone());
+    let watcher: AddWatcher = Arc::new(move |progress| {
+        if progress == AddProgress::Storing {
+            handle.block_on(catalog.delete(&name(), 1)).unwrap();
+        }
+    });
+    let new = NewDataset {
+        name: name(),
+        paths,
+        parent: Some("d@1".to_owned()),
+        remove: Vec::new(),
+        rows: true,
+        reread: false,
+        now_ms: 7,
+    };
+    let error = place.runtime.block_on(place.catalog.add(new, watcher)).unwrap_err();
+    assert!(matches!(error, DataError::ParentDeleted { .. }), "{error}");
+    assert!(place.runtime.block_on(place.catalog.versions(&name())).unwrap().is_empty());
+}
+
+#[test]
 fn a_child_holds_its_parents_files_and_writes_what_changed() {
     let place = place();
     for number in 0..100 {

@@ -196,7 +196,7 @@ impl Project {
                 if folders().any(|folder| owned.contains(folder)) {
                     continue;
                 }
-                let root = folders().filter(|folder| locations.contains(*folder)).last().unwrap_or_default();
+                let root = folders().rfind(|folder| locations.contains(*folder)).unwrap_or_default();
                 let path = file.path.get(root.len()..).unwrap_or_default().trim_start_matches('/');
                 metadata.blobs.insert(file.digest);
                 let below = crate::track::ArtifactRecord { path: path.to_owned(), ..file.clone() };

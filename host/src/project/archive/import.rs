@@ -1,25 +1,23 @@
+mod names;
+
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read, Seek as _, Write as _};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use sqlx::AnyConnection;
 
+use self::names::Names;
 use super::container::{ArchiveEntry, ArchiveReader, unreadable};
 use super::{
     ArchiveError, ArchiveProgress, ArchiveWatcher, BLOBS_FOLDER, FORMAT, HEADER_NAME, Header, LINE_MAX_BYTES,
     Line, METADATA_NAME, blocking, nameless, nameless_file, shown,
 };
 use crate::data::catalog::restore as datasets;
-use crate::domain::{Digest, Name};
+use crate::domain::Digest;
 use crate::project::Project;
-use crate::registry::archive::{restore_model, restore_version};
-use crate::registry::{VersionRecord, read_bundle};
-use crate::store::{Dialect, Store, StoreError};
-use crate::track::archive::restore::{self, Restored, RestoredExperiment};
-use crate::track::artifacts::path_of_location;
-use crate::track::{ArtifactPath, ArtifactsRecord, LoggedModelRecord, RunRecord};
+use crate::registry::read_bundle;
+use crate::store::{Store, StoreError};
 
 /// Largest header that is read; a real one has some hundred bytes.
 const HEADER_MAX_BYTES: u64 = 64 * 1024;
@@ -120,11 +118,11 @@ fn check_and_keep(
     let mut metadata = read_metadata(store, &mut archive, &header)?;
     watcher(ArchiveProgress::Blobs(header.bytes));
     let batch = store.blob_batch()?;
-    let mut blobs = HashSet::new();
+    let mut blobs = Blobs::new();
     let mut bytes = 0_u64;
     while let Some(entry) = archive.next_entry()? {
         let digest = digest_of(&entry)?;
-        if !blobs.insert(digest) {
+        if blobs.insert(digest, entry.size).is_some() {
             return Err(ArchiveError::format(format!("blob {digest} is in it twice")));
         }
         let (found, _) = batch.stage(&mut archive.content(&entry)).map_err(staging)?;
@@ -147,7 +145,14 @@ fn check_and_keep(
     }
     let mut needs = Needs::default();
     each_line(&mut metadata, |line| needs.add(line))?;
-    needs.artifacts.iter().chain(&needs.bundles).try_for_each(|digest| present(&blobs, *digest))?;
+    needs.artifacts.iter().try_for_each(|(digest, size)| match blobs.get(digest) {
+        // Clients are told the size before they get the bytes.
+        Some(found) if found != size => Err(ArchiveError::format(format!(
+            "an artifact has {size} bytes, and its blob {digest} has {found}"
+        ))),
+        _ => present(&blobs, *digest),
+    })?;
+    needs.bundles.iter().try_for_each(|digest| present(&blobs, *digest))?;
     needs.datasets.iter().try_for_each(|record| present(&blobs, record.digest))?;
     watcher(ArchiveProgress::Storing);
     batch.keep()?;
@@ -230,17 +235,21 @@ fn staging(error: StoreError) -> ArchiveError {
     }
 }
 
-fn present(blobs: &HashSet<Digest>, digest: Digest) -> Result<(), ArchiveError> {
-    if blobs.contains(&digest) {
+fn present(blobs: &Blobs, digest: Digest) -> Result<(), ArchiveError> {
+    if blobs.contains_key(&digest) {
         return Ok(());
     }
     Err(ArchiveError::format(format!("blob {digest}, which it names, is not in it")))
 }
 
+/// Blobs that are in the archive, and their bytes.
+type Blobs = HashMap<Digest, u64>;
+
 /// Blobs that the metadata names.
 #[derive(Default)]
 struct Needs {
-    artifacts: HashSet<Digest>,
+    /// With the sizes that are told of them.
+    artifacts: HashSet<(Digest, u64)>,
     bundles: HashSet<Digest>,
     datasets: Vec<crate::data::DatasetRecord>,
 }
@@ -248,7 +257,9 @@ struct Needs {
 impl Needs {
     fn add(&mut self, line: Line) -> Result<(), ArchiveError> {
         match line {
-            Line::Artifacts(record) => self.artifacts.extend(record.files.iter().map(|file| file.digest)),
+            Line::Artifacts(record) => {
+                self.artifacts.extend(record.files.iter().map(|file| (file.digest, file.size)))
+            }
             Line::ModelVersion(record) => self.bundles.extend(record.bundle),
             Line::Dataset(record) => self.datasets.push(record),
             _ => {}
@@ -261,7 +272,7 @@ impl Needs {
 fn read_manifests(
     store: &Store,
     needs: Needs,
-    blobs: &HashSet<Digest>,
+    blobs: &Blobs,
 ) -> Result<Vec<datasets::ReadRecord>, ArchiveError> {
     let check_size = |digest: Digest, limit: u64| match store.blob_len(digest)? {
         size if size <= limit => Ok(()),
@@ -313,168 +324,4 @@ fn each_line(
         each(line)?;
     }
     Ok(())
-}
-
-/// What was written so far, by the names that later lines call it.
-struct Names {
-    dialect: Dialect,
-    report: ImportReport,
-    experiments: HashMap<String, RestoredExperiment>,
-    runs: HashMap<String, Restored>,
-    /// Where artifacts go, by where they were, and whether they are to be written.
-    roots: HashMap<String, (ArtifactPath, bool)>,
-    /// Versions of models that this archive brought.
-    versions: HashSet<i64>,
-}
-
-impl Names {
-    fn new(dialect: Dialect, report: ImportReport) -> Self {
-        let roots = HashMap::from([(String::new(), (ArtifactPath::root(), true))]);
-        Self {
-            dialect,
-            report,
-            experiments: HashMap::new(),
-            runs: HashMap::new(),
-            roots,
-            versions: HashSet::new(),
-        }
-    }
-
-    /// Writes all names, inside a transaction of whoever calls. It may take long, and others who write wait; the other way
-    /// would be that they see a half.
-    async fn write(
-        mut self,
-        connection: &mut AnyConnection,
-        mut metadata: File,
-        read: &[datasets::ReadRecord],
-    ) -> Result<ImportReport, ArchiveError> {
-        metadata.rewind().map_err(nameless("read"))?;
-        let (mut reader, mut buffer) = (BufReader::new(metadata), Vec::new());
-        let mut read = read.iter();
-        while let Some(line) = read_line(&mut reader, &mut buffer)? {
-            match line {
-                Line::Dataset(record) => {
-                    let dataset = read.next().ok_or(ArchiveError::Stopped)?;
-                    self.dataset(connection, &record.name, record.number, dataset).await?;
-                }
-                Line::Experiment(record) => {
-                    let experiment = restore::experiment(connection, &record).await?;
-                    self.report.experiments.count(experiment.is_new);
-                    let root = path_of_location(&record.artifact_location)?.as_str().to_owned();
-                    self.roots.insert(root, (experiment.artifacts()?, true));
-                    self.experiments.insert(record.name, experiment);
-                }
-                Line::Run(record) => self.run(connection, *record).await?,
-                Line::Points(record) => {
-                    let run = self.runs.get(&record.run_id).ok_or_else(|| lost("run", &record.run_id))?;
-                    if run.is_new {
-                        restore::points(connection, self.dialect, run.key, record).await?;
-                    }
-                }
-                Line::LoggedModel(record) => self.logged_model(connection, *record).await?,
-                Line::Artifacts(record) => self.artifacts(connection, record).await?,
-                Line::Model(record) => {
-                    restore_model(connection, &record).await?;
-                }
-                Line::ModelVersion(record) => self.version(connection, *record).await?,
-            }
-        }
-        Ok(self.report)
-    }
-
-    async fn dataset(
-        &mut self,
-        connection: &mut AnyConnection,
-        name: &Name,
-        number: u32,
-        dataset: &datasets::ReadRecord,
-    ) -> Result<(), ArchiveError> {
-        let restored = datasets::restore(connection, dataset).await?;
-        self.report.dataset_versions.count(restored.is_new);
-        if restored.number != number {
-            self.report.note(format!("dataset version {name}@{number} is {name}@{} here", restored.number));
-        }
-        for tag in restored.taken {
-            self.report.note(format!("{name}@{tag} is another version here, and stays it"));
-        }
-        Ok(())
-    }
-
-    async fn run(&mut self, connection: &mut AnyConnection, record: RunRecord) -> Result<(), ArchiveError> {
-        let experiment = self.experiment(&record.experiment)?;
-        let (run_id, root) = (record.run_id.clone(), record.artifacts.clone());
-        let restored = restore::run(connection, self.dialect, record, &experiment).await?;
-        self.report.runs.count(restored.is_new);
-        self.roots.insert(root, (restored.artifacts.clone(), restored.is_new));
-        // The same run twice would get twice the points.
-        if self.runs.insert(run_id.clone(), restored).is_some() {
-            return Err(ArchiveError::format(format!("run `{}` is in it twice", shown(&run_id))));
-        }
-        Ok(())
-    }
-
-    async fn logged_model(
-        &mut self,
-        connection: &mut AnyConnection,
-        record: LoggedModelRecord,
-    ) -> Result<(), ArchiveError> {
-        let experiment = self.experiment(&record.experiment)?;
-        let root = record.artifacts.clone();
-        let restored = restore::logged_model(connection, record, &experiment).await?;
-        self.report.logged_models.count(restored.is_new);
-        self.roots.insert(root, (restored.artifacts, restored.is_new));
-        Ok(())
-    }
-
-    async fn artifacts(
-        &mut self,
-        connection: &mut AnyConnection,
-        record: ArtifactsRecord,
-    ) -> Result<(), ArchiveError> {
-        let (root, write) =
-            self.roots.get(&record.root).ok_or_else(|| lost("folder of artifacts", &record.root))?;
-        if *write {
-            restore::artifacts(connection, root, &record.files).await?;
-        }
-        Ok(())
-    }
-
-    async fn version(
-        &mut self,
-        connection: &mut AnyConnection,
-        mut record: VersionRecord,
-    ) -> Result<(), ArchiveError> {
-        record.source = self.place_here(&record.source);
-        record.location = self.place_here(&record.location);
-        let restored = restore_version(connection, &record, &mut self.versions).await?;
-        self.report.model_versions.count(restored.is_new);
-        let (name, number) = (shown(&record.model), record.number);
-        if restored.number != number {
-            self.report.note(format!("model version {name}@{number} is {name}@{} here", restored.number));
-        }
-        for alias in restored.taken {
-            self.report.note(format!("{name}@{} is another version here, and stays it", shown(&alias)));
-        }
-        Ok(())
-    }
-
-    /// Where files are here that were at `place`.
-    fn place_here(&self, place: &str) -> String {
-        let Ok(path) = path_of_location(place) else { return place.to_owned() };
-        let path = path.as_str();
-        let folders = path.match_indices('/').map(|(end, _)| end).chain([path.len()]);
-        let here = folders.rev().find_map(|end| {
-            let (root, _) = self.roots.get(path.get(..end)?)?;
-            Some(format!("mlflow-artifacts:/{}{}", root.as_str(), path.get(end..)?))
-        });
-        here.unwrap_or_else(|| place.to_owned())
-    }
-
-    fn experiment(&self, name: &str) -> Result<RestoredExperiment, ArchiveError> {
-        self.experiments.get(name).cloned().ok_or_else(|| lost("experiment", name))
-    }
-}
-
-fn lost(what: &str, name: &str) -> ArchiveError {
-    ArchiveError::format(format!("{what} `{}` is named before it is told", shown(name)))
 }
