@@ -60,7 +60,10 @@ pub(crate) fn read_record(store: &Store, record: DatasetRecord) -> Result<ReadRe
     let (manifest, mut blobs) = DatasetManifest::load_chain(store, record.digest)?;
     blobs.extend(manifest.files.iter().map(|file| file.digest));
     let content = DatasetManifest::content(&manifest.files)?;
-    let new = NewVersion { digest: record.digest, content, manifest: &manifest, now_ms: record.created_at };
+    // All of its files have just been put.
+    let relies_on = Vec::new();
+    let now_ms = record.created_at;
+    let new = NewVersion { digest: record.digest, content, manifest: &manifest, relies_on, now_ms };
     let row = NewRow::of(&record.name, &new)?;
     Ok(ReadRecord { record, row, blobs })
 }

@@ -346,7 +346,7 @@ fn a_parent_that_is_deleted_meanwhile_gets_no_child() {
         now_ms: 7,
     };
     let error = place.runtime.block_on(place.catalog.add(new, watcher)).unwrap_err();
-    assert!(matches!(error, DataError::ParentDeleted { .. }), "{error}");
+    assert!(matches!(error, DataError::Superseded { .. }), "{error}");
     assert!(place.runtime.block_on(place.catalog.versions(&name())).unwrap().is_empty());
 }
 

@@ -6,7 +6,7 @@ use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::multipart::MultipartStore;
 use object_store::path::Path;
-use object_store::{ClientOptions, ObjectStore, RetryConfig};
+use object_store::{ClientConfigKey, ClientOptions, ObjectStore, RetryConfig};
 use url::Url;
 
 use super::super::StoreError;
@@ -62,12 +62,20 @@ pub fn connect(
         .with_read_timeout(SILENCE_MAX)
         .with_timeout(REQUEST_MAX);
     let prefix = Path::from_url_path(url.path()).map_err(|error| failed(error.into()))?;
-    let variables = variables.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value));
+    let variables: Vec<_> =
+        variables.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect();
+    let variables = variables.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let own = match url.scheme() {
+        "s3" => "aws_",
+        "gs" => "google_",
+        _ => "azure_",
+    };
+    let variables = variables.filter(|(name, _)| name.starts_with(own));
+    let mut options = with_variables(options, own, variables.clone());
     match url.scheme() {
         "s3" => {
             let mut builder = AmazonS3Builder::new().with_url(url.as_str());
-            let mut options = options;
-            for (name, value) in variables.filter(|(name, _)| name.starts_with("aws_")) {
+            for (name, value) in variables {
                 let Ok(key) = name.parse::<AmazonS3ConfigKey>() else { continue };
                 // Whoever names an endpoint without TLS means it.
                 let endpoint = matches!(key, AmazonS3ConfigKey::Endpoint | AmazonS3ConfigKey::S3Endpoint);
@@ -81,7 +89,7 @@ pub fn connect(
         }
         "gs" => {
             let mut builder = GoogleCloudStorageBuilder::new().with_url(url.as_str());
-            for (name, value) in variables.filter(|(name, _)| name.starts_with("google_")) {
+            for (name, value) in variables {
                 if let Ok(key) = name.parse() {
                     builder = builder.with_config(key, value);
                 }
@@ -91,7 +99,7 @@ pub fn connect(
         }
         _ => {
             let mut builder = MicrosoftAzureBuilder::new().with_url(url.as_str());
-            for (name, value) in variables.filter(|(name, _)| name.starts_with("azure_")) {
+            for (name, value) in variables {
                 if let Ok(key) = name.parse() {
                     builder = builder.with_config(key, value);
                 }
@@ -100,4 +108,18 @@ pub fn connect(
             Ok(Bucket::of(store, prefix))
         }
     }
+}
+
+/// Our limits of time, but for those that the user sets by variables such as `AWS_TIMEOUT` or `AWS_PROXY_URL`.
+fn with_variables<'a>(
+    options: ClientOptions,
+    prefix: &str,
+    variables: impl Iterator<Item = (&'a str, &'a str)>,
+) -> ClientOptions {
+    variables.fold(options, |options, (name, value)| {
+        match name.strip_prefix(prefix).map(str::parse::<ClientConfigKey>) {
+            Some(Ok(key)) => options.with_config(key, value),
+            _ => options,
+        }
+    })
 }
