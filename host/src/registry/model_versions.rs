@@ -13,6 +13,7 @@ use crate::domain::{Digest, Name};
 use crate::track::artifacts::path_of_location;
 use crate::track::logged_models::note_version;
 use crate::track::names::check_length;
+use crate::track::rest::fields::objects;
 use crate::track::rows::{self, pieces, placeholders};
 use crate::track::{ArtifactPath, Pair, RunInfo, TrackError, now_ms};
 
@@ -50,7 +51,7 @@ pub struct NewVersion {
     #[serde(default)]
     pub model_id: String,
     /// Notes.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "objects")]
     pub tags: Vec<Pair>,
 }
 

@@ -3,7 +3,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::TrackError;
-use super::rest::fields::{double, int};
+use super::rest::fields::{double, int, objects};
 
 /// A name under which runs are compared.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -167,10 +167,10 @@ pub struct RunData {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct RunInputs {
     /// Datasets.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "objects")]
     pub dataset_inputs: Vec<DatasetInput>,
     /// Logged models.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "objects")]
     pub model_inputs: Vec<ModelInput>,
 }
 
@@ -202,7 +202,7 @@ pub struct ModelOutput {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DatasetInput {
     /// Notes on the use, for example `mlflow.data.context`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "objects")]
     pub tags: Vec<Pair>,
     /// The dataset.
     pub dataset: InputDataset,

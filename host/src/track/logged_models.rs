@@ -6,7 +6,7 @@ use sqlx::{AnyConnection, Row as _};
 
 use super::experiments::{active, parse_id};
 use super::names::{check_key, check_length, check_text, checked_param, checked_tag};
-use super::rest::fields::double;
+use super::rest::fields::{double, objects};
 use super::rows::{self, number_or_null, pieces, placeholders};
 use super::{ErrorCode, Metric, Pair, TrackError, Tracker, now_ms};
 
@@ -118,10 +118,10 @@ pub struct NewLoggedModel {
     #[serde(default)]
     pub source_run_id: String,
     /// Parameters.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "objects")]
     pub params: Vec<Pair>,
     /// Notes.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "objects")]
     pub tags: Vec<Pair>,
 }
 

@@ -12,12 +12,19 @@ const HISTORY_TAG: &str = "mlflow.log-model.history";
 /// Bytes of a run's list: more than other tags have, since cutting it would leave no JSON.
 const HISTORY_MAX_BYTES: usize = 1024 * 1024;
 
+/// Bytes of one model as it is sent: not all of it is kept.
+const MODEL_MAX_BYTES: usize = 4 * HISTORY_MAX_BYTES;
+
 /// Fields that a model must have.
 const REQUIRED: [&str; 4] = ["artifact_path", "flavors", "utc_time_created", "run_id"];
 
 impl Tracker {
     /// Adds a model to those that a run lists.
     pub async fn log_model(&self, run_id: String, model_json: &str) -> Result<(), TrackError> {
+        // Parsed, it takes many times the memory.
+        if model_json.len() > MODEL_MAX_BYTES {
+            return Err(TrackError::invalid(format!("a model can have at most {MODEL_MAX_BYTES} bytes")));
+        }
         let entry = entry(model_json)?;
         let dialect = self.database.dialect();
         self.database

@@ -11,6 +11,7 @@ mod logged_models;
 mod metrics;
 mod multipart;
 pub(crate) mod request;
+mod room;
 mod runs;
 
 use axum::Router;

@@ -17,7 +17,7 @@ pub(super) struct Create {
     name: String,
     #[serde(default)]
     description: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::objects")]
     tags: Vec<Pair>,
 }
 

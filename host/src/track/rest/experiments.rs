@@ -8,7 +8,7 @@ use super::runs::Empty;
 pub(super) struct Create {
     name: String,
     artifact_location: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::objects")]
     tags: Vec<Pair>,
 }
 
@@ -105,12 +105,13 @@ pub(super) async fn restore(tracker: Tracker, asked: ById) -> Result<Empty, Trac
 #[derive(Deserialize)]
 pub(super) struct SetTag {
     experiment_id: String,
-    #[serde(flatten)]
-    tag: Pair,
+    key: String,
+    #[serde(default)]
+    value: String,
 }
 
 pub(super) async fn set_tag(tracker: Tracker, asked: SetTag) -> Result<Empty, TrackError> {
-    tracker.set_experiment_tag(&asked.experiment_id, asked.tag).await?;
+    tracker.set_experiment_tag(&asked.experiment_id, Pair { key: asked.key, value: asked.value }).await?;
     Ok(Empty {})
 }
 

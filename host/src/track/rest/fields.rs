@@ -1,7 +1,14 @@
-//! How protobuf's JSON writes numbers: a 64-bit integer may be text, a float may be `"NaN"`.
+//! How protobuf's JSON writes numbers: a 64-bit integer may be text, a float may be `"NaN"`. Messages are objects.
 
-use serde::de::{Error, Unexpected, Visitor};
-use serde::{Deserializer, Serializer};
+use std::marker::PhantomData;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error, MapAccess, SeqAccess, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer, Serializer};
+
+/// Entries of a list of objects: far more than any request may have, so that a list takes little memory until that is
+/// checked.
+const OBJECTS_MAX: usize = 100_000;
 
 /// An integer, as a number, a float without a fraction, or text.
 pub(crate) fn int<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
@@ -125,6 +132,53 @@ pub(crate) mod double {
     }
 }
 
+/// What JSON writes as an object, and only so: a structure would be read from a list of its fields too.
+pub(crate) struct Object<T>(pub(crate) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Map<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Map<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                formatter.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+        deserializer.deserialize_map(Map(PhantomData))
+    }
+}
+
+/// A list of [`Object`]s.
+pub(crate) fn objects<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
+    struct Objects<T>(PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Objects<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            formatter.write_str("a list of objects")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+            let mut values = Vec::new();
+            while let Some(Object(value)) = list.next_element()? {
+                if values.len() == OBJECTS_MAX {
+                    return Err(A::Error::custom(format!("a list has more than {OBJECTS_MAX} entries")));
+                }
+                values.push(value);
+            }
+            Ok(values)
+        }
+    }
+    deserializer.deserialize_seq(Objects(PhantomData))
+}
+
 /// Text or a list of texts: a query that names a key once has no list.
 pub(crate) fn texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     struct Texts;
@@ -143,7 +197,7 @@ pub(crate) fn texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<St
             Ok(Vec::new())
         }
 
-        fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
             let mut values = Vec::new();
             while let Some(value) = list.next_element()? {
                 values.push(value);
@@ -186,6 +240,24 @@ mod tests {
         assert_eq!(read(r#"{"int": 1, "double": "-Infinity"}"#).unwrap().double, f64::NEG_INFINITY);
         let written = serde_json::to_string(&read(r#"{"int": 1, "double": "Infinity"}"#).unwrap()).unwrap();
         assert!(written.contains(r#""double":"Infinity""#), "{written}");
+    }
+
+    #[test]
+    fn objects_are_not_read_from_lists() {
+        #[derive(Debug, Deserialize)]
+        struct Outer {
+            #[serde(default, deserialize_with = "super::objects")]
+            inner: Vec<Fields>,
+        }
+        let read =
+            |text: &str| serde_json::from_str::<super::Object<Outer>>(text).map(|outer| outer.0.inner.len());
+        assert_eq!(read(r#"{"inner": [{"int": 1, "double": 1}, {"double": 2, "int": 2}]}"#).unwrap(), 2);
+        assert_eq!(read("{}").unwrap(), 0);
+        for text in [r#"[[]]"#, "[]", r#"{"inner": [[1, 1]]}"#, r#"{"inner": {}}"#, r#"{"inner": null}"#] {
+            assert!(read(text).is_err(), "{text}");
+        }
+        let many = format!(r#"{{"inner": [{}]}}"#, vec![r#"{"int":1,"double":1}"#; 100_001].join(","));
+        assert!(read(&many).unwrap_err().to_string().contains("more than 100000 entries"));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 use axum::extract::Path;
-use serde::{Deserialize, Serialize};
+use serde::de::{Error, IntoDeserializer as _, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::super::artifacts::path_of_location;
 use super::super::{
@@ -31,15 +32,32 @@ pub(super) async fn get(
 
 #[derive(Deserialize)]
 pub(super) struct Finalize {
-    status: Status,
+    #[serde(deserialize_with = "status")]
+    status: Option<LoggedModelStatus>,
 }
 
 /// Clients send the number, people the word.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Status {
-    Word(LoggedModelStatus),
-    Number(#[serde(deserialize_with = "fields::int")] i64),
+fn status<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<LoggedModelStatus>, D::Error> {
+    struct Status;
+    impl Visitor<'_> for Status {
+        type Value = Option<LoggedModelStatus>;
+
+        fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            formatter.write_str("a status of a logged model")
+        }
+
+        fn visit_u64<E: Error>(self, number: u64) -> Result<Self::Value, E> {
+            Ok(i64::try_from(number).ok().and_then(LoggedModelStatus::of_number))
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+            match text.parse() {
+                Ok(number) => Ok(LoggedModelStatus::of_number(number)),
+                Err(_) => LoggedModelStatus::deserialize(text.into_deserializer()).map(Some),
+            }
+        }
+    }
+    deserializer.deserialize_any(Status)
 }
 
 pub(super) async fn finalize(
@@ -47,11 +65,8 @@ pub(super) async fn finalize(
     Path(model_id): Path<String>,
     asked: Finalize,
 ) -> Result<Found, TrackError> {
-    let status = match asked.status {
-        Status::Word(status) => Some(status),
-        Status::Number(number) => LoggedModelStatus::of_number(number),
-    };
-    let status = status.ok_or_else(|| TrackError::invalid("'status' is no status of a logged model"))?;
+    let status =
+        asked.status.ok_or_else(|| TrackError::invalid("'status' is no status of a logged model"))?;
     Ok(Found { model: tracker.finalize_logged_model(model_id, status).await? })
 }
 
@@ -66,9 +81,9 @@ pub(super) async fn delete(
 
 #[derive(Deserialize)]
 pub(super) struct Described {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::objects")]
     params: Vec<Pair>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::objects")]
     tags: Vec<Pair>,
 }
 

@@ -54,7 +54,7 @@ async fn create(State(tracker): State<Tracker>, request: Request) -> Response<Bo
     let created = async {
         let folder = path_after(&request, "/mpu/create/")?;
         let server = server_url(request.uri().authority(), request.headers())?;
-        let asked: Create = read_json(request).await?;
+        let (asked, _room): (Create, _) = read_json(request).await?;
         let path = path_of_file(&folder, &asked.path)?;
         let upload_id = tracker.begin_multipart(path, asked.num_parts).await?;
         let credential = |part_number| Credential {
@@ -95,6 +95,7 @@ async fn put_part(
 struct Complete {
     path: String,
     upload_id: String,
+    #[serde(deserialize_with = "fields::objects")]
     parts: Vec<Part>,
 }
 
@@ -108,7 +109,7 @@ struct Part {
 async fn complete(State(tracker): State<Tracker>, request: Request) -> Response<Body> {
     let completed = async {
         let folder = path_after(&request, "/mpu/complete/")?;
-        let asked: Complete = read_json(request).await?;
+        let (asked, _room): (Complete, _) = read_json(request).await?;
         let path = path_of_file(&folder, &asked.path)?;
         let parts = asked.parts.into_iter().map(|part| Ok((part.part_number, digest_of(&part.etag)?)));
         let parts = parts.collect::<Result<_, TrackError>>()?;
@@ -130,7 +131,7 @@ struct Abort {
 async fn abort(State(tracker): State<Tracker>, request: Request) -> Response<Body> {
     let aborted = async {
         let folder = path_after(&request, "/mpu/abort/")?;
-        let asked: Abort = read_json(request).await?;
+        let (asked, _room): (Abort, _) = read_json(request).await?;
         tracker.abort_multipart(asked.upload_id, path_of_file(&folder, &asked.path)?).await?;
         Ok(Empty {})
     };

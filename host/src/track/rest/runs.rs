@@ -19,7 +19,7 @@ pub(super) struct Create {
     user_id: String,
     #[serde(default, deserialize_with = "fields::opt_int")]
     start_time: Option<i64>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::objects")]
     tags: Vec<Pair>,
 }
 
@@ -55,10 +55,11 @@ pub(super) async fn get(tracker: Tracker, asked: ById) -> Result<Found, TrackErr
     Ok(Found { run: tracker.run(&asked.id()?).await? })
 }
 
+/// Its fields, not [`ById`] flattened: that would keep whatever else comes in the body, as in the structures below.
 #[derive(Deserialize)]
 pub(super) struct Update {
-    #[serde(flatten)]
-    run: ById,
+    run_id: Option<String>,
+    run_uuid: Option<String>,
     status: Option<RunStatus>,
     #[serde(default, deserialize_with = "fields::opt_int")]
     end_time: Option<i64>,
@@ -71,7 +72,7 @@ pub(super) struct Updated {
 }
 
 pub(super) async fn update(tracker: Tracker, asked: Update) -> Result<Updated, TrackError> {
-    let run_id = asked.run.id()?;
+    let run_id = ById { run_id: asked.run_id, run_uuid: asked.run_uuid }.id()?;
     let change = RunChange { status: asked.status, end_time: asked.end_time, run_name: asked.run_name };
     Ok(Updated { run_info: tracker.update_run(run_id, change).await? })
 }
@@ -100,46 +101,66 @@ pub(super) async fn search(tracker: Tracker, asked: RunSearch) -> Result<FoundAl
 
 #[derive(Deserialize)]
 pub(super) struct LogMetric {
-    #[serde(flatten)]
-    run: ById,
-    #[serde(flatten)]
-    metric: Metric,
+    run_id: Option<String>,
+    run_uuid: Option<String>,
+    key: String,
+    #[serde(deserialize_with = "fields::double::deserialize")]
+    value: f64,
+    #[serde(deserialize_with = "fields::int")]
+    timestamp: i64,
+    #[serde(default, deserialize_with = "fields::int")]
+    step: i64,
+    model_id: Option<String>,
+    dataset_name: Option<String>,
+    dataset_digest: Option<String>,
 }
 
 pub(super) async fn log_metric(tracker: Tracker, asked: LogMetric) -> Result<Empty, TrackError> {
-    let run_id = asked.run.id()?;
-    tracker.log_batch(run_id, vec![asked.metric], Vec::new(), Vec::new()).await?;
+    let LogMetric { run_id, run_uuid, key, value, timestamp, step, model_id, dataset_name, dataset_digest } =
+        asked;
+    let run_id = ById { run_id, run_uuid }.id()?;
+    let metric = Metric { key, value, timestamp, step, model_id, dataset_name, dataset_digest };
+    tracker.log_batch(run_id, vec![metric], Vec::new(), Vec::new()).await?;
     Ok(Empty {})
 }
 
 #[derive(Deserialize)]
 pub(super) struct LogPair {
-    #[serde(flatten)]
-    run: ById,
-    #[serde(flatten)]
-    pair: Pair,
+    run_id: Option<String>,
+    run_uuid: Option<String>,
+    key: String,
+    #[serde(default)]
+    value: String,
+}
+
+impl LogPair {
+    /// The run's id, and what it is to have.
+    fn parts(self) -> Result<(String, Pair), TrackError> {
+        let run_id = ById { run_id: self.run_id, run_uuid: self.run_uuid }.id()?;
+        Ok((run_id, Pair { key: self.key, value: self.value }))
+    }
 }
 
 pub(super) async fn log_parameter(tracker: Tracker, asked: LogPair) -> Result<Empty, TrackError> {
-    let run_id = asked.run.id()?;
-    tracker.log_batch(run_id, Vec::new(), vec![asked.pair], Vec::new()).await?;
+    let (run_id, param) = asked.parts()?;
+    tracker.log_batch(run_id, Vec::new(), vec![param], Vec::new()).await?;
     Ok(Empty {})
 }
 
 pub(super) async fn set_tag(tracker: Tracker, asked: LogPair) -> Result<Empty, TrackError> {
-    let run_id = asked.run.id()?;
-    tracker.log_batch(run_id, Vec::new(), Vec::new(), vec![asked.pair]).await?;
+    let (run_id, tag) = asked.parts()?;
+    tracker.log_batch(run_id, Vec::new(), Vec::new(), vec![tag]).await?;
     Ok(Empty {})
 }
 
 #[derive(Deserialize)]
 pub(super) struct LogBatch {
     run_id: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::objects")]
     metrics: Vec<Metric>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::objects")]
     params: Vec<Pair>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::objects")]
     tags: Vec<Pair>,
 }
 
@@ -151,9 +172,9 @@ pub(super) async fn log_batch(tracker: Tracker, asked: LogBatch) -> Result<Empty
 #[derive(Deserialize)]
 pub(super) struct LogInputs {
     run_id: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::objects")]
     datasets: Vec<DatasetInput>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::objects")]
     models: Vec<ModelInput>,
 }
 
@@ -165,7 +186,7 @@ pub(super) async fn log_inputs(tracker: Tracker, asked: LogInputs) -> Result<Emp
 #[derive(Deserialize)]
 pub(super) struct LogOutputs {
     run_id: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::objects")]
     models: Vec<ModelOutput>,
 }
 
@@ -187,14 +208,14 @@ pub(super) async fn delete_tag(tracker: Tracker, asked: DeleteTag) -> Result<Emp
 
 #[derive(Deserialize)]
 pub(super) struct LogModel {
-    #[serde(flatten)]
-    run: ById,
+    run_id: Option<String>,
+    run_uuid: Option<String>,
     #[serde(default)]
     model_json: String,
 }
 
 pub(super) async fn log_model(tracker: Tracker, asked: LogModel) -> Result<Empty, TrackError> {
-    let run_id = asked.run.id()?;
+    let run_id = ById { run_id: asked.run_id, run_uuid: asked.run_uuid }.id()?;
     tracker.log_model(run_id, &asked.model_json).await?;
     Ok(Empty {})
 }
