@@ -176,6 +176,18 @@ impl Host {
         start(command, "server", [])
     }
 
+    /// Like [`Host::server`], with the state on a file system of its own that holds `size`, as `8m`. Only the server sees
+    /// it; others by [`Server::path`].
+    pub fn server_on_small_disk(&self, size: &str) -> Server {
+        let host = self.command();
+        let mut command = Command::new("unshare");
+        let script = r#"mount -t tmpfs -o size="$SIZE" none "$HOST_STATE_DIR" && exec "$@""#;
+        command.args(["--map-root-user", "--mount", "sh", "-c", script, "sh"]).arg(host.get_program());
+        command.env_remove("HOST_DATABASE").env_remove("HOST_BLOBS").env("NO_COLOR", "1").env("SIZE", size);
+        command.env("HOST_STATE_DIR", self.state_dir()).stdin(Stdio::null());
+        start(command, "server", [])
+    }
+
     fn start<'a>(&self, command: &str, arguments: impl IntoIterator<Item = &'a str>) -> Server {
         start(self.command(), command, arguments)
     }
@@ -273,6 +285,11 @@ impl Answer {
 }
 
 impl Server {
+    /// Starts `host server` by a command that was made ready, and waits until it is too.
+    pub fn start(command: Command) -> Self {
+        start(command, "server", [])
+    }
+
     /// `127.0.0.1:port`.
     pub fn address(&self) -> &str {
         &self.address
@@ -281,6 +298,30 @@ impl Server {
     /// The server's process.
     pub fn process_id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Where the process finds `path`.
+    pub fn path(&self, path: &Path) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root", self.child.id())).join(path.strip_prefix("/").unwrap())
+    }
+
+    /// The most memory that the process ever held, in bytes.
+    pub fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
+    /// Sends bytes as they are on a connection of their own, and reads until the server closes it.
+    pub fn send_raw(&self, request: &[u8]) -> String {
+        use std::io::Write as _;
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(request).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        String::from_utf8_lossy(&answer).into_owned()
     }
 
     /// Sends a body.

@@ -69,8 +69,18 @@ impl Postgres {
 
     /// Stops it at once, as a crash would, and starts it again.
     pub fn restart(&self) {
-        self.control("stop");
+        self.stop();
+        self.start_again();
+    }
+
+    /// Starts it after [`Postgres::stop`], with what it had.
+    pub fn start_again(&self) {
         self.control("start");
+    }
+
+    /// Stops it at once, as a crash would.
+    pub fn stop(&self) {
+        self.control("stop");
     }
 
     fn control(&self, action: &str) {

@@ -29,7 +29,7 @@ fn command(host: &Host, bucket: &Bucket, prefix: &str) -> Command {
     command
 }
 
-fn files_below(folder: std::path::PathBuf) -> usize {
+pub(crate) fn files_below(folder: std::path::PathBuf) -> usize {
     let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
     let count = |path: std::path::PathBuf| if path.is_dir() { files_below(path) } else { 1 };
     entries.map(|entry| count(entry.unwrap().path())).sum()
@@ -154,7 +154,7 @@ fn a_bucket_that_is_gone_stops_artifacts_and_nothing_else() {
 }
 
 /// What a hostile server does to a connection.
-type Treatment = fn(std::net::TcpStream);
+pub(crate) type Treatment = fn(std::net::TcpStream);
 
 /// Listens, and does to each connection what `treat` says.
 fn hostile_s3(treat: Treatment) -> String {
@@ -194,7 +194,7 @@ fn a_bucket_that_fails_or_never_answers_is_told_in_time() {
     });
 }
 
-fn answer_always(mut connection: std::net::TcpStream, status: &str) {
+pub(crate) fn answer_always(mut connection: std::net::TcpStream, status: &str) {
     let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
     while connection.read(&mut [0; 4096]).is_ok_and(|count| count > 0) {
         if connection.write_all(answer.as_bytes()).is_err() {

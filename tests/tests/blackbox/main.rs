@@ -3,6 +3,7 @@
 mod archive;
 mod bucket;
 mod data;
+mod faults;
 mod gc;
 mod monitor;
 mod multipart;

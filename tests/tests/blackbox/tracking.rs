@@ -7,11 +7,11 @@ use host_tests::{Answer, Host, Postgres, Server, plugin, python, ran, repository
 use serde_json::{Value, json};
 
 /// Path of an endpoint.
-fn api(path: &str) -> String {
+pub(crate) fn api(path: &str) -> String {
     format!("/api/2.0/mlflow/{path}")
 }
 
-fn post(server: &Server, path: &str, body: &Value) -> Value {
+pub(crate) fn post(server: &Server, path: &str, body: &Value) -> Value {
     let answer = server.post(&api(path), &body.to_string());
     assert_eq!(answer.status, 200, "{path}: {}", answer.body);
     answer.json()
