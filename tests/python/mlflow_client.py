@@ -194,6 +194,25 @@ def artifacts_in_parts(experiment):
         del os.environ[f"MLFLOW_{name}"]
 
 
+def other_files(experiment):
+    mlflow.set_experiment(experiment_id=experiment)
+    with mlflow.start_run() as run:
+        mlflow.log_dict({"a": [1, None, "ä"]}, "config/a.json")
+        mlflow.log_dict({"a": 1}, "config/a.yaml")
+        mlflow.log_table({"x": [1, 2], "y": ["a", "b"]}, "table.json")
+        mlflow.log_table({"x": [3], "y": ["c"]}, "table.json")
+    run_id = run.info.run_id
+    assert mlflow.artifacts.load_dict(f"runs:/{run_id}/config/a.json") == {"a": [1, None, "ä"]}
+    assert list(mlflow.load_table("table.json", run_ids=[run_id])["x"]) == [1, 2, 3]
+    assert "mlflow.loggedArtifacts" in client.get_run(run_id).data.tags
+    with tempfile.TemporaryDirectory() as folder:
+        mlflow.artifacts.download_artifacts(run_id=run_id, dst_path=folder)
+        assert sorted(os.listdir(folder)) == ["config", "table.json"]
+    artifacts = client._tracking_client._get_artifact_repo(run_id)
+    artifacts.delete_artifacts("config")
+    assert [file.path for file in client.list_artifacts(run_id)] == ["table.json"]
+
+
 def datasets(experiment):
     mlflow.set_experiment(experiment_id=experiment)
     dataset = mlflow.data.from_numpy(np.zeros((3, 2)), name="zeros")
@@ -472,6 +491,7 @@ runs(experiment)
 search(experiment)
 artifacts(experiment)
 artifacts_in_parts(experiment)
+other_files(experiment)
 datasets(experiment)
 sklearn_autolog()
 xgboost_autolog()

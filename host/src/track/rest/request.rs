@@ -18,6 +18,9 @@ use super::{answer, refusal};
 /// Bytes of a request that is JSON. A batch of MLflow has a megabyte at most, a dataset's profile 16.
 const BODY_MAX_BYTES: usize = 32 * 1024 * 1024;
 
+/// Bytes for which there is room before they arrive: a batch of MLflow.
+const RESERVED_MAX_BYTES: usize = 1024 * 1024;
+
 /// Time for a body to arrive.
 const BODY_MAX: Duration = Duration::from_secs(60);
 
@@ -177,7 +180,8 @@ async fn read_body(mut body: Body) -> Result<(Vec<u8>, Room), TrackError> {
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     check_size(announced)?;
     let mut room = Room::default();
-    let mut bytes = Vec::with_capacity(announced);
+    // Not all that is announced: it may never come.
+    let mut bytes = Vec::with_capacity(announced.min(RESERVED_MAX_BYTES));
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| TrackError::invalid(format!("The body broke off: {error}")))?;
         // What is no data are trailers, which mean nothing here.

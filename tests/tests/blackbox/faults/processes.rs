@@ -110,10 +110,16 @@ fn a_database_that_is_gone_is_told_and_artifacts_can_be_sent_again() {
     let run_id = start_run(&server);
     postgres.stop();
     let batch = pair_of_points(&run_id, "a", 0).to_string();
-    assert_refused(&server.post(&api("runs/log-batch"), &batch), 503, "TEMPORARILY_UNAVAILABLE");
-    assert_refused(&server.get(&api(&format!("runs/get?run_id={run_id}"))), 503, "TEMPORARILY_UNAVAILABLE");
     let artifact = "/api/2.0/mlflow-artifacts/artifacts/0/a.txt";
-    assert_refused(&server.put(artifact, b"a"), 503, "TEMPORARILY_UNAVAILABLE");
+    std::thread::scope(|scope| {
+        // Each waits a while for the database, so they wait together.
+        let writing = scope.spawn(|| server.post(&api("runs/log-batch"), &batch));
+        let reading = scope.spawn(|| server.get(&api(&format!("runs/get?run_id={run_id}"))));
+        let storing = scope.spawn(|| server.put(artifact, b"a"));
+        for answer in [writing, reading, storing] {
+            assert_refused(&answer.join().unwrap(), 503, "TEMPORARILY_UNAVAILABLE");
+        }
+    });
     assert_eq!(server.get("/health").body, "OK");
     postgres.start_again();
     // A connection that broke meanwhile may be met once.
