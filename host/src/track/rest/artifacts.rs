@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::artifacts::{ARTIFACT_MAX_BYTES, path_of_location};
 use super::super::{ArtifactEntry, ArtifactPath, TrackError, Tracker};
-use super::body::reader_of;
+use super::body::{Transfer, begin_transfer, reader_of};
 use super::request::read_with_query;
 use super::runs::{ById, Empty};
 use super::{answer, multipart, refusal};
@@ -81,15 +81,15 @@ async fn download(State(tracker): State<Tracker>, request: Request) -> Response<
     let path = path_of(&request);
     drop(request);
     let opened = async {
-        let path = path?;
+        let (path, transfer) = (path?, begin_transfer()?);
         let (file, size) = tracker.open_artifact(&path).await?;
-        Ok::<_, TrackError>((path, file, size))
+        Ok::<_, TrackError>((path, file, size, transfer))
     };
-    let (path, file, size) = match opened.await {
+    let (path, file, size, transfer) = match opened.await {
         Ok(opened) => opened,
         Err(error) => return refusal(&error),
     };
-    let mut response = Response::new(file_body(file));
+    let mut response = Response::new(file_body(file, transfer));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(size));
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
@@ -104,9 +104,10 @@ async fn download(State(tracker): State<Tracker>, request: Request) -> Response<
 }
 
 /// The file's bytes, read ahead by a piece or two.
-fn file_body(mut file: std::fs::File) -> Body {
+fn file_body(mut file: std::fs::File, transfer: Transfer) -> Body {
     let (pieces, body) = tokio::sync::mpsc::channel(2);
     tokio::task::spawn_blocking(move || {
+        let _transfer = transfer;
         loop {
             let mut piece = vec![0; PIECE_BYTES];
             let read = std::io::Read::read(&mut file, &mut piece);
@@ -132,7 +133,7 @@ async fn upload(State(tracker): State<Tracker>, request: Request) -> Response<Bo
     let path = path_of(&request);
     let stored = async {
         let path = path?;
-        let (content, sent) = reader_of(request.into_body(), ARTIFACT_MAX_BYTES);
+        let (content, sent) = reader_of(request.into_body(), ARTIFACT_MAX_BYTES)?;
         let (stored, ()) = tokio::join!(tracker.put_artifact(path, content), sent);
         stored
     };

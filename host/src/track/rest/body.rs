@@ -1,19 +1,48 @@
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes, HttpBody as _};
 use http_body_util::BodyExt as _;
 use tokio::sync::mpsc::{Receiver, Sender};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::super::{ErrorCode, TrackError};
 
 /// Longest time in which nothing of a body arrives.
 const IDLE_MAX: Duration = Duration::from_secs(60);
+
+/// Slowest body, on the average from its start on.
+const BYTES_PER_S_MIN: u64 = 1024;
+
+/// Files that are sent or fetched at the same time. Each has a thread that blocks, of which the runtime has 512 for everybody.
+const TRANSFERS_MAX: usize = 256;
+
+/// One for the program, as its threads are.
+static FREE_TRANSFERS: Semaphore = Semaphore::const_new(TRANSFERS_MAX);
+
+/// The right to send or fetch a file; to be kept until that is over.
+pub(super) type Transfer = SemaphorePermit<'static>;
+
+/// Begins to send or fetch a file, unless too many do.
+pub(super) fn begin_transfer() -> Result<Transfer, TrackError> {
+    FREE_TRANSFERS.try_acquire().map_err(|_| {
+        let message =
+            format!("{TRANSFERS_MAX} files are being sent or fetched, which is the limit: try again later");
+        TrackError::new(ErrorCode::TemporarilyUnavailable, message)
+    })
+}
 
 /// Pieces that wait for the thread that stores them.
 const WAITING_MAX: usize = 4;
 
 /// A body for a thread that blocks: gives what the thread reads, and what sends it there. An error ends both.
-pub(super) fn reader_of(body: Body, max_bytes: u64) -> (BodyReader, impl Future<Output = ()>) {
+pub(super) fn reader_of(
+    body: Body,
+    max_bytes: u64,
+) -> Result<(BodyReader, impl Future<Output = ()>), TrackError> {
+    let transfer = begin_transfer()?;
     let (sender, pieces) = tokio::sync::mpsc::channel(WAITING_MAX);
-    (BodyReader { pieces, current: Bytes::new(), ended: false }, send(body, max_bytes, sender))
+    let reader = BodyReader { pieces, current: Bytes::new(), ended: false, _transfer: transfer };
+    Ok((reader, send(body, max_bytes, sender)))
 }
 
 /// Sends what arrives, and at its end an empty piece: a request that is let go must not look like one that ended.
@@ -23,7 +52,7 @@ async fn send(mut body: Body, max_bytes: u64, pieces: Sender<std::io::Result<Byt
         let _ = pieces.send(Err(too_large())).await;
         return;
     }
-    let mut size = 0_u64;
+    let (mut size, started) = (0_u64, Instant::now());
     loop {
         let piece = match tokio::time::timeout(IDLE_MAX, body.frame()).await {
             Ok(None) => Ok(Bytes::new()),
@@ -35,7 +64,12 @@ async fn send(mut body: Body, max_bytes: u64, pieces: Sender<std::io::Result<Byt
             Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
         };
         size += piece.as_ref().map_or(0, |data| data.len() as u64);
-        let piece = if size > max_bytes { Err(too_large()) } else { piece };
+        let is_slow = started.elapsed() > IDLE_MAX + Duration::from_secs(size / BYTES_PER_S_MIN);
+        let piece = match piece {
+            Ok(_) if size > max_bytes => Err(too_large()),
+            Ok(more) if is_slow && !more.is_empty() => Err(std::io::ErrorKind::TimedOut.into()),
+            piece => piece,
+        };
         let is_last = piece.as_ref().map_or(true, Bytes::is_empty);
         // Whoever stores it has given up: that error is the one to tell.
         if pieces.send(piece).await.is_err() || is_last {
@@ -49,6 +83,7 @@ pub(super) struct BodyReader {
     pieces: Receiver<std::io::Result<Bytes>>,
     current: Bytes,
     ended: bool,
+    _transfer: Transfer,
 }
 
 impl std::io::Read for BodyReader {

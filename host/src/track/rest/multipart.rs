@@ -76,7 +76,7 @@ async fn put_part(
     let stored = async {
         let Path((upload_id, number)) = path.map_err(bad_path)?;
         let max_bytes = tracker.part_max_bytes(upload_id.clone(), number).await?;
-        let (content, sent) = reader_of(request.into_body(), max_bytes);
+        let (content, sent) = reader_of(request.into_body(), max_bytes)?;
         let (stored, ()) = tokio::join!(tracker.put_part(upload_id, number, content), sent);
         stored
     };

@@ -1,14 +1,15 @@
 //! Bodies and queries that are no requests, or too much of one.
 
+use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use host_tests::{Host, Server};
 use serde_json::json;
 
 use super::{refused, run};
-use crate::tracking::{api, post, start_run};
+use crate::tracking::{api, assert_refused, post, start_run};
 
 /// Endpoints that take JSON.
 const ENDPOINTS: [&str; 40] = [
@@ -281,4 +282,42 @@ fn many_large_bodies_at_once_take_bounded_memory() {
     assert!(server.peak_memory() < MEMORY_MAX_BYTES, "{} bytes", server.peak_memory());
     // The room is free again.
     assert_eq!(server.post(&api("runs/log-metric"), std::str::from_utf8(&body).unwrap()).status, 200);
+}
+
+#[test]
+fn uploads_that_never_end_stop_other_files_and_nothing_else() {
+    let host = Host::new();
+    let server = host.server([]);
+    let run_id = start_run(&server);
+    let artifact = |name: &str| format!("/api/2.0/mlflow-artifacts/artifacts/{name}");
+    assert_eq!(server.put(&artifact("before"), b"there").status, 200);
+    let begin = |number: usize| {
+        let mut stream = TcpStream::connect(server.address()).unwrap();
+        let path = artifact(&number.to_string());
+        let head = format!("PUT {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\nx");
+        stream.write_all(head.as_bytes()).unwrap();
+        stream
+    };
+    // More than may be under way; those beyond it are told at once.
+    let streams: Vec<TcpStream> = (0..300).map(begin).collect();
+    let is_refused = |mut stream: &TcpStream| {
+        stream.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+        let mut head = [0; 12];
+        stream.read(&mut head).is_ok_and(|count| head[..count].starts_with(b"HTTP/1.1 503"))
+    };
+    let mut told = BTreeSet::new();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while told.len() < 300 - 256 {
+        assert!(Instant::now() < deadline, "{} were refused", told.len());
+        told.extend(streams.iter().enumerate().filter(|(_, stream)| is_refused(stream)).map(|(at, _)| at));
+    }
+    assert_refused(&server.get(&artifact("before")), 503, "TEMPORARILY_UNAVAILABLE");
+    let metric = format!(r#"{{"run_id": "{run_id}", "key": "loss", "value": 1, "timestamp": 1}}"#);
+    assert_eq!(server.post(&api("runs/log-metric"), &metric).status, 200);
+    drop(streams);
+    while server.get(&artifact("before")).status == 503 {
+        assert!(Instant::now() < deadline, "uploads that broke off are still counted");
+    }
+    assert_eq!(server.get(&artifact("before")).body, "there");
+    assert_refused(&server.get(&artifact("0")), 404, "RESOURCE_DOES_NOT_EXIST");
 }
