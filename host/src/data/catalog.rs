@@ -302,15 +302,12 @@ impl NewRow {
     fn of(name: &Name, new: &NewVersion<'_>) -> Result<Self, DataError> {
         let NewVersion { digest, content, manifest, relies_on, now_ms } = new;
         let rows: BTreeMap<_, _> = manifest.splits.iter().map(|split| (&split.name, split.rows)).collect();
-        // In one order, whoever holds several: two that hold each other's would wait for ever.
-        let mut relies_on = relies_on.clone();
-        relies_on.sort_unstable();
         Ok(Self {
             name: name.clone(),
             digest: *digest,
             content: *content,
             parents: manifest.parents.clone(),
-            relies_on,
+            relies_on: relies_on.clone(),
             files: manifest.files.len() as i64,
             bytes: i64::try_from(manifest.bytes()).unwrap_or(i64::MAX),
             rows: serde_json::to_string(&rows).map_err(DataError::Encode)?,
@@ -337,11 +334,9 @@ async fn insert_row(connection: &mut AnyConnection, row: &NewRow) -> Result<bool
     for relied in &row.relies_on {
         // This version has files that nobody has put of late, because others name them. Whoever deletes one of those waits
         // until this one names them too, so that `host gc` never sees neither.
-        let sql = "UPDATE dataset_versions SET files = files WHERE digest = $1";
-        let held = sqlx::query(sql).bind(relied.to_string()).execute(&mut *connection).await?;
-        if held.rows_affected() == 0 {
-            return Err(DataError::Superseded { digest: *relied });
-        }
+        let sql = "SELECT 1 FROM dataset_versions WHERE digest = $1";
+        let held = sqlx::query(sql).bind(relied.to_string()).fetch_optional(&mut *connection).await?;
+        held.ok_or(DataError::Superseded { digest: *relied })?;
     }
     insert_content(connection, dataset, number, row).await?;
     Ok(false)

@@ -380,14 +380,10 @@ async fn hold_bundle(connection: &mut AnyConnection, source: &CheckedSource) -> 
     if source.bundle.is_empty() {
         return Ok(());
     }
-    let held = sqlx::query("UPDATE model_versions SET bundle = bundle WHERE bundle = $1")
-        .bind(source.bundle.as_str())
-        .execute(connection)
-        .await?;
-    match held.rows_affected() {
-        0 => Err(TrackError::missing(format!("{} was deleted meanwhile", source.source))),
-        _ => Ok(()),
-    }
+    let sql = "SELECT 1 FROM model_versions WHERE bundle = $1 LIMIT 1";
+    let held = sqlx::query(sql).bind(source.bundle.as_str()).fetch_optional(connection).await?;
+    let gone = || TrackError::missing(format!("{} was deleted meanwhile", source.source));
+    held.map(drop).ok_or_else(gone)
 }
 
 /// Whether tags make a prompt of what has them.

@@ -81,8 +81,9 @@ impl From<sqlx::Error> for DatabaseError {
             E::Database(told) => match told.code().as_deref() {
                 // SQLite: full, I/O, read-only. PostgreSQL: class 53 is want of resources.
                 Some("13" | "10" | "8" | "53100") => Self::Storage(error),
-                // SQLite: busy, locked. PostgreSQL: class 57 is the operator's intervention, 08 the connection.
-                Some("5" | "6") => Self::Unavailable(error),
+                // SQLite: busy, locked. PostgreSQL: others held what this needs, for too long or for ever.
+                Some("5" | "6" | "55P03" | "40P01" | "40001" | "25P03") => Self::Unavailable(error),
+                // PostgreSQL: class 57 is the operator's intervention, 08 the connection.
                 Some(code) if code.len() == 5 && (code.starts_with("57") || code.starts_with("08")) => {
                     Self::Unavailable(error)
                 }
@@ -162,16 +163,27 @@ impl Dialect {
                 "PRAGMA cache_size = -8000",
                 "PRAGMA temp_store = MEMORY",
             ],
-            Self::Postgres => &["SET lock_timeout = '10s'", "SET synchronous_commit = on"],
+            // A writer that is stopped in the middle must not hold up all others for ever.
+            Self::Postgres => &[
+                "SET lock_timeout = '10s'",
+                "SET idle_in_transaction_session_timeout = '60s'",
+                "SET synchronous_commit = on",
+            ],
         }
     }
 
-    /// Begins a transaction that will write.
-    fn begin(self) -> &'static str {
-        match self {
+    /// Begins a transaction that will write, and waits until nobody else does.
+    ///
+    /// One that reads what it then changes, such as the newest point of a metric, relies on that nobody changes it in
+    /// between. SQLite has one writer anyway; with PostgreSQL that is a lock of ours, which costs little because groups
+    /// share it, and leaves no deadlocks.
+    async fn begin(self, connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
+        let statements = match self {
             // Takes the lock at once: one that reads first and writes later could find the lock taken and have to give up.
             Self::Sqlite => "BEGIN IMMEDIATE",
-            Self::Postgres => "BEGIN",
-        }
+            // The number is "host" in ASCII; advisory locks have no other names.
+            Self::Postgres => "BEGIN; SELECT pg_advisory_xact_lock(1752134516)",
+        };
+        sqlx::raw_sql(statements).execute(connection).await.map(drop)
     }
 }

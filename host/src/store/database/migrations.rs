@@ -11,13 +11,10 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0003_datasets.sql"),
 ];
 
-/// Number that names our lock among PostgreSQL's advisory ones.
-const LOCK: i64 = 0x686f_7374;
-
 /// Brings the schema up to date; several processes may try at once.
 pub(super) async fn apply(pool: &AnyPool, dialect: Dialect) -> Result<(), DatabaseError> {
     let mut connection = pool.acquire().await?;
-    sqlx::query(dialect.begin()).execute(&mut *connection).await?;
+    dialect.begin(&mut connection).await?;
     let applied = apply_in(&mut connection, dialect).await;
     let end = if applied.is_ok() { "COMMIT" } else { "ROLLBACK" };
     sqlx::query(end).execute(&mut *connection).await?;
@@ -25,9 +22,6 @@ pub(super) async fn apply(pool: &AnyPool, dialect: Dialect) -> Result<(), Databa
 }
 
 async fn apply_in(connection: &mut AnyConnection, dialect: Dialect) -> Result<(), DatabaseError> {
-    if dialect == Dialect::Postgres {
-        sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOCK).execute(&mut *connection).await?;
-    }
     sqlx::query("CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL)")
         .execute(&mut *connection)
         .await?;

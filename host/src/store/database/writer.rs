@@ -116,7 +116,7 @@ async fn commit_group(
     let mut connection = owner.acquire().await?;
     let outcome = async {
         let started = Instant::now();
-        sqlx::query(dialect.begin()).execute(&mut *connection).await?;
+        dialect.begin(&mut connection).await?;
         let mut done = 0;
         while let Some(write) = group.get_mut(done) {
             // The first has nothing before it that could be lost; what is kept needs no release, because the commit keeps
@@ -128,7 +128,7 @@ async fn commit_group(
                 (true, _) => {}
                 (false, 0) => {
                     sqlx::query("ROLLBACK").execute(&mut *connection).await?;
-                    sqlx::query(dialect.begin()).execute(&mut *connection).await?;
+                    dialect.begin(&mut connection).await?;
                 }
                 (false, _) => {
                     sqlx::query("ROLLBACK TO one").execute(&mut *connection).await?;

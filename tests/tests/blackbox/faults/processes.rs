@@ -224,3 +224,44 @@ fn runs_that_are_deleted_or_unknown_take_nothing() {
     post(&server, "runs/restore", &json!({ "run_id": run_id }));
     assert_eq!(run(&server, &run_id)["data"], before);
 }
+
+/// What two servers write at once to the same runs of one database is neither lost nor refused.
+#[test]
+fn two_servers_on_postgresql_agree() {
+    let (host, postgres) = (Host::new(), Postgres::start());
+    let start = || host.server(["--database", &postgres.url()]);
+    let servers = [start(), start()];
+    let [first, second] = &servers;
+    let runs: Vec<String> = (0..4).map(|_| start_run(first)).collect();
+    for key in (0..30).map(|trial| format!("m{trial}")) {
+        let log = |server: &Server, step: i64| {
+            let point = json!({ "run_id": runs[0], "key": key, "value": step, "timestamp": 1, "step": step });
+            post(server, "runs/log-metric", &point);
+        };
+        log(first, 0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| log(first, 1));
+            scope.spawn(|| log(second, 2));
+        });
+    }
+    let newest = run(first, &runs[0])["data"]["metrics"].clone();
+    let values: Vec<_> = newest.as_array().unwrap().iter().map(|metric| metric["value"].clone()).collect();
+    assert_eq!(values, vec![json!(2.0); 30], "the newest point is that of the highest step");
+    // In opposite orders, each holding what the other waits for.
+    std::thread::scope(|scope| {
+        for client in 0..8 {
+            let (server, runs) = (&servers[client % 2], &runs);
+            scope.spawn(move || {
+                for turn in 0..40 {
+                    let place = if client % 2 == 0 { turn % 4 } else { 3 - turn % 4 };
+                    let tag = json!({ "run_id": runs[place], "key": "t", "value": turn.to_string() });
+                    post(server, "runs/set-tag", &tag);
+                }
+            });
+        }
+    });
+    for run_id in &runs {
+        let tags = run(second, run_id)["data"]["tags"].clone();
+        assert!(tags.as_array().unwrap().iter().any(|tag| tag["key"] == "t"), "{tags}");
+    }
+}
