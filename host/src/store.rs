@@ -6,6 +6,7 @@
 //! about tensors, datasets or models: it keeps bytes and JSON documents that others give meaning.
 //!
 //! ```text
+//! blobs/owner
 //! blobs/sha256/ab/<64 hexadecimal digits>
 //! known-files/<dataset>.json
 //! windows/<endpoint>/<number>.safetensors
@@ -24,10 +25,11 @@ mod windows;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use blobs::Blobs;
+use blobs::{Blobs, Owner};
 
 pub use blobs::{
-    BlobBatch, BlobEntry, BlobInfo, BlobsUrl, BlobsUrlError, Bucket, Presence, connect, fetch_bucket,
+    BlobBatch, BlobEntry, BlobInfo, BlobsUrl, BlobsUrlError, Bucket, ExistingBlobs, Presence, connect,
+    fetch_bucket,
 };
 pub use database::{Database, DatabaseError, DatabaseUrl, DatabaseUrlError, Dialect};
 pub use error::StoreError;
@@ -40,6 +42,7 @@ pub use part_uploads::{AssembledUpload, PartUpload, PartUploadError};
 pub struct Store {
     root: Arc<Path>,
     blobs: Blobs,
+    owner: Option<Arc<Owner>>,
 }
 
 impl Store {
@@ -51,9 +54,9 @@ impl Store {
 
     /// Like [`Store::open`], with blobs kept at `blobs`.
     pub fn open_with(folder: &Path, blobs: &BlobsUrl) -> Result<Self, StoreError> {
-        let store = Self { root: Arc::from(folder), blobs: Blobs::open(blobs, folder)? };
+        let store = Self { root: Arc::from(folder), blobs: Blobs::open(blobs, folder)?, owner: None };
         for folder in [store.windows(), store.temporary(), store.known_files_folder()] {
-            std::fs::create_dir_all(&folder).map_err(StoreError::io("create", &folder))?;
+            files::create_folders(&folder)?;
         }
         files::remove_leftovers(&store.temporary())?;
         Ok(store)

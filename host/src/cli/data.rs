@@ -47,7 +47,7 @@ Examples:
         /// Read no rows from any file.
         #[arg(long)]
         no_rows: bool,
-        /// Read files again that have not changed since they were last added.
+        /// Read files again that have not changed since they were last added, and store them again, which mends damaged ones.
         #[arg(long)]
         reread: bool,
     },

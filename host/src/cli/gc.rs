@@ -10,7 +10,7 @@ use crate::project::{GcProgress, GcReport, GcSpec};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 What a version of a dataset or model, a run, its artifacts or a monitoring window names is never removed.
-Only this database and the windows of this machine are looked at: two databases must not share a store.
+Only the database that the blobs were put for can free them; windows of other machines are not looked at.
 
 Example:
   host data delete mnist@1
@@ -27,10 +27,13 @@ pub(super) struct GcArguments {
     /// Keep runs, experiments and logged models that were deleted within this time; until then they can be restored.
     #[arg(long, value_name = "AGE", default_value = "30d", value_parser = parse_age)]
     deleted_older_than: Duration,
+    /// Take over the blobs of another database, which is gone: what only that one named is freed.
+    #[arg(long)]
+    adopt: bool,
 }
 
 pub(super) fn run(arguments: GcArguments, state: &StateArguments, output: &Output) -> anyhow::Result<()> {
-    let GcArguments { dry_run, older_than, deleted_older_than } = arguments;
+    let GcArguments { dry_run, older_than, deleted_older_than, adopt } = arguments;
     wait(async {
         let project = state.open_project().await?;
         let spec = GcSpec {
@@ -38,6 +41,7 @@ pub(super) fn run(arguments: GcArguments, state: &StateArguments, output: &Outpu
             unused_for: older_than,
             deleted_for: deleted_older_than,
             dry_run,
+            adopt,
         };
         let least = project.unused_for_min();
         if older_than < least && !dry_run {

@@ -57,6 +57,7 @@ impl StateArguments {
         };
         let database = Database::open(&url, store.folder()).await;
         let database = database.with_context(|| format!("failed to open the database `{url}`"))?;
+        let store = store.for_project(database.project());
         Ok(Tracker::new(database, store))
     }
 

@@ -40,6 +40,12 @@ impl Digest {
         text
     }
 
+    /// The first byte, by which many are spread evenly.
+    pub fn first_byte(&self) -> u8 {
+        let [first, ..] = self.0;
+        first
+    }
+
     /// The first 12 hexadecimal digits, for people.
     pub fn short(&self) -> String {
         self.hex().chars().take(12).collect()

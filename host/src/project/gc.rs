@@ -47,6 +47,8 @@ pub struct GcSpec {
     pub deleted_for: Duration,
     /// Only say what would go.
     pub dry_run: bool,
+    /// Take the blobs over from the database that they were put for.
+    pub adopt: bool,
 }
 
 /// What went, or would go.
@@ -106,8 +108,8 @@ pub enum GcError {
     },
     /// Another database may name blobs of this store.
     #[error(
-        "nothing was freed, because the state folder has a database of its own, `host.db`, which may name the same \
-         blobs\nhint: without `--database` its blobs are freed; where it is no longer used, move it away"
+        "nothing was freed, because these blobs were put for another database, which names some of them\nhint: give \
+         that one by `--database`; where it is gone and this one has all that it had, use `--adopt` once"
     )]
     OtherDatabase,
     /// The database failed.
@@ -140,9 +142,7 @@ struct Sweep {
 impl Project {
     /// Frees what nothing names; see the module for how.
     pub async fn collect_garbage(&self, spec: GcSpec, watcher: Watcher) -> Result<GcReport, GcError> {
-        if self.database().has_neighbour(self.store().folder()) {
-            return Err(GcError::OtherDatabase);
-        }
+        self.check_owner(spec).await?;
         let since = spec.now.checked_sub(spec.unused_for).unwrap_or(SystemTime::UNIX_EPOCH);
         let before_ms = milliseconds(spec.now).saturating_sub_unsigned(spec.deleted_for.as_millis() as u64);
         watcher(GcProgress::Marking);
@@ -168,6 +168,28 @@ impl Project {
             Ok(report)
         });
         Ok(GcReport { expired: counts, needed: expired.needed(), ..swept.await? })
+    }
+
+    /// Only the database that blobs were put for knows what names them.
+    async fn check_owner(&self, spec: GcSpec) -> Result<(), GcError> {
+        let (store, project) = (self.store().clone(), self.database().project().to_owned());
+        blocking(move || {
+            let owner = store.owner()?;
+            if owner.as_deref() == Some(project.as_str()) || (spec.adopt && spec.dry_run) {
+                return Ok(());
+            }
+            if spec.adopt {
+                return Ok(store.set_owner(&project)?);
+            }
+            let mut is_empty = true;
+            store.list_blobs(&mut |_| {
+                is_empty = false;
+                Ok(())
+            })?;
+            // Blobs without an owner were put by who knew no database.
+            if is_empty { Ok(()) } else { Err(GcError::OtherDatabase) }
+        })
+        .await
     }
 
     async fn read_names(&self, expired: &Expired) -> Result<Names, GcError> {

@@ -4,6 +4,7 @@ mod cache;
 mod connect;
 mod download;
 mod local;
+mod owner;
 mod remote;
 mod upload;
 mod url;
@@ -20,8 +21,9 @@ use super::{Store, StoreError};
 use crate::domain::Digest;
 
 pub(super) use self::local::hash;
+pub(super) use self::owner::Owner;
 
-pub use self::batch::{BlobBatch, Presence};
+pub use self::batch::{BlobBatch, ExistingBlobs, Presence};
 pub use self::bucket::fetch_bucket;
 pub use self::connect::{Bucket, connect};
 pub use self::url::{BlobsUrl, BlobsUrlError};
@@ -74,6 +76,7 @@ impl Blobs {
 impl Store {
     /// Stores what `reader` gives; a blob that is there already is left. Durable when it returns.
     pub fn put(&self, reader: &mut dyn Read) -> Result<BlobInfo, StoreError> {
+        self.claim()?;
         match &self.blobs {
             Blobs::Local(blobs) => blobs.keep(blobs.stage(reader)?),
             Blobs::Remote(blobs) => blobs.keep(blobs.staging().stage(reader)?),

@@ -10,6 +10,7 @@ mod url;
 mod writer;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_core::future::BoxFuture;
@@ -31,6 +32,7 @@ pub struct Database {
     readers: AnyPool,
     writer: Writer,
     dialect: Dialect,
+    project: Arc<str>,
 }
 
 /// Which SQL a database speaks, for the few words in which the two differ.
@@ -101,8 +103,9 @@ impl Database {
         let (address, dialect) = url.connect_address(state_folder);
         let options: AnyConnectOptions = address.parse()?;
         // A pool would try until its time is up, and then not say why it could not.
-        let probe = tokio::time::timeout(BUSY_MAX, AnyConnection::connect(&address)).await;
-        probe.map_err(|_| sqlx::Error::PoolTimedOut)??.close().await?;
+        tokio::time::timeout(BUSY_MAX, probe(&address, dialect))
+            .await
+            .map_err(|_| sqlx::Error::PoolTimedOut)??;
         let pool = |connections: u32| {
             AnyPoolOptions::new().max_connections(connections).acquire_timeout(BUSY_MAX).after_connect(
                 move |connection, _| {
@@ -116,19 +119,19 @@ impl Database {
             )
         };
         let owner = pool(1).connect_with(options.clone()).await?;
-        migrations::apply(&owner, dialect).await?;
+        let project = Arc::from(migrations::apply(&owner, dialect).await?);
         let readers = pool(READERS_MAX).connect_lazy_with(options);
-        Ok(Self { readers, writer: Writer::start(owner, dialect), dialect })
+        Ok(Self { readers, writer: Writer::start(owner, dialect), dialect, project })
+    }
+
+    /// What the database calls itself, unlike any other: for [`super::Store::for_project`].
+    pub fn project(&self) -> &str {
+        &self.project
     }
 
     /// Which SQL it speaks.
     pub fn dialect(&self) -> Dialect {
         self.dialect
-    }
-
-    /// Whether `state_folder` holds the file of another database than this one, which may name blobs too.
-    pub fn has_neighbour(&self, state_folder: &Path) -> bool {
-        self.dialect == Dialect::Postgres && url::has_file(state_folder)
     }
 
     /// Connections for reading.
@@ -147,6 +150,15 @@ impl Database {
     {
         self.writer.write(write).await
     }
+}
+
+/// Connects once, as the pool will.
+async fn probe(address: &str, dialect: Dialect) -> Result<(), sqlx::Error> {
+    let mut connection = AnyConnection::connect(address).await?;
+    for statement in dialect.session_settings() {
+        sqlx::query(*statement).execute(&mut connection).await?;
+    }
+    connection.close().await
 }
 
 impl Dialect {

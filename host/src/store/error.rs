@@ -34,7 +34,9 @@ pub enum StoreError {
         found: Digest,
     },
     /// Blobs that are not what they were.
-    #[error("{count} files are damaged or missing: add them again, or restore the blobs from a backup")]
+    #[error(
+        "{count} files are damaged or missing: add them again with `--reread`, or restore the blobs from a backup"
+    )]
     DamagedFiles {
         /// How many.
         count: usize,

@@ -12,7 +12,10 @@ const LEFTOVER_AGE_MIN: Duration = Duration::from_secs(3_600);
 
 /// Creates a temporary file in `folder` and locks it, so that [`remove_leftovers`] knows its writer lives.
 pub(super) fn create_temporary(folder: &Path) -> Result<NamedTempFile, StoreError> {
-    let file = NamedTempFile::new_in(folder).map_err(StoreError::io("create a file in", folder))?;
+    // With the rights that any new file has: a folder of blobs may be shared.
+    let rights = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+    let file = tempfile::Builder::new().permissions(rights).tempfile_in(folder);
+    let file = file.map_err(StoreError::io("create a file in", folder))?;
     file.as_file().lock().map_err(StoreError::io("lock", file.path()))?;
     Ok(file)
 }
@@ -80,6 +83,22 @@ pub(super) fn write_whole(
 /// Makes the names in `folder` durable.
 pub(super) fn sync_folder(folder: &Path) -> Result<(), StoreError> {
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(StoreError::io("sync", folder))
+}
+
+/// Creates a folder, and those above it that are missing, durably.
+pub(super) fn create_folders(folder: &Path) -> Result<(), StoreError> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    create_folders(parent)?;
+    match std::fs::create_dir(folder) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists || !folder.is_dir() => {
+            Err(StoreError::io("create", folder)(error))
+        }
+        // Also where another process was faster: it may not have synced it yet.
+        _ => sync_folder(parent),
+    }
 }
 
 /// Opens a plain file; none if there is no such name. Links, pipes and devices are refused: they would read what lies

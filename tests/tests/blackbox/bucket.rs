@@ -1,8 +1,10 @@
 //! Blobs in a bucket of S3.
 
-use std::io::{Read as _, Write as _};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use host_tests::{Bucket, Host, Postgres, Server, mnist_files, plugin, ran};
@@ -201,6 +203,91 @@ pub(crate) fn answer_always(mut connection: std::net::TcpStream, status: &str) {
             return;
         }
     }
+}
+
+/// Objects of a bucket in memory, each of which was written two days ago.
+#[derive(Default)]
+struct OldObjects {
+    objects: BTreeMap<String, Vec<u8>>,
+    /// Writes without a condition.
+    rewritten: BTreeSet<String>,
+}
+
+/// Answers one request; none at the end of the connection.
+fn answer_old(connection: &mut BufReader<std::net::TcpStream>, bucket: &Mutex<OldObjects>) -> Option<()> {
+    let mut line = String::new();
+    connection.read_line(&mut line).ok().filter(|&count| count > 0)?;
+    let mut words = line.split(' ');
+    let (method, path) = (words.next()?.to_owned(), words.next()?.split('?').next()?.to_owned());
+    let (mut length, mut is_create) = (0, false);
+    loop {
+        let mut header = String::new();
+        connection.read_line(&mut header).ok()?;
+        let Some((name, value)) = header.split_once(':') else { break };
+        match name.to_ascii_lowercase().as_str() {
+            "content-length" => length = value.trim().parse().ok()?,
+            "if-none-match" => is_create = true,
+            _ => {}
+        }
+    }
+    let mut body = vec![0; length];
+    connection.read_exact(&mut body).ok()?;
+    let mut bucket = bucket.lock().unwrap();
+    let is_there = bucket.objects.contains_key(&path);
+    let (status, found) = match method.as_str() {
+        "PUT" if is_create && is_there => ("412 Precondition Failed", Vec::new()),
+        "PUT" => {
+            if !is_create {
+                bucket.rewritten.insert(path.clone());
+            }
+            bucket.objects.insert(path, body);
+            ("200 OK", Vec::new())
+        }
+        "GET" | "HEAD" if is_there => ("200 OK", bucket.objects[&path].clone()),
+        _ => ("404 Not Found", Vec::new()),
+    };
+    let time = "last-modified: Mon, 02 Jan 2023 03:04:05 GMT\r\netag: \"e\"";
+    let mut answer =
+        format!("HTTP/1.1 {status}\r\n{time}\r\ncontent-length: {}\r\n\r\n", found.len()).into_bytes();
+    if method == "GET" {
+        answer.extend(found);
+    }
+    connection.get_mut().write_all(&answer).ok()
+}
+
+#[test]
+fn an_old_object_that_is_put_again_becomes_young() {
+    let bucket = Arc::new(Mutex::new(OldObjects::default()));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let served = bucket.clone();
+    std::thread::spawn(move || {
+        for connection in listener.incoming().flatten() {
+            let served = served.clone();
+            std::thread::spawn(move || {
+                let mut connection = BufReader::new(connection);
+                while answer_old(&mut connection, &served).is_some() {}
+            });
+        }
+    });
+    let host = Host::new();
+    let file = host.state_dir().join("table.csv");
+    std::fs::write(&file, "x,label\n1,0\n2,1\n").unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = command(&host, Bucket::shared(), "old");
+        ran(command.env("AWS_ENDPOINT_URL", &endpoint).args(arguments).output().unwrap()).expect_success()
+    };
+    let add = ["data", "add", "t", file.to_str().unwrap()];
+    run(&add);
+    let objects: Vec<String> = bucket.lock().unwrap().objects.keys().cloned().collect();
+    assert!(bucket.lock().unwrap().rewritten.is_empty());
+    assert_eq!(objects.iter().filter(|path| path.contains("/sha256/")).count(), 2, "{objects:?}");
+    // Nothing names them any more, so whoever collects garbage sees only how old they are.
+    run(&["data", "delete", "t@1"]);
+    run(&add);
+    let rewritten: Vec<String> = bucket.lock().unwrap().rewritten.iter().cloned().collect();
+    let blobs: Vec<String> = objects.into_iter().filter(|path| path.contains("/sha256/")).collect();
+    assert_eq!(rewritten, blobs);
 }
 
 #[test]

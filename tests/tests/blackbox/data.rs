@@ -232,6 +232,23 @@ fn what_has_not_changed_is_not_read_again(catalog: &Catalog<'_>) {
 }
 
 #[test]
+fn a_damaged_file_is_mended_by_adding_it_again() {
+    let catalog = Catalog { host: Host::new(), environment: Vec::new() };
+    catalog.write("a.bin", "hello");
+    let file = catalog.folder().join("a.bin").to_str().unwrap().to_owned();
+    catalog.run(&["data", "add", "d", &file]).expect_success();
+    let digest = host_tests::sha256(b"hello");
+    let blob = catalog.host.state_dir().join("blobs/sha256").join(&digest[..2]).join(&digest);
+    std::fs::write(&blob, "HELLO").unwrap();
+    let damaged = catalog.run(&["data", "verify", "d"]);
+    assert!(damaged.code == 1 && damaged.stderr.contains("--reread"), "{}", damaged.stderr);
+    let mended = catalog.run(&["data", "add", "d", &file, "--reread", "--json"]).json();
+    assert_eq!(mended["unchanged"], true);
+    catalog.run(&["data", "verify", "d"]).expect_success();
+    assert_eq!(std::fs::read_to_string(blob).unwrap(), "hello");
+}
+
+#[test]
 fn what_has_not_changed_is_not_read_again_for_a_folder() {
     what_has_not_changed_is_not_read_again(&Catalog { host: Host::new(), environment: Vec::new() });
 }

@@ -179,11 +179,56 @@ fn what_cannot_be_read_stops_it() {
 }
 
 #[test]
-fn another_database_in_the_state_folder_stops_it() {
+fn another_database_frees_nothing() {
     let (postgres, place) = (Postgres::start(), Place::local());
     place.run(&["data", "add", "d", &place.write("a.txt", "a")]).expect_success();
     let (code, said) = place.refused(&[&NOW[..], &["--database", &postgres.url()]].concat());
-    assert!(code == 2 && said.contains("a database of its own, `host.db`"), "{code} {said}");
+    assert!(code == 2 && said.contains("put for another database"), "{code} {said}");
+    // Another state folder with the same blobs.
+    let other = Place::local();
+    let blobs = format!("file://{}", place.host.state_dir().join("blobs").display());
+    let (_, said) = other.refused(&[&NOW[..], &["--blobs", &blobs]].concat());
+    assert!(said.contains("put for another database"), "{said}");
+    place.run(&["data", "verify", "d"]).expect_success();
+}
+
+#[test]
+fn a_database_that_was_lost_frees_nothing_until_it_is_said() {
+    let place = Place::local();
+    place.run(&["data", "add", "d", &place.write("a.txt", "a")]).expect_success();
+    let backup = place.folder().join("backup.tar").to_str().unwrap().to_owned();
+    place.run(&["export", &backup]).expect_success();
+    for file in ["host.db", "host.db-wal", "host.db-shm"] {
+        let _ = std::fs::remove_file(place.host.state_dir().join(file));
+    }
+    place.run(&["data", "add", "new", &place.write("b.txt", "b")]).expect_success();
+    let (_, said) = place.refused(&NOW);
+    assert!(said.contains("put for another database") && said.contains("--adopt"), "{said}");
+    place.run(&["import", &backup]).expect_success();
+    place.run(&[&NOW[..], &["--adopt"]].concat()).expect_success();
+    place.run(&NOW).expect_success();
+    for dataset in ["d", "new"] {
+        place.run(&["data", "verify", dataset]).expect_success();
+    }
+}
+
+#[test]
+fn what_is_no_blob_is_left_alone() {
+    let place = Place::local();
+    place.run(&["data", "add", "d", &place.write("a.txt", "a")]).expect_success();
+    let blobs = place.host.state_dir().join("blobs/sha256");
+    let outside = place.folder().join("outside");
+    std::fs::create_dir_all(outside.join("00")).unwrap();
+    let name = format!("00{}", "1".repeat(62));
+    std::fs::write(outside.join("00").join(&name), "not ours").unwrap();
+    let _ = std::fs::remove_dir_all(blobs.join("00"));
+    std::os::unix::fs::symlink(outside.join("00"), blobs.join("00")).unwrap();
+    std::fs::create_dir_all(blobs.join("01")).unwrap();
+    let link = blobs.join("01").join(format!("01{}", "1".repeat(62)));
+    std::os::unix::fs::symlink(outside.join("00").join(&name), &link).unwrap();
+    place.run(&NOW).expect_success();
+    assert_eq!(std::fs::read_to_string(outside.join("00").join(&name)).unwrap(), "not ours");
+    assert!(link.symlink_metadata().is_ok());
     place.run(&["data", "verify", "d"]).expect_success();
 }
 

@@ -13,7 +13,7 @@ use crate::data::catalog::{Catalog, NewVersion, ResolvedDataset, blocking};
 use crate::data::statistics::StatisticsBuilder;
 use crate::data::{DataError, fetch};
 use crate::domain::{ColumnSpec, Digest, Name, map_parallel};
-use crate::store::{BlobBatch, KnownFiles, Presence, Store};
+use crate::store::{BlobBatch, ExistingBlobs, KnownFiles, Presence, Store};
 
 /// Names of files that a note lists; of more, their number is told.
 const NAMED_MAX: usize = 5;
@@ -95,8 +95,8 @@ impl Before {
     }
 
     /// Whether the store has a blob and will keep it: because it says so, or because the newest version names it.
-    fn is_kept(&self, store: &Store, digest: Digest, size: u64) -> Result<bool, DataError> {
-        Ok(match store.touch_blob(digest, size)? {
+    fn is_kept(&self, batch: &BlobBatch, digest: Digest, size: u64) -> Result<bool, DataError> {
+        Ok(match batch.touch(digest, size)? {
             Presence::Kept => true,
             Presence::Missing => false,
             Presence::Unknown => self.newest.contains(&digest),
@@ -234,7 +234,8 @@ fn hash_files(
 ) -> Result<Hashed, DataError> {
     let (urls, paths): (Vec<_>, Vec<_>) =
         new.paths.iter().cloned().partition(|path| path.to_str().is_some_and(fetch::is_url));
-    let batch = store.blob_batch()?;
+    let existing = if new.reread { ExistingBlobs::Replace } else { ExistingBlobs::Keep };
+    let batch = store.blob_batch(existing)?;
     let mut found = if paths.is_empty() && (!urls.is_empty() || new.parent.is_some()) {
         Found::default()
     } else {
@@ -249,7 +250,7 @@ fn hash_files(
     let bytes = found.files.iter().map(|file| file.stamp.size()).sum();
     watcher(AddProgress::Found { files: found.files.len() as u64, bytes });
     let before = if new.reread { Before::default() } else { Before::load(store, &new.name, newest)? };
-    let entries = hash_all(store, &batch, &found.files, &before, watcher)?;
+    let entries = hash_all(&batch, &found.files, &before, watcher)?;
     let mut hashed = Hashed {
         files: Vec::with_capacity(entries.len()),
         sources: HashMap::new(),
@@ -270,7 +271,6 @@ fn hash_files(
 
 /// The digest of every file, on all cores.
 fn hash_all(
-    store: &Store,
     batch: &BlobBatch,
     files: &[FoundFile],
     before: &Before,
@@ -282,19 +282,14 @@ fn hash_all(
         threads,
         || DataError::Stopped,
         |file| {
-            let hashed = hash_one(store, batch, file, before)?;
+            let hashed = hash_one(batch, file, before)?;
             watcher(AddProgress::Hashed(file.stamp.size()));
             Ok(hashed)
         },
     )
 }
 
-fn hash_one(
-    store: &Store,
-    batch: &BlobBatch,
-    file: &FoundFile,
-    before: &Before,
-) -> Result<HashedFile, DataError> {
+fn hash_one(batch: &BlobBatch, file: &FoundFile, before: &Before) -> Result<HashedFile, DataError> {
     let entry = |digest, size| FileEntry {
         path: file.name.clone(),
         digest,
@@ -304,7 +299,7 @@ fn hash_one(
         column: file.column.clone(),
     };
     if let Some(digest) = before.known.digest(&file.path, &file.stamp)
-        && before.is_kept(store, digest, file.stamp.size())?
+        && before.is_kept(batch, digest, file.stamp.size())?
     {
         let entry = entry(digest, file.stamp.size());
         return Ok(HashedFile { entry, staged: None, was_read: false });

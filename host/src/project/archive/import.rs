@@ -17,7 +17,7 @@ use crate::data::catalog::restore as datasets;
 use crate::domain::Digest;
 use crate::project::Project;
 use crate::registry::read_bundle;
-use crate::store::{Store, StoreError};
+use crate::store::{ExistingBlobs, Store, StoreError};
 
 /// Largest header that is read; a real one has some hundred bytes.
 const HEADER_MAX_BYTES: u64 = 64 * 1024;
@@ -117,7 +117,7 @@ fn check_and_keep(
     let header = read_header(&mut archive)?;
     let mut metadata = read_metadata(store, &mut archive, &header)?;
     watcher(ArchiveProgress::Blobs(header.bytes));
-    let batch = store.blob_batch()?;
+    let batch = store.blob_batch(ExistingBlobs::Keep)?;
     let mut blobs = Blobs::new();
     let mut bytes = 0_u64;
     while let Some(entry) = archive.next_entry()? {

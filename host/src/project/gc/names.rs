@@ -71,9 +71,7 @@ impl Names {
         }
         for dataset in named.datasets {
             self.blobs.insert(dataset);
-            if self.is_small(dataset, DATASET_MAX_BYTES)? {
-                self.add_ancestry([dataset], "a run")?;
-            }
+            self.add_ancestry([dataset], "a run")?;
         }
         Ok(())
     }
@@ -111,6 +109,10 @@ impl Names {
                 continue;
             }
             self.blobs.insert(manifest);
+            // What a manifest says is its parent may be anything.
+            if !self.is_small(manifest, DATASET_MAX_BYTES)? {
+                continue;
+            }
             match DatasetManifest::parents_of(&self.store, manifest) {
                 Ok(parents) => waiting.extend(parents),
                 Err(DataError::Manifest { .. } | DataError::Store(StoreError::Missing { .. })) => {}

@@ -1,16 +1,16 @@
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::SystemTime;
 
 use tempfile::{NamedTempFile, TempPath};
 
 use super::super::files::{TemporaryFolder, open_plain, sync_folder};
 use super::super::{Store, StoreError};
-use super::local::{LocalBlobs, Staged, hash};
+use super::local::{LocalBlobs, Staged, hash, is_renewed};
 use super::{BlobInfo, Blobs};
 use crate::domain::{Digest, map_parallel};
 
@@ -31,6 +31,18 @@ pub struct BlobBatch {
     folder: TemporaryFolder,
     next: AtomicU64,
     staged: Mutex<Vec<StagedPath>>,
+    /// First bytes of the digests of blobs that were there already.
+    touched: Mutex<BTreeSet<u8>>,
+    existing: ExistingBlobs,
+}
+
+/// What becomes of a blob that is stored again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExistingBlobs {
+    /// It is left: its name says what it holds.
+    Keep,
+    /// It is replaced, because it may be damaged.
+    Replace,
 }
 
 /// Whether a blob is there, as far as can be told without asking another machine.
@@ -53,9 +65,15 @@ struct StagedPath {
 
 impl Store {
     /// Begins a batch of blobs.
-    pub fn blob_batch(&self) -> Result<BlobBatch, StoreError> {
-        let folder = TemporaryFolder::create(self.staging().temporary())?;
-        Ok(BlobBatch { store: self.clone(), folder, next: AtomicU64::new(0), staged: Mutex::default() })
+    pub fn blob_batch(&self, existing: ExistingBlobs) -> Result<BlobBatch, StoreError> {
+        Ok(BlobBatch {
+            store: self.clone(),
+            folder: TemporaryFolder::create(self.staging().temporary())?,
+            next: AtomicU64::new(0),
+            staged: Mutex::default(),
+            touched: Mutex::default(),
+            existing,
+        })
     }
 
     fn staging(&self) -> &LocalBlobs {
@@ -99,7 +117,7 @@ impl BlobBatch {
     ) -> Result<(BlobInfo, Option<PathBuf>), StoreError> {
         if start.len() <= SMALL_MAX_BYTES {
             let blob = BlobInfo { digest: Digest::of(start), size: start.len() as u64 };
-            if self.store.touch_blob(blob.digest, blob.size)? == Presence::Kept {
+            if self.is_kept(blob)? {
                 return Ok((blob, None));
             }
             let (path, mut file) = self.create()?;
@@ -113,20 +131,38 @@ impl BlobBatch {
             file.write_all(piece).map_err(StoreError::io("write", &path))
         })?;
         let blob = BlobInfo { digest, size };
-        if self.store.touch_blob(digest, size)? == Presence::Kept {
+        if self.is_kept(blob)? {
             return Ok((blob, None));
         }
         Ok((blob, Some(self.add(path, blob))))
     }
 
+    /// Says that the batch relies on a blob, like [`Store::touch_blob`]; it is durable when the batch is kept.
+    pub fn touch(&self, digest: Digest, size: u64) -> Result<Presence, StoreError> {
+        let presence = self.store.touch_blob(digest, size)?;
+        if presence == Presence::Kept {
+            // Whoever put it may not have synced its name yet, or was killed before.
+            let mut touched = self.touched.lock().unwrap_or_else(PoisonError::into_inner);
+            touched.insert(digest.first_byte());
+        }
+        Ok(presence)
+    }
+
+    /// Whether a blob need not be stored.
+    fn is_kept(&self, blob: BlobInfo) -> Result<bool, StoreError> {
+        Ok(self.existing == ExistingBlobs::Keep && self.touch(blob.digest, blob.size)? == Presence::Kept)
+    }
+
     /// Keeps all of them; durable when it returns.
     pub fn keep(self) -> Result<(), StoreError> {
+        self.store.claim()?;
         let staged = self.staged.into_inner().unwrap_or_else(PoisonError::into_inner);
-        if staged.is_empty() {
-            return Ok(());
-        }
+        let touched = self.touched.into_inner().unwrap_or_else(PoisonError::into_inner);
         match &self.store.blobs {
-            Blobs::Local(blobs) => keep_local(blobs, self.folder.path(), staged),
+            Blobs::Local(blobs) => {
+                blobs.sync_names(touched)?;
+                keep_local(blobs, self.folder.path(), staged, self.existing)
+            }
             Blobs::Remote(blobs) => {
                 let staged: Vec<_> = staged.into_iter().map(|staged| Mutex::new(Some(staged))).collect();
                 map_parallel(
@@ -135,7 +171,11 @@ impl BlobBatch {
                     || StoreError::Closed,
                     |staged| {
                         let staged = staged.lock().unwrap_or_else(PoisonError::into_inner).take();
-                        staged.map_or(Ok(()), |staged| blobs.keep(staged_file(staged)?).map(drop))
+                        let Some(staged) = staged else { return Ok(()) };
+                        match self.existing {
+                            ExistingBlobs::Keep => blobs.keep(staged_file(staged)?).map(drop),
+                            ExistingBlobs::Replace => blobs.replace(staged_file(staged)?),
+                        }
                     },
                 )
                 .map(drop)
@@ -159,10 +199,18 @@ impl BlobBatch {
 }
 
 /// The bytes first and then the names, so that a name never shows less than the whole content.
-fn keep_local(blobs: &LocalBlobs, folder: &Path, staged: Vec<StagedPath>) -> Result<(), StoreError> {
+fn keep_local(
+    blobs: &LocalBlobs,
+    folder: &Path,
+    staged: Vec<StagedPath>,
+    existing: ExistingBlobs,
+) -> Result<(), StoreError> {
     if staged.len() <= SYNC_EACH_MAX {
         for staged in staged {
-            blobs.keep(staged_file(staged)?)?;
+            match existing {
+                ExistingBlobs::Keep => blobs.keep(staged_file(staged)?).map(drop)?,
+                ExistingBlobs::Replace => blobs.replace(staged_file(staged)?)?,
+            }
         }
         return Ok(());
     }
@@ -174,9 +222,8 @@ fn keep_local(blobs: &LocalBlobs, folder: &Path, staged: Vec<StagedPath>) -> Res
             std::fs::create_dir_all(folder).map_err(StoreError::io("create", folder))?;
         }
         match open_plain(&target)? {
-            Some((file, metadata)) if metadata.len() == blob.size => {
-                let _ = file.set_modified(SystemTime::now());
-            }
+            Some((file, metadata))
+                if existing == ExistingBlobs::Keep && metadata.len() == blob.size && is_renewed(&file) => {}
             _ => path.persist(&target).map_err(|error| StoreError::io("write", &target)(error.error))?,
         }
     }

@@ -1,3 +1,4 @@
+use std::collections::HashSet;
 use std::fs::File;
 use std::path::Path;
 
@@ -61,12 +62,25 @@ pub(super) fn connect_from_environment(url: &Url) -> Result<Bucket, StoreError> 
 /// Every object below the prefix, with what follows the prefix; or the object that the prefix names.
 async fn list(bucket: &Bucket) -> Result<Vec<(ObjectPath, String)>, object_store::Error> {
     let mut names = Vec::new();
+    let mut empty = HashSet::new();
     let mut objects = bucket.objects.list(Some(&bucket.prefix));
     while let Some(found) = objects.try_next().await? {
         let Some(rest) = found.location.prefix_match(&bucket.prefix) else { continue };
-        let rest: Vec<_> = rest.map(|part| part.as_ref().to_owned()).collect();
-        names.push((found.location, rest.join("/")));
+        let rest = rest.map(|part| part.as_ref().to_owned()).collect::<Vec<_>>().join("/");
+        if found.size == 0 {
+            empty.insert(rest.clone());
+        }
+        names.push((found.location, rest));
     }
+    // Consoles show a folder by an empty object of its name.
+    let folders: HashSet<String> = names
+        .iter()
+        .flat_map(|(_, name)| {
+            name.match_indices('/').filter_map(|(end, _)| Some(name.get(..end)?.to_owned()))
+        })
+        .chain([String::new()])
+        .collect();
+    names.retain(|(_, name)| !(empty.contains(name) && folders.contains(name)));
     if let (true, Some(own)) = (names.is_empty(), bucket.prefix.filename()) {
         let found = bucket.objects.head(&bucket.prefix).await?;
         names.push((found.location, own.to_owned()));
@@ -88,4 +102,27 @@ async fn fetch(
         download::fetch(&*bucket.objects, location, file).await
     });
     fetched.buffer_unordered(DOWNLOADS_AT_ONCE).try_collect().await
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::PutPayload;
+    use object_store::memory::InMemory;
+
+    use super::*;
+
+    #[test]
+    fn empty_objects_that_stand_for_folders_are_no_files() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let store = std::sync::Arc::new(InMemory::new());
+        for (name, text) in [("a", ""), ("a/sub", ""), ("a/sub/b.csv", "x"), ("a/empty", ""), ("a/sub2", "")]
+        {
+            runtime.block_on(store.put(&ObjectPath::from(name), PutPayload::from(text))).unwrap();
+        }
+        let bucket = Bucket { objects: store.clone(), parts: store, prefix: ObjectPath::from("a") };
+        let mut names: Vec<String> =
+            runtime.block_on(list(&bucket)).unwrap().into_iter().map(|(_, name)| name).collect();
+        names.sort();
+        assert_eq!(names, ["empty", "sub/b.csv", "sub2"]);
+    }
 }

@@ -3,7 +3,7 @@ use std::io::Seek as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::super::StoreError;
 use super::local::{LocalBlobs, Staged, hash};
@@ -11,6 +11,9 @@ use crate::domain::Digest;
 
 /// Bytes of blobs kept beside a bucket.
 const CACHE_MAX_BYTES: u64 = 10 * 1024 * 1024 * 1024;
+
+/// Time after which a download that broke off is no longer gone on with.
+const PARTIAL_AGE_MAX: Duration = Duration::from_secs(7 * 24 * 3_600);
 
 /// Bytes added after which it is looked whether the cache is too large.
 const TRIM_EVERY_BYTES: u64 = 1024 * 1024 * 1024;
@@ -106,11 +109,25 @@ impl Cache {
         }
     }
 
+    fn remove_old_partials(&self) -> Result<(), StoreError> {
+        for entry in std::fs::read_dir(&self.partials).map_err(StoreError::io("read", &self.partials))? {
+            let path = entry.map_err(StoreError::io("read", &self.partials))?.path();
+            let Ok(file) = File::open(&path) else { continue };
+            let age = file.metadata().and_then(|metadata| metadata.modified()).map(|time| time.elapsed());
+            let is_old = matches!(age, Ok(Ok(age)) if age > PARTIAL_AGE_MAX);
+            if is_old && file.try_lock().is_ok() {
+                let _ = std::fs::remove_file(&path);
+            }
+        }
+        Ok(())
+    }
+
     fn make_room(&self, size: u64) -> Result<(), StoreError> {
         if self.added.fetch_add(size, Ordering::Relaxed) < TRIM_EVERY_BYTES {
             return Ok(());
         }
         self.added.store(0, Ordering::Relaxed);
+        self.remove_old_partials()?;
         let mut copies = Vec::new();
         self.blobs.list(&mut |copy| {
             copies.push(copy);

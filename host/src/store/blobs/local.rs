@@ -8,7 +8,11 @@ use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
 
 use super::super::StoreError;
-use super::super::files::{Existing, create_temporary, open_plain, publish, remove_leftovers, sync_folder};
+use super::super::files::{
+    Existing, create_folders, create_temporary, open_plain, publish, read_plain, remove_leftovers,
+    sync_folder, write_whole,
+};
+use super::owner::NAME_MAX_BYTES;
 use super::{BlobEntry, BlobInfo};
 use crate::domain::Digest;
 
@@ -33,9 +37,8 @@ impl LocalBlobs {
     /// file system.
     pub(super) fn open(folder: &Path, temporary: &Path) -> Result<Self, StoreError> {
         let by_digest = folder.join("sha256");
-        for folder in [&by_digest, temporary] {
-            std::fs::create_dir_all(folder).map_err(StoreError::io("create", folder))?;
-        }
+        create_folders(&by_digest)?;
+        create_folders(temporary)?;
         remove_leftovers(temporary)?;
         Ok(Self { folder: Arc::from(by_digest), temporary: Arc::from(temporary) })
     }
@@ -61,8 +64,7 @@ impl LocalBlobs {
         let _guard = self.guard(File::lock_shared)?;
         self.create_folder(&folder)?;
         match open_plain(&target)? {
-            Some((file, metadata)) if metadata.len() == blob.size => {
-                let _ = file.set_modified(SystemTime::now());
+            Some((file, metadata)) if metadata.len() == blob.size && is_renewed(&file) => {
                 sync_folder(&folder)?;
             }
             _ => {
@@ -89,12 +91,41 @@ impl LocalBlobs {
         }
         let _guard = self.guard(File::lock_shared)?;
         match open_plain(&path)? {
-            Some((file, metadata)) if metadata.len() == blob.size => {
-                let _ = file.set_modified(SystemTime::now());
-                Ok(true)
-            }
-            _ => Ok(false),
+            Some((file, metadata)) => Ok(metadata.len() == blob.size && is_renewed(&file)),
+            None => Ok(false),
         }
+    }
+
+    /// Gives staged bytes their name, durably, in place of a blob that may be damaged.
+    pub(super) fn replace(&self, staged: Staged) -> Result<(), StoreError> {
+        let target = self.path(staged.blob.digest);
+        let _guard = self.guard(File::lock_shared)?;
+        self.create_folder(target.parent().unwrap_or(&self.folder))?;
+        publish(staged.file, &target, Existing::Replace).map(drop)
+    }
+
+    /// Makes durable the names of blobs whose digests begin with these bytes.
+    pub(super) fn sync_names(&self, prefixes: impl IntoIterator<Item = u8>) -> Result<(), StoreError> {
+        prefixes.into_iter().try_for_each(|prefix| sync_folder(&self.folder.join(format!("{prefix:02x}"))))
+    }
+
+    /// What the file `owner` says.
+    pub(super) fn owner(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        read_plain(&self.owner_path(), NAME_MAX_BYTES)
+    }
+
+    /// Writes the file `owner`; one that is there is left unless `replace`.
+    pub(super) fn set_owner(&self, project: &str, replace: bool) -> Result<(), StoreError> {
+        let path = self.owner_path();
+        if !replace && std::fs::symlink_metadata(&path).is_ok() {
+            return Ok(());
+        }
+        let existing = if replace { Existing::Replace } else { Existing::Keep };
+        write_whole(&self.temporary, &path, format!("{project}\n").as_bytes(), existing).map(drop)
+    }
+
+    fn owner_path(&self) -> PathBuf {
+        self.folder.with_file_name("owner")
     }
 
     /// Where files being written stand.
@@ -120,16 +151,21 @@ impl LocalBlobs {
         each: &mut dyn FnMut(BlobEntry) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         for folder in std::fs::read_dir(&self.folder).map_err(StoreError::io("read", &self.folder))? {
-            let folder = folder.map_err(StoreError::io("read", &self.folder))?.path();
-            if !folder.is_dir() {
+            let folder = folder.map_err(StoreError::io("read", &self.folder))?;
+            // A link could lead anywhere.
+            if !folder.file_type().is_ok_and(|kind| kind.is_dir()) {
                 continue;
             }
+            let folder = folder.path();
             for entry in std::fs::read_dir(&folder).map_err(StoreError::io("read", &folder))? {
                 let entry = entry.map_err(StoreError::io("read", &folder))?;
                 let name = entry.file_name();
                 let digest = name.to_str().and_then(|name| format!("sha256:{name}").parse::<Digest>().ok());
                 // Not ours, or gone meanwhile.
                 let (Some(digest), Ok(metadata)) = (digest, entry.metadata()) else { continue };
+                if !metadata.is_file() {
+                    continue;
+                }
                 let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
                 each(BlobEntry { digest, size: metadata.len(), modified })?;
             }
@@ -166,6 +202,12 @@ impl LocalBlobs {
         take(&file).map_err(StoreError::io("lock", &path))?;
         Ok(file)
     }
+}
+
+/// Makes a blob as young as one that was just put. Where that is not allowed, because another user's process wrote it, it
+/// could be found unused, and has to be written anew.
+pub(super) fn is_renewed(file: &File) -> bool {
+    file.set_modified(SystemTime::now()).is_ok()
 }
 
 /// Hashes all that `reader` gives, handing each piece on.

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::TryStreamExt as _;
 use object_store::path::Path as ObjectPath;
-use object_store::{Error, ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
+use object_store::{Error, ObjectMeta, ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
 use sha2::{Digest as _, Sha256};
 use url::Url;
 
@@ -15,6 +15,7 @@ use super::bucket::connect_from_environment;
 use super::cache::Cache;
 use super::connect::Bucket;
 use super::local::{Staged, hash};
+use super::owner::NAME_MAX_BYTES;
 use super::{BlobEntry, BlobInfo};
 use super::{download, upload};
 use crate::domain::Digest;
@@ -131,10 +132,11 @@ impl RemoteBlobs {
         let (objects, path) = (self.bucket.objects.clone(), self.object_path(digest));
         self.wait("read", Some(digest), async move {
             let mut hasher = Sha256::new();
-            let mut pieces = objects.get(&path).await?.into_stream();
-            while let Some(piece) = pieces.try_next().await? {
-                hasher.update(&piece);
-            }
+            download::each_piece(&*objects, &path, 0, |piece| {
+                hasher.update(piece);
+                Ok(())
+            })
+            .await?;
             Ok(Digest::from_hasher(hasher))
         })
     }
@@ -224,22 +226,67 @@ impl RemoteBlobs {
         let (objects, path) = (self.bucket.objects.clone(), self.object_path(blob.digest));
         self.wait("read", Some(blob.digest), async move {
             match objects.head(&path).await {
-                Ok(found) => {
-                    let age = SystemTime::from(found.last_modified).elapsed().unwrap_or_default();
-                    Ok(found.size == blob.size && age < REFRESH_AGE)
-                }
+                Ok(found) => Ok(is_whole_and_young(&found, blob.size)),
                 Err(Error::NotFound { .. }) => Ok(false),
                 Err(error) => Err(error),
             }
         })
     }
 
+    /// Stores staged bytes whatever the bucket has under their name.
+    pub(super) fn replace(&self, staged: Staged) -> Result<(), StoreError> {
+        if staged.blob.size > WHOLE_MAX_BYTES {
+            self.put_in_parts(&staged)?;
+        } else {
+            let payload = PutPayload::from(read_whole(&staged)?);
+            let (objects, path) = (self.bucket.objects.clone(), self.object_path(staged.blob.digest));
+            self.wait("write", Some(staged.blob.digest), async move {
+                objects.put(&path, payload).await.map(drop)
+            })?;
+        }
+        self.cache.insert(staged)
+    }
+
+    /// What the object `owner` says.
+    pub(super) fn owner(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        let (objects, path) = (self.bucket.objects.clone(), self.owner_path());
+        self.wait("read", None, async move {
+            match objects.get(&path).await {
+                Ok(found) if found.meta.size > NAME_MAX_BYTES => Ok(Some(Vec::new())),
+                Ok(found) => Ok(Some(found.bytes().await?.to_vec())),
+                Err(Error::NotFound { .. }) => Ok(None),
+                Err(error) => Err(error),
+            }
+        })
+    }
+
+    /// Writes the object `owner`; one that is there is left unless `replace`.
+    pub(super) fn set_owner(&self, project: &str, replace: bool) -> Result<(), StoreError> {
+        let (objects, path) = (self.bucket.objects.clone(), self.owner_path());
+        let payload = PutPayload::from(format!("{project}\n").into_bytes());
+        self.wait("write", None, async move {
+            let mode = if replace { PutMode::Overwrite } else { PutMode::Create };
+            match objects.put_opts(&path, payload.clone(), PutOptions::from(mode)).await {
+                Ok(_) | Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => Ok(()),
+                // The bucket knows no condition.
+                Err(Error::NotImplemented { .. } | Error::NotSupported { .. }) => {
+                    match objects.head(&path).await {
+                        Ok(_) => Ok(()),
+                        Err(Error::NotFound { .. }) => objects.put(&path, payload).await.map(drop),
+                        Err(error) => Err(error),
+                    }
+                }
+                Err(error) => Err(error),
+            }
+        })
+    }
+
+    fn owner_path(&self) -> ObjectPath {
+        self.bucket.prefix.clone().join("owner")
+    }
+
     fn put_whole(&self, staged: &Staged) -> Result<(), StoreError> {
-        let mut bytes = Vec::new();
-        let file_path = staged.file.path();
-        let mut file = staged.file.as_file();
-        file.rewind().map_err(StoreError::io("read", file_path))?;
-        file.take(WHOLE_MAX_BYTES).read_to_end(&mut bytes).map_err(StoreError::io("read", file_path))?;
+        let bytes = read_whole(staged)?;
         let (objects, path, size) =
             (self.bucket.objects.clone(), self.object_path(staged.blob.digest), staged.blob.size);
         self.wait("write", Some(staged.blob.digest), async move {
@@ -247,14 +294,14 @@ impl RemoteBlobs {
             let create = PutOptions::from(PutMode::Create);
             match objects.put_opts(&path, payload.clone(), create).await {
                 Ok(_) => Ok(()),
-                // By another writer, or by our own request whose answer was lost: its name says what it holds. One of
-                // another size is what a failing machine left.
+                // By another writer, or by our own request whose answer was lost: its name says what it holds.
                 Err(Error::AlreadyExists { .. } | Error::Precondition { .. })
-                    if objects.head(&path).await?.size == size =>
+                    if is_whole_and_young(&objects.head(&path).await?, size) =>
                 {
                     Ok(())
                 }
-                // Or the bucket knows no condition: the same bytes again do no harm.
+                // Or it is old, or a failing machine left a part of it, or the bucket knows no condition: the same bytes
+                // again do no harm.
                 Err(
                     Error::AlreadyExists { .. }
                     | Error::Precondition { .. }
@@ -316,4 +363,19 @@ impl RemoteBlobs {
             (error, _) => StoreError::remote(action, self.url.as_str(), error),
         })
     }
+}
+
+/// Whether an object holds a blob of so many bytes, and is not about to be found unused.
+fn is_whole_and_young(found: &ObjectMeta, size: u64) -> bool {
+    let age = SystemTime::from(found.last_modified).elapsed().unwrap_or_default();
+    found.size == size && age < REFRESH_AGE
+}
+
+/// The staged bytes of a blob that is sent in one request.
+fn read_whole(staged: &Staged) -> Result<Vec<u8>, StoreError> {
+    let (mut bytes, path) = (Vec::new(), staged.file.path());
+    let mut file = staged.file.as_file();
+    file.rewind().map_err(StoreError::io("read", path))?;
+    file.take(WHOLE_MAX_BYTES).read_to_end(&mut bytes).map_err(StoreError::io("read", path))?;
+    Ok(bytes)
 }

@@ -178,9 +178,15 @@ pub(super) fn abandoned(folder: &Path, url: &str, since: SystemTime) -> Result<V
         }
         let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
         let digest = format!("sha256:{name}").parse();
-        let upload = read(&mut file).filter(|upload| upload.url == url);
-        if let (Ok(digest), Some(upload)) = (digest, upload) {
-            found.push(Abandoned { journal: path, digest, id: upload.id });
+        match (digest, read(&mut file)) {
+            (Ok(digest), Some(upload)) if upload.url == url => {
+                found.push(Abandoned { journal: path, digest, id: upload.id });
+            }
+            (_, Some(_)) => {}
+            // Nothing was begun.
+            (_, None) => {
+                let _ = std::fs::remove_file(&path);
+            }
         }
     }
     Ok(found)

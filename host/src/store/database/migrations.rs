@@ -9,10 +9,11 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_tracking.sql"),
     include_str!("migrations/0002_registry.sql"),
     include_str!("migrations/0003_datasets.sql"),
+    include_str!("migrations/0004_project.sql"),
 ];
 
-/// Brings the schema up to date; several processes may try at once.
-pub(super) async fn apply(pool: &AnyPool, dialect: Dialect) -> Result<(), DatabaseError> {
+/// Brings the schema up to date; several processes may try at once. Gives what the database calls itself.
+pub(super) async fn apply(pool: &AnyPool, dialect: Dialect) -> Result<String, DatabaseError> {
     let mut connection = pool.acquire().await?;
     dialect.begin(&mut connection).await?;
     let applied = apply_in(&mut connection, dialect).await;
@@ -21,7 +22,7 @@ pub(super) async fn apply(pool: &AnyPool, dialect: Dialect) -> Result<(), Databa
     applied
 }
 
-async fn apply_in(connection: &mut AnyConnection, dialect: Dialect) -> Result<(), DatabaseError> {
+async fn apply_in(connection: &mut AnyConnection, dialect: Dialect) -> Result<String, DatabaseError> {
     sqlx::query("CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL)")
         .execute(&mut *connection)
         .await?;
@@ -44,7 +45,13 @@ async fn apply_in(connection: &mut AnyConnection, dialect: Dialect) -> Result<()
     } else if found < known {
         sqlx::query("UPDATE schema_version SET version = $1").bind(known).execute(&mut *connection).await?;
     }
-    Ok(())
+    let named = sqlx::query("SELECT id FROM project").fetch_optional(&mut *connection).await?;
+    if let Some(row) = named {
+        return Ok(row.try_get(0)?);
+    }
+    let id = uuid::Uuid::new_v4().simple().to_string();
+    sqlx::query("INSERT INTO project (id) VALUES ($1)").bind(id.as_str()).execute(connection).await?;
+    Ok(id)
 }
 
 /// The statements of a migration, without its comments.

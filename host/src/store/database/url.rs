@@ -61,11 +61,6 @@ impl std::fmt::Debug for DatabaseUrl {
     }
 }
 
-/// Whether there is a file of SQLite in the state folder.
-pub(super) fn has_file(state_folder: &Path) -> bool {
-    state_folder.join(FILE_NAME).exists()
-}
-
 impl DatabaseUrl {
     /// The address as the driver wants it.
     pub(super) fn connect_address(&self, state_folder: &Path) -> (String, Dialect) {

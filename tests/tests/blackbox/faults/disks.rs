@@ -138,3 +138,16 @@ fn a_state_folder_that_is_a_link_is_used() {
     assert_eq!(linked.json(), json!([]));
     assert!(host.state_dir().join("host.db").is_file());
 }
+
+#[test]
+fn a_database_that_is_none_is_told_at_once() {
+    for content in [&b"noise, and not a database"[..], &[7; 8_192]] {
+        let host = Host::new();
+        std::fs::write(host.state_dir().join("host.db"), content).unwrap();
+        let refused = host.run(["run", "list"]);
+        assert_eq!(refused.code, 1, "{}", refused.stderr);
+        assert!(refused.stderr.contains("file is not a database"), "{}", refused.stderr);
+        // A pool of connections would try for ten seconds, and log each try.
+        assert_eq!(refused.stderr.trim().lines().count(), 1, "{}", refused.stderr);
+    }
+}
