@@ -127,6 +127,14 @@ pub enum DataError {
         /// The name.
         file: String,
     },
+    /// A name that is that of a file and of a folder.
+    #[error("`{}` is a file, and a folder in `{}`: expected one of them", file.escape_debug(), inside.escape_debug())]
+    FileAndFolder {
+        /// The name.
+        file: String,
+        /// A file in the folder.
+        inside: String,
+    },
     /// Files of a dataset contradict each other.
     #[error("`{file}`: expected {expected}, as in `{first}`, found {found}")]
     Disagree {

@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -121,9 +121,8 @@ impl Catalog {
         let (store, asked, watching) = (self.store().clone(), new.clone(), watcher.clone());
         let Hashed { files, sources, batch, known, files_read, mut notes } =
             blocking(move || hash_files(&store, &asked, newest, &watching)).await?;
-        let mut entries = inherited(parent.as_ref(), &new.remove)?;
-        entries.extend(files.into_iter().map(|file| (file.path.clone(), file)));
-        let mut files: Vec<_> = entries.into_values().collect();
+        let mut files = merge(inherited(parent.as_ref(), &new.remove)?, files);
+        manifest::check_files(&files)?;
         manifest::sort(&mut files);
         if files.is_empty() {
             return Err(DataError::NoData { paths: "what is left".to_owned() });
@@ -142,17 +141,14 @@ impl Catalog {
             let dataset = ResolvedDataset { name: new.name, version, manifest: manifest.await? };
             return Ok(AddedDataset { dataset, unchanged: true, files_read, notes });
         }
-        let (name, parent_manifest) = (new.name.clone(), parent.clone());
+        let (name, parent) = (new.name.clone(), parent.map(|parent| parent.version.digest));
         let (manifest, digest) = blocking(move || {
             watcher(AddProgress::Describing);
-            let manifest = describe(&store, &name, files, &sources, parent.as_ref())?;
+            let manifest = describe(&store, &name, files, &sources, parent)?;
             watcher(AddProgress::Storing);
             batch.keep()?;
             store.set_known_files(&name, &known)?;
-            let base = match &parent_manifest {
-                Some(parent) => Some(DatasetManifest::load_chain(&store, parent.version.digest)?),
-                None => None,
-            };
+            let base = parent.map(|parent| DatasetManifest::load_chain(&store, parent)).transpose()?;
             let digest = manifest.store(&store, base.as_ref().map(|(base, chain)| (base, chain.len())))?;
             Ok((manifest, digest))
         })
@@ -166,16 +162,16 @@ impl Catalog {
     /// Makes one version of several: where they have files of the same name, the last one's is taken. It lists its files
     /// itself, so that the versions it came from can be deleted.
     pub async fn squash(&self, name: Name, from: &[String], now_ms: i64) -> Result<AddedDataset, DataError> {
-        let mut entries = BTreeMap::new();
+        let mut files = Vec::new();
         let mut parents = Vec::new();
         for text in from {
             let dataset = self.resolve(text).await?;
             if !parents.contains(&dataset.version.digest) {
                 parents.push(dataset.version.digest);
             }
-            entries.extend(dataset.manifest.files.into_iter().map(|file| (file.path.clone(), file)));
+            files = merge(files, dataset.manifest.files);
         }
-        let mut files: Vec<_> = entries.into_values().collect();
+        manifest::check_files(&files)?;
         manifest::sort(&mut files);
         let content = DatasetManifest::content(&files)?;
         let store = self.store().clone();
@@ -200,13 +196,9 @@ impl Catalog {
 }
 
 /// The parent's files, except those that match a pattern.
-fn inherited(
-    parent: Option<&ResolvedDataset>,
-    remove: &[String],
-) -> Result<BTreeMap<String, FileEntry>, DataError> {
-    let Some(parent) = parent else { return Ok(BTreeMap::new()) };
-    let files = parent.manifest.files.iter().cloned();
-    let mut entries: BTreeMap<String, FileEntry> = files.map(|file| (file.path.clone(), file)).collect();
+fn inherited(parent: Option<&ResolvedDataset>, remove: &[String]) -> Result<Vec<FileEntry>, DataError> {
+    let Some(parent) = parent else { return Ok(Vec::new()) };
+    let mut entries = parent.manifest.files.clone();
     for text in remove {
         let wrong = |error: glob::PatternError| DataError::Pattern {
             pattern: text.clone(),
@@ -216,13 +208,21 @@ fn inherited(
         let before = entries.len();
         // A folder's name means all that is in it.
         let inside = format!("{}/", text.trim_end_matches('/'));
-        entries.retain(|path, _| !pattern.matches(path) && !path.starts_with(&inside));
+        entries.retain(|file| !pattern.matches(&file.path) && !file.path.starts_with(&inside));
         if entries.len() == before {
             let dataset = format!("{}@{}", parent.name, parent.version.number);
             return Err(DataError::NothingToRemove { pattern: text.clone(), dataset });
         }
     }
     Ok(entries)
+}
+
+/// The files of both; of those with the same name the newer one's.
+fn merge(mut files: Vec<FileEntry>, newer: Vec<FileEntry>) -> Vec<FileEntry> {
+    let names: HashSet<&str> = newer.iter().map(|file| file.path.as_str()).collect();
+    files.retain(|file| !names.contains(file.path.as_str()));
+    files.extend(newer);
+    files
 }
 
 /// Hashes and stages the files; `newest` is the dataset's newest version.
@@ -251,6 +251,8 @@ fn hash_files(
     watcher(AddProgress::Found { files: found.files.len() as u64, bytes });
     let before = if new.reread { Before::default() } else { Before::load(store, &new.name, newest)? };
     let entries = hash_all(&batch, &found.files, &before, watcher)?;
+    // A list of a million files takes hundreds of megabytes, and the new one follows.
+    drop(before);
     let mut hashed = Hashed {
         files: Vec::with_capacity(entries.len()),
         sources: HashMap::new(),
@@ -318,7 +320,7 @@ fn describe(
     name: &Name,
     files: Vec<FileEntry>,
     sources: &HashMap<Digest, PathBuf>,
-    parent: Option<&ResolvedDataset>,
+    parent: Option<Digest>,
 ) -> Result<DatasetManifest, DataError> {
     let with_rows: Vec<_> = files.iter().filter(|file| file.format != FileFormat::Plain).cloned().collect();
     let source = |file: &FileEntry| match sources.get(&file.digest) {
@@ -333,7 +335,7 @@ fn describe(
             splits.push(describe_split(&with_rows, &sources, &schema, &file.split)?);
         }
     }
-    let parents = parent.map(|parent| parent.version.digest).into_iter().collect();
+    let parents = parent.into_iter().collect();
     Ok(DatasetManifest { name: name.clone(), parents, files, schema, splits })
 }
 

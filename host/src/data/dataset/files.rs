@@ -8,7 +8,7 @@ use crate::data::DataError;
 use crate::store::Stamp;
 
 /// Most files of a version.
-const FILES_MAX: usize = 1_000_000;
+pub(super) const FILES_MAX: usize = 1_000_000;
 
 /// Longest path of a file in a dataset, in bytes; systems allow 4,096 with the folder that it is written to.
 const PATH_MAX_BYTES: usize = 2_048;

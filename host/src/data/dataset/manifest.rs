@@ -1,8 +1,11 @@
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::io::{BufWriter, Write as _};
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
-use super::files::{FileFormat, check_path};
+use super::files::{FILES_MAX, FileFormat, check_path};
 use crate::data::DataError;
 use crate::data::statistics::ColumnStatistics;
 use crate::domain::{ColumnSpec, Digest, Name};
@@ -66,7 +69,7 @@ pub struct SplitEntry {
 /// A manifest as it is stored: with all of the files, or with what is other than in its first parent.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Stored {
+struct Stored<'a> {
     format: u32,
     name: Name,
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
@@ -74,15 +77,21 @@ struct Stored {
     /// Names of the first parent's files that are gone; none where `files` lists all.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     removed: Option<Vec<String>>,
-    files: Vec<FileEntry>,
-    schema: Vec<ColumnSpec>,
-    splits: Vec<SplitEntry>,
+    files: Cow<'a, [FileEntry]>,
+    schema: Cow<'a, [ColumnSpec]>,
+    splits: Cow<'a, [SplitEntry]>,
 }
 
 impl DatasetManifest {
     /// What versions with the same files have in common, whatever is known about them.
     pub(in crate::data) fn content(files: &[FileEntry]) -> Result<Digest, DataError> {
-        Ok(Digest::of(&serde_json::to_vec(files).map_err(DataError::Encode)?))
+        // Of a million files the text has hundreds of megabytes, which need not be held.
+        let mut writer = BufWriter::new(Sha256::new());
+        serde_json::to_writer(&mut writer, files).map_err(DataError::Encode)?;
+        let failed = |error| DataError::Encode(serde_json::Error::io(error));
+        writer.flush().map_err(failed)?;
+        let hasher = writer.into_inner().map_err(|error| failed(error.into_error()))?;
+        Ok(Digest::from_hasher(hasher))
     }
 
     /// Bytes of all files.
@@ -103,25 +112,23 @@ impl DatasetManifest {
         let mut stored = newest;
         let (name, parents) = (stored.name.clone(), stored.parents.clone());
         let (schema, splits) = (std::mem::take(&mut stored.schema), std::mem::take(&mut stored.splits));
+        let wrong = |reason: &str| DataError::Manifest { digest, reason: reason.to_owned() };
         while let Some(removed) = stored.removed {
-            let wrong = |reason: &str| DataError::Manifest { digest, reason: reason.to_owned() };
             let base = *stored.parents.first().ok_or_else(|| wrong("it has changes and no parent"))?;
             if chain.len() > CHAIN_MAX {
                 return Err(wrong("it rests on too many others"));
             }
-            changes.push((removed, stored.files));
+            changes.push((removed, stored.files.into_owned()));
             chain.push(base);
             stored = read(store, base)?;
         }
-        let mut files: BTreeMap<String, FileEntry> = by_path(stored.files);
-        for (removed, changed) in changes.into_iter().rev() {
-            for path in removed {
-                files.remove(&path);
-            }
-            files.append(&mut by_path(changed));
+        let mut files = stored.files.into_owned();
+        if !changes.is_empty() {
+            files = apply(files, changes);
         }
-        let mut files: Vec<_> = files.into_values().collect();
+        check_files(&files).map_err(|error| wrong(&error.to_string()))?;
         sort(&mut files);
+        let (schema, splits) = (schema.into_owned(), splits.into_owned());
         Ok((Self { name, parents, files, schema, splits }, chain))
     }
 
@@ -136,8 +143,8 @@ impl DatasetManifest {
         let changes =
             changes.filter(|(removed, changed)| (removed.len() + changed.len()) * 2 < self.files.len());
         let (removed, files) = match changes {
-            Some((removed, changed)) => (Some(removed), changed),
-            None => (None, self.files.clone()),
+            Some((removed, changed)) => (Some(removed), Cow::Owned(changed)),
+            None => (None, Cow::Borrowed(self.files.as_slice())),
         };
         let stored = Stored {
             format: FORMAT,
@@ -145,8 +152,8 @@ impl DatasetManifest {
             parents: self.parents.clone(),
             removed,
             files,
-            schema: self.schema.clone(),
-            splits: self.splits.clone(),
+            schema: Cow::Borrowed(&self.schema),
+            splits: Cow::Borrowed(&self.splits),
         };
         Ok(store.put_bytes(&serde_json::to_vec(&stored).map_err(DataError::Encode)?)?)
     }
@@ -168,11 +175,44 @@ pub(super) fn sort(files: &mut [FileEntry]) {
     files.sort_by(|a, b| (&a.split, &a.path).cmp(&(&b.split, &b.path)));
 }
 
+/// Refuses files that no folder could hold together: of the same name, or in a folder that is a file too. And too many.
+pub(super) fn check_files(files: &[FileEntry]) -> Result<(), DataError> {
+    if files.len() > FILES_MAX {
+        return Err(DataError::TooManyFiles { limit: FILES_MAX });
+    }
+    let mut paths: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
+    // Part by part, so that what is in a folder follows the folder's name: by bytes `x-1` is between `x` and `x/1`.
+    paths.sort_unstable_by(|a, b| a.split('/').cmp(b.split('/')));
+    for (path, next) in paths.iter().zip(paths.iter().skip(1)) {
+        match next.strip_prefix(path) {
+            Some("") => return Err(DataError::DuplicateFile { file: (*path).to_owned() }),
+            Some(rest) if rest.starts_with('/') => {
+                let (file, inside) = ((*path).to_owned(), (*next).to_owned());
+                return Err(DataError::FileAndFolder { file, inside });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The files after changes, of which the oldest is the last.
+fn apply(files: Vec<FileEntry>, changes: Vec<(Vec<String>, Vec<FileEntry>)>) -> Vec<FileEntry> {
+    let mut files = by_path(files);
+    for (removed, changed) in changes.into_iter().rev() {
+        for path in removed {
+            files.remove(&path);
+        }
+        files.append(&mut by_path(changed));
+    }
+    files.into_values().collect()
+}
+
 fn by_path(files: Vec<FileEntry>) -> BTreeMap<String, FileEntry> {
     files.into_iter().map(|file| (file.path.clone(), file)).collect()
 }
 
-fn read(store: &Store, digest: Digest) -> Result<Stored, DataError> {
+fn read(store: &Store, digest: Digest) -> Result<Stored<'static>, DataError> {
     #[derive(Deserialize)]
     struct Format {
         format: u32,
@@ -183,7 +223,10 @@ fn read(store: &Store, digest: Digest) -> Result<Stored, DataError> {
     if format != FORMAT {
         return Err(wrong(format!("expected format {FORMAT}, found {format}")));
     }
-    let stored: Stored = serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
+    let stored: Stored<'static> = serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
+    if stored.files.len() > FILES_MAX {
+        return Err(wrong(DataError::TooManyFiles { limit: FILES_MAX }.to_string()));
+    }
     for path in stored.files.iter().map(|file| &file.path) {
         check_path(path)
             .map_err(|expected| wrong(format!("expected {expected}, found `{}`", path.escape_debug())))?;

@@ -3,7 +3,8 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::files::check_path;
+use super::files::{FILES_MAX, check_path};
+use super::manifest::check_files;
 use super::*;
 use crate::data::catalog::{Catalog, DatasetVersion};
 use crate::data::statistics::Distinct;
@@ -515,4 +516,46 @@ fn getting_never_leaves_the_folder() {
         let digest = place.store.put_bytes(text.replace("a/1.txt", path).as_bytes()).unwrap();
         assert!(matches!(DatasetManifest::load(&place.store, digest), Err(DataError::Manifest { .. })));
     }
+}
+#[test]
+fn a_file_and_a_folder_of_one_name_are_no_version() {
+    let place = place();
+    place.write("one/x", "file");
+    place.write("one/x-1", "between them by bytes");
+    place.write("two/x/y", "in a folder");
+    place.add_paths([place.data().join("one")]).unwrap();
+    let two = place.data().join("two");
+    let add = |remove: &[&str]| {
+        place.add_new(|new| {
+            (new.paths, new.parent) = (vec![two.clone()], Some("d@1".to_owned()));
+            new.remove = remove.iter().map(|text| (*text).to_owned()).collect();
+        })
+    };
+    let expected = "`x` is a file, and a folder in `x/y`: expected one of them";
+    assert_eq!(add(&[]).unwrap_err().to_string(), expected);
+    assert_eq!(add(&["x"]).unwrap().dataset.manifest.files.len(), 2);
+    let squashed = place.runtime.block_on(place.catalog.squash(name(), &["d@1".into(), "d@2".into()], 9));
+    assert_eq!(squashed.unwrap_err().to_string(), expected);
+    assert_eq!(place.versions().len(), 2);
+    // A manifest that somebody else made.
+    let text = String::from_utf8(place.store.get(place.versions()[0].digest).unwrap()).unwrap();
+    for path in ["x/y", "x"] {
+        let digest = place.store.put_bytes(text.replace("x-1", path).as_bytes()).unwrap();
+        assert!(matches!(DatasetManifest::load(&place.store, digest), Err(DataError::Manifest { .. })));
+    }
+}
+#[test]
+fn a_version_has_as_many_files_as_fit() {
+    let file = |number: usize| FileEntry {
+        path: number.to_string(),
+        digest: Digest::of(b""),
+        size: 0,
+        format: FileFormat::Plain,
+        split: String::new(),
+        column: None,
+    };
+    let mut files: Vec<_> = (0..FILES_MAX).map(file).collect();
+    check_files(&files).unwrap();
+    files.push(file(FILES_MAX));
+    assert!(matches!(check_files(&files), Err(DataError::TooManyFiles { .. })));
 }
