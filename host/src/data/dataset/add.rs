@@ -236,6 +236,8 @@ fn hash_files(
         new.paths.iter().cloned().partition(|path| path.to_str().is_some_and(fetch::is_url));
     let existing = if new.reread { ExistingBlobs::Replace } else { ExistingBlobs::Keep };
     let batch = store.blob_batch(existing)?;
+    // What changes from here on may have been read before or after, so it must not be taken for settled.
+    let now = SystemTime::now();
     let mut found = if paths.is_empty() && (!urls.is_empty() || new.parent.is_some()) {
         Found::default()
     } else {
@@ -261,7 +263,6 @@ fn hash_files(
         files_read: 0,
         notes: left_out_note(&found.left_out).into_iter().collect(),
     };
-    let now = SystemTime::now();
     for (file, HashedFile { entry, staged, was_read }) in found.files.iter().zip(entries) {
         hashed.known.insert(&file.path, file.stamp, entry.digest, now);
         hashed.files_read += u64::from(was_read);

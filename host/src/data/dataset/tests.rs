@@ -559,3 +559,24 @@ fn a_version_has_as_many_files_as_fit() {
     files.push(file(FILES_MAX));
     assert!(matches!(check_files(&files), Err(DataError::TooManyFiles { .. })));
 }
+#[test]
+fn a_file_that_changes_during_a_long_add_is_read_again() {
+    let place = place();
+    place.write("a.txt", "content");
+    let slow: AddWatcher = Arc::new(|progress| {
+        if matches!(progress, AddProgress::Found { .. }) {
+            std::thread::sleep(std::time::Duration::from_millis(2_100));
+        }
+    });
+    let new = NewDataset {
+        name: name(),
+        paths: vec![place.data()],
+        parent: None,
+        remove: Vec::new(),
+        rows: true,
+        reread: false,
+        now_ms: 7,
+    };
+    place.runtime.block_on(place.catalog.add(new, slow)).unwrap();
+    assert_eq!(place.add().unwrap().files_read, 1, "its last change was just before it was found");
+}
