@@ -101,6 +101,14 @@ pub enum DataError {
         /// What stands there.
         found: &'static str,
     },
+    /// A file of the user whose name no file of a dataset can have.
+    #[error("`{}` cannot be the name of a file of a dataset: expected {expected}", path.display())]
+    FileName {
+        /// The file.
+        path: PathBuf,
+        /// What a name is.
+        expected: &'static str,
+    },
     /// A pattern that cannot be matched.
     #[error("`{pattern}` is no pattern: {reason}")]
     Pattern {

@@ -1,4 +1,4 @@
-use std::ffi::OsStr;
+use std::collections::HashSet;
 use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -58,7 +58,7 @@ pub(super) struct FoundFile {
 pub(super) struct Found {
     /// By split and name.
     pub(super) files: Vec<FoundFile>,
-    /// What is no data, such as a README.
+    /// What is no data, such as a README; names of folders end with `/`.
     pub(super) left_out: Vec<String>,
 }
 
@@ -106,14 +106,24 @@ fn add_matches(pattern: &str, rows: bool, found: &mut Found) -> Result<(), DataE
     };
     let plain = |part: &Component<'_>| !part.as_os_str().to_string_lossy().contains(['*', '?', '[']);
     let folder: PathBuf = Path::new(pattern).components().take_while(plain).collect();
-    for path in glob::glob_with(pattern, options).map_err(wrong)? {
+    // At its end `**` would match folders alone, and not the files beside them.
+    let whole = match Path::new(pattern).ends_with("**") {
+        true => Path::new(pattern).join("*").to_string_lossy().into_owned(),
+        false => pattern.to_owned(),
+    };
+    let mut folders: HashSet<PathBuf> = HashSet::new();
+    for path in glob::glob_with(&whole, options).map_err(wrong)? {
         let path = path.map_err(|error| {
             let at = error.path().to_path_buf();
             DataError::read(&at)(error.into())
         })?;
-        // What lies in a folder that matches too is found with it.
-        if !path.is_dir() {
-            add_path(&path, &folder, rows, found)?;
+        // A folder comes before what is in it, which is found with it, whether it matches too or not.
+        if path.ancestors().skip(1).any(|above| folders.contains(above)) {
+            continue;
+        }
+        add_path(&path, &folder, rows, found)?;
+        if path.is_dir() {
+            folders.insert(path);
         }
     }
     Ok(())
@@ -122,20 +132,22 @@ fn add_matches(pattern: &str, rows: bool, found: &mut Found) -> Result<(), DataE
 /// Adds a file or all files of a folder; names start after `folder`. Follows links, so that a folder of links to large
 /// files can be added.
 fn add_path(path: &Path, folder: &Path, rows: bool, found: &mut Found) -> Result<(), DataError> {
-    let is_hidden = |name: &OsStr| name.as_encoded_bytes().starts_with(b".");
-    let entries = WalkDir::new(path).follow_links(true).sort_by_file_name().into_iter();
-    let shown = entries.filter_entry(|entry| {
-        entry.depth() == 0 || !(entry.file_type().is_dir() && is_hidden(entry.file_name()))
-    });
-    for entry in shown {
+    let mut entries = WalkDir::new(path).follow_links(true).sort_by_file_name().into_iter();
+    while let Some(entry) = entries.next() {
         let entry = entry.map_err(|error| {
             let at = error.path().unwrap_or(path).to_path_buf();
             DataError::read(&at)(error.into())
         })?;
+        let path = entry.path();
         if entry.file_type().is_dir() {
+            let is_hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+            if entry.depth() > 0 && is_hidden {
+                let name = path.strip_prefix(folder).unwrap_or(path);
+                found.left_out.push(format!("{}/", name.to_string_lossy()));
+                entries.skip_current_dir();
+            }
             continue;
         }
-        let path = entry.path();
         let metadata = entry.metadata().map_err(|error| DataError::read(path)(error.into()))?;
         // Pipes and devices might never end.
         if !metadata.is_file() {
@@ -155,17 +167,12 @@ fn add_file(
     found: &mut Found,
 ) -> Result<(), DataError> {
     let Some(name) = path.strip_prefix(folder).ok().and_then(Path::to_str) else {
-        let (expected, found) = ("a name of UTF-8", "something else");
-        return Err(DataError::Path { path: path.to_path_buf(), expected, found });
+        return Err(DataError::FileName { path: path.to_path_buf(), expected: "UTF-8" });
     };
-    check_path(name).map_err(|expected| DataError::Path {
-        path: path.to_path_buf(),
-        expected,
-        found: "something else",
-    })?;
+    check_path(name).map_err(|expected| DataError::FileName { path: path.to_path_buf(), expected })?;
     let base = name.rsplit('/').next().unwrap_or(name);
     let readable = format_of(base).filter(|_| rows);
-    if base.starts_with('.') || (goes_along(base) && format_of(base).is_none()) {
+    if base.starts_with('.') || goes_along(base) {
         found.left_out.push(name.to_owned());
         return Ok(());
     }
@@ -190,19 +197,21 @@ fn add_file(
 /// any folder that it is written to, and nowhere else.
 pub(in crate::data) fn check_path(path: &str) -> Result<(), &'static str> {
     const EXPECTED: &str = "a relative path without `..`, of at most 2,048 bytes and 255 a part";
+    if path.contains(['\0', '\\']) {
+        return Err("no backslash, which is between folders elsewhere, and no zero byte");
+    }
     let part_is_good =
         |part: &str| !part.is_empty() && part != "." && part != ".." && part.len() <= PART_MAX_BYTES;
-    let is_good =
-        path.len() <= PATH_MAX_BYTES && !path.contains(['\0', '\\']) && path.split('/').all(part_is_good);
+    let is_good = path.len() <= PATH_MAX_BYTES && path.split('/').all(part_is_good);
     if is_good { Ok(()) } else { Err(EXPECTED) }
 }
 
 /// Files that lie beside data and hold none.
 fn goes_along(name: &str) -> bool {
     let upper = name.to_ascii_uppercase();
-    let starts = |prefix: &&str| upper.starts_with(prefix);
-    ["README", "LICENSE", "LICENCE", "."].iter().any(starts)
-        || ["SHA256SUMS", "SHA512SUMS", "MD5SUMS", "CHECKSUMS"].contains(&upper.as_str())
+    let (stem, extension) = upper.split_once('.').unwrap_or((&upper, ""));
+    ["README", "LICENSE", "LICENCE", "SHA256SUMS", "SHA512SUMS", "MD5SUMS", "CHECKSUMS"].contains(&stem)
+        && ["", "MD", "TXT", "RST", "HTML"].contains(&extension)
 }
 
 fn format_of(name: &str) -> Option<FileFormat> {
@@ -280,6 +289,16 @@ mod tests {
         assert_eq!(split_of("cats/test/1.csv"), "test");
         for name in ["a.txt", "a.parquet.gz", "idx", "a-idx", "a-idxx-ubyte", "a-idx3-", "csv", ""] {
             assert!(format_of(name).is_none() || name == "a-idx3-", "{name}");
+        }
+    }
+
+    #[test]
+    fn only_whole_names_go_along_with_data() {
+        for name in ["README", "readme.md", "LICENSE.txt", "Licence", "SHA256SUMS", "md5sums.txt"] {
+            assert!(goes_along(name), "{name}");
+        }
+        for name in ["license_plate_001.jpg", "readme_scan.png", "README.csv", "LICENSES.md", "README.png"] {
+            assert!(!goes_along(name), "{name}");
         }
     }
 

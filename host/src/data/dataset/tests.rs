@@ -222,6 +222,8 @@ fn refuses_what_is_no_data() {
     assert!(missing.to_string().starts_with("failed to read `"));
     let device = place.add_paths(["/dev/zero".into()]).unwrap_err();
     assert!(device.to_string().starts_with("`/dev/zero` is a pipe, socket or device"), "{device}");
+    place.write("a\\b.txt", "");
+    assert!(place.refused().contains("cannot be the name of a file of a dataset: expected no backslash"));
 }
 
 #[test]
@@ -286,18 +288,22 @@ fn any_files_are_kept_with_their_folders() {
     place.write("train/dog/1.png", "dog");
     place.write("notes.txt", "about");
     place.write(".git/config", "hidden");
+    place.write("license_plate_001.jpg", "a picture");
     std::os::unix::fs::symlink(place.data().join("notes.txt"), place.data().join("linked.txt")).unwrap();
     let added = place.add().unwrap();
-    assert!(added.notes.is_empty(), "{:?}", added.notes);
+    assert_eq!(added.notes, ["`.git/` was left out: it is no data"]);
     let manifest = added.dataset.manifest;
     let paths: Vec<_> = manifest.files.iter().map(|file| file.path.as_str()).collect();
-    assert_eq!(paths, ["linked.txt", "notes.txt", "train/cat/1.png", "train/dog/1.png"]);
+    assert_eq!(
+        paths,
+        ["license_plate_001.jpg", "linked.txt", "notes.txt", "train/cat/1.png", "train/dog/1.png"]
+    );
     assert!(manifest.splits.is_empty() && manifest.schema.is_empty());
-    assert_eq!(manifest.bytes(), 16);
+    assert_eq!(manifest.bytes(), 25);
     place.write("train/x.csv", "a\n1\n");
     let added = place.add().unwrap();
-    assert_eq!(added.notes.len(), 1, "{:?}", added.notes);
-    assert!(added.notes[0].contains("hold no rows"), "{:?}", added.notes);
+    assert_eq!(added.notes.len(), 2, "{:?}", added.notes);
+    assert!(added.notes[1].contains("hold no rows"), "{:?}", added.notes);
     assert_eq!(added.dataset.version.rows, BTreeMap::from([("train".to_owned(), 1)]));
     let untyped = place.add_new(|new| (new.paths, new.rows) = (vec![place.data()], false)).unwrap();
     assert!(untyped.dataset.manifest.splits.is_empty());
@@ -308,7 +314,7 @@ fn any_files_are_kept_with_their_folders() {
 #[test]
 fn patterns_choose_files_and_names_start_after_their_folder() {
     let place = place();
-    for path in ["a/1.txt", "a/b/2.txt", "a/b/3.csv", "4.txt", "a/.hidden.txt"] {
+    for path in ["a/1.txt", "a/b/2.txt", "a/b/3.bin", "4.txt", "a/.hidden.txt"] {
         place.write(path, path);
     }
     let paths = |pattern: &str| {
@@ -318,6 +324,13 @@ fn patterns_choose_files_and_names_start_after_their_folder() {
     assert_eq!(paths("a/**/*.txt").unwrap(), ["1.txt", "b/2.txt"]);
     assert_eq!(paths("*.txt").unwrap(), ["4.txt"]);
     assert_eq!(paths("*/b/[12].txt").unwrap(), ["a/b/2.txt"]);
+    // Folders that match come with all that is in them, once.
+    for pattern in ["a/*", "a/**", "a/**/", "a/**/*"] {
+        let mut found = paths(pattern).unwrap();
+        found.sort();
+        assert_eq!(found, ["1.txt", "b/2.txt", "b/3.bin"], "{pattern}");
+    }
+    assert_eq!(paths("[a]").unwrap().len(), 3);
     assert!(paths("*.exe").unwrap_err().to_string().starts_with("there is no data in"));
     assert!(paths("a/**b").unwrap_err().to_string().contains("is no pattern"));
     // A file of that name is meant by it, not what it matches.
