@@ -8,15 +8,18 @@ mod add;
 mod check;
 mod diff;
 mod files;
+mod get;
 mod manifest;
 mod schema;
 mod split;
+mod tree;
 
 pub use add::{AddProgress, AddWatcher, NewDataset};
-pub use check::{FileProblem, GetReport, get_files, verify_files, verify_folder};
+pub use check::{FileProblem, verify_files, verify_folder};
 pub use diff::{DatasetDiff, FileChange, diff};
 pub use files::FileFormat;
 pub(super) use files::check_path;
+pub use get::{GetReport, get_files};
 pub use manifest::{DatasetManifest, FileEntry, SplitEntry};
 pub use split::{SplitReader, open_split};
 

@@ -350,3 +350,22 @@ fn a_killed_add_leaves_nothing_and_can_be_repeated() {
     assert_eq!((&added["version"], &added["files"]), (&1.into(), &400.into()));
     catalog.run(&["data", "verify", "d"]).expect_success();
 }
+#[test]
+fn a_killed_get_goes_on_and_leaves_nothing_else() {
+    let catalog = Catalog { host: Host::new(), environment: Vec::new() };
+    for number in 0..200 {
+        catalog.write(&format!("tree/{number}"), &format!("{number}").repeat(50_000));
+    }
+    let path = |name: &str| catalog.folder().join(name).to_str().unwrap().to_owned();
+    catalog.run(&["data", "add", "d", &path("tree")]).expect_success();
+    for wait_ms in [5, 20, 40, 80] {
+        let mut getting = catalog.host.command().args(["data", "get", "d", &path("got")]).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(wait_ms));
+        getting.kill().unwrap();
+        getting.wait().unwrap();
+    }
+    let got = catalog.run(&["data", "get", "d", &path("got"), "--json"]).json();
+    assert_eq!(got["written"].as_u64().unwrap() + got["present"].as_u64().unwrap(), 200);
+    catalog.run(&["data", "verify", "d", "--folder", &path("got")]).expect_success();
+    assert_eq!(std::fs::read_dir(path("got")).unwrap().count(), 200);
+}

@@ -90,14 +90,8 @@ pub(super) fn find_files(paths: &[PathBuf], rows: bool) -> Result<Found, DataErr
     Ok(found)
 }
 
-/// Names of all files in `folder`, whatever they are; those that are hidden aside.
-pub(super) fn find_all(folder: &Path) -> Result<Vec<String>, DataError> {
-    let mut found = Found::default();
-    add_path(folder, folder, false, &mut found)?;
-    Ok(found.files.into_iter().map(|file| file.name).collect())
-}
-
-/// Adds what a pattern matches; names start after the folders that the pattern names outright.
+/// Adds what a pattern matches, folders with all that is in them; names start after the folders that the pattern names
+/// outright.
 fn add_matches(pattern: &str, rows: bool, found: &mut Found) -> Result<(), DataError> {
     let options = glob::MatchOptions { require_literal_leading_dot: true, ..glob::MatchOptions::new() };
     let wrong = |error: glob::PatternError| DataError::Pattern {

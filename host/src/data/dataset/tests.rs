@@ -593,3 +593,90 @@ fn a_file_that_changes_during_a_long_add_is_read_again() {
     place.runtime.block_on(place.catalog.add(new, slow)).unwrap();
     assert_eq!(place.add().unwrap().files_read, 1, "its last change was just before it was found");
 }
+#[test]
+fn a_get_that_was_killed_goes_on_and_leaves_nothing() {
+    let place = place();
+    let content: Vec<u8> = (0..3_000_000_u32).map(|place| (place % 251) as u8).collect();
+    place.write("a/large", &content);
+    let manifest = place.add().unwrap().dataset.manifest;
+    let folder = place.folder.path().join("got");
+    std::fs::create_dir_all(folder.join("a")).unwrap();
+    let part = folder.join("a").join(super::get::part_name(&manifest.files[0]));
+    let mut damaged = content[..2_000_000].to_vec();
+    damaged[1_500_000] ^= 1;
+    let longer = [&content[..], b"more"].concat();
+    for there in [&content[..2_000_000], &damaged, &content, &longer, b""] {
+        std::fs::write(&part, there).unwrap();
+        let before = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(&part).unwrap());
+        let report = get_files(&place.store, &manifest, &folder, true, &|_| {}).unwrap();
+        assert_eq!((report.written, report.bytes), (1, 3_000_000));
+        let target = folder.join("a/large");
+        assert_eq!(std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(&target).unwrap()), before);
+        assert!(std::fs::read(&target).unwrap() == content && !part.exists());
+        std::fs::remove_file(target).unwrap();
+    }
+    std::fs::write(&part, "left").unwrap();
+    let problems = verify_folder(&manifest, &folder, &|_| {}).unwrap();
+    assert_eq!(problems.iter().map(|found| found.problem).collect::<Vec<_>>(), ["missing", "unknown"]);
+}
+#[test]
+fn a_get_leaves_a_part_that_another_writes() {
+    let place = place();
+    place.write("file", "content");
+    let manifest = place.add().unwrap().dataset.manifest;
+    let folder = place.folder.path().join("got");
+    std::fs::create_dir(&folder).unwrap();
+    let part = folder.join(super::get::part_name(&manifest.files[0]));
+    let other = std::fs::File::create(&part).unwrap();
+    other.lock().unwrap();
+    let got = std::thread::scope(|scope| {
+        let getting = scope.spawn(|| get_files(&place.store, &manifest, &folder, false, &|_| {}));
+        std::fs::write(&part, "content").unwrap();
+        std::fs::rename(&part, folder.join("file")).unwrap();
+        drop(other);
+        getting.join().unwrap()
+    });
+    got.unwrap();
+    assert_eq!(std::fs::read(folder.join("file")).unwrap(), b"content");
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1);
+}
+#[test]
+fn whatever_is_in_a_folder_is_told() {
+    let place = place();
+    for path in ["a/1", "b", "c", "d/1", "e/1", "f"] {
+        place.write(path, path);
+    }
+    let manifest = place.add().unwrap().dataset.manifest;
+    let folder = place.folder.path().join("got");
+    get_files(&place.store, &manifest, &folder, false, &|_| {}).unwrap();
+    let path = |name: &str| folder.join(name);
+    std::fs::remove_dir_all(path("a")).unwrap();
+    std::fs::write(path("a"), "a file in place of a folder").unwrap();
+    std::fs::remove_file(path("b")).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(path("b")).status().unwrap().success());
+    std::fs::remove_file(path("c")).unwrap();
+    std::os::unix::fs::symlink("nowhere", path("c")).unwrap();
+    std::fs::rename(path("d"), place.folder.path().join("d")).unwrap();
+    std::os::unix::fs::symlink(place.folder.path().join("d"), path("d")).unwrap();
+    std::fs::create_dir(path(".hidden")).unwrap();
+    for name in [".hidden/1", "README", "e\\1"] {
+        std::fs::write(path(name), "").unwrap();
+    }
+    let problems = verify_folder(&manifest, &folder, &|_| {}).unwrap();
+    let problems: Vec<_> = problems.iter().map(|found| (found.path.as_str(), found.problem)).collect();
+    assert_eq!(
+        problems,
+        [
+            ("a/1", "missing"),
+            ("b", "changed"),
+            ("c", "changed"),
+            ("d/1", "missing"),
+            (".hidden/1", "unknown"),
+            ("README", "unknown"),
+            ("a", "unknown"),
+            ("d", "unknown"),
+            ("e\\1", "unknown"),
+        ]
+    );
+    assert!(verify_folder(&manifest, &path("none"), &|_| {}).is_err());
+}
