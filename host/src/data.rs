@@ -13,6 +13,7 @@ mod dataset;
 mod error;
 mod fetch;
 mod idx;
+mod inferred;
 mod json;
 mod parquet;
 mod safetensors;

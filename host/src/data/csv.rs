@@ -2,8 +2,9 @@
 //!
 //! Types are inferred over the whole file: BOOL (`true`, `false`), INT64, FP64, else BYTES. An empty cell is missing. A
 //! column of numbers or booleans with missing cells is FP64, and missing is NaN; in BYTES, missing is the empty string.
-//! An integer that does not fit INT64 makes its column BYTES, for it is rather a key than a quantity. Lines without any
-//! character are skipped. Text is UTF-8; a file in another encoding is refused rather than guessed at.
+//! An integer that does not fit INT64 makes its column BYTES, for it is rather a key than a quantity; so does one beyond
+//! 2^53 where the column would be FP64, which could not tell it from its neighbours. Lines without any character are
+//! skipped. Text is UTF-8; a file in another encoding is refused rather than guessed at.
 
 use std::fs::File;
 use std::io::Read;
@@ -12,6 +13,7 @@ use csv::ByteRecord;
 
 use super::DataError;
 use super::error::excerpt;
+use super::inferred::{InferredColumn, is_wide};
 use super::source::{BATCH_MAX_BYTES, Budget, BudgetReader, Content};
 use crate::domain::{Batch, ColumnSpec, DataType, Tensor};
 
@@ -41,15 +43,18 @@ struct Seen {
     float: bool,
     missing: bool,
     any: bool,
+    /// Whether there was an integer that FP64 cannot tell from its neighbours.
+    wide: bool,
 }
 
 /// Reads `file`, called `name` in errors, to its end; gives its columns and the number of rows.
-pub fn infer_csv(file: File, name: &str) -> Result<(Vec<ColumnSpec>, u64), DataError> {
+pub fn infer_csv(file: File, name: &str) -> Result<(Vec<InferredColumn>, u64), DataError> {
     let mut records = Records::open(file, name)?;
-    let mut seen = vec![
-        Seen { bool: true, integer: true, float: true, missing: false, any: false };
-        records.names.len()
-    ];
+    let mut seen =
+        vec![
+            Seen { bool: true, integer: true, float: true, missing: false, any: false, wide: false };
+            records.names.len()
+        ];
     let mut rows = 0;
     while records.advance()? {
         rows += 1;
@@ -59,7 +64,9 @@ pub fn infer_csv(file: File, name: &str) -> Result<(Vec<ColumnSpec>, u64), DataE
     }
     let spec = |(name, seen): (&String, &Seen)| {
         let dtype = seen.data_type();
-        ColumnSpec { name: name.clone(), dtype, shape: Vec::new(), nullable: dtype == DataType::Fp64 }
+        let nullable = dtype == DataType::Fp64;
+        let spec = ColumnSpec { name: name.clone(), dtype, shape: Vec::new(), nullable };
+        InferredColumn { spec, wide: seen.wide }
     };
     Ok((records.names.iter().zip(&seen).map(spec).collect(), rows))
 }
@@ -72,7 +79,9 @@ impl Seen {
         }
         self.any = true;
         self.bool &= parse_bool(cell).is_some();
-        self.integer &= parse_integer(cell).is_some();
+        let integer = parse_integer(cell);
+        self.integer &= integer.is_some();
+        self.wide |= integer.is_some_and(is_wide);
         self.float &= parse_float(cell).is_some() && (self.integer || !is_long_integer(cell));
     }
 
@@ -81,6 +90,7 @@ impl Seen {
             Self { any: false, .. } => DataType::Fp64,
             Self { bool: true, missing: false, .. } => DataType::Bool,
             Self { integer: true, missing: false, .. } => DataType::Int64,
+            Self { wide: true, .. } => DataType::Bytes,
             Self { bool: true, .. } | Self { integer: true, .. } | Self { float: true, .. } => DataType::Fp64,
             _ => DataType::Bytes,
         }
@@ -276,7 +286,8 @@ mod tests {
     }
 
     fn read(text: impl AsRef<[u8]>) -> Result<(Batch, u64), DataError> {
-        let (specs, rows) = infer_csv(file(text.as_ref()), "a.csv")?;
+        let (columns, rows) = infer_csv(file(text.as_ref()), "a.csv")?;
+        let specs: Vec<_> = columns.into_iter().map(|column| column.spec).collect();
         let mut reader = CsvReader::open(file(text.as_ref()), "a.csv", &specs)?;
         let mut all = Batch::default();
         while let Some(batch) = reader.next_batch(2)? {
@@ -314,6 +325,14 @@ mod tests {
     fn mixed_columns_and_long_integers_are_text() {
         assert_eq!(types("a,b,c\n1,true,12345678901234567890\nx,1,1\n"), ["BYTES", "BYTES", "BYTES"]);
         assert_eq!(types("c,d\n1,0.5\n12345678901234567890,1\n"), ["BYTES", "FP64"]);
+        // FP64 would make …992 of it.
+        let (batch, _) =
+            read("id,whole,part\n9007199254740993,9007199254740993,9007199254740993\n,1,0.5\n").unwrap();
+        let types: Vec<_> = batch.tensors().iter().map(|tensor| tensor.dtype().as_str()).collect();
+        assert_eq!(types, ["BYTES", "INT64", "BYTES"]);
+        let ids: Vec<_> = batch.column("id").unwrap().byte_strings().collect();
+        assert_eq!(ids, [&b"9007199254740993"[..], b""]);
+        assert_eq!(self::types("id,x\n-9007199254740992,1\n,2\n"), ["FP64", "INT64"]);
     }
 
     #[test]
@@ -341,7 +360,8 @@ mod tests {
         // The first bytes of a character in one cell, the rest in the next.
         let garbled = text(b"a,b\n1,2\n\xc3,\xa9\n");
         assert!(garbled.starts_with("`a.csv` line 3, column `a`: expected UTF-8, found"), "{garbled}");
-        let (specs, _) = infer_csv(file(b"a,b\n1,2\n"), "a.csv").unwrap();
+        let (columns, _) = infer_csv(file(b"a,b\n1,2\n"), "a.csv").unwrap();
+        let specs: Vec<_> = columns.into_iter().map(|column| column.spec).collect();
         let mut changed = CsvReader::open(file(b"b,a\n1,2\n3,x\n"), "b.csv", &specs).unwrap();
         let error = changed.next_batch(9).unwrap_err().to_string();
         assert_eq!(error, "`b.csv` line 3, column `a`: expected INT64, found `x`");

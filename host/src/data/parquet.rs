@@ -2,7 +2,8 @@
 //!
 //! Flat columns of booleans, integers, floats and strings are read; nested ones, dates, times and decimals are refused,
 //! for a tensor could not say what their numbers mean. A column of numbers or booleans that has nulls becomes FP64, or
-//! stays FP32, and null is NaN; in BYTES, null is the empty string.
+//! stays FP32, and null is NaN; in BYTES, null is the empty string. Integers beyond 2^53 that would become FP64 are read as
+//! text, as those of CSV.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -20,6 +21,7 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::schema::types::ColumnDescriptor;
 
 use super::DataError;
+use super::inferred::{INTEGER_MAX, InferredColumn, is_wide};
 use super::source::BATCH_MAX_BYTES;
 use crate::domain::{Batch, ColumnSpec, DataType, Tensor};
 
@@ -49,7 +51,7 @@ struct Column {
 }
 
 /// Reads the schema of `file`, called `name` in errors, and looks for nulls; gives its columns and the number of rows.
-pub fn infer_parquet(file: File, name: &str) -> Result<(Vec<ColumnSpec>, u64), DataError> {
+pub fn infer_parquet(file: File, name: &str) -> Result<(Vec<InferredColumn>, u64), DataError> {
     let file = open_file(file, name)?;
     let metadata = file.metadata();
     let descriptors = metadata.file_metadata().schema_descr().columns();
@@ -57,18 +59,24 @@ pub fn infer_parquet(file: File, name: &str) -> Result<(Vec<ColumnSpec>, u64), D
         let found = format!("{} columns", descriptors.len());
         return Err(DataError::format(name, "", format!("1 to {COLUMNS_MAX} columns"), found));
     }
-    let mut specs = Vec::with_capacity(descriptors.len());
+    let mut inferred = Vec::with_capacity(descriptors.len());
     for (index, descriptor) in descriptors.iter().enumerate() {
         let plain = data_type(descriptor, name)?;
         let optional = descriptor.max_def_level() > 0;
         let nulls = optional && plain != DataType::Bytes && guarded(name, || has_nulls(&file, index))?;
-        let dtype = if nulls && plain != DataType::Fp32 { DataType::Fp64 } else { plain };
-        let nullable = nulls || dtype == DataType::Fp64;
-        specs.push(ColumnSpec { name: descriptor.name().to_owned(), dtype, shape: Vec::new(), nullable });
+        let wide = guarded(name, || has_wide(&file, index, plain))?;
+        let dtype = match plain {
+            DataType::Int64 | DataType::Uint64 if nulls && wide => DataType::Bytes,
+            plain if nulls && plain != DataType::Fp32 => DataType::Fp64,
+            plain => plain,
+        };
+        let nullable = dtype == DataType::Fp64 || (nulls && dtype == DataType::Fp32);
+        let spec = ColumnSpec { name: descriptor.name().to_owned(), dtype, shape: Vec::new(), nullable };
+        inferred.push(InferredColumn { spec, wide });
     }
     let rows = (0..metadata.num_row_groups()).map(|group| metadata.row_group(group).num_rows());
     let rows = rows.map(|rows| u64::try_from(rows).unwrap_or_default()).fold(0, u64::saturating_add);
-    Ok((specs, rows))
+    Ok((inferred, rows))
 }
 
 impl ParquetReader {
@@ -239,6 +247,34 @@ fn has_nulls(file: &SerializedFileReader<File>, index: usize) -> Result<bool, Pa
     Ok(false)
 }
 
+/// Whether a column of INT64 or UINT64 has integers that FP64 might not hold.
+fn has_wide(file: &SerializedFileReader<File>, index: usize, dtype: DataType) -> Result<bool, ParquetError> {
+    if !matches!(dtype, DataType::Int64 | DataType::Uint64) {
+        return Ok(false);
+    }
+    let is_wide = |value: &i64| match dtype {
+        DataType::Uint64 => value.cast_unsigned() > INTEGER_MAX,
+        _ => is_wide(*value),
+    };
+    for group in 0..file.num_row_groups() {
+        let reader = file.get_row_group(group)?.get_column_reader(index)?;
+        let ColumnReader::Int64ColumnReader(mut reader) = reader else { return Ok(false) };
+        let (mut levels, mut values) = (Vec::new(), Vec::new());
+        loop {
+            levels.clear();
+            values.clear();
+            let (records, ..) = reader.read_records(COUNT_ROWS, Some(&mut levels), None, &mut values)?;
+            if values.iter().any(is_wide) {
+                return Ok(true);
+            }
+            if records == 0 {
+                break;
+            }
+        }
+    }
+    Ok(false)
+}
+
 /// What was expected and found in a column whose pages can be read but do not hold what they should.
 type Mismatch = (String, String);
 
@@ -275,6 +311,7 @@ fn read_column(
             match dtype {
                 DataType::Uint64 => data.extend_from_slice(&value.to_le_bytes()),
                 DataType::Fp64 => data.extend_from_slice(&(value as f64).to_le_bytes()),
+                DataType::Bytes => return push_string(data, dtype, value.to_string().as_bytes()),
                 _ => return false,
             }
             true
@@ -384,6 +421,7 @@ fn push_integer(data: &mut Vec<u8>, dtype: DataType, value: i64) -> bool {
         DataType::Int32 => push(data, i32::try_from(value).map(i32::to_le_bytes)),
         DataType::Int64 => push(data, Ok::<_, ()>(value.to_le_bytes())),
         DataType::Fp64 => push(data, Ok::<_, ()>((value as f64).to_le_bytes())),
+        DataType::Bytes => push_string(data, dtype, value.to_string().as_bytes()),
         _ => false,
     }
 }

@@ -1,6 +1,6 @@
 use serde_json::{Value, json};
 
-use super::super::output::{Output, Table, printable};
+use super::super::output::{Output, Table, number_text, printable};
 use crate::data::{self, ResolvedDataset};
 use crate::domain::{Batch, DataType, Tensor};
 use crate::store::Store;
@@ -118,14 +118,23 @@ fn cell(tensor: &Tensor, row: usize) -> String {
         let texts: Vec<_> = texts.map(text).collect();
         return texts.join(", ");
     }
-    let values = tensor.to_f64().unwrap_or_default();
-    let values = values.get(row * width..(row + 1) * width).unwrap_or_default();
-    let mut shown: Vec<_> =
-        values.iter().take(VALUES_MAX).map(|value| super::super::output::number_text(*value)).collect();
+    let slice = tensor.slice_rows(row..row + 1);
+    let values = slice.as_ref().map(numbers).unwrap_or_default();
+    let mut shown: Vec<_> = values.iter().take(VALUES_MAX).cloned().collect();
     if values.len() > VALUES_MAX {
         shown.push("…".to_owned());
     }
     if width == 1 { shown.concat() } else { format!("[{}]", shown.join(", ")) }
+}
+
+/// Numbers as text; integers of eight bytes with all of their digits, which floats do not hold.
+fn numbers(tensor: &Tensor) -> Vec<String> {
+    let integers = tensor.data().as_chunks::<8>().0.iter();
+    match tensor.dtype() {
+        DataType::Int64 => integers.map(|bytes| i64::from_le_bytes(*bytes).to_string()).collect(),
+        DataType::Uint64 => integers.map(|bytes| u64::from_le_bytes(*bytes).to_string()).collect(),
+        _ => tensor.to_f64().unwrap_or_default().into_iter().map(number_text).collect(),
+    }
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -151,6 +160,9 @@ mod tests {
 
     #[test]
     fn long_values_are_cut() {
+        let large =
+            Tensor::new("v", DataType::Int64, vec![1], 9_007_199_254_740_993_i64.to_le_bytes().into());
+        assert_eq!(cell(&large.unwrap(), 0), "9007199254740993");
         let vector: Vec<u8> = (0..8_i64).flat_map(i64::to_le_bytes).collect();
         let vector = Tensor::new("v", DataType::Int64, vec![1, 8], vector).unwrap();
         assert_eq!(cell(&vector, 0), "[0, 1, 2, 3, 4, 5, …]");

@@ -4,13 +4,14 @@ use super::split::Source;
 use crate::data::DataError;
 use crate::data::csv::infer_csv;
 use crate::data::idx::IdxReader;
+use crate::data::inferred::InferredColumn;
 use crate::data::parquet::infer_parquet;
 use crate::domain::{ColumnSpec, DataType};
 
 /// Columns, and the file that promised them first.
 struct Promise<'a> {
     file: &'a str,
-    columns: Vec<ColumnSpec>,
+    columns: Vec<InferredColumn>,
 }
 
 /// Reads the columns of every file and finds the types that fit all of them. All files have one format, and every split
@@ -31,7 +32,7 @@ pub(super) fn infer(files: &[FileEntry], sources: &[Source]) -> Result<Vec<Colum
     for promise in promises {
         merge(&mut schema, &promise, first.format)?;
     }
-    Ok(schema.columns)
+    Ok(schema.columns.into_iter().map(|column| column.spec).collect())
 }
 
 /// The columns of each split, which has one file for each.
@@ -48,15 +49,16 @@ fn promises_of_idx<'a>(files: &'a [FileEntry], sources: &[Source]) -> Result<Vec
         }
         seen.push((&file.split, column, &file.path));
         let spec = IdxReader::open(source.open()?, &file.path, column)?.spec().clone();
+        let column = InferredColumn { spec, wide: false };
         match promises.last_mut().filter(|(split, _)| *split == file.split) {
-            Some((_, promise)) => promise.columns.push(spec),
-            None => promises.push((&file.split, Promise { file: &file.path, columns: vec![spec] })),
+            Some((_, promise)) => promise.columns.push(column),
+            None => promises.push((&file.split, Promise { file: &file.path, columns: vec![column] })),
         }
     }
     Ok(promises.into_iter().map(|(_, promise)| promise).collect())
 }
 
-type Infer = fn(std::fs::File, &str) -> Result<(Vec<ColumnSpec>, u64), DataError>;
+type Infer = fn(std::fs::File, &str) -> Result<(Vec<InferredColumn>, u64), DataError>;
 
 fn promises_of_tables<'a>(
     files: &'a [FileEntry],
@@ -72,30 +74,42 @@ fn promises_of_tables<'a>(
 
 /// Widens `schema` so that `other` fits too.
 fn merge(schema: &mut Promise<'_>, other: &Promise<'_>, format: FileFormat) -> Result<(), DataError> {
+    let same = |a: &InferredColumn, b: &InferredColumn| a.spec.name == b.spec.name;
     if let Some(stray) =
-        other.columns.iter().find(|column| !schema.columns.iter().any(|own| own.name == column.name))
+        other.columns.iter().find(|column| !schema.columns.iter().any(|own| same(own, column)))
     {
-        let found = format!("one more, `{}`", stray.name);
+        let found = format!("one more, `{}`", stray.spec.name);
         return Err(disagree(other.file, schema.file, &format!("{} columns", schema.columns.len()), &found));
     }
     for own in &mut schema.columns {
-        let Some(column) = other.columns.iter().find(|column| column.name == own.name) else {
-            return Err(disagree(other.file, schema.file, &format!("a column `{}`", own.name), "none"));
+        let Some(column) = other.columns.iter().find(|column| same(own, column)) else {
+            return Err(disagree(other.file, schema.file, &format!("a column `{}`", own.spec.name), "none"));
         };
-        let wider = widen(own.dtype, column.dtype, format).filter(|_| own.shape == column.shape);
+        let wider = widen_column(own, column, format).filter(|_| own.spec.shape == column.spec.shape);
         let Some(dtype) = wider else {
+            let (own, column) = (&own.spec, &column.spec);
             let expected = format!("column `{}` to be {} {:?}", own.name, own.dtype, own.shape);
-            return Err(disagree(
-                other.file,
-                schema.file,
-                &expected,
-                &format!("{} {:?}", column.dtype, column.shape),
-            ));
+            let found = format!("{} {:?}", column.dtype, column.shape);
+            return Err(disagree(other.file, schema.file, &expected, &found));
         };
-        own.dtype = dtype;
-        own.nullable = dtype == DataType::Fp64 || own.nullable || column.nullable;
+        own.wide |= column.wide;
+        let nullable = own.spec.nullable || column.spec.nullable;
+        own.spec.dtype = dtype;
+        own.spec.nullable = dtype == DataType::Fp64 || (nullable && dtype != DataType::Bytes);
     }
     Ok(())
+}
+
+/// Like [`widen`]; integers that FP64 cannot hold become text together with others.
+fn widen_column(a: &InferredColumn, b: &InferredColumn, format: FileFormat) -> Option<DataType> {
+    let wider = widen(a.spec.dtype, b.spec.dtype, format);
+    let is_text = |column: &InferredColumn| column.spec.dtype == DataType::Bytes && !column.wide;
+    match wider {
+        Some(DataType::Fp64) if a.wide || b.wide => Some(DataType::Bytes),
+        // One of two Parquet files has nulls among its integers.
+        None if (a.wide || b.wide) && !is_text(a) && !is_text(b) => Some(DataType::Bytes),
+        wider => wider,
+    }
 }
 
 /// The type that holds the values of both, if there is one. Every CSV cell is also text; IDX says what it means.

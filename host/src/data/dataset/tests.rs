@@ -530,6 +530,7 @@ fn getting_never_leaves_the_folder() {
         assert!(matches!(DatasetManifest::load(&place.store, digest), Err(DataError::Manifest { .. })));
     }
 }
+
 #[test]
 fn a_file_and_a_folder_of_one_name_are_no_version() {
     let place = place();
@@ -557,6 +558,7 @@ fn a_file_and_a_folder_of_one_name_are_no_version() {
         assert!(matches!(DatasetManifest::load(&place.store, digest), Err(DataError::Manifest { .. })));
     }
 }
+
 #[test]
 fn a_version_has_as_many_files_as_fit() {
     let file = |number: usize| FileEntry {
@@ -572,6 +574,7 @@ fn a_version_has_as_many_files_as_fit() {
     files.push(file(FILES_MAX));
     assert!(matches!(check_files(&files), Err(DataError::TooManyFiles { .. })));
 }
+
 #[test]
 fn a_file_that_changes_during_a_long_add_is_read_again() {
     let place = place();
@@ -593,6 +596,7 @@ fn a_file_that_changes_during_a_long_add_is_read_again() {
     place.runtime.block_on(place.catalog.add(new, slow)).unwrap();
     assert_eq!(place.add().unwrap().files_read, 1, "its last change was just before it was found");
 }
+
 #[test]
 fn a_get_that_was_killed_goes_on_and_leaves_nothing() {
     let place = place();
@@ -619,6 +623,7 @@ fn a_get_that_was_killed_goes_on_and_leaves_nothing() {
     let problems = verify_folder(&manifest, &folder, &|_| {}).unwrap();
     assert_eq!(problems.iter().map(|found| found.problem).collect::<Vec<_>>(), ["missing", "unknown"]);
 }
+
 #[test]
 fn a_get_leaves_a_part_that_another_writes() {
     let place = place();
@@ -640,6 +645,7 @@ fn a_get_leaves_a_part_that_another_writes() {
     assert_eq!(std::fs::read(folder.join("file")).unwrap(), b"content");
     assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1);
 }
+
 #[test]
 fn whatever_is_in_a_folder_is_told() {
     let place = place();
@@ -679,4 +685,18 @@ fn whatever_is_in_a_folder_is_told() {
         ]
     );
     assert!(verify_folder(&manifest, &path("none"), &|_| {}).is_err());
+}
+
+#[test]
+fn large_integers_keep_every_digit() {
+    let place = place();
+    place.write("train-1.csv", "id\n9007199254740993\n");
+    place.write("train-2.csv", "id\n0.5\n");
+    let manifest = place.add().unwrap().dataset.manifest;
+    assert_eq!(manifest.schema[0].dtype.as_str(), "BYTES", "one of them would be rounded in FP64");
+    let batches = open_split(&place.store, &manifest, "train", BATCH_ROWS).unwrap();
+    let ids: Vec<_> = batches
+        .flat_map(|batch| batch.unwrap().tensors()[0].byte_strings().map(<[u8]>::to_vec).collect::<Vec<_>>())
+        .collect();
+    assert_eq!(ids, [&b"9007199254740993"[..], b"0.5"]);
 }

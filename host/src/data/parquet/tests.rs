@@ -60,7 +60,8 @@ fn file(bytes: &[u8]) -> File {
 }
 
 fn read(bytes: &[u8]) -> Result<Batch, DataError> {
-    let (specs, rows) = infer_parquet(file(bytes), "a.parquet")?;
+    let (columns, rows) = infer_parquet(file(bytes), "a.parquet")?;
+    let specs: Vec<_> = columns.into_iter().map(|column| column.spec).collect();
     let mut reader = ParquetReader::open(file(bytes), "a.parquet", &specs)?;
     let mut all = Batch::default();
     while let Some(batch) = reader.next_batch(2)? {
@@ -146,10 +147,8 @@ fn unsigned_integers_keep_their_value() {
     ];
     let batch = read(&write(schema, &columns, Compression::SNAPPY)).unwrap();
     let first = |column: &str| batch.column(column).unwrap().to_f64().unwrap()[0];
-    assert_eq!(
-        ["a", "b", "c", "d"].map(first),
-        [1.8446744073709552e19, 1.8446744073709552e19, 4294967295.0, 4294967295.0]
-    );
+    assert_eq!(["a", "c", "d"].map(first), [1.8446744073709552e19, 4294967295.0, 4294967295.0]);
+    assert_eq!(batch.column("b").unwrap().byte_strings().next().unwrap(), b"18446744073709551615");
     assert_eq!(batch.column("a").unwrap().data()[..8], [255; 8]);
 }
 
@@ -192,7 +191,8 @@ fn a_damaged_file_is_an_error_and_never_a_panic() {
         let mut bytes = good.clone();
         bytes[position] ^= 0x55;
         let _ = std::panic::catch_unwind(|| {
-            let (specs, _) = infer_parquet(file(&bytes), "a")?;
+            let (columns, _) = infer_parquet(file(&bytes), "a")?;
+            let specs: Vec<_> = columns.into_iter().map(|column| column.spec).collect();
             let mut reader = ParquetReader::open(file(&bytes), "a", &specs)?;
             let mut batches = 0;
             while reader.next_batch(2)?.is_some() {
@@ -211,4 +211,19 @@ fn a_panic_of_the_library_is_the_files_fault() {
     let error = guarded::<()>("a.parquet", || panic!("index out of bounds")).unwrap_err();
     assert!(error.to_string().contains("`a.parquet`"), "{error}");
     assert!(!GUARDED.get());
+}
+
+#[test]
+fn large_integers_with_nulls_are_text() {
+    let schema = "message m { optional int64 id; required int64 whole; optional int64 small; }";
+    let columns = [
+        Written::Int64(vec![9_007_199_254_740_993], Some(vec![1, 0])),
+        Written::Int64(vec![9_007_199_254_740_993, 1], None),
+        Written::Int64(vec![9_007_199_254_740_992], Some(vec![1, 0])),
+    ];
+    let batch = read(&write(schema, &columns, Compression::UNCOMPRESSED)).unwrap();
+    let types: Vec<_> = batch.tensors().iter().map(|tensor| tensor.dtype().as_str()).collect();
+    assert_eq!(types, ["BYTES", "INT64", "FP64"]);
+    let ids: Vec<_> = batch.column("id").unwrap().byte_strings().take(2).collect();
+    assert_eq!(ids, [&b"9007199254740993"[..], b""]);
 }
