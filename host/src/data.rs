@@ -31,5 +31,7 @@ pub use dataset::{
 pub use error::DataError;
 pub use json::{JsonError, RowForm, decode_rows, decode_untyped, encode_rows, encode_tensors};
 pub use safetensors::{decode_safetensors, encode_safetensors};
-pub use statistics::{ColumnStatistics, Distinct, Histogram, LengthRange, Moments, Quantiles, ValueCount};
+pub use statistics::{
+    ColumnStatistics, Distinct, Histogram, IntegerRange, LengthRange, Moments, Quantiles, ValueCount,
+};
 pub use window::{Window, WindowWriter, read_window, window_bundles};

@@ -193,7 +193,15 @@ pub(super) fn number_text(value: f64) -> String {
     if value.is_nan() {
         return "-".to_owned();
     }
-    if value.fract() == 0.0 && value.abs() < 1e15 {
+    if value.is_infinite() {
+        return value.to_string();
+    }
+    if value.abs() >= 1e15 {
+        let text = format!("{value:.4e}");
+        let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+        return format!("{}e{exponent}", digits.trim_end_matches('0').trim_end_matches('.'));
+    }
+    if value.fract() == 0.0 {
         return format!("{value:.0}");
     }
     if value.abs() < 5e-4 {
@@ -254,6 +262,10 @@ mod tests {
         assert_eq!([0, 999, 1_000, 1_234_567].map(thousands), ["0", "999", "1,000", "1,234,567"]);
         assert_eq!([999, 15_600, 22_000_000].map(bytes_text), ["999 B", "15.6 kB", "22.0 MB"]);
         assert_eq!([33.318421, 255.0, f64::NAN].map(number_text), ["33.3184", "255", "-"]);
+        let (large, small) = ([f64::MAX, -1.7e18, 1e15], [1e-7, f64::MIN_POSITIVE]);
+        assert_eq!(large.map(number_text), ["1.7977e308", "-1.7e18", "1e15"]);
+        assert_eq!(small.map(number_text), ["1.00e-7", "2.23e-308"]);
+        assert_eq!(number_text(f64::INFINITY), "inf");
     }
 
     #[test]

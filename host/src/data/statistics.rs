@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::sample::{Histogram, Quantiles};
 use self::sample::{Sample, describe};
+use super::inferred::INTEGER_MAX;
 use crate::domain::{Batch, DataType, Tensor};
 
 /// Distinct values counted exactly; each costs some 10 bytes a column.
@@ -32,6 +33,9 @@ pub struct ColumnStatistics {
     /// Moments of the finite numbers; none for BYTES and where there are no numbers.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub moments: Option<Moments>,
+    /// Smallest and largest value of INT64 and UINT64, where the moments might not hold them exactly.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub integers: Option<IntegerRange>,
     /// Shortest and longest byte string that is not missing; only for BYTES.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub length: Option<LengthRange>,
@@ -77,6 +81,16 @@ pub struct Moments {
     pub std: f64,
 }
 
+/// Smallest and largest of integers, exactly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IntegerRange {
+    /// Smallest.
+    pub min: i128,
+    /// Largest.
+    pub max: i128,
+}
+
 /// Lengths of byte strings, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -115,6 +129,7 @@ struct Column {
     distinct: HashSet<u64, BuildHasherDefault<DefaultHasher>>,
     values: Option<BTreeMap<i64, u64>>,
     sample: Sample,
+    integers: Option<IntegerRange>,
     length: Option<LengthRange>,
 }
 
@@ -154,6 +169,7 @@ impl Column {
             distinct: HashSet::default(),
             values: (one_a_row && integer).then(BTreeMap::new),
             sample: Sample::default(),
+            integers: None,
             length: None,
         }
     }
@@ -173,7 +189,13 @@ impl Column {
         } else if let Some(values) = tensor.to_f64() {
             self.missing += values.iter().filter(|value| value.is_nan()).count() as u64;
             self.running.merge(&Running::of(&values));
-            self.observe_distinct(&values);
+            match self.dtype {
+                DataType::Int64 | DataType::Uint64 => self.observe_integers(tensor.data()),
+                // Adding zero makes -0 and 0 the same.
+                _ => values.iter().filter(|value| !value.is_nan()).for_each(|&value| {
+                    self.observe_distinct((value + 0.0).to_bits(), value as i64);
+                }),
+            }
             if self.one_a_row {
                 values.iter().filter(|value| value.is_finite()).for_each(|&value| self.sample.observe(value));
             }
@@ -194,18 +216,30 @@ impl Column {
         }
     }
 
-    fn observe_distinct(&mut self, values: &[f64]) {
-        for &value in values.iter().filter(|value| !value.is_nan()) {
-            if self.distinct.len() > DISTINCT_MAX && self.values.is_none() {
-                return;
-            }
-            // Adding zero makes -0 and 0 the same.
-            self.distinct.insert((value + 0.0).to_bits());
-            if let Some(values) = &mut self.values {
-                *values.entry(value as i64).or_default() += 1;
-                if values.len() > VALUES_MAX {
-                    self.values = None;
-                }
+    /// Integers of eight bytes, of which FP64 would take neighbours for the same.
+    fn observe_integers(&mut self, data: &[u8]) {
+        for bytes in data.as_chunks::<8>().0 {
+            let bits = u64::from_le_bytes(*bytes);
+            let value = match self.dtype {
+                DataType::Uint64 => i128::from(bits),
+                _ => i128::from(bits.cast_signed()),
+            };
+            let IntegerRange { min, max } = self.integers.unwrap_or(IntegerRange { min: value, max: value });
+            self.integers = Some(IntegerRange { min: min.min(value), max: max.max(value) });
+            self.observe_distinct(bits, bits.cast_signed());
+        }
+    }
+
+    /// One value: what tells it from others, and the integer that it is, if it is one.
+    fn observe_distinct(&mut self, key: u64, integer: i64) {
+        if self.distinct.len() > DISTINCT_MAX && self.values.is_none() {
+            return;
+        }
+        self.distinct.insert(key);
+        if let Some(values) = &mut self.values {
+            *values.entry(integer).or_default() += 1;
+            if values.len() > VALUES_MAX {
+                self.values = None;
             }
         }
     }
@@ -241,6 +275,9 @@ impl Column {
                 _ => Distinct::MoreThan(DISTINCT_MAX as u64),
             },
             moments: self.running.moments(),
+            integers: self.integers.filter(|range| {
+                [range.min, range.max].iter().any(|value| value.unsigned_abs() > u128::from(INTEGER_MAX))
+            }),
             length: self.length,
             values: self.values.map(|counts| counts.into_iter().map(value_count).collect()),
             quantiles,
@@ -255,15 +292,23 @@ impl Column {
 #[derive(Clone, Copy)]
 struct Running {
     count: f64,
+    /// What `mean` and `squares` count in: 1, or [`LARGE`] once there were values whose squares would be infinite.
+    unit: f64,
     mean: f64,
     squares: f64,
     min: f64,
     max: f64,
 }
 
+/// Beyond this, sums of squares might be infinite.
+const SMALL_MAX: f64 = 1e140;
+
+/// 2^600: the largest floats are some 10^127 of it, and dividing by it is exact.
+const LARGE: f64 = f64::from_bits((1023 + 600) << 52);
+
 impl Default for Running {
     fn default() -> Self {
-        Self { count: 0.0, mean: 0.0, squares: 0.0, min: f64::INFINITY, max: f64::NEG_INFINITY }
+        Self { count: 0.0, unit: 1.0, mean: 0.0, squares: 0.0, min: f64::INFINITY, max: f64::NEG_INFINITY }
     }
 }
 
@@ -274,23 +319,26 @@ impl Running {
         if count == 0.0 {
             return Self::default();
         }
-        let sum: f64 = finite().sum();
-        // Dividing first is less exact, but keeps the sum of the largest floats finite.
-        let mean = if sum.is_finite() { sum / count } else { finite().map(|value| value / count).sum() };
-        let squares = finite().map(|value| (value - mean) * (value - mean)).sum();
         let min = finite().fold(f64::INFINITY, f64::min);
         let max = finite().fold(f64::NEG_INFINITY, f64::max);
-        Self { count, mean, squares, min, max }
+        let unit = if max.max(-min) > SMALL_MAX { LARGE } else { 1.0 };
+        let scaled = || finite().map(|value| value / unit);
+        let mean = scaled().sum::<f64>() / count;
+        let squares = scaled().map(|value| (value - mean) * (value - mean)).sum();
+        Self { count, unit, mean, squares, min, max }
     }
 
     fn repeated(value: f64, count: f64) -> Self {
-        Self { count, mean: value, squares: 0.0, min: value, max: value }
+        Self { count, unit: 1.0, mean: value, squares: 0.0, min: value, max: value }
     }
 
     fn merge(&mut self, other: &Self) {
         if other.count == 0.0 {
             return;
         }
+        let unit = self.unit.max(other.unit);
+        let other = other.count_in(unit);
+        *self = self.count_in(unit);
         let count = self.count + other.count;
         let step = other.mean - self.mean;
         self.squares += other.squares + step * step * self.count * other.count / count;
@@ -300,12 +348,21 @@ impl Running {
         self.max = self.max.max(other.max);
     }
 
+    /// The same in a unit that is not smaller.
+    fn count_in(&self, unit: f64) -> Self {
+        let by = unit / self.unit;
+        // Its square would be infinite.
+        Self { unit, mean: self.mean / by, squares: self.squares / by / by, ..*self }
+    }
+
     fn moments(&self) -> Option<Moments> {
-        let std = (self.squares / self.count).sqrt();
-        // JSON cannot hold infinities, which squares of the largest floats are.
-        let std = if std.is_finite() { std } else { f64::MAX };
-        let exists = self.count > 0.0 && self.mean.is_finite();
-        exists.then_some(Moments { min: self.min, max: self.max, mean: self.mean, std })
+        if self.count == 0.0 {
+            return None;
+        }
+        // Rounding must not lead out of the range, nor to infinities, which JSON cannot hold.
+        let mean = (self.mean * self.unit).clamp(self.min, self.max);
+        let std = ((self.squares / self.count).sqrt() * self.unit).min(f64::MAX);
+        Some(Moments { min: self.min, max: self.max, mean, std })
     }
 }
 
@@ -379,6 +436,49 @@ mod tests {
         assert_eq!(found[0].moments.unwrap().std, 127.5);
         assert!(found[0].values.is_none());
         assert_eq!(found[1].length, Some(LengthRange { min: 3, max: 3 }));
+    }
+
+    #[test]
+    fn moments_of_the_largest_floats_are_finite() {
+        let batches = [1.7e308, -1.7e308].map(|value| vec![floats(&[value; 1_024])]);
+        for batches in [&batches[..], &[vec![floats(&[1.7e308, -1.7e308])]]] {
+            let moments = statistics(batches).remove(0).moments.unwrap();
+            assert_eq!((moments.min, moments.max), (-1.7e308, 1.7e308));
+            assert!(moments.mean.abs() < 1e292 && (moments.std / 1.7e308 - 1.0).abs() < 1e-12, "{moments:?}");
+        }
+        let moments = statistics(&[vec![floats(&[3.0])], vec![floats(&[1e300])]]).remove(0).moments.unwrap();
+        assert!((moments.mean / 5e299 - 1.0).abs() < 1e-12, "{moments:?}");
+        let moments = statistics(&[vec![floats(&[f64::MAX; 3])]]).remove(0).moments.unwrap();
+        assert_eq!((moments.mean, moments.max), (f64::MAX, f64::MAX));
+    }
+
+    #[test]
+    fn large_integers_are_counted_exactly() {
+        let integers = |values: &[i64]| {
+            let data: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            statistics(&[vec![Tensor::new("id", DataType::Int64, vec![values.len()], data).unwrap()]])
+        };
+        let start = 1_i64 << 53;
+        let found = integers(&[start + 1, start, -start - 1, start]).remove(0);
+        assert_eq!(found.distinct, Distinct::Exactly(3));
+        let expected = [(-start - 1, 1), (start, 2), (start + 1, 1)];
+        assert_eq!(
+            found.values.as_deref().unwrap(),
+            expected.map(|(value, count)| ValueCount { value, count })
+        );
+        let range = IntegerRange { min: i128::from(-start - 1), max: i128::from(start + 1) };
+        assert_eq!(found.integers, Some(range));
+        let text = serde_json::to_string(&found).unwrap();
+        assert_eq!(serde_json::from_str::<ColumnStatistics>(&text).unwrap(), found);
+        assert_eq!(integers(&[start, 1]).remove(0).integers, None, "the moments hold them");
+        let data: Vec<u8> = [u64::MAX, u64::MAX - 1].into_iter().flat_map(u64::to_le_bytes).collect();
+        let found =
+            statistics(&[vec![Tensor::new("id", DataType::Uint64, vec![2], data).unwrap()]]).remove(0);
+        let largest = i128::from(u64::MAX);
+        assert_eq!(found.integers, Some(IntegerRange { min: largest - 1, max: largest }));
+        assert_eq!(found.distinct, Distinct::Exactly(2));
+        let value = serde_json::to_value(&found).unwrap();
+        assert_eq!(serde_json::from_value::<ColumnStatistics>(value).unwrap(), found);
     }
 
     #[test]

@@ -97,6 +97,10 @@ fn statistics(dataset: &ResolvedDataset, output: &Output) -> anyhow::Result<()> 
 fn statistics_row(split: &str, spec: Option<&ColumnSpec>, statistics: &ColumnStatistics) -> Vec<String> {
     let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), number_text);
     let moments = statistics.moments.as_ref();
+    let integers = statistics.integers.as_ref();
+    // What floats cannot hold is told as it is.
+    let exact =
+        |integer: Option<i128>, value| integer.map_or_else(|| number(value), |value| value.to_string());
     let quantiles = statistics.quantiles.as_ref();
     let bars = statistics.histogram.as_ref().map(|histogram| {
         let counts: Vec<f64> = histogram.counts.iter().map(|count| *count as f64).collect();
@@ -112,11 +116,11 @@ fn statistics_row(split: &str, spec: Option<&ColumnSpec>, statistics: &ColumnSta
             Distinct::Exactly(count) => thousands(count),
             Distinct::MoreThan(count) => format!("> {}", thousands(count)),
         },
-        number(moments.map(|moments| moments.min)),
+        exact(integers.map(|integers| integers.min), moments.map(|moments| moments.min)),
         number(quantiles.map(|quantiles| quantiles.p25)),
         number(quantiles.map(|quantiles| quantiles.p50)),
         number(quantiles.map(|quantiles| quantiles.p75)),
-        number(moments.map(|moments| moments.max)),
+        exact(integers.map(|integers| integers.max), moments.map(|moments| moments.max)),
         number(moments.map(|moments| moments.mean)),
         number(moments.map(|moments| moments.std)),
         bars.unwrap_or_default(),

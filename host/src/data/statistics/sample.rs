@@ -112,10 +112,12 @@ pub(super) fn describe(values: &[(f64, u64)]) -> Option<(Quantiles, Histogram)> 
         p99: quantile(0.99),
     };
     let mut counts = vec![0; BINS];
-    // Dividing first keeps the span of the largest floats finite.
-    let width = max / BINS as f64 - min / BINS as f64;
+    // Halves keep the span of the largest floats finite; otherwise they change nothing but the smallest.
+    let half = if (max - min).is_finite() { 1.0 } else { 0.5 };
+    let width = (max * half - min * half) / BINS as f64;
     for (value, count) in values {
-        let bin = if width > 0.0 { ((value / width - min / width) as usize).min(BINS - 1) } else { 0 };
+        let bin = if width > 0.0 { ((value * half - min * half) / width) as usize } else { 0 };
+        let bin = bin.min(BINS - 1);
         if let Some(bin) = counts.get_mut(bin) {
             *bin += count;
         }
@@ -155,6 +157,13 @@ mod tests {
         assert!((quantiles.p50 - 512.0).abs() < 20.0, "{quantiles:?}");
         assert!((quantiles.p05 - 51.0).abs() < 10.0, "{quantiles:?}");
         assert_eq!(run(), (quantiles, histogram, true));
+    }
+
+    #[test]
+    fn large_values_that_are_near_each_other_fill_even_bins() {
+        let values: Vec<(f64, u64)> = (0..1_000).map(|step| (1.7e18 + 256.0 * f64::from(step), 1)).collect();
+        let (_, histogram) = describe(&values).unwrap();
+        assert!(histogram.counts.iter().all(|count| (49..=51).contains(count)), "{histogram:?}");
     }
 
     #[test]
