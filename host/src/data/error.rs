@@ -218,7 +218,7 @@ pub enum DataError {
     #[error("the work was stopped")]
     Stopped,
     /// The version has no such split.
-    #[error("dataset `{name}` has no split `{split}`: expected {}", quoted(splits))]
+    #[error("dataset `{name}` has no split `{split}`: {}", expected_split(splits))]
     UnknownSplit {
         /// The dataset.
         name: Name,
@@ -281,8 +281,14 @@ pub(super) fn excerpt(text: &[u8]) -> String {
     format!("`{shown}`")
 }
 
-fn quoted(names: &[String]) -> String {
-    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" or ")
+fn expected_split(splits: &[String]) -> String {
+    match splits {
+        [] => "it holds no rows".to_owned(),
+        splits => {
+            let names: Vec<_> = splits.iter().map(|name| format!("`{name}`")).collect();
+            format!("expected {}", names.join(" or "))
+        }
+    }
 }
 
 fn known(datasets: &[Name]) -> String {

@@ -35,8 +35,8 @@ pub(super) fn rows(
     }
     let (name, number, files) = (dataset.name.clone(), dataset.version.number, dataset.manifest.files.len());
     let first = dataset.manifest.splits.first().map(|split| split.name.clone());
-    let no_rows = || data::DataError::NoRows { name, number, files };
-    let split = split.map(str::to_owned).or(first).ok_or_else(no_rows)?;
+    let first = first.ok_or(data::DataError::NoRows { name, number, files })?;
+    let split = split.map_or(first, str::to_owned);
     let mut batches = data::open_split(store, &dataset.manifest, &split, usize::from(count))?;
     let rows = batches.next().transpose()?.unwrap_or_default();
     Ok(Preview { split, rows })
