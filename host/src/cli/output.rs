@@ -71,18 +71,18 @@ impl Output {
     /// Tells what was done.
     pub(super) fn note(&self, text: &str) {
         if !self.quiet {
-            to_stderr(text);
+            to_stderr(&message(text));
         }
     }
 
     /// Tells what may go wrong.
     pub(super) fn warn(&self, text: &str) {
-        to_stderr(&format!("{} {text}", style("warning:").for_stderr().yellow().bold()));
+        to_stderr(&format!("{} {}", style("warning:").for_stderr().yellow().bold(), message(text)));
     }
 
     /// Tells what went wrong.
     pub(super) fn error(&self, text: &str) {
-        to_stderr(&format!("{} {text}", style("error:").for_stderr().red().bold()));
+        to_stderr(&format!("{} {}", style("error:").for_stderr().red().bold(), message(text)));
     }
 
     /// A progress bar on standard error; hidden where nobody watches.
@@ -236,6 +236,15 @@ pub(super) fn printable(text: &str) -> String {
     text.chars().map(escape).collect()
 }
 
+/// A message, which may name what comes from outside; a hint stays on a line of its own.
+fn message(text: &str) -> String {
+    const HINT: &str = "\nhint: ";
+    match text.rsplit_once(HINT) {
+        Some((text, hint)) => format!("{}{HINT}{}", printable(text), printable(hint)),
+        None => printable(text),
+    }
+}
+
 /// How long ago something was.
 pub(super) fn age_text(ms: i64) -> String {
     format!("{} ago", duration_text(ms))
@@ -294,5 +303,6 @@ mod tests {
     #[test]
     fn a_terminal_obeys_nothing_from_outside() {
         assert_eq!(printable("a\u{1b}[31m\nü"), "a\\u{1b}[31m\\nü");
+        assert_eq!(message("no `a\nb\u{1b}`\nhint: give\tone"), "no `a\\nb\\u{1b}`\nhint: give\\tone");
     }
 }

@@ -331,6 +331,13 @@ fn names_in_a_terminal_are_only_names() {
     host.run(["data", "add", "d", folder.to_str().unwrap()]).expect_success();
     let shown = host.run(["data", "show", "d"]).expect_success();
     assert!(!shown.contains('\u{1b}') && shown.contains("\\u{1b}[31mred.csv"), "{shown}");
+    let missing = host.run(["data", "add", "d", "no\u{1b}[31m\nfile"]);
+    assert_eq!(missing.code, 2);
+    assert!(missing.stderr.contains("`no\\u{1b}[31m\\nfile`"), "{}", missing.stderr);
+    let none = host.run(["data", "add", "plain", "--no-rows", folder.to_str().unwrap()]);
+    assert_eq!(none.code, 0, "{}", none.stderr);
+    let split = host.run(["data", "show", "plain", "--rows", "1", "--split", "x"]);
+    assert!(split.code == 2 && split.stderr.contains("`plain@1` holds no rows"), "{}", split.stderr);
 }
 
 #[test]
