@@ -98,7 +98,7 @@ Examples:
         dataset: String,
         /// The tag.
         tag: String,
-        /// Take the tag away.
+        /// Take the tag away, from whichever version has it where a name alone is given.
         #[arg(long)]
         delete: bool,
     },
@@ -193,16 +193,15 @@ async fn change(command: DataCommand, catalog: &Catalog, output: &Output) -> any
     let (told, line) = match command {
         DataCommand::Tag { dataset, tag, delete } => {
             let (name, version) = catalog.find_version(&dataset).await?;
-            let told = json!({ "name": name, "version": version.number, "tag": tag });
-            if delete {
-                if !catalog.untag(&name, tag.clone()).await? {
-                    bail!("`{name}` has no tag `{}`", printable(&tag));
-                }
-                (told, format!("{name}@{tag} is no more"))
+            let (number, line) = if delete {
+                // A name alone means whichever version has the tag.
+                let wanted = dataset.contains('@').then_some(version.number);
+                (untag(catalog, &name, &tag, wanted).await?, format!("{name}@{tag} is no more"))
             } else {
                 catalog.tag(&name, version.number, tag.clone()).await?;
-                (told, format!("{name}@{tag} is version {}", version.number))
-            }
+                (version.number, format!("{name}@{tag} is version {}", version.number))
+            };
+            (json!({ "name": name, "version": number, "tag": tag }), line)
         }
         DataCommand::Publish { dataset } => {
             let (name, version) = catalog.find_version(&dataset).await?;
@@ -225,6 +224,22 @@ async fn change(command: DataCommand, catalog: &Catalog, output: &Output) -> any
         return output.value(&told);
     }
     Ok(output.line(&line)?)
+}
+
+/// Takes a tag from the version that has it, which must be `wanted` if that is given; gives the version's number.
+async fn untag(catalog: &Catalog, name: &Name, tag: &str, wanted: Option<u32>) -> anyhow::Result<u32> {
+    let versions = catalog.versions(name).await?;
+    let tagged = versions.iter().find(|version| version.tags.iter().any(|own| own == tag));
+    let Some(number) = tagged.map(|version| version.number) else {
+        bail!("`{name}` has no tag `{tag}`");
+    };
+    if let Some(wanted) = wanted.filter(|wanted| *wanted != number) {
+        bail!("`{name}@{wanted}` has no tag `{tag}`: it is that of version {number}");
+    }
+    if !catalog.untag(name, number, tag.to_owned()).await? {
+        bail!("`{name}@{number}` has lost the tag `{tag}` meanwhile");
+    }
+    Ok(number)
 }
 
 /// A bar that shows what adding is at.

@@ -195,15 +195,15 @@ impl Catalog {
             .await
     }
 
-    /// Removes a tag; false if there was none.
-    pub async fn untag(&self, name: &Name, tag: String) -> Result<bool, DataError> {
+    /// Takes a tag from a version; false if that does not have it.
+    pub async fn untag(&self, name: &Name, number: u32, tag: String) -> Result<bool, DataError> {
         let name = name.clone();
         self.database
             .write(move |connection| {
                 Box::pin(async move {
-                    let sql = "DELETE FROM dataset_tags WHERE tag = $1 \
-                               AND dataset = (SELECT id FROM datasets WHERE name = $2)";
-                    let query = sqlx::query(sql).bind(tag.as_str()).bind(name.as_str());
+                    let (_, version) = version_key(connection, &name, number).await?;
+                    let sql = "DELETE FROM dataset_tags WHERE tag = $1 AND version = $2";
+                    let query = sqlx::query(sql).bind(tag.as_str()).bind(version);
                     Ok::<_, DataError>(query.execute(connection).await?.rows_affected() > 0)
                 })
             })

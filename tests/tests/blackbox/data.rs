@@ -150,6 +150,10 @@ fn versions_live(catalog: &Catalog<'_>) {
     assert_eq!(changes.len(), 2, "{changes:?}");
     catalog.run(&["data", "tag", "d@1", "stable"]).expect_success();
     assert_eq!(json(&["data", "show", "d@stable"])["version"], 1);
+    let wrong = catalog.run(&["data", "tag", "d@2", "stable", "--delete"]);
+    assert!(wrong.code == 2 && wrong.stderr.contains("it is that of version 1"), "{}", wrong.stderr);
+    assert_eq!(json(&["data", "tag", "d", "stable", "--delete"])["version"], 1);
+    catalog.run(&["data", "tag", "d@1", "stable"]).expect_success();
     let twice = json(&["data", "squash", "all", "d@1", "d@2"]);
     assert_eq!((&twice["files"], &twice["version"]), (&3.into(), &1.into()));
 

@@ -450,12 +450,15 @@ fn tags_move_and_published_versions_stay() {
     assert_eq!(error, "`d@2` is published: it cannot be deleted");
     wait.block_on(place.catalog.delete(&name(), 1)).unwrap();
     assert!(matches!(place.resolve("d@1"), Err(DataError::UnknownVersion { .. })));
-    assert!(wait.block_on(place.catalog.untag(&name(), "stable".to_owned())).unwrap());
-    assert!(!wait.block_on(place.catalog.untag(&name(), "stable".to_owned())).unwrap());
+    place.write("a.txt", "0");
+    place.add().unwrap();
+    let untag = |number| wait.block_on(place.catalog.untag(&name(), number, "stable".to_owned())).unwrap();
+    assert_eq!([untag(3), untag(2), untag(2)], [false, true, false], "it is that of version 2");
     // A number is not given twice.
     place.write("a.txt", "3");
-    assert_eq!(place.add().unwrap().dataset.version.number, 3);
-    assert_eq!(place.versions().iter().map(|version| version.number).collect::<Vec<_>>(), [2, 3]);
+    wait.block_on(place.catalog.delete(&name(), 3)).unwrap();
+    assert_eq!(place.add().unwrap().dataset.version.number, 4);
+    assert_eq!(place.versions().iter().map(|version| version.number).collect::<Vec<_>>(), [2, 4]);
 }
 
 #[test]
