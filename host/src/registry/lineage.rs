@@ -27,6 +27,9 @@ pub struct LineageDataset {
     /// Whether it stands in the lineage already, with its parents, which are left out here.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub is_told_above: bool,
+    /// Whether it was made from others that are left out here, because they are too many generations away.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_truncated: bool,
     /// What was made from it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub children: Vec<LineageDataset>,
@@ -86,18 +89,23 @@ impl Registry {
             if let Some((name, version)) = catalog.with_digest(digest).await?.into_iter().next() {
                 (dataset.name, dataset.version) = (Some(name), Some(version.number));
             }
-            if !told.insert(digest) {
+            if told.contains(&digest) {
                 dataset.is_told_above = true;
                 return Ok(dataset);
             }
             let store = self.store().clone();
-            let manifest = tokio::task::spawn_blocking(move || DatasetManifest::load(&store, digest)).await;
-            // That of a version that was deleted may be gone.
-            let parents = manifest.ok().and_then(Result::ok).map(|manifest| manifest.parents);
-            for parent in parents.unwrap_or_default() {
-                if generation < GENERATIONS_MAX {
-                    dataset.parents.push(self.ancestry(catalog, parent, generation + 1, told).await?);
-                }
+            let parents =
+                tokio::task::spawn_blocking(move || DatasetManifest::parents_of(&store, digest)).await;
+            // The manifest of a version that was deleted may be gone.
+            let parents = parents.ok().and_then(Result::ok).unwrap_or_default();
+            if generation == GENERATIONS_MAX {
+                // It may stand elsewhere in the lineage, with its parents.
+                dataset.is_truncated = !parents.is_empty();
+                return Ok(dataset);
+            }
+            told.insert(digest);
+            for parent in parents {
+                dataset.parents.push(self.ancestry(catalog, parent, generation + 1, told).await?);
             }
             Ok(dataset)
         })
@@ -141,6 +149,7 @@ impl LineageDataset {
             digest,
             parents: Vec::new(),
             is_told_above: false,
+            is_truncated: false,
             children: Vec::new(),
             runs: Vec::new(),
         }

@@ -361,6 +361,7 @@ fn a_killed_add_leaves_nothing_and_can_be_repeated() {
     assert_eq!((&added["version"], &added["files"]), (&1.into(), &400.into()));
     catalog.run(&["data", "verify", "d"]).expect_success();
 }
+
 #[test]
 fn a_killed_get_goes_on_and_leaves_nothing_else() {
     let catalog = Catalog { host: Host::new(), environment: Vec::new() };
@@ -379,4 +380,21 @@ fn a_killed_get_goes_on_and_leaves_nothing_else() {
     assert_eq!(got["written"].as_u64().unwrap() + got["present"].as_u64().unwrap(), 200);
     catalog.run(&["data", "verify", "d", "--folder", &path("got")]).expect_success();
     assert_eq!(std::fs::read_dir(path("got")).unwrap().count(), 200);
+}
+
+#[test]
+fn a_long_lineage_says_where_it_is_cut() {
+    let catalog = Catalog { host: Host::new(), environment: Vec::new() };
+    catalog.write("0", "");
+    let path = |name: &str| catalog.folder().join(name).to_str().unwrap().to_owned();
+    catalog.run(&["data", "add", "d", &path("0")]).expect_success();
+    for generation in 1..=33 {
+        let name = generation.to_string();
+        catalog.write(&name, "");
+        catalog.run(&["data", "add", "d", &path(&name), "--parent", "d"]).expect_success();
+    }
+    let whole = catalog.run(&["data", "lineage", "d@33"]).expect_success();
+    assert!(whole.contains("made from d@1 (") && !whole.contains("made from more"), "{whole}");
+    let cut = catalog.run(&["data", "lineage", "d"]).expect_success();
+    assert!(!cut.contains("made from d@1 (") && cut.contains("made from more"), "{cut}");
 }

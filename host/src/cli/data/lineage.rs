@@ -10,7 +10,7 @@ pub(super) async fn show(registry: &Registry, text: &str, output: &Output) -> an
         return output.value(&lineage);
     }
     output.line(&name_of(&lineage))?;
-    let mut branches: Vec<_> = lineage.parents.iter().map(made_from).collect();
+    let mut branches = parents_of(&lineage);
     let became = |child| Branch { text: format!("became {}", name_of(child)), branches: Vec::new() };
     branches.extend(lineage.children.iter().map(became));
     let read = |run| Branch { text: format!("read by {}", run_text(run)), branches: Vec::new() };
@@ -27,10 +27,16 @@ struct Branch {
 /// What a version was made from, and that from what it was made.
 fn made_from(dataset: &LineageDataset) -> Branch {
     let again = if dataset.is_told_above { ", see above" } else { "" };
-    Branch {
-        text: format!("made from {}{again}", name_of(dataset)),
-        branches: dataset.parents.iter().map(made_from).collect(),
+    Branch { text: format!("made from {}{again}", name_of(dataset)), branches: parents_of(dataset) }
+}
+
+fn parents_of(dataset: &LineageDataset) -> Vec<Branch> {
+    let mut branches: Vec<_> = dataset.parents.iter().map(made_from).collect();
+    if dataset.is_truncated {
+        let text = format!("made from more, see `host data lineage` of {}", name_of(dataset));
+        branches.push(Branch { text, branches: Vec::new() });
     }
+    branches
 }
 
 fn draw(branches: &[Branch], indent: &str, output: &Output) -> anyhow::Result<()> {
