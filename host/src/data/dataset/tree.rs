@@ -121,7 +121,11 @@ impl Place<'_> {
                 self.remove_beside(name)?;
                 continue;
             }
-            file.lock()?;
+            match file.lock() {
+                // Two who get one version at a time may have to try again there.
+                Err(error) if has_no_locks(&error) => {}
+                locked => locked?,
+            }
             // Whoever was waited for may have given the file its name, or removed it.
             match rustix::fs::statat(&self.folder, name, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(named) if named.st_ino == metadata.ino() => return Ok(file),
@@ -152,6 +156,12 @@ impl Place<'_> {
 /// Whether a folder above a file cannot be entered because something else, or nothing, is in its place.
 pub(super) fn is_no_folder(error: Errno) -> bool {
     matches!(error, Errno::NOENT | Errno::NOTDIR | Errno::LOOP)
+}
+
+/// Whether a file system, such as one of another machine, has no locks.
+fn has_no_locks(error: &std::io::Error) -> bool {
+    let known = [Errno::NOLCK, Errno::NOTSUP, Errno::NOSYS];
+    Errno::from_io_error(error).is_some_and(|error| known.contains(&error))
 }
 
 fn plain(file: File) -> std::io::Result<(File, Metadata)> {
