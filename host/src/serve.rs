@@ -12,7 +12,7 @@ mod endpoint;
 mod routes;
 mod window;
 
-pub use answer::{ApiError, ErrorCode};
+pub use answer::{ApiError, ErrorCode, forbid};
 pub use body::{RequestBody, ServeLimits};
 pub use endpoint::{Endpoint, EndpointConfig};
 pub use routes::router;

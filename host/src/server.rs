@@ -1,8 +1,9 @@
 //! The one HTTP listener: accepts connections, bounds what each may take, and shuts down without dropping requests.
 //!
-//! Mounts routers that it knows nothing about. Runs until it is told to stop, then closes the listener, lets the
-//! requests under way finish within a grace period, and returns.
+//! Mounts routers that it knows nothing about, behind a check of who sends ([`guarded`]). Runs until it is told to stop,
+//! then closes the listener, lets the requests under way finish within a grace period, and returns.
 
+mod guard;
 mod linger;
 mod write_limit;
 
@@ -24,6 +25,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+pub use self::guard::{AllowedHosts, AllowedHostsError, ForbiddenRequest, guarded};
 use self::linger::{Lingering, Unread, WatchedBody};
 use self::write_limit::WriteLimit;
 

@@ -2,7 +2,24 @@ use std::net::IpAddr;
 
 use anyhow::Context as _;
 
-use crate::server::{Server, ServerError};
+use crate::server::{AllowedHosts, Server, ServerError};
+
+/// Who may send requests.
+#[derive(Debug, clap::Args)]
+pub(super) struct HostsArguments {
+    /// Names by which clients may call this server, as a proxy passes them on in `Host`: `name` or `name:port`; `*` allows
+    /// all. Loopback's own names always are [default: any, unless it listens on loopback].
+    #[arg(long, env = "HOST_ALLOWED_HOSTS", value_name = "HOST", value_delimiter = ',')]
+    allowed_hosts: Vec<String>,
+}
+
+impl HostsArguments {
+    /// The names that a server which listens on `ip` is called by.
+    pub(super) fn allowed(&self, ip: IpAddr) -> anyhow::Result<AllowedHosts> {
+        AllowedHosts::new(&self.allowed_hosts, ip)
+            .map_err(|error| anyhow::anyhow!("`--allowed-hosts`: {error}"))
+    }
+}
 
 /// Opens the listener of a command that serves.
 pub(super) async fn listen(ip: IpAddr, port: u16) -> anyhow::Result<Server> {

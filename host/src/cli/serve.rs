@@ -9,7 +9,7 @@ use axum::body::Bytes;
 use axum::routing::post;
 use serde_json::json;
 
-use super::listener::{listen, stop_signal};
+use super::listener::{HostsArguments, listen, stop_signal};
 use super::output::Output;
 use super::plugin::{PluginOptions, load, parse_pair};
 use super::state::StateArguments;
@@ -17,8 +17,8 @@ use crate::data::WindowWriter;
 use crate::domain::Name;
 use crate::plugin::{PluginRuntime, Transformer, block_on};
 use crate::registry::{ModelReference, Predictor};
-use crate::serve::{Endpoint, EndpointConfig, ServeLimits, WindowCapture, router};
-use crate::server::Server;
+use crate::serve::{Endpoint, EndpointConfig, ServeLimits, WindowCapture, forbid, router};
+use crate::server::{Server, guarded};
 use crate::store::Store;
 
 /// How often captured rows are written.
@@ -54,6 +54,8 @@ pub(super) struct ServeArguments {
     /// Address to listen on.
     #[arg(long = "bind", value_name = "IP", default_value = "127.0.0.1")]
     ip: IpAddr,
+    #[command(flatten)]
+    hosts: HostsArguments,
     /// Threads that answer requests [default: one per core].
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
@@ -166,6 +168,7 @@ fn describe(transformers: &[Transformer]) -> String {
 
 async fn serve(arguments: &ServeArguments, endpoint: Endpoint, output: &Output) -> anyhow::Result<()> {
     let stop = stop_signal()?;
+    let hosts = arguments.hosts.allowed(arguments.ip)?;
     let server = listen(arguments.ip, arguments.port).await?;
     let window = endpoint.window().cloned();
     announce(&endpoint, &server, output)?;
@@ -179,7 +182,7 @@ async fn serve(arguments: &ServeArguments, endpoint: Endpoint, output: &Output) 
         routes = routes.merge(constant_route());
     }
     let flushing = window.clone().map(|window| tokio::spawn(flush_regularly(window)));
-    server.run(routes, stop).await;
+    server.run(guarded(routes, hosts, forbid), stop).await;
     if let Some(flushing) = flushing {
         flushing.abort();
     }

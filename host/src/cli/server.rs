@@ -3,9 +3,10 @@ use std::net::IpAddr;
 use anyhow::Context as _;
 use serde_json::json;
 
-use super::listener::{listen, stop_signal};
+use super::listener::{HostsArguments, listen, stop_signal};
 use super::output::Output;
 use super::state::StateArguments;
+use crate::server::guarded;
 use crate::{registry, track};
 
 #[derive(Debug, clap::Args)]
@@ -20,6 +21,8 @@ pub(super) struct ServerArguments {
     /// Address to listen on. Whoever can reach it can read and change everything.
     #[arg(long = "bind", value_name = "IP", default_value = "127.0.0.1")]
     ip: IpAddr,
+    #[command(flatten)]
+    hosts: HostsArguments,
 }
 
 pub(super) fn run(
@@ -27,6 +30,7 @@ pub(super) fn run(
     state: &StateArguments,
     output: &Output,
 ) -> anyhow::Result<()> {
+    let hosts = arguments.hosts.allowed(arguments.ip)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -45,7 +49,8 @@ pub(super) fn run(
             output.line(&format!("ready: MLFLOW_TRACKING_URI={url}"))?;
         }
         let tracking = track::rest::router(registry.tracker().clone());
-        server.run(tracking.merge(registry::rest::router(registry)), stop).await;
+        let routes = tracking.merge(registry::rest::router(registry));
+        server.run(guarded(routes, hosts, track::rest::forbid), stop).await;
         output.note("stopped");
         Ok(())
     });

@@ -18,6 +18,8 @@ pub enum ErrorCode {
     AnswerTooLarge,
     /// The body did not arrive in time.
     BodyTimeout,
+    /// Another server's page, or a name that is not this server's.
+    Forbidden,
     /// No such endpoint or route.
     NotFound,
     /// Another method is needed.
@@ -124,6 +126,11 @@ impl From<PluginError> for ApiError {
             }
         }
     }
+}
+
+/// The answer to who may not ask, `why` says why not.
+pub fn forbid(why: &impl std::fmt::Display) -> Response<Body> {
+    ApiError::new(StatusCode::FORBIDDEN, ErrorCode::Forbidden, why.to_string()).into_response()
 }
 
 /// A response with a JSON body.

@@ -12,6 +12,8 @@ pub enum ErrorCode {
     ResourceAlreadyExists,
     /// The thing is in a state in which this cannot be done.
     InvalidState,
+    /// Whoever asks may not.
+    PermissionDenied,
     /// There is no such route.
     EndpointNotFound,
     /// The database or the store cannot be reached; try again.

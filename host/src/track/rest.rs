@@ -99,6 +99,11 @@ pub(crate) async fn unknown_route(request: Request) -> Response<Body> {
     refusal(&TrackError::new(ErrorCode::EndpointNotFound, message))
 }
 
+/// The answer to who may not ask, `why` says why not.
+pub fn forbid(why: &impl std::fmt::Display) -> Response<Body> {
+    refusal(&TrackError::new(ErrorCode::PermissionDenied, why.to_string()))
+}
+
 async fn server_info() -> Response<Body> {
     #[derive(Serialize)]
     struct ServerInfo {
@@ -132,6 +137,7 @@ fn refusal(error: &TrackError) -> Response<Body> {
     }
     let status = match error.code() {
         ErrorCode::InvalidParameterValue | ErrorCode::ResourceAlreadyExists => StatusCode::BAD_REQUEST,
+        ErrorCode::PermissionDenied => StatusCode::FORBIDDEN,
         ErrorCode::ResourceDoesNotExist | ErrorCode::EndpointNotFound => StatusCode::NOT_FOUND,
         ErrorCode::TemporarilyUnavailable => StatusCode::SERVICE_UNAVAILABLE,
         ErrorCode::InvalidState | ErrorCode::InternalError => StatusCode::INTERNAL_SERVER_ERROR,

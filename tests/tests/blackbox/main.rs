@@ -1,6 +1,7 @@
 //! Black-box tests: every one starts the real binary on real data.
 
 mod archive;
+mod browsers;
 mod bucket;
 mod data;
 mod faults;

@@ -166,7 +166,8 @@ fn stops_on_a_signal_and_answers_what_is_under_way() {
     let body = pixels_json(&test_images()[0]);
     let mut slow = TcpStream::connect(server.address()).unwrap();
     slow.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    let head = format!("POST /serve/mnist HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+    let head =
+        format!("POST /serve/mnist HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n", body.len());
     slow.write_all(head.as_bytes()).unwrap();
     slow.write_all(&body.as_bytes()[..100]).unwrap();
     // The server has read the head once it answers on another connection that came later.
@@ -187,7 +188,9 @@ fn stops_on_a_signal_and_answers_what_is_under_way() {
 fn a_second_signal_ends_it_at_once() {
     let server = Host::trained().serve(["--model", "mnist"]);
     let mut stalled = TcpStream::connect(server.address()).unwrap();
-    stalled.write_all(b"POST /serve/mnist HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{").unwrap();
+    stalled
+        .write_all(b"POST /serve/mnist HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000\r\n\r\n{")
+        .unwrap();
     for _ in 0..20 {
         assert_eq!(server.get("/ready").status, 200);
     }
@@ -222,7 +225,8 @@ fn a_long_computation_does_not_outlast_the_grace_period() {
     let host = slow_model();
     let server = host.serve(["--model", "slow"]);
     let body = format!("[{}]", vec![r#"{"x":50,"y":50}"#; 100_000].join(","));
-    let head = format!("POST /serve/slow HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+    let head =
+        format!("POST /serve/slow HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n", body.len());
     let requests = 4 * std::thread::available_parallelism().unwrap().get();
     let send = |_| {
         let mut connection = TcpStream::connect(server.address()).unwrap();
@@ -245,7 +249,7 @@ fn a_long_computation_does_not_outlast_the_grace_period() {
 fn large_bodies_under_way_share_a_limit() {
     let server = Host::trained().serve(["--model", "mnist", "--bodies-max-bytes", "1000000"]);
     let mut holding = TcpStream::connect(server.address()).unwrap();
-    let head = "POST /serve/mnist HTTP/1.1\r\nhost: x\r\ncontent-length: 900000\r\n\r\n[";
+    let head = "POST /serve/mnist HTTP/1.1\r\nhost: localhost\r\ncontent-length: 900000\r\n\r\n[";
     holding.write_all(head.as_bytes()).unwrap();
     let large = format!("[{}]", vec![pixels_json(&test_images()[0]); 100].join(","));
     let deadline = Instant::now() + Duration::from_secs(60);
@@ -288,7 +292,9 @@ fn a_client_that_sends_nothing_is_cut_off() {
     let server = Host::trained().serve(["--model", "mnist", "--body-max-ms", "200"]);
     let mut stalled = TcpStream::connect(server.address()).unwrap();
     stalled.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    stalled.write_all(b"POST /serve/mnist HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{").unwrap();
+    stalled
+        .write_all(b"POST /serve/mnist HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000\r\n\r\n{")
+        .unwrap();
     let started = Instant::now();
     let mut response = vec![0; 4_096];
     let length = stalled.read(&mut response).unwrap();
@@ -303,7 +309,7 @@ fn a_body_that_is_announced_too_large_is_refused_before_it_is_sent() {
     let server = Host::trained().serve(["--model", "mnist"]);
     let mut connection = TcpStream::connect(server.address()).unwrap();
     connection.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    let head = "POST /serve/mnist HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999\r\n\r\n";
+    let head = "POST /serve/mnist HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99999999999\r\n\r\n";
     connection.write_all(head.as_bytes()).unwrap();
     let mut response = vec![0; 4_096];
     let length = connection.read(&mut response).unwrap();
@@ -318,7 +324,7 @@ fn what_is_no_request_is_answered_and_cut_off() {
     let many_headers: String = (0..150).map(|index| format!("a{index}: b\r\n")).collect();
     let cases = [
         ("HELO there\r\n\r\n".to_owned(), "HTTP/1.1 400"),
-        (format!("GET /health HTTP/1.1\r\nhost: x\r\n{many_headers}\r\n"), "HTTP/1.1 431"),
+        (format!("GET /health HTTP/1.1\r\nhost: localhost\r\n{many_headers}\r\n"), "HTTP/1.1 431"),
     ];
     for (request, status) in cases {
         let mut connection = TcpStream::connect(server.address()).unwrap();

@@ -186,7 +186,7 @@ fn text_that_is_not_utf8_is_refused_in_queries_and_paths() {
     }
     // Bytes that no address may have are refused before there is a request.
     for request in [
-        &b"GET /api/2.0/mlflow/runs/get?run_id=\xff HTTP/1.1\r\nhost: x\r\n\r\n"[..],
+        &b"GET /api/2.0/mlflow/runs/get?run_id=\xff HTTP/1.1\r\nhost: localhost\r\n\r\n"[..],
         b"GET /\x00 HTTP/1.1\r\n\r\n",
     ] {
         let answer = server.send_raw(request);
@@ -198,8 +198,10 @@ fn text_that_is_not_utf8_is_refused_in_queries_and_paths() {
 fn open_post(server: &Server, path: &str, length: &str) -> TcpStream {
     let mut stream = TcpStream::connect(server.address()).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    let head =
-        format!("POST {} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{length}\r\n\r\n", endpoint(path));
+    let head = format!(
+        "POST {} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{length}\r\n\r\n",
+        endpoint(path)
+    );
     stream.write_all(head.as_bytes()).unwrap();
     stream
 }
@@ -294,7 +296,7 @@ fn uploads_that_never_end_stop_other_files_and_nothing_else() {
     let begin = |number: usize| {
         let mut stream = TcpStream::connect(server.address()).unwrap();
         let path = artifact(&number.to_string());
-        let head = format!("PUT {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\nx");
+        let head = format!("PUT {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000\r\n\r\nx");
         stream.write_all(head.as_bytes()).unwrap();
         stream
     };
