@@ -49,11 +49,11 @@ fn parse(source: &str) -> Result<Named, TrackError> {
     }
     let (scheme, rest) = source.split_once(":/").ok_or_else(refuse)?;
     // Decoded nowhere, and the same in every reading: no part may be empty, a dot or encoded.
-    let path = ArtifactPath::parse(rest).map_err(|_| refuse())?;
+    let path = ArtifactPath::parse_location(rest).map_err(|_| refuse())?;
     let (first, below) = path.as_str().split_once('/').unwrap_or((path.as_str(), ""));
     match scheme {
         "runs" if !first.is_empty() => {
-            Ok(Named::Run { run_id: first.to_owned(), path: ArtifactPath::parse(below)? })
+            Ok(Named::Run { run_id: first.to_owned(), path: ArtifactPath::parse_location(below)? })
         }
         "models" if first.is_empty() || below.contains('/') => Err(refuse()),
         "models" if !below.is_empty() => {

@@ -1,6 +1,7 @@
 use std::io::Read;
 
 use serde::Serialize;
+use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row as _};
 
 use super::experiments::PROXIED;
@@ -15,8 +16,18 @@ pub(super) const ARTIFACT_MAX_BYTES: u64 = 64 * 1024 * 1024 * 1024;
 /// Longest path of an artifact.
 const PATH_MAX_BYTES: usize = 4_096;
 
-/// Entries of a folder that a listing tells.
-const LISTED_MAX: i64 = 10_000;
+/// Entries of a folder that a listing tells; a folder with more is not listed at all.
+const LISTED_MAX: usize = 1_000_000;
+
+/// Bytes of the paths that a listing tells, so that long ones do not fill the memory.
+const LISTED_MAX_BYTES: usize = 256 * 1024 * 1024;
+
+/// Rows that a listing reads at first, and at most, by one statement.
+const PAGE_ROWS_MIN: usize = 16;
+const PAGE_ROWS_MAX: usize = 4_096;
+
+/// Times that a path may be decoded until nothing of it changes. Nobody encodes so often; more is meant to deceive.
+const DECODINGS_MAX: usize = 16;
 
 /// Name of an artifact: never a path of a file system, only a key of the database.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,23 +51,30 @@ impl ArtifactPath {
         Self(String::new())
     }
 
-    /// Checks a path that was decoded once. What a further decoding, another system or a shell would read differently
-    /// is refused too.
+    /// Checks a path that was decoded once: the path of a file or folder, which is nothing but a key of the database. It may
+    /// have a percent sign or a semicolon, as MLflow's files may, as long as it means the same file to whoever decodes it
+    /// again or cuts off what follows a semicolon.
     pub fn parse(text: &str) -> Result<Self, TrackError> {
-        let refuse = || {
-            let shown: String = text.chars().take(300).collect();
-            Err(TrackError::invalid(format!("Invalid artifact path: {}", serde_json::Value::from(shown))))
-        };
-        let text = text.strip_suffix('/').unwrap_or(text);
-        if text.is_empty() {
+        Self::checked(text, is_harmless)
+    }
+
+    /// Checks a path in a location or a source, which others read too: what a further decoding, another system or a shell
+    /// would read differently is refused.
+    pub fn parse_location(text: &str) -> Result<Self, TrackError> {
+        Self::checked(text, |path| is_name_everywhere(path) && !path.contains(['?', ';', '%']))
+    }
+
+    fn checked(text: &str, is_good: impl Fn(&str) -> bool) -> Result<Self, TrackError> {
+        let path = text.strip_suffix('/').unwrap_or(text);
+        if path.is_empty() {
             return Ok(Self::root());
         }
-        let has_drive = text.as_bytes().get(1) == Some(&b':');
-        let is_strange = |c: char| c.is_control() || matches!(c, '\\' | '#' | '?' | ';' | '%');
-        if text.len() > PATH_MAX_BYTES || has_drive || text.contains(is_strange) || !is_plain_path(text) {
-            return refuse();
+        if path.len() > PATH_MAX_BYTES || !is_good(path) {
+            let shown: String = path.chars().take(300).collect();
+            let shown = serde_json::Value::from(shown);
+            return Err(TrackError::invalid(format!("Invalid artifact path: {shown}")));
         }
-        Ok(Self(text.to_owned()))
+        Ok(Self(path.to_owned()))
     }
 
     /// The path as text.
@@ -74,6 +92,38 @@ impl ArtifactPath {
     }
 }
 
+/// Whether a path is the same relative path of the same parts however often it is decoded.
+fn is_harmless(path: &str) -> bool {
+    let slashes = |path: &str| path.matches('/').count();
+    let mut decoded = path.to_owned();
+    for _ in 0..DECODINGS_MAX {
+        if !is_name_everywhere(&decoded) || slashes(&decoded) != slashes(path) {
+            return false;
+        }
+        let bytes: Vec<u8> = percent_encoding::percent_decode_str(&decoded).collect();
+        let is_text = std::str::from_utf8(&bytes).is_ok();
+        // Bytes with which a dot or a slash can be written in a longer way than UTF-8 has it.
+        if !is_text && bytes.iter().any(|byte| matches!(byte, 0xC0 | 0xC1 | 0xE0 | 0xF0)) {
+            return false;
+        }
+        let again = String::from_utf8_lossy(&bytes).into_owned();
+        if again == decoded {
+            return true;
+        }
+        decoded = again;
+    }
+    false
+}
+
+/// Whether a path is relative on every system, and none of its parts is empty or dots, not even without what follows a
+/// semicolon.
+fn is_name_everywhere(path: &str) -> bool {
+    let has_drive = path.as_bytes().get(1) == Some(&b':');
+    let is_strange = |c: char| c.is_control() || matches!(c, '\\' | '#' | '?');
+    let names = path.split('/').map(|part| part.split(';').next().unwrap_or_default());
+    !has_drive && !path.contains(is_strange) && names.into_iter().all(is_plain_path)
+}
+
 /// The path among our artifacts that `mlflow-artifacts:/…` means; any other location is refused.
 pub(crate) fn path_of_location(location: &str) -> Result<ArtifactPath, TrackError> {
     let refuse = || {
@@ -88,7 +138,7 @@ pub(crate) fn path_of_location(location: &str) -> Result<ArtifactPath, TrackErro
         Some(named) => named.split_once('/').map_or("", |(_, path)| path),
         None => rest.strip_prefix('/').ok_or_else(refuse)?,
     };
-    ArtifactPath::parse(path).map_err(|_| refuse())
+    ArtifactPath::parse_location(path).map_err(|_| refuse())
 }
 
 impl Tracker {
@@ -139,34 +189,39 @@ impl Tracker {
         Ok((opened.map_err(internal)??, u64::try_from(size).unwrap_or_default()))
     }
 
-    /// What lies directly in a folder, by path. A file lists itself.
+    /// What lies directly in a folder, by path; in a file lies nothing.
     pub async fn list_artifacts(&self, folder: &ArtifactPath) -> Result<Vec<ArtifactEntry>, TrackError> {
         let prefix = if folder.0.is_empty() { String::new() } else { format!("{}/", folder.0) };
-        let mut entries: Vec<ArtifactEntry> = Vec::new();
-        let mut from = prefix.clone();
-        let end = after(&prefix);
-        // Each step finds one entry and jumps over all that is below it.
-        while (entries.len() as i64) < LISTED_MAX {
-            let sql = "SELECT path, size FROM artifacts WHERE path >= $1 AND ($2 = '' OR path < $2) ORDER BY path \
-                       LIMIT 1";
-            let row = sqlx::query(sql).bind(from.as_str()).bind(end.as_str());
-            let Some(row) = row.fetch_optional(self.database.readers()).await? else { break };
-            let path: String = row.try_get(0)?;
-            let rest = path.get(prefix.len()..).unwrap_or_default();
-            match rest.split_once('/') {
-                Some((name, _)) => {
-                    let path = format!("{prefix}{name}");
-                    from = after(&format!("{path}/"));
-                    entries.push(ArtifactEntry { path, is_dir: true, file_size: None });
-                }
-                None => {
-                    from = format!("{path}\u{1}");
-                    entries.push(ArtifactEntry { path, is_dir: false, file_size: Some(row.try_get(1)?) });
-                }
+        let mut listing = Listing { from: prefix.clone(), prefix, entries: Vec::new(), bytes: 0 };
+        let mut limit = PAGE_ROWS_MIN;
+        loop {
+            let rows = self.artifacts_from(&listing, limit).await?;
+            let before = listing.entries.len();
+            for row in &rows {
+                listing.add(row.try_get(0)?, row.try_get(1)?);
             }
+            listing.check()?;
+            if rows.len() < limit {
+                break;
+            }
+            // Files follow one another; what is below folders is read in vain, so few rows at a time.
+            let is_wasteful = (listing.entries.len() - before) * 2 < rows.len();
+            limit = if is_wasteful { PAGE_ROWS_MIN } else { (limit * 4).min(PAGE_ROWS_MAX) };
         }
-        entries.sort_by(|a, b| a.path.cmp(&b.path));
-        Ok(entries)
+        listing.entries.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(listing.entries)
+    }
+
+    /// The next rows that a listing may need.
+    async fn artifacts_from(&self, listing: &Listing, limit: usize) -> Result<Vec<AnyRow>, TrackError> {
+        let sql = "SELECT path, size FROM artifacts WHERE path >= $1 AND ($2 = '' OR path < $2) ORDER BY path \
+                   LIMIT $3";
+        let rows = sqlx::query(sql)
+            .bind(listing.from.as_str())
+            .bind(after(&listing.prefix))
+            .bind(limit as i64)
+            .fetch_all(self.database.readers());
+        Ok(rows.await?)
     }
 
     /// What lies directly in `folder` below `root`, with paths below `root`.
@@ -195,6 +250,52 @@ impl Tracker {
                 })
             })
             .await
+    }
+}
+
+/// A listing on its way through the paths of a folder.
+struct Listing {
+    /// What the paths begin with.
+    prefix: String,
+    /// The first path that is not read yet; what comes before it is listed, or below a folder that is.
+    from: String,
+    entries: Vec<ArtifactEntry>,
+    /// Bytes of the entries' paths.
+    bytes: usize,
+}
+
+impl Listing {
+    /// Takes the next path in order: a file, or something below a folder, of which the first is enough.
+    fn add(&mut self, path: String, size: i64) {
+        if path < self.from {
+            return;
+        }
+        let rest = path.get(self.prefix.len()..).unwrap_or_default();
+        let entry = match rest.split_once('/') {
+            Some((name, _)) => {
+                let path = format!("{}{name}", self.prefix);
+                self.from = after(&format!("{path}/"));
+                ArtifactEntry { path, is_dir: true, file_size: None }
+            }
+            None => {
+                // No path has a control character, so that none lies between.
+                self.from = format!("{path}\u{1}");
+                ArtifactEntry { path, is_dir: false, file_size: Some(size) }
+            }
+        };
+        self.bytes += entry.path.len();
+        self.entries.push(entry);
+    }
+
+    fn check(&self) -> Result<(), TrackError> {
+        if self.entries.len() > LISTED_MAX || self.bytes > LISTED_MAX_BYTES {
+            return Err(TrackError::invalid(format!(
+                "'{}' has more than {LISTED_MAX} entries, or their paths more than {LISTED_MAX_BYTES} bytes: list \
+                 folders below it",
+                self.prefix
+            )));
+        }
+        Ok(())
     }
 }
 
@@ -252,19 +353,81 @@ pub(super) fn internal(error: impl std::fmt::Display) -> TrackError {
 mod tests {
     use super::*;
 
+    /// Paths that nobody takes.
+    const HOSTILE: [&str; 43] = [
+        "..",
+        "../a",
+        "a/../b",
+        "a/..",
+        "/a",
+        "//a",
+        "a//b",
+        "./a",
+        "a/.",
+        "C:/a",
+        "c:a",
+        "a\\b",
+        "..\\a",
+        "a\0b",
+        "a#b",
+        "a?b",
+        "a\nb",
+        "a\u{85}b",
+        // Decoded once more.
+        "%2e%2e/a",
+        "a/%2e%2e/b",
+        "a/.%2e",
+        "%2e/a",
+        "a%2fb",
+        "%2fa",
+        "a%5Cb",
+        "a%00",
+        "a%0Ab",
+        "a%23b",
+        "a%3Fb",
+        "C%3A/a",
+        "%43:/a",
+        // And more often.
+        "%252e%252e/a",
+        "%25252e%25252e/a",
+        "a%252fb",
+        "a%2500",
+        "C%253A/a",
+        // Longer than UTF-8 has them.
+        "%c0%ae%c0%ae/a",
+        "a%c0%afb",
+        "%e0%80%ae/a",
+        // Without what follows a semicolon.
+        "..;/a",
+        "a/..;b/c",
+        "a/;b",
+        "%2e%2e%3bx/a",
+    ];
+
     #[test]
     fn takes_plain_relative_paths_only() {
         for path in ["a", "a/b.txt", "0/abc/artifacts/model/MLmodel", "ä b/c-_.d", "a..b", ".hidden", "a/"] {
             assert!(ArtifactPath::parse(path).is_ok(), "{path}");
+            assert!(ArtifactPath::parse_location(path).is_ok(), "{path}");
         }
-        let hostile = [
-            "..", "../a", "a/../b", "a/..", "/a", "//a", "a//b", "./a", "a/.", "C:/a", "c:a", "a\\b",
-            "..\\a", "a\0b", "a#b", "a;b", "a?b", "%2e%2e/a", "a%2fb", "a%00", "a\nb", "a\u{85}b",
-        ];
-        for path in hostile {
+        for path in HOSTILE {
             assert!(ArtifactPath::parse(path).is_err(), "{path:?}");
+            assert!(ArtifactPath::parse_location(path).is_err(), "{path:?}");
         }
-        assert!(ArtifactPath::parse(&"a".repeat(4_097)).is_err());
+        let deep = format!("%{}2e%2e/a", "25".repeat(100));
+        for path in [&"a".repeat(4_097), &deep] {
+            assert!(ArtifactPath::parse(path).is_err());
+        }
+    }
+
+    #[test]
+    fn names_of_files_may_have_a_percent_sign_or_a_semicolon() {
+        for path in
+            ["50%.txt", "a/50%", "5%accuracy.png", "x%20y", "100%25", "%%", "a;b.txt", "a/b;c;d", "a%3Bb"]
+        {
+            assert_eq!(ArtifactPath::parse(path).unwrap().as_str(), path);
+            assert!(ArtifactPath::parse_location(path).is_err(), "{path}");
+        }
     }
 
     #[test]

@@ -186,7 +186,7 @@ mod tests {
         {
             assert_eq!(file(path).unwrap(), "0/run/artifacts/a.bin", "{path}");
         }
-        for path in ["", "/", "..", "/home/..", "a/", "a\\b", "C:\\", "a\0", "%2e%2e", "a;b", "a#"] {
+        for path in ["", "/", "..", "/home/..", "a/", "a\\b", "C:\\", "a\0", "%2e%2e", "..;b", "a#"] {
             assert!(file(path).is_err(), "{path:?}");
         }
     }

@@ -178,7 +178,8 @@ fn artifacts_of_hostile_paths_are_neither_listed_nor_removed() {
     let kept = format!("/api/2.0/mlflow-artifacts/artifacts/0/{run_id}/artifacts/kept.txt");
     assert_eq!(server.put(&kept, b"kept").status, 200);
     let agent = host_tests::agent();
-    for path in HOSTILE.into_iter().filter(|path| !path.is_empty()) {
+    // A semicolon alone is a character of a name.
+    for path in HOSTILE.into_iter().filter(|path| !matches!(*path, "" | "a;b")) {
         let url = format!("http://{}/api/2.0/mlflow-artifacts/artifacts/{}", server.address(), encoded(path));
         let mut answer = agent.delete(url).call().unwrap();
         let (status, body) = (answer.status().as_u16(), answer.body_mut().read_to_string().unwrap());
