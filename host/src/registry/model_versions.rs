@@ -33,22 +33,22 @@ pub(super) const LINK_MAX_CHARS: usize = 500;
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct NewVersion {
     /// The model.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::track::rest::fields::or_default")]
     pub name: String,
     /// Where its files are: `runs:/…`, `models:/…` or `mlflow-artifacts:/…`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::track::rest::fields::or_default")]
     pub source: String,
     /// The run that made it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::track::rest::fields::or_default")]
     pub run_id: String,
     /// Where that run is shown.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::track::rest::fields::or_default")]
     pub run_link: String,
     /// For people.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::track::rest::fields::or_default")]
     pub description: String,
     /// The logged model that it is.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::track::rest::fields::or_default")]
     pub model_id: String,
     /// Notes.
     #[serde(default, deserialize_with = "objects")]

@@ -24,13 +24,13 @@ const VERSIONS_MAX: usize = 200_000;
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct RegistrySearch {
     /// Clauses joined by `AND`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::track::rest::fields::or_default")]
     pub filter: String,
     /// Keys with `ASC` or `DESC`.
     #[serde(default, deserialize_with = "crate::track::rest::fields::texts")]
     pub order_by: Vec<String>,
     /// Where the page starts, from the page before.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::track::rest::fields::or_default")]
     pub page_token: String,
     /// Results of a page.
     #[serde(default, deserialize_with = "crate::track::rest::fields::opt_int")]

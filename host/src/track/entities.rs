@@ -3,7 +3,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::TrackError;
-use super::rest::fields::{double, int, objects};
+use super::rest::fields::{Numbered, double, int, int_or_zero, objects, or_default};
 
 /// A name under which runs are compared.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -30,7 +30,7 @@ pub struct Pair {
     /// Unique within what it belongs to.
     pub key: String,
     /// Any text.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub value: String,
 }
 
@@ -69,7 +69,7 @@ pub struct Metric {
     #[serde(deserialize_with = "int")]
     pub timestamp: i64,
     /// The x axis: a round, an epoch.
-    #[serde(default, deserialize_with = "int")]
+    #[serde(default, deserialize_with = "int_or_zero")]
     pub step: i64,
     /// The logged model that was measured, where one is named.
     #[serde(default, skip_serializing)]
@@ -194,7 +194,7 @@ pub struct ModelOutput {
     /// Its id.
     pub model_id: String,
     /// When, on the x axis of its metrics.
-    #[serde(default, deserialize_with = "int")]
+    #[serde(default, deserialize_with = "int_or_zero")]
     pub step: i64,
 }
 
@@ -216,10 +216,10 @@ pub struct InputDataset {
     /// Identifies its content.
     pub digest: String,
     /// What kind of source it has.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub source_type: String,
     /// Where it came from.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub source: String,
     /// Its columns, as JSON.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -227,6 +227,30 @@ pub struct InputDataset {
     /// Statistics, as JSON.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<String>,
+}
+
+impl Numbered for ViewType {
+    fn of_number(number: i64) -> Option<Self> {
+        Some(match number {
+            1 => Self::ActiveOnly,
+            2 => Self::DeletedOnly,
+            3 => Self::All,
+            _ => return None,
+        })
+    }
+}
+
+impl Numbered for RunStatus {
+    fn of_number(number: i64) -> Option<Self> {
+        Some(match number {
+            1 => Self::Running,
+            2 => Self::Scheduled,
+            3 => Self::Finished,
+            4 => Self::Failed,
+            5 => Self::Killed,
+            _ => return None,
+        })
+    }
 }
 
 impl Lifecycle {

@@ -6,7 +6,7 @@ use sqlx::{AnyConnection, Row as _};
 
 use super::experiments::{active, parse_id};
 use super::names::{check_key, check_length, check_text, checked_param, checked_tag};
-use super::rest::fields::{double, objects};
+use super::rest::fields::{Numbered, double, objects, or_default};
 use super::rows::{self, number_or_null, pieces, placeholders};
 use super::{ErrorCode, Metric, Pair, TrackError, Tracker, now_ms};
 
@@ -112,10 +112,10 @@ pub struct NewLoggedModel {
     /// For people; one is made up where there is none.
     pub name: Option<String>,
     /// What kind of model it is.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub model_type: String,
     /// The run that makes it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub source_run_id: String,
     /// Parameters.
     #[serde(default, deserialize_with = "objects")]
@@ -133,7 +133,21 @@ impl LoggedModelStatus {
         Self::ALL.iter().position(|status| *status == self).unwrap_or_default() as i64
     }
 
-    pub(super) fn of_number(number: i64) -> Option<Self> {
+    /// The status that a filter names, as `READY`, or as in a request.
+    pub(super) fn of_word(word: &str) -> Option<Self> {
+        let word = word.strip_prefix("LOGGED_MODEL_").unwrap_or(word);
+        let words = ["STATUS_UNSPECIFIED", "PENDING", "READY", "UPLOAD_FAILED"];
+        let place = match word {
+            "UNSPECIFIED" => 0,
+            "FAILED" => 3,
+            word => words.iter().position(|known| *known == word)?,
+        };
+        Self::ALL.get(place).copied()
+    }
+}
+
+impl Numbered for LoggedModelStatus {
+    fn of_number(number: i64) -> Option<Self> {
         Self::ALL.get(usize::try_from(number).ok()?).copied()
     }
 }

@@ -31,19 +31,19 @@ const FILTER_MAX_BYTES: usize = 64 * 1024;
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct RunSearch {
     /// Experiments to look in.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "super::rest::fields::or_default")]
     pub experiment_ids: Vec<String>,
     /// Clauses joined by `AND`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "super::rest::fields::or_default")]
     pub filter: String,
     /// Active ones, deleted ones or both.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "super::rest::fields::word_or_default")]
     pub run_view_type: ViewType,
     /// Keys with `ASC` or `DESC`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "super::rest::fields::or_default")]
     pub order_by: Vec<String>,
     /// Where the page starts, from the page before.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "super::rest::fields::or_default")]
     pub page_token: String,
     /// Results of a page.
     #[serde(default, deserialize_with = "super::rest::fields::opt_int")]
@@ -54,16 +54,16 @@ pub struct RunSearch {
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct ModelSearch {
     /// Experiments to look in.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "super::rest::fields::or_default")]
     pub experiment_ids: Vec<String>,
     /// Clauses joined by `AND`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "super::rest::fields::or_default")]
     pub filter: String,
     /// Fields with a direction.
     #[serde(default)]
     pub order_by: Vec<ModelOrder>,
     /// Where the page starts, from the page before.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "super::rest::fields::or_default")]
     pub page_token: String,
     /// Results of a page.
     #[serde(default, deserialize_with = "super::rest::fields::opt_int")]

@@ -2,6 +2,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::{ModelVersion, NewVersion, Registry, RegistrySearch};
 use super::Empty;
+use crate::track::rest::fields;
 use crate::track::{Pair, TrackError};
 
 #[derive(Serialize)]
@@ -15,9 +16,9 @@ pub(super) async fn create(registry: Registry, asked: NewVersion) -> Result<Foun
 
 #[derive(Deserialize)]
 pub(super) struct ByNumber {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::or_default")]
     name: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::or_default")]
     version: String,
 }
 
@@ -27,11 +28,11 @@ pub(super) async fn get(registry: Registry, asked: ByNumber) -> Result<Found, Tr
 
 #[derive(Deserialize)]
 pub(super) struct Update {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::or_default")]
     name: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::or_default")]
     version: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::or_default")]
     description: String,
 }
 
@@ -68,13 +69,13 @@ pub(super) async fn download_uri(registry: Registry, asked: ByNumber) -> Result<
 
 #[derive(Deserialize)]
 pub(super) struct MoveToStage {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::or_default")]
     name: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::or_default")]
     version: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::or_default")]
     stage: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::or_default")]
     archive_existing_versions: bool,
 }
 
@@ -86,13 +87,13 @@ pub(super) async fn move_to_stage(registry: Registry, asked: MoveToStage) -> Res
 
 #[derive(Deserialize)]
 pub(super) struct Tagged {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::or_default")]
     name: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::or_default")]
     version: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::or_default")]
     key: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::or_default")]
     value: String,
 }
 

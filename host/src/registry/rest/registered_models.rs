@@ -13,9 +13,9 @@ pub(super) struct Found {
 
 #[derive(Deserialize)]
 pub(super) struct Create {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::or_default")]
     name: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::or_default")]
     description: String,
     #[serde(default, deserialize_with = "fields::objects")]
     tags: Vec<Pair>,
@@ -27,7 +27,7 @@ pub(super) async fn create(registry: Registry, asked: Create) -> Result<Found, T
 
 #[derive(Deserialize)]
 pub(super) struct ByName {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::or_default")]
     name: String,
 }
 
@@ -37,9 +37,9 @@ pub(super) async fn get(registry: Registry, asked: ByName) -> Result<Found, Trac
 
 #[derive(Deserialize)]
 pub(super) struct Rename {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::or_default")]
     name: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::or_default")]
     new_name: String,
 }
 
@@ -49,9 +49,9 @@ pub(super) async fn rename(registry: Registry, asked: Rename) -> Result<Found, T
 
 #[derive(Deserialize)]
 pub(super) struct Update {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::or_default")]
     name: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::or_default")]
     description: String,
 }
 
@@ -78,7 +78,7 @@ pub(super) async fn search(registry: Registry, asked: RegistrySearch) -> Result<
 
 #[derive(Deserialize)]
 pub(super) struct Latest {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::or_default")]
     name: String,
     #[serde(default, deserialize_with = "fields::texts")]
     stages: Vec<String>,
@@ -95,11 +95,11 @@ pub(super) async fn latest(registry: Registry, asked: Latest) -> Result<FoundVer
 
 #[derive(Deserialize)]
 pub(super) struct Tagged {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::or_default")]
     name: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::or_default")]
     key: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::or_default")]
     value: String,
 }
 
@@ -115,11 +115,11 @@ pub(super) async fn delete_tag(registry: Registry, asked: Tagged) -> Result<Empt
 
 #[derive(Deserialize)]
 pub(super) struct Aliased {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::or_default")]
     name: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::or_default")]
     alias: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::or_default")]
     version: String,
 }
 

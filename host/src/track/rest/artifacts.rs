@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::super::artifacts::{ARTIFACT_MAX_BYTES, path_of_location};
 use super::super::{ArtifactEntry, ArtifactPath, TrackError, Tracker};
 use super::body::{Transfer, begin_transfer, reader_of};
+use super::fields;
 use super::request::read_with_query;
 use super::runs::{ById, Empty};
 use super::{answer, multipart, refusal};
@@ -27,7 +28,7 @@ pub(super) fn router() -> Router<Tracker> {
 pub(super) struct ListOfRun {
     #[serde(flatten)]
     run: ById,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::or_default")]
     path: String,
 }
 
@@ -46,7 +47,7 @@ pub(super) async fn list_of_run(tracker: Tracker, asked: ListOfRun) -> Result<Li
 
 #[derive(Deserialize)]
 struct List {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::or_default")]
     path: String,
 }
 

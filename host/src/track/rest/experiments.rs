@@ -47,13 +47,13 @@ pub(super) async fn get_by_name(tracker: Tracker, asked: ByName) -> Result<Found
 
 #[derive(Deserialize)]
 pub(super) struct Search {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::or_default")]
     filter: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::word_or_default")]
     view_type: ViewType,
     #[serde(default, deserialize_with = "fields::texts")]
     order_by: Vec<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::or_default")]
     page_token: String,
     #[serde(default, deserialize_with = "fields::opt_int")]
     max_results: Option<i64>,
@@ -106,7 +106,7 @@ pub(super) async fn restore(tracker: Tracker, asked: ById) -> Result<Empty, Trac
 pub(super) struct SetTag {
     experiment_id: String,
     key: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::or_default")]
     value: String,
 }
 

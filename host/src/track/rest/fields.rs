@@ -1,9 +1,10 @@
-//! How protobuf's JSON writes numbers: a 64-bit integer may be text, a float may be `"NaN"`. Messages are objects.
+//! How protobuf's JSON writes values: a 64-bit integer may be text, a float may be `"NaN"`, a word its number, and null is
+//! what is not there. Messages are objects.
 
 use std::marker::PhantomData;
 
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{Error, MapAccess, SeqAccess, Unexpected, Visitor};
+use serde::de::{Error, IntoDeserializer as _, MapAccess, SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serializer};
 
 /// Entries of a list of objects: far more than any request may have, so that a list takes little memory until that is
@@ -13,6 +14,72 @@ const OBJECTS_MAX: usize = 100_000;
 /// An integer, as a number, a float without a fraction, or text.
 pub(crate) fn int<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
     deserializer.deserialize_any(Int)
+}
+
+/// Like [`int`], where null is zero.
+pub(crate) fn int_or_zero<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+    opt_int(deserializer).map(Option::unwrap_or_default)
+}
+
+/// Anything, where null is the default.
+pub(crate) fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// What protobuf has a number for.
+pub(crate) trait Numbered: Sized {
+    /// What has the number.
+    fn of_number(number: i64) -> Option<Self>;
+}
+
+/// A word or its number, as a number or as text; null is none.
+pub(crate) fn word_or_number<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Numbered + Deserialize<'de>,
+{
+    struct Word<T>(PhantomData<T>);
+    impl<'de, T: Numbered + Deserialize<'de>> Visitor<'de> for Word<T> {
+        type Value = Option<T>;
+
+        fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            formatter.write_str("a word, its number or null")
+        }
+
+        fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_i64<E: Error>(self, number: i64) -> Result<Self::Value, E> {
+            match T::of_number(number) {
+                Some(value) => Ok(Some(value)),
+                None => Err(E::invalid_value(Unexpected::Signed(number), &self)),
+            }
+        }
+
+        fn visit_u64<E: Error>(self, number: u64) -> Result<Self::Value, E> {
+            self.visit_i64(i64::try_from(number).unwrap_or(i64::MAX))
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+            match text.parse() {
+                Ok(number) => self.visit_i64(number),
+                Err(_) => T::deserialize(text.into_deserializer()).map(Some),
+            }
+        }
+    }
+    deserializer.deserialize_any(Word(PhantomData))
+}
+
+/// Like [`word_or_number`], where null is the default.
+pub(crate) fn word_or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Numbered + Deserialize<'de> + Default,
+{
+    word_or_number(deserializer).map(Option::unwrap_or_default)
 }
 
 /// Like [`int`], where null is none.
@@ -153,7 +220,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     }
 }
 
-/// A list of [`Object`]s.
+/// A list of [`Object`]s; null is an empty one.
 pub(crate) fn objects<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<Vec<T>, D::Error> {
@@ -163,6 +230,10 @@ pub(crate) fn objects<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
 
         fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
             formatter.write_str("a list of objects")
+        }
+
+        fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+            Ok(Vec::new())
         }
 
         fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
@@ -176,7 +247,7 @@ pub(crate) fn objects<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
             Ok(values)
         }
     }
-    deserializer.deserialize_seq(Objects(PhantomData))
+    deserializer.deserialize_any(Objects(PhantomData))
 }
 
 /// Text or a list of texts: a query that names a key once has no list.
@@ -253,11 +324,50 @@ mod tests {
             |text: &str| serde_json::from_str::<super::Object<Outer>>(text).map(|outer| outer.0.inner.len());
         assert_eq!(read(r#"{"inner": [{"int": 1, "double": 1}, {"double": 2, "int": 2}]}"#).unwrap(), 2);
         assert_eq!(read("{}").unwrap(), 0);
-        for text in [r#"[[]]"#, "[]", r#"{"inner": [[1, 1]]}"#, r#"{"inner": {}}"#, r#"{"inner": null}"#] {
+        assert_eq!(read(r#"{"inner": null}"#).unwrap(), 0);
+        for text in [r#"[[]]"#, "[]", r#"{"inner": [[1, 1]]}"#, r#"{"inner": {}}"#, r#"{"inner": "x"}"#] {
             assert!(read(text).is_err(), "{text}");
         }
         let many = format!(r#"{{"inner": [{}]}}"#, vec![r#"{"int":1,"double":1}"#; 100_001].join(","));
         assert!(read(&many).unwrap_err().to_string().contains("more than 100000 entries"));
+    }
+
+    #[test]
+    fn null_is_what_is_not_there_and_a_number_is_its_word() {
+        use crate::track::{RunStatus, ViewType};
+
+        #[derive(Debug, Default, PartialEq, Deserialize)]
+        struct Lenient {
+            #[serde(default, deserialize_with = "super::or_default")]
+            text: String,
+            #[serde(default, deserialize_with = "super::or_default")]
+            list: Vec<String>,
+            #[serde(default, deserialize_with = "super::int_or_zero")]
+            int: i64,
+            #[serde(default, deserialize_with = "super::word_or_number")]
+            status: Option<RunStatus>,
+            #[serde(default, deserialize_with = "super::word_or_default")]
+            view: ViewType,
+        }
+        let read = |text: &str| serde_json::from_str::<Lenient>(text);
+        let absent = read(r#"{"text": null, "list": null, "int": null, "status": null, "view": null}"#);
+        assert_eq!(absent.unwrap(), Lenient::default());
+        for (written, status) in
+            [("3", RunStatus::Finished), ("\"5\"", RunStatus::Killed), ("\"FAILED\"", RunStatus::Failed)]
+        {
+            assert_eq!(read(&format!(r#"{{"status": {written}}}"#)).unwrap().status, Some(status));
+        }
+        assert_eq!(read(r#"{"view": 3}"#).unwrap().view, ViewType::All);
+        for text in [
+            r#"{"status": 0}"#,
+            r#"{"status": 6}"#,
+            r#"{"status": "DONE"}"#,
+            r#"{"view": -1}"#,
+            r#"{"view": 1.5}"#,
+            r#"{"text": 1}"#,
+        ] {
+            assert!(read(text).is_err(), "{text}");
+        }
     }
 
     #[test]

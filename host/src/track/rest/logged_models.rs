@@ -1,6 +1,5 @@
 use axum::extract::Path;
-use serde::de::{Error, IntoDeserializer as _, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use super::super::artifacts::path_of_location;
 use super::super::{
@@ -32,32 +31,9 @@ pub(super) async fn get(
 
 #[derive(Deserialize)]
 pub(super) struct Finalize {
-    #[serde(deserialize_with = "status")]
+    /// Clients send the number, people the word.
+    #[serde(default, deserialize_with = "fields::word_or_number")]
     status: Option<LoggedModelStatus>,
-}
-
-/// Clients send the number, people the word.
-fn status<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<LoggedModelStatus>, D::Error> {
-    struct Status;
-    impl Visitor<'_> for Status {
-        type Value = Option<LoggedModelStatus>;
-
-        fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            formatter.write_str("a status of a logged model")
-        }
-
-        fn visit_u64<E: Error>(self, number: u64) -> Result<Self::Value, E> {
-            Ok(i64::try_from(number).ok().and_then(LoggedModelStatus::of_number))
-        }
-
-        fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
-            match text.parse() {
-                Ok(number) => Ok(LoggedModelStatus::of_number(number)),
-                Err(_) => LoggedModelStatus::deserialize(text.into_deserializer()).map(Some),
-            }
-        }
-    }
-    deserializer.deserialize_any(Status)
 }
 
 pub(super) async fn finalize(
@@ -118,7 +94,7 @@ pub(super) async fn search(tracker: Tracker, asked: ModelSearch) -> Result<Found
 
 #[derive(Deserialize)]
 pub(super) struct List {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::or_default")]
     artifact_directory_path: String,
 }
 

@@ -12,10 +12,10 @@ pub(super) struct Empty {}
 
 #[derive(Deserialize)]
 pub(super) struct Create {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::or_default")]
     experiment_id: String,
     run_name: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::or_default")]
     user_id: String,
     #[serde(default, deserialize_with = "fields::opt_int")]
     start_time: Option<i64>,
@@ -60,6 +60,7 @@ pub(super) async fn get(tracker: Tracker, asked: ById) -> Result<Found, TrackErr
 pub(super) struct Update {
     run_id: Option<String>,
     run_uuid: Option<String>,
+    #[serde(default, deserialize_with = "fields::word_or_number")]
     status: Option<RunStatus>,
     #[serde(default, deserialize_with = "fields::opt_int")]
     end_time: Option<i64>,
@@ -108,7 +109,7 @@ pub(super) struct LogMetric {
     value: f64,
     #[serde(deserialize_with = "fields::int")]
     timestamp: i64,
-    #[serde(default, deserialize_with = "fields::int")]
+    #[serde(default, deserialize_with = "fields::int_or_zero")]
     step: i64,
     model_id: Option<String>,
     dataset_name: Option<String>,
@@ -129,7 +130,7 @@ pub(super) struct LogPair {
     run_id: Option<String>,
     run_uuid: Option<String>,
     key: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::or_default")]
     value: String,
 }
 
@@ -210,7 +211,7 @@ pub(super) async fn delete_tag(tracker: Tracker, asked: DeleteTag) -> Result<Emp
 pub(super) struct LogModel {
     run_id: Option<String>,
     run_uuid: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "fields::or_default")]
     model_json: String,
 }
 
