@@ -1,7 +1,8 @@
 //! Experiments and runs: what was tried, with which parameters, and what came of it.
 //!
 //! Words and rules are MLflow's, whose REST API [`rest`] answers; what is kept lies in the store's database. A write is
-//! atomic, durable when it is acknowledged, and harmless to repeat. Knows nothing of models, trainers and endpoints.
+//! atomic and durable when it is acknowledged; what is logged is harmless to repeat. Knows nothing of models, trainers and
+//! endpoints.
 
 pub(crate) mod archive;
 pub(crate) mod artifacts;
@@ -43,7 +44,7 @@ pub use metrics::MetricPage;
 pub use named_digests::{BUNDLE_TAG, NamedDigests};
 pub use purge::{Expired, ExpiredCounts, NeededFiles};
 pub use runs::{NewRun, RunChange};
-pub use search::{ModelOrder, ModelSearch, Page, RunSearch};
+pub use search::{DatasetFilter, ModelOrder, ModelSearch, Page, RunSearch};
 
 /// Reads and writes experiments and runs; clones are cheap and mean the same store.
 #[derive(Debug, Clone)]

@@ -8,6 +8,7 @@ use super::entities::{
     MODEL_COLUMNS, ModelVersion, RegisteredModel, VERSION_COLUMNS, model_version, registered_model,
 };
 use super::model_versions::PROMPT_TAG;
+use crate::store::Dialect;
 use crate::track::search::bindings::{Bindings, invalid_comparator, sql_operator};
 use crate::track::search::filter::{Clause, Comparator, Entity, Operand};
 use crate::track::search::order::parse_order;
@@ -137,8 +138,8 @@ struct Conditions {
 }
 
 impl Conditions {
-    fn new(subject: Subject, filter: &str) -> Result<Self, TrackError> {
-        let mut conditions = Self { subject, sql: Vec::new(), values: Bindings::default() };
+    fn new(subject: Subject, dialect: Dialect, filter: &str) -> Result<Self, TrackError> {
+        let mut conditions = Self { subject, sql: Vec::new(), values: Bindings::new(dialect) };
         let mut wants_prompts = false;
         for clause in checked_filter(filter)? {
             match asks_for_prompts(&clause) {
@@ -233,7 +234,7 @@ impl Registry {
     /// Finds models; without another order by name.
     pub async fn search_models(&self, search: RegistrySearch) -> Result<Page<RegisteredModel>, TrackError> {
         let (offset, limit) = window(&search.page_token, search.max_results, MODELS_DEFAULT, MODELS_MAX)?;
-        let conditions = Conditions::new(Subject::Models, &search.filter)?;
+        let conditions = Conditions::new(Subject::Models, self.database().dialect(), &search.filter)?;
         let rows = conditions.fetch(self, &search.order_by, (offset, limit + 1)).await?;
         let found = rows.iter().take(limit).map(registered_model).collect::<Result<Vec<_>, _>>()?;
         let next_page_token = (rows.len() > limit).then(|| (offset + limit).to_string());
@@ -243,7 +244,7 @@ impl Registry {
     /// Finds versions; without another order the ones that changed last come first.
     pub async fn search_versions(&self, search: RegistrySearch) -> Result<Page<ModelVersion>, TrackError> {
         let (offset, limit) = window(&search.page_token, search.max_results, VERSIONS_DEFAULT, VERSIONS_MAX)?;
-        let conditions = Conditions::new(Subject::Versions, &search.filter)?;
+        let conditions = Conditions::new(Subject::Versions, self.database().dialect(), &search.filter)?;
         let rows = conditions.fetch(self, &search.order_by, (offset, limit + 1)).await?;
         let found = rows.iter().take(limit).map(model_version).collect::<Result<Vec<_>, _>>()?;
         let next_page_token = (rows.len() > limit).then(|| (offset + limit).to_string());
@@ -273,6 +274,7 @@ mod tests {
     fn filters_hold_no_value_in_their_text() {
         let conditions = Conditions::new(
             Subject::Versions,
+            Dialect::Postgres,
             "name = 'x''; --' AND tags.a LIKE '%b%' AND version_number > 2",
         )
         .unwrap();
@@ -296,10 +298,10 @@ mod tests {
             "aliases.a = 'b'",
             "name = 'a' OR name = 'b'",
         ] {
-            assert!(Conditions::new(Subject::Models, filter).is_err(), "{filter}");
+            assert!(Conditions::new(Subject::Models, Dialect::Postgres, filter).is_err(), "{filter}");
         }
         for filter in ["version_number = 1.5", "version_number LIKE '1'", "source_path IN ('a')"] {
-            assert!(Conditions::new(Subject::Versions, filter).is_err(), "{filter}");
+            assert!(Conditions::new(Subject::Versions, Dialect::Postgres, filter).is_err(), "{filter}");
         }
     }
 }

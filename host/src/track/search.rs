@@ -12,7 +12,7 @@ mod sql;
 use serde::Deserialize;
 
 use self::filter::parse_filter;
-use self::order::parse_order;
+use self::order::{parse_keys, parse_order};
 use self::sql::{Select, Subject};
 use super::logged_models::{MODEL_COLUMNS, model};
 use super::rows::{self, EXPERIMENT_COLUMNS, RUN_COLUMNS};
@@ -59,8 +59,11 @@ pub struct ModelSearch {
     /// Clauses joined by `AND`.
     #[serde(default, deserialize_with = "super::rest::fields::or_default")]
     pub filter: String,
+    /// What metrics in the filter are measured on; anything if there is none.
+    #[serde(default, deserialize_with = "super::rest::fields::objects")]
+    pub datasets: Vec<DatasetFilter>,
     /// Fields with a direction.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "super::rest::fields::objects")]
     pub order_by: Vec<ModelOrder>,
     /// Where the page starts, from the page before.
     #[serde(default, deserialize_with = "super::rest::fields::or_default")]
@@ -70,18 +73,57 @@ pub struct ModelSearch {
     pub max_results: Option<i64>,
 }
 
+/// A dataset that metrics of logged models are measured on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct DatasetFilter {
+    /// Its name.
+    #[serde(default, deserialize_with = "super::rest::fields::or_default")]
+    pub dataset_name: String,
+    /// Its digest; any if it is empty.
+    #[serde(default, deserialize_with = "super::rest::fields::or_default")]
+    pub dataset_digest: String,
+}
+
 /// A field that logged models are sorted by.
 #[derive(Debug, Clone, Deserialize)]
 pub struct ModelOrder {
     /// Its name, for example `metrics.accuracy`.
     pub field_name: String,
     /// Whether the least comes first.
-    #[serde(default = "yes")]
+    #[serde(default = "yes", deserialize_with = "or_yes")]
     pub ascending: bool,
+    /// The dataset that a metric is measured on; any if there is no name.
+    #[serde(default, deserialize_with = "super::rest::fields::or_default")]
+    pub dataset_name: String,
+    /// Its digest; any if it is empty.
+    #[serde(default, deserialize_with = "super::rest::fields::or_default")]
+    pub dataset_digest: String,
 }
 
 fn yes() -> bool {
     true
+}
+
+fn or_yes<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(true))
+}
+
+/// Datasets that a search may name.
+const DATASETS_MAX: usize = 100;
+
+impl ModelOrder {
+    fn dataset(&self) -> Result<Option<DatasetFilter>, TrackError> {
+        let (name, digest) = (&self.dataset_name, &self.dataset_digest);
+        super::names::check_text("dataset_name", name)?;
+        super::names::check_text("dataset_digest", digest)?;
+        match (name.as_str(), digest.as_str()) {
+            ("", "") => Ok(None),
+            ("", _) => Err(TrackError::invalid(
+                "`dataset_digest` can only be specified if `dataset_name` is also specified.",
+            )),
+            _ => Ok(Some(DatasetFilter { dataset_name: name.clone(), dataset_digest: digest.clone() })),
+        }
+    }
 }
 
 /// A part of what was found.
@@ -101,7 +143,7 @@ impl Tracker {
             return Ok(Page { found: Vec::new(), next_page_token: None });
         }
         let (offset, limit) = window(&search.page_token, search.max_results, 1_000, PAGE_MAX)?;
-        let mut select = Select::new(Subject::Runs);
+        let mut select = Select::new(Subject::Runs, self.database.dialect());
         select.restrict_to_experiments(&experiments);
         select.restrict_to_view(search.run_view_type);
         select.filter(&checked_filter(&search.filter)?)?;
@@ -122,7 +164,7 @@ impl Tracker {
         max_results: Option<i64>,
     ) -> Result<Page<Experiment>, TrackError> {
         let (offset, limit) = window(page_token, max_results, 1_000, PAGE_MAX)?;
-        let mut select = Select::new(Subject::Experiments);
+        let mut select = Select::new(Subject::Experiments, self.database.dialect());
         select.restrict_to_view(view);
         select.filter(&checked_filter(filter)?)?;
         select.order(&parse_order(order_by)?)?;
@@ -141,20 +183,37 @@ impl Tracker {
             return Err(TrackError::invalid("Missing value for required parameter 'experiment_ids'."));
         }
         let (offset, limit) = window(&search.page_token, search.max_results, 100, PAGE_MAX)?;
-        let mut select = Select::new(Subject::Models);
+        let mut select = Select::new(Subject::Models, self.database.dialect());
         select.restrict_to_experiments(&experiments);
         select.restrict_to_view(ViewType::ActiveOnly);
-        select.filter(&checked_filter(&search.filter)?)?;
+        check_datasets(&search.datasets)?;
+        let clauses = checked_filter(&search.filter)?;
+        select.restrict_to_datasets(&search.datasets, &clauses);
+        select.filter(&clauses)?;
         let direction = |order: &ModelOrder| {
             format!("{} {}", order.field_name, if order.ascending { "ASC" } else { "DESC" })
         };
         let order_by: Vec<String> = search.order_by.iter().map(direction).collect();
-        select.order(&parse_order(&order_by)?)?;
+        let datasets = search.order_by.iter().map(ModelOrder::dataset).collect::<Result<Vec<_>, _>>()?;
+        select.order_on(&parse_keys(&order_by)?, &datasets)?;
         let rows = select.fetch(self.database.readers(), MODEL_COLUMNS, offset, limit + 1).await?;
         let found = rows.iter().take(limit).map(model).collect::<Result<Vec<_>, _>>()?;
         let next_page_token = (rows.len() > limit).then(|| (offset + limit).to_string());
         Ok(Page { found: self.with_model_data(found).await?, next_page_token })
     }
+}
+
+fn check_datasets(datasets: &[DatasetFilter]) -> Result<(), TrackError> {
+    if datasets.len() > DATASETS_MAX {
+        return Err(TrackError::invalid(format!("A search can name at most {DATASETS_MAX} datasets")));
+    }
+    if datasets.iter().any(|dataset| dataset.dataset_name.is_empty()) {
+        return Err(TrackError::invalid("`dataset_name` in the `datasets` clause must be specified."));
+    }
+    datasets.iter().try_for_each(|dataset| {
+        super::names::check_text("dataset_name", &dataset.dataset_name)?;
+        super::names::check_text("dataset_digest", &dataset.dataset_digest)
+    })
 }
 
 fn parse_experiments(ids: &[String]) -> Result<Vec<i64>, TrackError> {

@@ -5,9 +5,16 @@ use sqlx::any::AnyRow;
 
 use super::super::TrackError;
 use super::filter::{Clause, Comparator, Operand};
+use crate::store::Dialect;
 
 /// Escape character of patterns: none that a filter can contain, so that a backslash means itself.
 const NO_ESCAPE: char = '\u{1}';
+
+/// Longest pattern, which is SQLite's limit.
+const PATTERN_MAX_BYTES: usize = 50_000;
+
+/// Values of a search at most, of all clauses and experiments together; SQLite's limit is 32,766.
+const VALUES_MAX: usize = 32_000;
 
 /// A value that came from outside.
 #[derive(Debug, Clone)]
@@ -18,13 +25,26 @@ enum Bound {
 }
 
 /// The values of a statement, in the order of its placeholders.
-#[derive(Debug, Default)]
-pub(crate) struct Bindings(Vec<Bound>);
+#[derive(Debug)]
+pub(crate) struct Bindings {
+    dialect: Dialect,
+    values: Vec<Bound>,
+}
 
 impl Bindings {
+    /// No values, for a statement of this database.
+    pub(crate) fn new(dialect: Dialect) -> Self {
+        Self { dialect, values: Vec::new() }
+    }
+
     fn bind(&mut self, value: Bound) -> String {
-        self.0.push(value);
-        format!("${}", self.0.len())
+        self.values.push(value);
+        // To SQLite `$1` is a name, and finding one among thousands is slow.
+        let sign = match self.dialect {
+            Dialect::Sqlite => '?',
+            Dialect::Postgres => '$',
+        };
+        format!("{sign}{}", self.values.len())
     }
 
     /// The placeholder of a text.
@@ -64,6 +84,11 @@ impl Bindings {
                 if text.contains(NO_ESCAPE) {
                     return Err(wrong());
                 }
+                if text.len() > PATTERN_MAX_BYTES {
+                    return Err(TrackError::invalid(format!(
+                        "A pattern can have at most {PATTERN_MAX_BYTES} bytes"
+                    )));
+                }
                 let is_exact = clause.comparator == Comparator::Like;
                 let place = self.text(text);
                 let (left, right) = match is_exact {
@@ -84,8 +109,11 @@ impl Bindings {
 
     /// Runs a statement.
     pub(crate) async fn fetch_all(self, readers: &AnyPool, sql: String) -> Result<Vec<AnyRow>, TrackError> {
+        if self.values.len() > VALUES_MAX {
+            return Err(TrackError::invalid(format!("A search can name at most {VALUES_MAX} values")));
+        }
         let query =
-            self.0.into_iter().fold(sqlx::query(sqlx::AssertSqlSafe(sql)), |query, value| match value {
+            self.values.into_iter().fold(sqlx::query(sqlx::AssertSqlSafe(sql)), |query, value| match value {
                 Bound::Text(text) => query.bind(text),
                 Bound::Integer(integer) => query.bind(integer),
                 Bound::Float(float) => query.bind(float),

@@ -4,9 +4,6 @@ use super::lexer::{Token, Word, tokens};
 /// Clauses of a filter at most.
 const CLAUSES_MAX: usize = 50;
 
-/// Values of a list at most.
-const LIST_MAX: usize = 1_000;
-
 /// What a key belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Entity {
@@ -145,10 +142,9 @@ fn parse_list(tokens: &[Token]) -> Result<(Operand, &[Token]), TrackError> {
             _ => return Err(wrong()),
         };
         values.push(value);
-        if values.len() > LIST_MAX {
-            return Err(TrackError::invalid(format!("A list can have at most {LIST_MAX} values")));
-        }
         match rest.get(1..).and_then(<[Token]>::split_first) {
+            // A list of one is written with a comma at its end by programs in Python.
+            Some((Token::Comma, [Token::Close, after @ ..])) => return Ok((Operand::List(values), after)),
             Some((Token::Comma, after)) => rest = after,
             Some((Token::Close, after)) => return Ok((Operand::List(values), after)),
             _ => return Err(wrong()),
@@ -198,6 +194,8 @@ mod tests {
             clause("attributes.run_id NOT IN ('a', 'b')"),
             of(Entity::Attribute, "run_id", Comparator::NotIn, list)
         );
+        let one = Operand::List(vec!["a".to_owned()]);
+        assert_eq!(clause("run_id IN ('a',)"), of(Entity::Attribute, "run_id", Comparator::In, one));
         assert_eq!(clause("tags.x IS NOT NULL"), of(Entity::Tag, "x", Comparator::IsNotNull, Operand::None));
         assert_eq!(parse_filter("metrics.a > 1 and params.b = 'c' AND tags.d != 'e'").unwrap().len(), 3);
         assert!(parse_filter("  ").unwrap().is_empty());
@@ -214,6 +212,8 @@ mod tests {
             "other.a = 'b'",
             "tags.a = b",
             "tags.a IN ()",
+            "tags.a IN (,)",
+            "tags.a IN ('b',,)",
             "tags.a IN ('b'",
             "tags.a IN ('b' 'c')",
             "AND",

@@ -19,7 +19,7 @@ pub(super) enum Token {
     Comma,
 }
 
-/// A name such as ``metrics.`val loss` `` or a keyword such as `AND`.
+/// A name such as ``metrics.`val loss` `` or `metrics.'val loss'`, or a keyword such as `AND`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Word {
     /// What stands before the first dot outside quotes; none if there is no dot.
@@ -98,7 +98,8 @@ fn word(text: &str) -> Result<(Token, Option<&str>), TrackError> {
     let mut rest = text;
     while let Some(c) = rest.chars().next() {
         match c {
-            '"' | '`' => {
+            // Text in single quotes is a value, but right after a dot it is a name.
+            '"' | '`' | '\'' if c != '\'' || is_after_dot(&parts) => {
                 let (part, after) = quoted(rest, c)?;
                 quotes.push(c);
                 if let Some(last) = parts.last_mut() {
@@ -126,6 +127,10 @@ fn word(text: &str) -> Result<(Token, Option<&str>), TrackError> {
     let entity = parts.pop();
     // A double-quoted text alone is a value for some clients and a name for others: the place decides.
     Ok((Token::Word(Word { entity, key, quoted: !quotes.is_empty() }), Some(rest)))
+}
+
+fn is_after_dot(parts: &[String]) -> bool {
+    parts.len() == 2 && parts.last().is_some_and(String::is_empty)
 }
 
 /// Reads text in quotes, in which a doubled quote stands for one.
@@ -172,6 +177,10 @@ mod tests {
             ]
         );
         assert_eq!(
+            tokens("metrics.'val loss'='x'").unwrap(),
+            [word(Some("metrics"), "val loss", true), Token::Operator("="), Token::Text("x".to_owned()),]
+        );
+        assert_eq!(
             tokens("tags.mlflow.runName != 'it''s' AND x").unwrap(),
             [
                 word(Some("tags"), "mlflow.runName", false),
@@ -197,7 +206,8 @@ mod tests {
 
     #[test]
     fn refuses_what_no_filter_has() {
-        for text in ["a ; b", "a = 'b", "a = \"b", "!", "a == *", "a = 1..2", "a = --1", "@"] {
+        for text in ["a ; b", "tags.a'b = 1", "a = 'b", "a = \"b", "!", "a == *", "a = 1..2", "a = --1", "@"]
+        {
             assert!(tokens(text).is_err(), "{text}");
         }
     }
