@@ -293,7 +293,7 @@ def registered_models():
     assert "Registered Model (name=My Model ✓) already exists" in message, message
     for name in ["a/b", "a:b", " ", "..", "x" * 257]:
         refused("INVALID_PARAMETER_VALUE", client.create_registered_model, name)
-    refused("INVALID_PARAMETER_VALUE", client.create_registered_model, "long", description="x" * 5001)
+    refused("INVALID_PARAMETER_VALUE", client.create_registered_model, "long", description="x" * 100_001)
     refused("RESOURCE_DOES_NOT_EXIST", client.get_registered_model, "none")
     client.create_registered_model("other")
     client.rename_registered_model("My Model ✓", "renamed")

@@ -1,5 +1,6 @@
 //! What may be a model's name, an alias, a tag, a number of a version: MLflow's rules and limits.
 
+pub(super) use crate::track::names::required;
 use crate::track::names::{check_key, check_length};
 use crate::track::{Pair, TrackError};
 
@@ -9,8 +10,8 @@ const NAME_MAX_CHARS: usize = 256;
 /// Longest name of a version.
 const ALIAS_MAX_CHARS: usize = 255;
 
-/// Longest description.
-const DESCRIPTION_MAX_CHARS: usize = 5_000;
+/// Longest description; MLflow checks none.
+const DESCRIPTION_MAX_CHARS: usize = 100_000;
 
 /// Longest value of a tag.
 const TAG_VALUE_MAX_CHARS: usize = 100_000;
@@ -36,14 +37,6 @@ pub(super) fn check_model_name(parameter: &str, name: &str) -> Result<(), TrackE
         )));
     }
     check_length(parameter, name, NAME_MAX_CHARS)
-}
-
-/// Refuses a parameter that is not there.
-pub(super) fn required(parameter: &str, text: &str) -> Result<(), TrackError> {
-    if text.is_empty() {
-        return Err(TrackError::invalid(format!("Missing value for required parameter '{parameter}'.")));
-    }
-    Ok(())
 }
 
 /// Checks an alias as a name to look for.
@@ -152,7 +145,7 @@ mod tests {
             assert!(check_tag(&bad).is_err());
         }
         assert!(checked_tags(vec![tag("a", "1"); 1_001]).is_err());
-        assert!(check_description(&"x".repeat(5_001)).is_err());
+        assert!(check_description(&"x".repeat(100_001)).is_err());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row as _};
 
 use super::experiments::{active, parse_id};
-use super::names::{check_key, check_length, check_text, checked_param, checked_tag};
+use super::names::{check_free, check_free_key, check_length, check_text, last_of_each_key};
 use super::rest::fields::{Numbered, double, objects, or_default};
 use super::rows::{self, number_or_null, pieces, placeholders};
 use super::{ErrorCode, Metric, Pair, TrackError, Tracker, now_ms};
@@ -180,8 +180,8 @@ impl Tracker {
         check_model_name(&name)?;
         check_length("model_type", &new.model_type, NAME_MAX_CHARS)?;
         check_length("source_run_id", &new.source_run_id, NAME_MAX_CHARS)?;
-        let params = checked(new.params, checked_param)?;
-        let tags = checked(new.tags, checked_tag)?;
+        let params = checked(new.params)?;
+        let tags = last_of_each_key(checked(new.tags)?);
         let id = model_id.clone();
         self.database
             .write(move |connection| {
@@ -203,7 +203,7 @@ impl Tracker {
                         .fetch_one(&mut *connection)
                         .await?;
                     let key = row.try_get(0)?;
-                    write_pairs(connection, "logged_model_params", key, &params).await?;
+                    write_params(connection, key, &params).await?;
                     write_pairs(connection, "logged_model_tags", key, &tags).await
                 })
             })
@@ -213,9 +213,20 @@ impl Tracker {
 
     /// The model of an id.
     pub async fn logged_model(&self, model_id: &str) -> Result<LoggedModel, TrackError> {
-        let sql = format!(
-            "SELECT {MODEL_COLUMNS} FROM logged_models m WHERE m.model_id = $1 AND m.deleted_at IS NULL"
-        );
+        self.find_logged_model(model_id, "AND m.deleted_at IS NULL").await
+    }
+
+    /// The model of an id, deleted or not.
+    pub async fn logged_model_even_deleted(&self, model_id: &str) -> Result<LoggedModel, TrackError> {
+        self.find_logged_model(model_id, "").await
+    }
+
+    async fn find_logged_model(
+        &self,
+        model_id: &str,
+        condition: &'static str,
+    ) -> Result<LoggedModel, TrackError> {
+        let sql = format!("SELECT {MODEL_COLUMNS} FROM logged_models m WHERE m.model_id = $1 {condition}");
         let row = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(model_id);
         let row = row.fetch_optional(self.database.readers()).await?.ok_or_else(|| no_model(model_id))?;
         let models = self.with_model_data(vec![model(&row)?]).await?;
@@ -246,38 +257,39 @@ impl Tracker {
         self.logged_model(&model_id).await
     }
 
-    /// Forgets a model.
+    /// Forgets a model; one that is forgotten already is no failure.
     pub async fn delete_logged_model(&self, model_id: String) -> Result<(), TrackError> {
         self.database
             .write(move |connection| {
                 Box::pin(async move {
-                    let key = live_model(connection, &model_id).await?;
-                    sqlx::query("UPDATE logged_models SET deleted_at = $1 WHERE id = $2")
-                        .bind(now_ms())
-                        .bind(key)
-                        .execute(connection)
-                        .await?;
-                    Ok(())
+                    // One that is deleted already stays deleted since then.
+                    let sql =
+                        "UPDATE logged_models SET deleted_at = COALESCE(deleted_at, $1) WHERE model_id = $2";
+                    let query = sqlx::query(sql).bind(now_ms()).bind(model_id.as_str());
+                    match query.execute(connection).await?.rows_affected() {
+                        0 => Err(no_model(&model_id)),
+                        _ => Ok(()),
+                    }
                 })
             })
             .await
     }
 
-    /// Adds parameters and sets tags of a model.
+    /// Adds parameters, each of which is set once, and sets tags of a model.
     pub async fn describe_logged_model(
         &self,
         model_id: String,
         params: Vec<Pair>,
         tags: Vec<Pair>,
     ) -> Result<LoggedModel, TrackError> {
-        let params = checked(params, checked_param)?;
-        let tags = checked(tags, checked_tag)?;
+        let params = checked(params)?;
+        let tags = last_of_each_key(checked(tags)?);
         let id = model_id.clone();
         self.database
             .write(move |connection| {
                 Box::pin(async move {
                     let key = live_model(connection, &id).await?;
-                    write_pairs(connection, "logged_model_params", key, &params).await?;
+                    write_params(connection, key, &params).await?;
                     write_pairs(connection, "logged_model_tags", key, &tags).await
                 })
             })
@@ -287,7 +299,7 @@ impl Tracker {
 
     /// Removes a tag of a model.
     pub async fn delete_logged_model_tag(&self, model_id: String, key: String) -> Result<(), TrackError> {
-        check_key("tag_key", &key)?;
+        check_free_key("tag_key", &key)?;
         self.database
             .write(move |connection| {
                 Box::pin(async move {
@@ -430,14 +442,12 @@ pub(crate) async fn note_version(
     write_pairs(connection, "logged_model_tags", model, &[Pair { key: VERSIONS_TAG.to_owned(), value }]).await
 }
 
-fn checked(
-    pairs: Vec<Pair>,
-    check: impl Fn(&str, Pair) -> Result<Pair, TrackError>,
-) -> Result<Vec<Pair>, TrackError> {
+fn checked(pairs: Vec<Pair>) -> Result<Vec<Pair>, TrackError> {
     if pairs.len() > PAIRS_MAX {
         return Err(TrackError::invalid(format!("A request can contain at most {PAIRS_MAX} params or tags")));
     }
-    pairs.into_iter().map(|pair| check("", pair)).collect()
+    pairs.iter().try_for_each(|pair| check_free("", pair))?;
+    Ok(pairs)
 }
 
 /// MLflow's rule: the name becomes a part of URIs.
@@ -462,6 +472,32 @@ async fn live_model(connection: &mut AnyConnection, model_id: &str) -> Result<i6
     let sql = "SELECT id FROM logged_models WHERE model_id = $1 AND deleted_at IS NULL";
     let row = sqlx::query(sql).bind(model_id).fetch_optional(connection).await?;
     Ok(row.ok_or_else(|| no_model(model_id))?.try_get(0)?)
+}
+
+/// Sets parameters; one that has the same value already is no change, and one that has another is refused.
+async fn write_params(connection: &mut AnyConnection, model: i64, params: &[Pair]) -> Result<(), TrackError> {
+    for param in params {
+        let sql = "INSERT INTO logged_model_params (model, key, value) VALUES ($1, $2, $3) \
+                   ON CONFLICT (model, key) DO NOTHING";
+        let query = sqlx::query(sql).bind(model).bind(param.key.as_str()).bind(param.value.as_str());
+        if query.execute(&mut *connection).await?.rows_affected() > 0 {
+            continue;
+        }
+        let sql = "SELECT value FROM logged_model_params WHERE model = $1 AND key = $2";
+        let row = sqlx::query(sql).bind(model).bind(param.key.as_str()).fetch_one(&mut *connection).await?;
+        let old: String = row.try_get(0)?;
+        if old != param.value {
+            let shown = |text: &str| text.chars().take(300).collect::<String>();
+            return Err(TrackError::invalid(format!(
+                "Changing param values is not allowed. Param with key='{}' was already logged with value='{}'. \
+                 Attempted logging new value '{}'.",
+                shown(&param.key),
+                shown(&old),
+                shown(&param.value)
+            )));
+        }
+    }
+    Ok(())
 }
 
 pub(super) async fn write_pairs(

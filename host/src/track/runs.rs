@@ -5,7 +5,10 @@ use sqlx::{AnyConnection, Row as _};
 use super::experiments::{active, parse_id};
 use super::logged_models::write_model_metrics;
 use super::metrics::write_metrics;
-use super::names::{check_key, check_length, check_metric, checked_param, checked_tag};
+use super::names::{
+    check_free, check_free_key, check_length, check_metric, checked_param, checked_run_name, checked_tag,
+    last_of_each_key,
+};
 use super::rows::{self, RUN_COLUMNS, pieces, placeholders, value_rows};
 use super::{
     Lifecycle, Metric, Pair, Run, RunData, RunInfo, RunInputs, RunOutputs, RunStatus, TrackError, Tracker,
@@ -16,8 +19,8 @@ use crate::store::Dialect;
 /// Tag that holds a run's name, as MLflow's clients read it.
 const NAME_TAG: &str = "mlflow.runName";
 
-/// Longest name of a run or user.
-const NAME_MAX_CHARS: usize = 250;
+/// Longest name of a user.
+const USER_MAX_CHARS: usize = 250;
 
 /// What a batch may hold at most.
 const BATCH_METRICS_MAX: usize = 1_000;
@@ -56,28 +59,8 @@ impl Tracker {
     pub async fn create_run(&self, new: NewRun) -> Result<Run, TrackError> {
         let experiment = parse_id(if new.experiment_id.is_empty() { "0" } else { &new.experiment_id })?;
         let run_id = uuid::Uuid::new_v4().simple().to_string();
-        let mut tags: Vec<Pair> = Vec::with_capacity(new.tags.len() + 1);
-        for tag in new.tags {
-            let tag = checked_tag("", tag)?;
-            tags.retain(|other| other.key != tag.key);
-            tags.push(tag);
-        }
-        let tagged = tags.iter().find(|tag| tag.key == NAME_TAG).map(|tag| tag.value.clone());
-        let name = match (new.run_name.filter(|name| !name.is_empty()), tagged) {
-            (Some(name), Some(tagged)) if name != tagged => {
-                return Err(TrackError::invalid(format!(
-                    "Both 'run_name' argument and 'mlflow.runName' tag are specified, but with different values \
-                     (run_name='{name}', mlflow.runName='{tagged}')."
-                )));
-            }
-            (Some(name), _) | (None, Some(name)) => name,
-            (None, None) => super::names_of_runs::make(&run_id),
-        };
-        check_length("run_name", &name, NAME_MAX_CHARS)?;
-        check_length("user_id", &new.user_id, NAME_MAX_CHARS)?;
-        if !tags.iter().any(|tag| tag.key == NAME_TAG) {
-            tags.push(Pair { key: NAME_TAG.to_owned(), value: name.clone() });
-        }
+        let (name, mut tags) = name_and_tags(&run_id, new.run_name, new.tags)?;
+        check_length("user_id", &new.user_id, USER_MAX_CHARS)?;
         let start_time = new.start_time.filter(|time| *time != 0).unwrap_or_else(now_ms);
         let dialect = self.database.dialect();
         self.database
@@ -129,10 +112,7 @@ impl Tracker {
 
     /// Changes status, end or name.
     pub async fn update_run(&self, run_id: String, change: RunChange) -> Result<RunInfo, TrackError> {
-        let name = change.run_name.filter(|name| !name.is_empty());
-        if let Some(name) = &name {
-            check_length("run_name", name, NAME_MAX_CHARS)?;
-        }
+        let name = change.run_name.filter(|name| !name.is_empty()).map(checked_run_name).transpose()?;
         let dialect = self.database.dialect();
         self.database
             .write(move |connection| {
@@ -210,12 +190,14 @@ impl Tracker {
                 twice.key
             )));
         }
-        let mut newest_tags: Vec<Pair> = Vec::with_capacity(tags.len());
-        for (index, tag) in tags.into_iter().enumerate() {
-            let tag = checked_tag(&format!("tags[{index}]."), tag)?;
-            newest_tags.retain(|other| other.key != tag.key);
-            newest_tags.push(tag);
-        }
+        let tags: Vec<Pair> = tags
+            .into_iter()
+            .enumerate()
+            .map(|(index, tag)| checked_tag(&format!("tags[{index}]."), tag))
+            .collect::<Result<_, _>>()?;
+        let mut newest_tags = last_of_each_key(tags);
+        // A run is never without a name: it keeps the one that it has.
+        newest_tags.retain(|tag| tag.key != NAME_TAG || !tag.value.is_empty());
         let names_a_model = |metric: &Metric| metric.model_id.as_ref().is_some_and(|id| !id.is_empty());
         if params.is_empty() && newest_tags.is_empty() && !metrics.iter().any(names_a_model) {
             return self.metrics.log(run_id, metrics).await;
@@ -241,7 +223,7 @@ impl Tracker {
 
     /// Removes a tag.
     pub async fn delete_tag(&self, run_id: String, key: String) -> Result<(), TrackError> {
-        check_key("key", &key)?;
+        check_free_key("key", &key)?;
         self.database
             .write(move |connection| {
                 Box::pin(async move {
@@ -298,6 +280,33 @@ impl Tracker {
             })
             .collect())
     }
+}
+
+/// The name of a new run, and its tags with the one that holds the name. MLflow takes any tag here.
+fn name_and_tags(
+    run_id: &str,
+    run_name: Option<String>,
+    tags: Vec<Pair>,
+) -> Result<(String, Vec<Pair>), TrackError> {
+    tags.iter().try_for_each(|tag| check_free("", tag))?;
+    let mut tags = last_of_each_key(tags);
+    let tagged = tags.iter().position(|tag| tag.key == NAME_TAG).map(|place| tags.remove(place).value);
+    let is_name = |name: &String| !name.is_empty();
+    let name = match (run_name.filter(is_name), tagged.filter(is_name)) {
+        (Some(name), Some(tagged)) if name != tagged => {
+            let shown = |name: &str| name.chars().take(300).collect::<String>();
+            return Err(TrackError::invalid(format!(
+                "Both 'run_name' argument and 'mlflow.runName' tag are specified, but with different values \
+                 (run_name='{}', mlflow.runName='{}').",
+                shown(&name),
+                shown(&tagged)
+            )));
+        }
+        (Some(name), _) | (None, Some(name)) => checked_run_name(name)?,
+        (None, None) => super::names_of_runs::make(run_id),
+    };
+    tags.push(Pair { key: NAME_TAG.to_owned(), value: name.clone() });
+    Ok((name, tags))
 }
 
 fn check_batch(metrics: &[Metric], params: &[Pair], tags: &[Pair]) -> Result<(), TrackError> {

@@ -3,6 +3,7 @@
 mod archive;
 mod browsers;
 mod bucket;
+mod compatibility;
 mod data;
 mod faults;
 mod gc;

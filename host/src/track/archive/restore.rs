@@ -13,13 +13,13 @@ use crate::track::inputs;
 use crate::track::logged_models::{self, write_model_metric, write_pairs};
 use crate::track::metrics::write_metrics;
 use crate::track::names::{
-    check_experiment_name, check_experiment_tag, check_key, check_length, check_metric, check_text,
-    checked_param, checked_tag,
+    check_experiment_name, check_experiment_tag, check_free, check_free_key, check_length, check_metric,
+    check_text, checked_param, checked_run_name,
 };
 use crate::track::runs::{write_params, write_tags};
 use crate::track::{Metric, Pair, TrackError};
 
-/// Longest name of a run or user.
+/// Longest name of a user, and longest id.
 const NAME_MAX_CHARS: usize = 250;
 
 /// An experiment that is here.
@@ -115,7 +115,7 @@ pub(crate) async fn run(
     experiment: &RestoredExperiment,
 ) -> Result<Restored, TrackError> {
     check_id("run", &record.run_id, &record.run_id)?;
-    check_length("run_name", &record.name, NAME_MAX_CHARS)?;
+    let name = checked_run_name(record.name)?;
     check_length("user_id", &record.user_id, NAME_MAX_CHARS)?;
     record.datasets.iter().try_for_each(inputs::check)?;
     let artifact_uri = format!("{}/{}/artifacts", experiment.location.trim_end_matches('/'), record.run_id);
@@ -124,7 +124,7 @@ pub(crate) async fn run(
     let inserted = sqlx::query(sql)
         .bind(record.run_id.as_str())
         .bind(experiment.key)
-        .bind(record.name.as_str())
+        .bind(name.as_str())
         .bind(record.user_id.as_str())
         .bind(record.status.as_str())
         .bind(record.started_at)
@@ -138,11 +138,12 @@ pub(crate) async fn run(
         return Restored::find(connection, sql, &record.run_id).await;
     };
     let key: i64 = row.try_get(0)?;
-    let params = checked(record.params, checked_param)?;
+    let params = record.params.into_iter().map(|param| checked_param("", param));
+    let params = params.collect::<Result<Vec<Pair>, _>>()?;
     write_params(connection, dialect, key, &record.run_id, &params).await?;
     // A tag may be longer than a request may make it: the list of models of older clients is.
     for tag in &record.tags {
-        check_key("key", &tag.key)?;
+        check_free_key("key", &tag.key)?;
         check_text("value", &tag.value)?;
     }
     write_tags(connection, dialect, key, &record.tags).await?;
@@ -212,8 +213,9 @@ pub(crate) async fn logged_model(
         return Restored::find(connection, sql, &record.model_id).await;
     };
     let key: i64 = row.try_get(0)?;
-    write_pairs(connection, "logged_model_params", key, &checked(record.params, checked_param)?).await?;
-    write_pairs(connection, "logged_model_tags", key, &checked(record.tags, checked_tag)?).await?;
+    record.params.iter().chain(&record.tags).try_for_each(|pair| check_free("", pair))?;
+    write_pairs(connection, "logged_model_params", key, &record.params).await?;
+    write_pairs(connection, "logged_model_tags", key, &record.tags).await?;
     for metric in record.metrics {
         let (run_id, metric) = model_metric(&record.model_id, metric)?;
         write_model_metric(connection, key, &run_id, &metric).await?;
@@ -260,13 +262,6 @@ pub(crate) async fn artifacts(
         write_artifact(connection, path.as_str(), file.digest, file.size).await?;
     }
     Ok(())
-}
-
-fn checked(
-    pairs: Vec<Pair>,
-    check: impl Fn(&str, Pair) -> Result<Pair, TrackError>,
-) -> Result<Vec<Pair>, TrackError> {
-    pairs.into_iter().map(|pair| check("", pair)).collect()
 }
 
 /// An id becomes a part of paths and URIs, so only those are taken that this program makes.

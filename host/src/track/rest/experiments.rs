@@ -1,5 +1,6 @@
 use serde::{Deserialize, Serialize};
 
+use super::super::names::required;
 use super::super::{Experiment, Lifecycle, Pair, TrackError, Tracker, ViewType};
 use super::fields;
 use super::runs::Empty;
@@ -42,6 +43,7 @@ pub(super) struct ByName {
 }
 
 pub(super) async fn get_by_name(tracker: Tracker, asked: ByName) -> Result<Found, TrackError> {
+    required("experiment_name", &asked.experiment_name)?;
     Ok(Found { experiment: tracker.experiment_by_name(&asked.experiment_name).await? })
 }
 
@@ -82,13 +84,13 @@ pub(super) async fn search(tracker: Tracker, asked: Search) -> Result<FoundAll, 
 #[derive(Deserialize)]
 pub(super) struct Update {
     experiment_id: String,
-    new_name: Option<String>,
+    #[serde(default, deserialize_with = "fields::or_default")]
+    new_name: String,
 }
 
 pub(super) async fn update(tracker: Tracker, asked: Update) -> Result<Empty, TrackError> {
-    if let Some(name) = asked.new_name.filter(|name| !name.is_empty()) {
-        tracker.rename_experiment(&asked.experiment_id, name).await?;
-    }
+    required("new_name", &asked.new_name)?;
+    tracker.rename_experiment(&asked.experiment_id, asked.new_name).await?;
     Ok(Empty {})
 }
 

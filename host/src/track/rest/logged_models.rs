@@ -19,15 +19,26 @@ pub(super) async fn create(tracker: Tracker, asked: NewLoggedModel) -> Result<Fo
 }
 
 #[derive(Deserialize)]
-pub(super) struct Nothing {}
+pub(super) struct Get {
+    /// `true` or anything else, as text in the query.
+    #[serde(default, deserialize_with = "fields::or_default")]
+    allow_deleted: String,
+}
 
 pub(super) async fn get(
     tracker: Tracker,
     Path(model_id): Path<String>,
-    _: Nothing,
+    asked: Get,
 ) -> Result<Found, TrackError> {
-    Ok(Found { model: tracker.logged_model(&model_id).await? })
+    let model = match asked.allow_deleted.eq_ignore_ascii_case("true") {
+        true => tracker.logged_model_even_deleted(&model_id).await?,
+        false => tracker.logged_model(&model_id).await?,
+    };
+    Ok(Found { model })
 }
+
+#[derive(Deserialize)]
+pub(super) struct Nothing {}
 
 #[derive(Deserialize)]
 pub(super) struct Finalize {

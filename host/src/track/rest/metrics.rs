@@ -1,5 +1,6 @@
 use serde::{Deserialize, Serialize};
 
+use super::super::names::required;
 use super::super::{Metric, TrackError, Tracker};
 use super::fields;
 use super::runs::ById;
@@ -31,11 +32,20 @@ pub(super) struct Points {
 }
 
 pub(super) async fn history(tracker: Tracker, asked: History) -> Result<Points, TrackError> {
-    let max_results = asked.max_results.map(|max| usize::try_from(max).unwrap_or(1));
+    required("metric_key", &asked.metric_key)?;
+    let max_results = asked.max_results.map(positive).transpose()?;
     let token = asked.page_token.as_deref();
     let run_id = asked.run.id()?;
     let page = tracker.metric_history(&run_id, &asked.metric_key, max_results, token).await?;
     Ok(Points { metrics: page.metrics, next_page_token: page.next_page_token })
+}
+
+fn positive(max_results: i64) -> Result<usize, TrackError> {
+    usize::try_from(max_results).ok().filter(|max| *max > 0).ok_or_else(|| {
+        TrackError::invalid(format!(
+            "Invalid value {max_results} for parameter 'max_results' supplied. It must be a positive integer."
+        ))
+    })
 }
 
 #[derive(Deserialize)]
