@@ -253,6 +253,21 @@ fn a_damaged_file_is_mended_by_adding_it_again() {
 }
 
 #[test]
+fn a_version_that_is_damaged_does_not_keep_others_from_being_added() {
+    let catalog = Catalog { host: Host::new(), environment: Vec::new() };
+    catalog.write("a.bin", "1");
+    let file = catalog.folder().join("a.bin").to_str().unwrap().to_owned();
+    let added = catalog.run(&["data", "add", "d", &file, "--json"]).json();
+    let hex = added["digest"].as_str().unwrap().strip_prefix("sha256:").unwrap();
+    std::fs::write(catalog.host.state_dir().join("blobs/sha256").join(&hex[..2]).join(hex), "{}").unwrap();
+    assert_eq!(catalog.run(&["data", "show", "d"]).code, 1);
+    catalog.write("a.bin", "2");
+    let next = catalog.run(&["data", "add", "d", &file, "--json"]).json();
+    assert_eq!(next["version"], 2);
+    catalog.run(&["data", "verify", "d@2"]).expect_success();
+}
+
+#[test]
 fn what_has_not_changed_is_not_read_again_for_a_folder() {
     what_has_not_changed_is_not_read_again(&Catalog { host: Host::new(), environment: Vec::new() });
 }

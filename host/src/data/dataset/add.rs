@@ -85,13 +85,11 @@ struct Before {
 }
 
 impl Before {
-    fn load(store: &Store, name: &Name, newest: Option<Digest>) -> Result<Self, DataError> {
-        let newest = match newest {
-            Some(digest) => DatasetManifest::load(store, digest)?.files,
-            None => Vec::new(),
-        };
-        let newest = newest.into_iter().map(|file| file.digest).collect();
-        Ok(Self { known: store.known_files(name), newest })
+    fn load(store: &Store, name: &Name, newest: Option<Digest>) -> Self {
+        // One that cannot be read vouches for nothing; that costs reading the files.
+        let newest = newest.and_then(|digest| DatasetManifest::load(store, digest).ok());
+        let newest = newest.into_iter().flat_map(|manifest| manifest.files).map(|file| file.digest).collect();
+        Self { known: store.known_files(name), newest }
     }
 
     /// Whether the store has a blob and will keep it: because it says so, or because the newest version names it.
@@ -251,7 +249,7 @@ fn hash_files(
     }
     let bytes = found.files.iter().map(|file| file.stamp.size()).sum();
     watcher(AddProgress::Found { files: found.files.len() as u64, bytes });
-    let before = if new.reread { Before::default() } else { Before::load(store, &new.name, newest)? };
+    let before = if new.reread { Before::default() } else { Before::load(store, &new.name, newest) };
     let entries = hash_all(&batch, &found.files, &before, watcher)?;
     // A list of a million files takes hundreds of megabytes, and the new one follows.
     drop(before);
