@@ -9,6 +9,7 @@ mod dtype;
 mod name;
 mod parallel;
 mod schema;
+mod suggestion;
 mod tensor;
 
 pub use batch::{Batch, BatchError};
@@ -17,4 +18,5 @@ pub use dtype::DataType;
 pub use name::{Name, NameError};
 pub use parallel::map_parallel;
 pub use schema::{ColumnSpec, SchemaError, Signature};
+pub use suggestion::closest;
 pub use tensor::{Tensor, TensorError};

@@ -6,8 +6,10 @@
 pub mod evaluation;
 mod job;
 mod matrix;
+mod parameter;
 mod report;
 mod run_log;
+mod trainer;
 pub mod xgboost;
 mod xgboost_library;
 
@@ -21,6 +23,7 @@ use crate::store::StoreError;
 pub use job::{TrainEvent, TrainReport, TrainSpec, TransformerSpec, run};
 pub use report::Evaluation;
 pub use run_log::{RunLog, RunStart};
+pub use trainer::{Checkpoints, Task, TrainSession, Trained, Trainer};
 pub use xgboost_library::{Booster, DMatrix, Library, LibrarySearch};
 
 /// Rows to learn from: features row-major, NaN where one is missing, and a label for each row.
@@ -164,10 +167,12 @@ pub enum TrainError {
     NoFeatures,
     /// The evaluator and the trainer's library disagree.
     #[error(
-        "the host's evaluator and libxgboost score test row {row} differently: this libxgboost is not one that the \
+        "the host's evaluator and {framework} score test row {row} differently: this {framework} is not one that the \
          host can serve for bit by bit"
     )]
     CrossCheck {
+        /// The trainer's library.
+        framework: &'static str,
         /// The first row, from 0.
         row: usize,
     },
@@ -253,7 +258,7 @@ pub enum TrainError {
         /// What it was.
         found: String,
     },
-    /// A name that libxgboost would ignore.
+    /// A name that the trainer would ignore.
     #[error("unknown parameter `{name}`{}", suggestion.map(|known| format!(": did you mean `{known}`?")).unwrap_or_default())]
     UnknownParameter {
         /// The name.

@@ -16,9 +16,9 @@ use crate::domain::Name;
 use crate::plugin::PluginRuntime;
 use crate::registry::ModelVersion;
 use crate::track::{BUNDLE_TAG, InputDataset, Pair, RunStatus};
-use crate::train::xgboost::XgboostParameters;
+use crate::train::xgboost::{XgboostParameters, XgboostTrainer};
 use crate::train::{
-    self, LibrarySearch, RunLog, RunStart, TrainEvent, TrainReport, TrainSpec, TransformerSpec,
+    self, Library, LibrarySearch, RunLog, RunStart, TrainEvent, TrainReport, TrainSpec, TransformerSpec,
 };
 
 #[derive(Debug, clap::Args)]
@@ -108,15 +108,16 @@ pub(super) fn run(arguments: TrainArguments, state: &StateArguments, output: &Ou
         anyhow::bail!("`--config {name}=…` names no plugin of this run");
     }
     let model = arguments.name.clone().unwrap_or_else(|| dataset.name.clone());
+    let search = LibrarySearch::from_environment(given(arguments.xgboost_library));
+    let objective_by_labels = !arguments.parameters.iter().any(|(name, _)| name == "objective");
+    let trainer = XgboostTrainer { library: Library::load(&search)?, parameters, objective_by_labels };
     let spec = TrainSpec {
         dataset,
         label: arguments.label,
         train_rows: arguments.train_rows.map(|rows| rows as usize),
         preprocess,
         postprocess,
-        parameters,
-        objective_by_labels: !arguments.parameters.iter().any(|(name, _)| name == "objective"),
-        library: LibrarySearch::from_environment(given(arguments.xgboost_library)),
+        trainer: Box::new(trainer),
     };
     let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let threads = threads.context("failed to start threads")?;
@@ -125,7 +126,6 @@ pub(super) fn run(arguments: TrainArguments, state: &StateArguments, output: &Ou
     let start = run_start(&spec, experiment, arguments.run_name);
     let log = RunLog::start(threads.handle().clone(), tracker, start)?;
     let run_id = log.run_id().to_owned();
-    let chosen_by_labels = spec.objective_by_labels;
     let mut progress = Progress { output, bar: None, log: &log };
     let trained = train::run(&store, spec, &mut |event| progress.on(event));
     progress.finish();
@@ -135,7 +135,7 @@ pub(super) fn run(arguments: TrainArguments, state: &StateArguments, output: &Ou
     });
     match registered {
         Ok((report, version)) => {
-            if let Some(objective) = report.parameters.get("objective").filter(|_| chosen_by_labels) {
+            if let Some(objective) = report.parameters.get("objective").filter(|_| objective_by_labels) {
                 output.note(&format!(
                     "the labels suggested the objective {objective}; choose another with `--set objective=…`"
                 ));
@@ -166,9 +166,7 @@ fn pairs(map: &BTreeMap<String, String>) -> Vec<Pair> {
 
 /// What a run records before it starts: everything that its result depends on.
 fn run_start(spec: &TrainSpec, experiment: String, run_name: Option<String>) -> RunStart {
-    let mut params = pairs(&spec.parameters.to_map());
-    // Chosen when the labels are known.
-    params.retain(|param| !spec.objective_by_labels || param.key != "objective");
+    let mut params = pairs(&spec.trainer.parameters());
     params.push(tag("label", spec.label.clone()));
     if let Some(rows) = spec.train_rows {
         params.push(tag("train_rows", rows.to_string()));

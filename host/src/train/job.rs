@@ -13,8 +13,8 @@ use std::time::Instant;
 
 use super::matrix::{LabelledMatrix, Source, Split};
 use super::report::{Evaluation, evaluate};
-use super::xgboost::{self, Objective, XgboostParameters};
-use super::{Library, LibrarySearch, RoundReport, TrainError};
+use super::trainer::{TrainSession, Trained, Trainer};
+use super::{RoundReport, TrainError};
 use crate::data::{self, ResolvedDataset};
 use crate::domain::{Batch, ColumnSpec, Digest, Signature, Tensor};
 use crate::model::{self, FEATURES, Model, SCORES};
@@ -43,12 +43,8 @@ pub struct TrainSpec {
     pub preprocess: Vec<TransformerSpec>,
     /// Transformers after it.
     pub postprocess: Vec<TransformerSpec>,
-    /// What the trainer is told.
-    pub parameters: XgboostParameters,
-    /// Choose the objective by the labels instead of taking it from the parameters.
-    pub objective_by_labels: bool,
-    /// Where libxgboost may be.
-    pub library: LibrarySearch,
+    /// What learns.
+    pub trainer: Box<dyn Trainer>,
 }
 
 /// A transformer as the user named it.
@@ -103,27 +99,19 @@ pub fn run(
     progress: &mut dyn FnMut(TrainEvent) -> ControlFlow<()>,
 ) -> Result<TrainReport, TrainError> {
     let started = Instant::now();
-    let library = Library::load(&spec.library)?;
     let source = Source::open(store, &spec.dataset, &spec.label, spec.train_rows, data::BATCH_ROWS)?;
     let preprocess = fit_preprocess(&spec, &source, progress)?;
     let (train, features) = collect(&source, Split::Train, &preprocess, progress)?;
     let (test, _) = collect(&source, Split::Test, &preprocess, progress)?;
 
-    let mut parameters = spec.parameters.clone();
-    if spec.objective_by_labels {
-        parameters.objective = Objective::for_labels(&train.labels);
-    }
-    phase(progress, "training", u64::from(parameters.rounds))?;
+    phase(progress, "training", u64::from(spec.trainer.rounds()))?;
     let trained_at = Instant::now();
-    let (train_matrix, test_matrix) = (train.as_matrix()?, test.as_matrix()?);
     let mut on_round = |round| progress(TrainEvent::Round(round));
-    let trained = xgboost::train(&library, train_matrix, Some(test_matrix), &parameters, &mut on_round)?;
+    let mut session = TrainSession { progress: &mut on_round, checkpoints: None, start_from: None };
+    let trained = spec.trainer.train(train.as_matrix()?, test.as_matrix()?, &mut session)?;
     let train_seconds = trained_at.elapsed().as_secs_f64();
     let model = model::load(&trained.model)?;
-    if parameters.objective == Objective::Softprob {
-        parameters.num_class = u32::try_from(model.score_count()).ok();
-    }
-    cross_check(model.as_ref(), &test, &trained.test_scores)?;
+    cross_check(model.as_ref(), &test, &trained)?;
 
     let scores = |matrix: &LabelledMatrix| -> Result<Batch, TrainError> {
         let shape = vec![matrix.rows(), model.score_count()];
@@ -131,23 +119,22 @@ pub fn run(
     };
     let train_scores = scores(&train)?;
     let postprocess = fit_postprocess(&spec, &train_scores)?;
-    let evaluation =
-        evaluate(parameters.objective, &model.score(&test.features), model.score_count(), &test.labels)?;
+    let evaluation = evaluate(trained.task, &model.score(&test.features), model.score_count(), &test.labels)?;
     let signature = signature(&source, features, model.as_ref(), &postprocess)?;
 
     let manifest = BundleManifest {
         media_type: MEDIA_TYPE.to_owned(),
         model: ModelEntry {
-            framework: "xgboost".to_owned(),
-            framework_version: library.version_text(),
-            file_name: "model.ubj".to_owned(),
+            framework: trained.framework.to_owned(),
+            framework_version: trained.framework_version,
+            file_name: trained.file_name.to_owned(),
             blob: put(store, &trained.model)?,
         },
         preprocess: entries(store, &spec.preprocess, &preprocess)?,
         postprocess: entries(store, &spec.postprocess, &postprocess)?,
         signature,
         dataset: DatasetRef { name: spec.dataset.name.clone(), version: spec.dataset.version.digest },
-        parameters: parameters.to_map(),
+        parameters: trained.parameters,
         metrics: evaluation.metrics.clone(),
         confusion: evaluation.confusion.clone(),
         reference: put(store, &reference(&train, &train_scores)?)?,
@@ -242,13 +229,17 @@ fn collect(
 }
 
 /// Refuses a model that this host would evaluate otherwise than the library that trained it.
-fn cross_check(model: &dyn Model, test: &LabelledMatrix, expected: &[f32]) -> Result<(), TrainError> {
+fn cross_check(model: &dyn Model, test: &LabelledMatrix, trained: &Trained) -> Result<(), TrainError> {
+    let Some(expected) = &trained.test_scores else { return Ok(()) };
     let rows = test.rows().min(CROSS_CHECK_ROWS);
     let features = test.features.get(..rows * test.columns).unwrap_or_default();
     let scores = model.score(features);
     let differing = scores.iter().zip(expected).position(|(own, theirs)| own.to_bits() != theirs.to_bits());
     match differing {
-        Some(index) => Err(TrainError::CrossCheck { row: index / model.score_count().max(1) }),
+        Some(index) => Err(TrainError::CrossCheck {
+            framework: trained.framework,
+            row: index / model.score_count().max(1),
+        }),
         None => Ok(()),
     }
 }

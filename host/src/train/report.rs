@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
+use super::Task;
 use super::evaluation::{self, EvaluationError};
-use super::xgboost::Objective;
 
 /// How good a model is on rows it has not seen.
 #[derive(Debug, Clone, PartialEq)]
@@ -12,16 +12,16 @@ pub struct Evaluation {
     pub confusion: Vec<Vec<u64>>,
 }
 
-/// Judges rows of `columns` scores by what the objective predicts.
+/// Judges rows of `columns` scores by what they predict.
 pub(super) fn evaluate(
-    objective: Objective,
+    task: Task,
     scores: &[f32],
     columns: usize,
     labels: &[f32],
 ) -> Result<Evaluation, EvaluationError> {
     let named =
         |metrics: &[(&str, f64)]| metrics.iter().map(|&(name, value)| (name.to_owned(), value)).collect();
-    if objective == Objective::SquaredError {
+    if task == Task::Regression {
         let found = evaluation::regression(scores, labels)?;
         let metrics = named(&[("rmse", found.rmse), ("mae", found.mae), ("r2", found.r2)]);
         return Ok(Evaluation { metrics, confusion: Vec::new() });

@@ -37,14 +37,6 @@ fn values_are_checked_and_aliases_are_one_parameter() {
     assert_eq!(refusal("rounds", "0"), "parameter `rounds` is `0`: expected a number from 1 to 100000");
 }
 
-#[test]
-fn edits_are_counted() {
-    for (left, right, distance) in [("", "", 0), ("a", "", 1), ("kitten", "sitting", 3), ("eta", "beta", 1)] {
-        assert_eq!(edits(left, right), distance);
-        assert_eq!(edits(right, left), distance);
-    }
-}
-
 /// The library that `cargo xtask setup` installs.
 fn library() -> Library {
     let explicit = std::env::var_os("HOST_XGBOOST_LIBRARY").map(Into::into);
@@ -77,7 +69,7 @@ fn a_trained_model_loads_and_scores_as_libxgboost_does() {
     parameters.set("objective", "multi:softprob").unwrap();
     parameters.set("eval_metric", "merror").unwrap();
     let run = |reports: &mut Vec<RoundReport>| {
-        train(&library, matrix, Some(matrix), &parameters, &mut |report| {
+        boost(&library, matrix, Some(matrix), &parameters, &mut |report| {
             reports.push(report);
             ControlFlow::Continue(())
         })
@@ -125,7 +117,7 @@ fn every_objective_trains_and_loads() {
     ] {
         let parameters = XgboostParameters { objective, rounds: 2, nthread: 1, ..Default::default() };
         let matrix = Matrix::new(&features, 4, labels).unwrap();
-        let file = train(&library, matrix, None, &parameters, &mut |_| ControlFlow::Continue(())).unwrap();
+        let file = boost(&library, matrix, None, &parameters, &mut |_| ControlFlow::Continue(())).unwrap();
         let model = model::load(&file.model).unwrap();
         assert_eq!((model.feature_count(), model.score_count()), (4, columns));
     }
@@ -137,7 +129,7 @@ fn progress_can_end_training() {
     let (features, labels) = rows(90);
     let matrix = Matrix::new(&features, 4, &labels).unwrap();
     let parameters = XgboostParameters { rounds: 100, nthread: 1, ..Default::default() };
-    let file = train(&library, matrix, None, &parameters, &mut |report| match report.round {
+    let file = boost(&library, matrix, None, &parameters, &mut |report| match report.round {
         3 => ControlFlow::Break(()),
         _ => ControlFlow::Continue(()),
     });
@@ -150,7 +142,7 @@ fn what_cannot_be_trained_is_told() {
     let (features, labels) = rows(9);
     let matrix = Matrix::new(&features, 4, &labels).unwrap();
     let refusal = |test, parameters: &XgboostParameters| {
-        let result = train(&library, matrix, test, parameters, &mut |_| ControlFlow::Continue(()));
+        let result = boost(&library, matrix, test, parameters, &mut |_| ControlFlow::Continue(()));
         result.unwrap_err().to_string()
     };
     let logistic = XgboostParameters { objective: Objective::Logistic, ..Default::default() };
