@@ -6,6 +6,7 @@ mod archive;
 mod data;
 mod error;
 mod gc;
+mod job;
 mod listener;
 mod model;
 mod monitor;
@@ -89,6 +90,9 @@ enum Command {
     Import(archive::ImportArguments),
     /// Free the space of what nothing needs any more.
     Gc(gc::GcArguments),
+    /// Become the program of a job, with its limits.
+    #[command(hide = true)]
+    Job(job::JobArguments),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -121,6 +125,7 @@ fn run(cli: Cli, output: &Output) -> anyhow::Result<ExitCode> {
         Command::Export(arguments) => archive::export(arguments, &cli.state, output)?,
         Command::Import(arguments) => archive::import(arguments, &cli.state, output)?,
         Command::Gc(arguments) => gc::run(arguments, &cli.state, output)?,
+        Command::Job(arguments) => return job::run(arguments),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "host", &mut script);

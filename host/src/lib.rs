@@ -18,6 +18,7 @@ pub mod data;
 pub mod domain;
 pub mod model;
 pub mod monitor;
+pub mod pipeline;
 pub mod plugin;
 pub mod project;
 pub mod registry;

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 /// Layers from top to bottom; a module may use those after it.
-const LAYERS: [&str; 13] = [
-    "cli", "server", "serve", "monitor", "train", "project", "registry", "track", "model", "data", "plugin",
-    "store", "domain",
+const LAYERS: [&str; 14] = [
+    "cli", "server", "serve", "monitor", "train", "project", "pipeline", "registry", "track", "model",
+    "data", "plugin", "store", "domain",
 ];
 
 fn source_folder() -> PathBuf {

@@ -1,0 +1,345 @@
+//! Jobs as processes of this machine.
+
+use std::ffi::OsString;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::{Component, Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::process::{Pid, Resource, Rlimit, Signal, getppid, setrlimit};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use serde_json::{Map, Value};
+
+use super::process::{self, Ended, Stopped};
+use super::{Cancel, Executor, ExecutorError, answer};
+use crate::domain::Digest;
+use crate::pipeline::job::{FILES_OUT, Job, JobEnd, JobFile, JobOutcome, OUTPUTS, Program};
+use crate::store::{Store, StoreError};
+
+/// Files that a command may hand on.
+const FILES_OUT_MAX: usize = 10_000;
+
+/// The hidden subcommand that this executor starts, see [`exec_limited`].
+const SUBCOMMAND: &str = "job";
+
+/// Starts a process of this machine for each job: in a folder and a process group of its own, on cores of its own, with
+/// bounded memory; it ends when this process does, however that ends.
+#[derive(Debug)]
+pub struct LocalExecutor {
+    store: Store,
+    program: PathBuf,
+    environment: Vec<(OsString, OsString)>,
+    cores: Cores,
+}
+
+impl LocalExecutor {
+    /// An executor over `store`. `program` is this program, and `environment` tells it where the store and its database
+    /// are.
+    pub fn new(store: Store, program: PathBuf, environment: Vec<(OsString, OsString)>) -> Self {
+        Self { store, program, environment, cores: Cores::of_this_process() }
+    }
+
+    /// Cores that all jobs together can have.
+    pub fn cores(&self) -> u32 {
+        u32::try_from(self.cores.all.len()).unwrap_or(u32::MAX).max(1)
+    }
+
+    fn start(&self, job: &Job, folder: &Path, cores: &[usize]) -> std::io::Result<Child> {
+        let mut command = Command::new(&self.program);
+        command.arg(SUBCOMMAND).arg("--parent").arg(std::process::id().to_string());
+        if let Some(bytes) = job.limits.memory_bytes {
+            command.arg("--memory").arg(bytes.to_string());
+        }
+        if !cores.is_empty() {
+            let cores: Vec<String> = cores.iter().map(usize::to_string).collect();
+            command.arg("--cores").arg(cores.join(","));
+        }
+        command.arg("--");
+        match &job.program {
+            Program::Host(arguments) => command.arg(&self.program).args(arguments),
+            Program::Command(arguments) => command.args(arguments),
+        };
+        command
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .envs(&job.environment)
+            .env("NO_COLOR", "1")
+            .env(OUTPUTS, outputs_path(folder))
+            .env(FILES_OUT, files_out(folder))
+            .current_dir(job.folder.as_deref().unwrap_or(&work_folder(folder)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .spawn()
+    }
+
+    /// Puts the job's files into its working folder.
+    fn fetch(&self, job: &Job, folder: &Path) -> Result<(), ExecutorError> {
+        let work = work_folder(folder);
+        for folder in [&work, &files_out(folder)] {
+            std::fs::create_dir(folder).map_err(ExecutorError::io("create a folder", job))?;
+        }
+        for file in &job.files {
+            let path = Path::new(&file.path);
+            let is_inside = path.components().all(|part| matches!(part, Component::Normal(_)));
+            if file.path.is_empty() || !is_inside {
+                return Err(ExecutorError::Path { step: job.name.clone(), path: file.path.clone() });
+            }
+            let path = work.join(path);
+            if let Some(parent) = path.parent() {
+                std::fs::create_dir_all(parent).map_err(ExecutorError::io("create a folder", job))?;
+            }
+            let mut target =
+                std::fs::File::create_new(&path).map_err(ExecutorError::io("write a file", job))?;
+            self.store.copy_blob(file.digest, &mut target)?;
+        }
+        Ok(())
+    }
+
+    /// What a process that ended well has answered; the error is the step's.
+    fn collect(&self, job: &Job, folder: &Path, ended: &Ended) -> Result<Answer, Unanswered> {
+        match job.program {
+            Program::Host(_) => Ok((answer::of_host(&ended.answer, ended.answer_cut)?, Vec::new())),
+            Program::Command(_) => {
+                let mut outputs = answer::of_command(&outputs_path(folder))?;
+                let files = self.keep_files(&files_out(folder))?;
+                for file in &files {
+                    outputs.entry(file.path.clone()).or_insert_with(|| file.digest.to_string().into());
+                }
+                Ok((outputs, files))
+            }
+        }
+    }
+
+    fn keep_files(&self, folder: &Path) -> Result<Vec<JobFile>, Unanswered> {
+        let mut files = Vec::new();
+        for entry in walkdir::WalkDir::new(folder).sort_by_file_name() {
+            let entry = entry.map_err(|error| format!("its files cannot be read: {error}"))?;
+            if entry.file_type().is_dir() {
+                continue;
+            }
+            let inside = entry.path().strip_prefix(folder).unwrap_or(entry.path());
+            let path = inside.to_str().ok_or_else(|| format!("it made a file `{}`", inside.display()))?;
+            if !entry.file_type().is_file() {
+                return Err(format!("it made `{path}`, which is not a plain file").into());
+            }
+            if files.len() == FILES_OUT_MAX {
+                return Err(format!("it made more than {FILES_OUT_MAX} files").into());
+            }
+            let mut file = std::fs::File::open(entry.path())
+                .map_err(|error| format!("its file `{path}` cannot be read: {error}"))?;
+            let digest: Digest = self.store.put(&mut file)?.digest;
+            files.push(JobFile { path: path.to_owned(), digest });
+        }
+        Ok(files)
+    }
+}
+
+type Answer = (Map<String, Value>, Vec<JobFile>);
+
+/// Why there is no answer: the step's fault, or the store's.
+enum Unanswered {
+    Step(String),
+    Store(StoreError),
+}
+
+impl From<String> for Unanswered {
+    fn from(reason: String) -> Self {
+        Self::Step(reason)
+    }
+}
+
+impl From<StoreError> for Unanswered {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl Executor for LocalExecutor {
+    fn run(&self, job: &Job, cancel: &Cancel) -> Result<JobOutcome, ExecutorError> {
+        let folder = self.store.temporary_folder()?;
+        self.fetch(job, folder.path())?;
+        let cores = self.cores.take(job.limits.cores);
+        let child = self
+            .start(job, folder.path(), cores.numbers())
+            .map_err(ExecutorError::io("start a process", job))?;
+        let answer_max_bytes = match job.program {
+            Program::Host(_) => answer::ANSWER_MAX_BYTES,
+            Program::Command(_) => 0,
+        };
+        let timeout = job.limits.timeout_ms.map(Duration::from_millis);
+        let ended = process::wait(child, timeout, answer_max_bytes, cancel)
+            .map_err(ExecutorError::io("wait for a process", job))?;
+        drop(cores);
+        let end = match ended.stopped {
+            Some(Stopped::TimedOut) => JobEnd::TimedOut,
+            Some(Stopped::Cancelled) => JobEnd::Cancelled,
+            None if ended.status.success() => JobEnd::Done,
+            None => JobEnd::Failed(reason(ended.status, ended.log.last_line())),
+        };
+        let (end, (outputs, files)) = match end {
+            JobEnd::Done => match self.collect(job, folder.path(), &ended) {
+                Ok(answer) => (JobEnd::Done, answer),
+                Err(Unanswered::Step(reason)) => (JobEnd::Failed(reason), Answer::default()),
+                Err(Unanswered::Store(error)) => return Err(error.into()),
+            },
+            other => (other, Answer::default()),
+        };
+        Ok(JobOutcome { end, outputs, files, log: ended.log.into_bytes() })
+    }
+}
+
+fn work_folder(folder: &Path) -> PathBuf {
+    folder.join("work")
+}
+
+fn outputs_path(folder: &Path) -> PathBuf {
+    folder.join("outputs")
+}
+
+fn files_out(folder: &Path) -> PathBuf {
+    folder.join("files")
+}
+
+fn reason(status: ExitStatus, last_line: Option<String>) -> String {
+    let how = match (status.code(), status.signal()) {
+        (Some(code), _) => format!("it exited with code {code}"),
+        (None, Some(signal)) => format!("it was killed by signal {signal}"),
+        (None, None) => "it ended in an unknown way".to_owned(),
+    };
+    match last_line {
+        Some(line) => format!("{how}: {line}"),
+        None => how,
+    }
+}
+
+/// The cores of this process, and how many jobs are on each.
+#[derive(Debug)]
+struct Cores {
+    all: Vec<usize>,
+    jobs: Mutex<Vec<u32>>,
+}
+
+impl Cores {
+    fn of_this_process() -> Self {
+        let all = match sched_getaffinity(None) {
+            Ok(set) => (0..CpuSet::MAX_CPU).filter(|core| set.is_set(*core)).collect(),
+            Err(_) => Vec::new(),
+        };
+        let jobs = Mutex::new(vec![0; all.len()]);
+        Self { all, jobs }
+    }
+
+    /// The `wanted` cores on which there is least to do; none by number where a job may have all.
+    fn take(&self, wanted: u32) -> TakenCores<'_> {
+        let wanted = wanted as usize;
+        let mut taken = TakenCores { cores: self, places: Vec::new(), numbers: Vec::new() };
+        if wanted >= self.all.len() {
+            return taken;
+        }
+        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut places: Vec<usize> = (0..self.all.len()).collect();
+        places.sort_by_key(|place| (jobs.get(*place).copied(), *place));
+        for place in places.into_iter().take(wanted.max(1)) {
+            if let (Some(jobs), Some(number)) = (jobs.get_mut(place), self.all.get(place)) {
+                *jobs += 1;
+                taken.places.push(place);
+                taken.numbers.push(*number);
+            }
+        }
+        taken
+    }
+}
+
+struct TakenCores<'a> {
+    cores: &'a Cores,
+    places: Vec<usize>,
+    numbers: Vec<usize>,
+}
+
+impl TakenCores<'_> {
+    fn numbers(&self) -> &[usize] {
+        &self.numbers
+    }
+}
+
+impl Drop for TakenCores<'_> {
+    fn drop(&mut self) {
+        let mut jobs = self.cores.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        for place in &self.places {
+            if let Some(jobs) = jobs.get_mut(*place) {
+                *jobs -= 1;
+            }
+        }
+    }
+}
+
+/// What the process of a job is told before it becomes the job's program.
+#[derive(Debug)]
+pub struct LimitedCommand {
+    /// The process that must live.
+    pub parent: i32,
+    /// Bytes of memory that it may write to.
+    pub memory_bytes: Option<u64>,
+    /// Cores that it may run on; all where there are none.
+    pub cores: Vec<usize>,
+    /// What it becomes: a program and its arguments.
+    pub command: Vec<OsString>,
+}
+
+/// Takes on the limits of a job and becomes its program; returns only if that fails.
+///
+/// A program of its own, because between `fork` and `exec` only what is safe in a copied process may be called.
+pub fn exec_limited(limited: &LimitedCommand) -> std::io::Error {
+    match limit(limited) {
+        Ok(()) => {}
+        Err(error) => return error.into(),
+    }
+    let Some((program, rest)) = limited.command.split_first() else {
+        return std::io::ErrorKind::InvalidInput.into();
+    };
+    Command::new(program).args(rest).exec()
+}
+
+fn limit(limited: &LimitedCommand) -> rustix::io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    // It may have died before that was said.
+    if getppid() != Pid::from_raw(limited.parent) {
+        return Err(rustix::io::Errno::SRCH);
+    }
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    if let Some(bytes) = limited.memory_bytes {
+        // Not the address space, of which sandboxes reserve much more than they use.
+        setrlimit(Resource::Data, Rlimit { current: Some(bytes), maximum: Some(bytes) })?;
+    }
+    if !limited.cores.is_empty() {
+        let mut set = CpuSet::new();
+        limited.cores.iter().filter(|core| **core < CpuSet::MAX_CPU).for_each(|core| set.set(*core));
+        sched_setaffinity(None, &set)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cores(count: usize) -> Cores {
+        Cores { all: (10..10 + count).collect(), jobs: Mutex::new(vec![0; count]) }
+    }
+
+    #[test]
+    fn jobs_get_the_cores_that_are_free() {
+        let cores = cores(3);
+        let first = cores.take(1);
+        let second = cores.take(2);
+        assert_eq!((first.numbers(), second.numbers()), (&[10][..], &[11, 12][..]));
+        drop(first);
+        assert_eq!(cores.take(1).numbers(), [10]);
+        assert!(cores.take(3).numbers().is_empty(), "all of them needs no list");
+        assert_eq!(cores.take(0).numbers().len(), 1);
+        drop(second);
+        assert!(cores.jobs.into_inner().unwrap().iter().all(|jobs| *jobs == 0));
+    }
+}
