@@ -11,6 +11,7 @@ mod listener;
 mod model;
 mod monitor;
 mod output;
+mod pipeline;
 mod plugin;
 mod predict;
 mod run;
@@ -75,6 +76,9 @@ enum Command {
     /// List, show, compare and watch runs.
     #[command(subcommand)]
     Run(run::RunCommand),
+    /// Check, plan, run and show pipelines.
+    #[command(subcommand)]
+    Pipeline(pipeline::PipelineCommand),
     /// Score a dataset with a model.
     Predict(predict::PredictArguments),
     /// Serve a model over HTTP.
@@ -118,6 +122,7 @@ fn run(cli: Cli, output: &Output) -> anyhow::Result<ExitCode> {
         Command::Train(arguments) => train::run(arguments, &cli.state, output)?,
         Command::Model(command) => model::run(command, &cli.state, output)?,
         Command::Run(command) => run::run(command, &cli.state, output)?,
+        Command::Pipeline(command) => return pipeline::run(command, &cli.state, output),
         Command::Predict(arguments) => predict::run(arguments, &cli.state, output)?,
         Command::Serve(arguments) => serve::run(arguments, &cli.state, output)?,
         Command::Server(arguments) => server::run(&arguments, &cli.state, output)?,

@@ -2,7 +2,7 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use console::{Alignment, Term, measure_text_width, pad_str, style};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -75,6 +75,13 @@ impl Output {
         }
     }
 
+    /// Tells what was done, in a text that is fit for a terminal already.
+    pub(super) fn raw_note(&self, text: &str) {
+        if !self.quiet {
+            to_stderr(text);
+        }
+    }
+
     /// Tells what may go wrong.
     pub(super) fn warn(&self, text: &str) {
         to_stderr(&format!("{} {}", style("warning:").for_stderr().yellow().bold(), message(text)));
@@ -96,6 +103,15 @@ impl Output {
         }
         bar.enable_steady_tick(Duration::from_millis(200));
         bar
+    }
+
+    /// Room for several bars on standard error, one below the other; hidden where nobody watches.
+    pub(super) fn progress_lines(&self) -> MultiProgress {
+        let hidden = self.quiet || !Term::stderr().is_term();
+        MultiProgress::with_draw_target(match hidden {
+            true => ProgressDrawTarget::hidden(),
+            false => ProgressDrawTarget::stderr_with_hz(10),
+        })
     }
 
     /// A progress bar of bytes on standard error; hidden where nobody watches.

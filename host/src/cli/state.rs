@@ -94,6 +94,16 @@ impl StateArguments {
         wait(async { Ok(self.open_registry().await?.resolve(model).await?) })
     }
 
+    /// What tells another process of this program to use the same state.
+    pub(super) fn to_environment(&self) -> anyhow::Result<Vec<(OsString, OsString)>> {
+        let folder = std::path::absolute(self.folder()?).context("failed to find the state folder")?;
+        let mut environment = vec![("HOST_STATE_DIR".into(), folder.into_os_string())];
+        for (name, value) in [("HOST_DATABASE", &self.database), ("HOST_BLOBS", &self.blobs)] {
+            environment.extend(value.as_ref().map(|value| (name.into(), value.into())));
+        }
+        Ok(environment)
+    }
+
     fn folder(&self) -> anyhow::Result<PathBuf> {
         if let Some(folder) = given(self.state_dir.clone()) {
             return Ok(folder);

@@ -59,8 +59,8 @@ pub struct JobFile {
 pub struct JobLimits {
     /// Time to its end, in milliseconds; none if it may take as long as it wants.
     pub timeout_ms: Option<u64>,
-    /// Processor cores.
-    pub cores: u32,
+    /// Processor cores of its own; none if it may use all, beside others.
+    pub cores: Option<u32>,
     /// Bytes of memory that each of its processes may write to; none if as much as there is.
     pub memory_bytes: Option<u64>,
 }

@@ -173,8 +173,13 @@ impl Tracker {
 
     /// Stores a file of a run at `path` below the run's artifacts.
     pub async fn put_run_artifact(&self, run: &Run, path: &str, content: Vec<u8>) -> Result<(), TrackError> {
-        let path = path_of_location(&run.info.artifact_uri)?.join(&ArtifactPath::parse(path)?);
+        let path = self.artifact_folder(run)?.join(&ArtifactPath::parse(path)?);
         self.put_artifact(path, std::io::Cursor::new(content)).await
+    }
+
+    /// The folder of a run's artifacts.
+    pub fn artifact_folder(&self, run: &Run) -> Result<ArtifactPath, TrackError> {
+        path_of_location(&run.info.artifact_uri)
     }
 
     /// Opens an artifact, after all of it was checked against its digest; gives its size too.

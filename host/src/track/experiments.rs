@@ -62,6 +62,17 @@ impl Tracker {
             .await
     }
 
+    /// The id of the experiment of a name, created if there is none.
+    pub async fn ensure_experiment(&self, name: &str) -> Result<String, TrackError> {
+        // In this order, because another may create it at the same time.
+        match self.create_experiment(name.to_owned(), None, Vec::new()).await {
+            Err(error) if error.code() == ErrorCode::ResourceAlreadyExists => {
+                Ok(self.experiment_by_name(name).await?.experiment_id)
+            }
+            created => created,
+        }
+    }
+
     /// The experiment of an id.
     pub async fn experiment(&self, experiment_id: &str) -> Result<Experiment, TrackError> {
         let id = parse_id(experiment_id)?;

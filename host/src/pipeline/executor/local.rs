@@ -232,9 +232,9 @@ impl Cores {
     }
 
     /// The `wanted` cores on which there is least to do; none by number where a job may have all.
-    fn take(&self, wanted: u32) -> TakenCores<'_> {
-        let wanted = wanted as usize;
+    fn take(&self, wanted: Option<u32>) -> TakenCores<'_> {
         let mut taken = TakenCores { cores: self, places: Vec::new(), numbers: Vec::new() };
+        let wanted = wanted.map_or(self.all.len(), |wanted| wanted as usize);
         if wanted >= self.all.len() {
             return taken;
         }
@@ -332,13 +332,14 @@ mod tests {
     #[test]
     fn jobs_get_the_cores_that_are_free() {
         let cores = cores(3);
-        let first = cores.take(1);
-        let second = cores.take(2);
+        let first = cores.take(Some(1));
+        let second = cores.take(Some(2));
         assert_eq!((first.numbers(), second.numbers()), (&[10][..], &[11, 12][..]));
         drop(first);
-        assert_eq!(cores.take(1).numbers(), [10]);
-        assert!(cores.take(3).numbers().is_empty(), "all of them needs no list");
-        assert_eq!(cores.take(0).numbers().len(), 1);
+        assert_eq!(cores.take(Some(1)).numbers(), [10]);
+        assert!(cores.take(Some(3)).numbers().is_empty(), "all of them needs no list");
+        assert!(cores.take(None).numbers().is_empty());
+        assert_eq!(cores.take(Some(0)).numbers().len(), 1);
         drop(second);
         assert!(cores.jobs.into_inner().unwrap().iter().all(|jobs| *jobs == 0));
     }

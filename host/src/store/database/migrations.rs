@@ -10,6 +10,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0002_registry.sql"),
     include_str!("migrations/0003_datasets.sql"),
     include_str!("migrations/0004_project.sql"),
+    include_str!("migrations/0006_pipelines.sql"),
 ];
 
 /// Brings the schema up to date; several processes may try at once. Gives what the database calls itself.
