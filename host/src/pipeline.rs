@@ -1,7 +1,7 @@
-//! Pipelines: a file that names steps and what each needs, and the plan that it makes.
+//! Pipelines: a file that names steps and what each needs, the plan that it makes, and running it.
 //!
-//! This part is pure: it reads no file, clock, network or randomness; text and parameters come in, and what comes out
-//! is the same on every machine. It owns the format of `pipeline.yaml`; it refuses to know how a step is run.
+//! The planner is pure: it reads no file, clock, network or randomness; text and parameters come in, and what comes out
+//! is the same on every machine. It owns the format of `pipeline.yaml`.
 //!
 //! 1. [`PipelineSpec::parse`] reads the text with budgets and checks it: keys, types, references, circles. All problems
 //!    are told together, each with its line and column.
@@ -9,6 +9,12 @@
 //! 3. [`Plan::decide`] says of a step, from how the others ended, whether it waits, is skipped, is blocked or runs, and
 //!    with which values.
 //! 4. [`cache_key`] names the result of a step by all that it depends on.
+//!
+//! 5. [`PipelineRunner`] runs it: what is ready becomes a [`Job`], a description that means the same on any machine, which
+//!    an [`executor::Executor`] runs as a process of its own; what it answers is recorded, so that a pipeline that is
+//!    killed goes on. This layer therefore needs to know neither training nor serving.
+//!
+//! [`graph`] draws a plan, and [`schema()`] describes the file for editors.
 //!
 //! What `uses` may be stands in one table, [`uses::USES`]. A template `${{ … }}` stands for a parameter, a value of the
 //! step's matrix or an output of another step; a value that is exactly one template keeps its type. A reference to an
@@ -20,6 +26,7 @@ mod check;
 mod condition;
 pub mod executor;
 mod file;
+pub mod graph;
 mod job;
 mod node;
 mod order;
@@ -31,6 +38,8 @@ mod problem;
 mod quantity;
 mod record;
 mod run;
+mod schema;
+mod status;
 mod step;
 mod step_run;
 mod template;
@@ -52,10 +61,13 @@ pub use plan::{
 pub use preview::{PreviewedOutcome, StepPreview, preview};
 pub use problem::{PROBLEMS_MAX, PipelineError, Place, Problem};
 pub use quantity::DURATION_MAX;
-pub use record::{
-    NewPipelineRecord, PipelineRecord, PipelineStatus, RecordError, Records, StepRecord, StepStatus,
-};
+pub use record::{NewPipelineRecord, PipelineRecord, PipelineStatus, RecordError, Records, StepRecord};
 pub use run::{PipelineReport, PipelineRunner, RunError, RunOptions, StepChange, StepEvent};
+pub use schema::schema;
+pub use status::StepStatus;
 pub use step::StepContext;
 pub use step_run::{RUN_ID, begin_pipeline};
 pub use template::Reference;
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,25 @@ const LAYERS: [&str; 14] = [
     "data", "plugin", "store", "domain",
 ];
 
+/// The files of `pipeline`, without their ending, and folders that only plan.
+const PLANNER: [&str; 15] = [
+    "cache_key",
+    "check",
+    "condition",
+    "file",
+    "graph",
+    "node",
+    "order",
+    "parameter",
+    "plan",
+    "problem",
+    "quantity",
+    "schema",
+    "template",
+    "tree",
+    "uses",
+];
+
 fn source_folder() -> PathBuf {
     Path::new(&std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("../host/src")
 }
@@ -127,6 +146,27 @@ fn only_plugin_knows_wasmtime_and_only_the_library_binding_is_unsafe() {
             }
         }
     }
+}
+
+#[test]
+fn domain_and_the_planner_touch_neither_clock_nor_disk_nor_network_nor_randomness() {
+    let mut checked = 0;
+    for path in rust_files(&source_folder()) {
+        let relative = path.strip_prefix(source_folder()).unwrap().to_str().unwrap().to_owned();
+        let is_pure = relative.starts_with("domain/")
+            || PLANNER.iter().any(|part| relative.starts_with(&format!("pipeline/{part}")));
+        if !is_pure || relative.ends_with("tests.rs") {
+            continue;
+        }
+        checked += 1;
+        let text = std::fs::read_to_string(&path).unwrap();
+        for line in text.lines().filter(|line| !line.trim_start().starts_with("//")) {
+            for word in ["fs", "net", "Instant", "SystemTime", "File", "tokio", "Uuid"] {
+                assert!(!has_word(line, word), "{relative}: {line}");
+            }
+        }
+    }
+    assert!(checked > 20, "only {checked} files were found: the check itself is broken");
 }
 
 #[test]

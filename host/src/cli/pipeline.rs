@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use clap::Subcommand;
+use clap::{Subcommand, ValueEnum};
 use console::style;
 use serde_json::{Map, Value, json};
 
@@ -17,8 +17,8 @@ use super::state::StateArguments;
 use crate::data::Catalog;
 use crate::pipeline::executor::{Cancel, LocalExecutor};
 use crate::pipeline::{
-    NewPipelineRecord, PipelineRecord, PipelineReport, PipelineRunner, PipelineSpec, PipelineStatus, Plan,
-    PreviewedOutcome, Records, RunOptions, StepContext, begin_pipeline, preview,
+    self, NewPipelineRecord, PipelineRecord, PipelineReport, PipelineRunner, PipelineSpec, PipelineStatus,
+    Plan, PreviewedOutcome, Records, RunOptions, StepContext, begin_pipeline, preview,
 };
 use crate::registry::Registry;
 
@@ -80,6 +80,16 @@ Exit codes: 0 every step ended well, 5 a step failed, 130 it was stopped.")]
         #[arg(long, default_value_t = 20)]
         limit: u16,
     },
+    /// Draw what needs what.
+    Graph {
+        #[command(flatten)]
+        file: FileArguments,
+        /// How.
+        #[arg(long, value_enum, default_value_t = Drawing::Text)]
+        format: Drawing,
+    },
+    /// Print the JSON Schema of pipeline files, for editors.
+    Schema,
 }
 
 #[derive(Debug, clap::Args)]
@@ -105,6 +115,17 @@ pub(super) struct RunArguments {
     cores: Option<u32>,
 }
 
+/// How to draw.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum Drawing {
+    /// Characters.
+    Text,
+    /// A picture for browsers.
+    Svg,
+    /// A diagram in the language of Mermaid, which Markdown on many sites shows.
+    Mermaid,
+}
+
 pub(super) fn run(
     command: PipelineCommand,
     state: &StateArguments,
@@ -112,6 +133,8 @@ pub(super) fn run(
 ) -> anyhow::Result<ExitCode> {
     match command {
         PipelineCommand::Check { file } => check(&file, output)?,
+        PipelineCommand::Graph { file, format } => graph(&file, format, output)?,
+        PipelineCommand::Schema => output.value(&pipeline::schema())?,
         of_state => {
             let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
             return threads.context("failed to start threads")?.block_on(with_state(of_state, state, output));
@@ -158,7 +181,7 @@ async fn with_state(
         PipelineCommand::List { name, limit } => {
             show::list(name.as_deref(), limit, &records, output).await?;
         }
-        PipelineCommand::Check { .. } => {}
+        PipelineCommand::Check { .. } | PipelineCommand::Graph { .. } | PipelineCommand::Schema => {}
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -230,6 +253,16 @@ fn check(arguments: &FileArguments, output: &Output) -> anyhow::Result<()> {
     }
     let steps = file.plan.steps.len();
     Ok(output.line(&format!("{}: {steps} {}", file.plan.name, if steps == 1 { "step" } else { "steps" }))?)
+}
+
+fn graph(arguments: &FileArguments, format: Drawing, output: &Output) -> anyhow::Result<()> {
+    let file = PipelineFile::read(&arguments.file)?.plan(&arguments.params)?;
+    let drawn = match format {
+        Drawing::Text => pipeline::graph::text(&file.plan, &[]),
+        Drawing::Svg => pipeline::graph::svg(&file.plan, &[]),
+        Drawing::Mermaid => pipeline::graph::mermaid(&file.plan, &[]),
+    };
+    Ok(output.bytes(drawn.as_bytes())?)
 }
 
 fn context(registry: Registry, folder: PathBuf) -> StepContext {

@@ -1,6 +1,5 @@
 //! One step from its values to its record: its result if that is there, else attempts until one succeeds.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
@@ -9,8 +8,9 @@ use super::cache_key::cache_key;
 use super::executor::Cancel;
 use super::job::{Job, JobEnd, JobLimits, JobOutcome};
 use super::plan::PlannedStep;
-use super::record::{StepRecord, StepResult, StepStatus};
+use super::record::{StepRecord, StepResult};
 use super::run::{RunError, StepChange};
+use super::status::StepStatus;
 use super::step::{self, PreparedStep};
 use super::step_run::{self, StepRun};
 use crate::domain::Digest;
@@ -46,7 +46,7 @@ pub(super) async fn attempt(run: StepRun) -> Result<Attempted, RunError> {
             return Ok(Attempted { record });
         }
     };
-    let key = cache_key(step, &prepared.identity, &BTreeMap::new(), env!("CARGO_PKG_VERSION"));
+    let key = cache_key(step, &prepared.identity, env!("CARGO_PKG_VERSION"));
     if step.is_cached
         && !run.runner.options.ignore_results
         && let Some(result) = find_result(&run, key).await?

@@ -15,28 +15,18 @@ const KEY_VERSION: u64 = 1;
 /// - `key`: the version of this document, 1;
 /// - `host`: the version of this host, since it decides what a step does with its values;
 /// - `uses`: the kind of step;
-/// - `with`: the resolved values, as [`super::Decision::Run`] has them;
-/// - `inputs`: the digests of everything that `with` only names: files, components, dataset versions behind an alias,
-///   each under a name of the caller's choice;
+/// - `with`: the resolved values, as [`super::Decision::Run`] has them, but with everything that they only name looked
+///   up: files, components, dataset versions and models behind an alias, each by digest;
 /// - `outputs`: the outputs that a command must write.
 ///
 /// Left out because they change no result: the step's name and place, its id (the values of its matrix are in `with`
 /// where they matter), `needs`, `when`, `retry`, `timeout`, `cache` and `resources`. Lists keep their order. `1` and
 /// `1.0` are different numbers.
-pub fn cache_key(
-    step: &PlannedStep,
-    with: &Map<String, Json>,
-    inputs: &BTreeMap<String, Digest>,
-    host_version: &str,
-) -> Digest {
-    let inputs: Map<String, Json> =
-        inputs.iter().map(|(name, digest)| (name.clone(), digest.to_string().into())).collect();
+pub fn cache_key(step: &PlannedStep, with: &Map<String, Json>, host_version: &str) -> Digest {
     let mut outputs = step.outputs.clone();
     outputs.sort_unstable();
     let mut text = String::from("{\"host\":");
     write(&Json::from(host_version), &mut text);
-    text.push_str(",\"inputs\":");
-    write_map(&inputs, &mut text);
     text.push_str(&format!(",\"key\":{KEY_VERSION},\"outputs\":"));
     write(&Json::from(outputs), &mut text);
     text.push_str(",\"uses\":");

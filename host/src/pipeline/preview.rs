@@ -2,7 +2,6 @@
 
 use serde::Serialize;
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
 
 use super::cache_key::cache_key;
 use super::plan::{Decision, Finished, Plan, PlannedStep};
@@ -101,7 +100,7 @@ async fn foresee(
         Ok(prepared) => prepared,
         Err(error) => return told(PreviewedOutcome::Fail, error.to_string()),
     };
-    let key = cache_key(step, &prepared.identity, &BTreeMap::new(), env!("CARGO_PKG_VERSION"));
+    let key = cache_key(step, &prepared.identity, env!("CARGO_PKG_VERSION"));
     match records.results(&[key]).await?.pop() {
         None => told(PreviewedOutcome::Run, "there is no result of it with these inputs".to_owned()),
         Some((_, result)) if is_there(context, &result.outputs).await => {

@@ -7,6 +7,7 @@ use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row as _};
 
 use super::owner::Owner;
+use super::status::StepStatus;
 use crate::domain::Digest;
 use crate::store::{Database, DatabaseError};
 use crate::track::now_ms;
@@ -24,26 +25,6 @@ pub enum PipelineStatus {
     Finished,
     /// A step has failed.
     Failed,
-    /// Somebody said stop.
-    Cancelled,
-}
-
-/// How far a step is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StepStatus {
-    /// It is being run, or was when the pipeline's process was killed.
-    Running,
-    /// It has been run.
-    Finished,
-    /// Its result was there already.
-    Cached,
-    /// Its condition was not met, or it needs one whose was not.
-    Skipped,
-    /// All its attempts have failed.
-    Failed,
-    /// It needs a step that has failed.
-    Blocked,
     /// Somebody said stop.
     Cancelled,
 }
@@ -68,16 +49,6 @@ words!(PipelineStatus {
     Running = "running",
     Finished = "finished",
     Failed = "failed",
-    Cancelled = "cancelled",
-});
-
-words!(StepStatus {
-    Running = "running",
-    Finished = "finished",
-    Cached = "cached",
-    Skipped = "skipped",
-    Failed = "failed",
-    Blocked = "blocked",
     Cancelled = "cancelled",
 });
 

@@ -86,7 +86,7 @@ pub(super) fn mark(status: StepStatus) -> String {
         StepStatus::Finished => style(format!("✓ {word}")).for_stderr().green().to_string(),
         StepStatus::Cached => style(format!("= {word}")).for_stderr().cyan().to_string(),
         StepStatus::Skipped => style(format!("- {word}")).for_stderr().dim().to_string(),
-        StepStatus::Running => format!("▸ {word}"),
+        StepStatus::Running | StepStatus::Waiting => format!("▸ {word}"),
         StepStatus::Failed | StepStatus::Blocked | StepStatus::Cancelled => {
             style(format!("✗ {word}")).for_stderr().red().to_string()
         }
