@@ -105,7 +105,7 @@ proptest! {
             add(&mut builder, index as u32 % 3, tree);
         }
         let forest = builder.build();
-        prop_assert_eq!(matches!(forest.nodes, Nodes::Wide(_)), wide);
+        prop_assert_eq!(matches!(forest.trees, Trees::Wide(_)), wide);
         prop_assert_eq!(forest.tree_count(), trees.len());
         let mut padded = Vec::new();
         for row in &rows {
@@ -151,7 +151,7 @@ fn deep_and_wide_trees_keep_their_shape() {
     let mut builder = ForestBuilder::new(2, vec![0.0]);
     trees.iter().for_each(|tree| add(&mut builder, 0, tree));
     let forest = builder.build();
-    assert!(matches!(forest.nodes, Nodes::Wide(_)));
+    assert!(matches!(forest.trees, Trees::Wide(_)));
     for row in [[0.0, 0.0], [500.5, 0.3], [2_000.0, -9.0], [f32::NAN, f32::NAN]] {
         assert_eq!(forest.margins(&row)[0].to_bits(), expected(&[0.0], &trees, &row)[0]);
     }
