@@ -65,13 +65,23 @@ impl<'a> Scanner<'a> {
     /// there were. Anything else is left for [`Self::number`].
     ///
     /// This is the loop that a request with an image spends its time in, so it keeps its place in a local variable and
-    /// looks at each byte once. Reading up to three digits at once without branches was slower (5.5 instead of 3.1 µs for
-    /// an MNIST image): where the next number starts then waits for the arithmetic, instead of being predicted.
+    /// looks at each byte once. Runs of zeros, of which images have many, are taken four at a time. Reading up to three
+    /// digits at once without branches was slower (5.5 instead of 3.1 µs for an MNIST image): where the next number
+    /// starts then waits for the arithmetic, instead of being predicted.
     #[inline]
     pub(super) fn take_plain_naturals(&mut self, mut give: impl FnMut(u64) -> bool) -> usize {
         let mut count = 0;
         let mut rest = self.rest;
-        loop {
+        'numbers: loop {
+            while let Some(zeros_bytes) = four_zeros(rest) {
+                for _ in 0..4 {
+                    if !give(0) {
+                        break 'numbers;
+                    }
+                    rest = rest.get(zeros_bytes / 4..).unwrap_or_default();
+                    count += 1;
+                }
+            }
             let mut start = rest;
             while let [b' ' | b'\n' | b'\t' | b'\r', after @ ..] = start {
                 start = after;
@@ -202,6 +212,12 @@ impl<'a> Scanner<'a> {
     }
 }
 
+/// How long the first four numbers are with the commas after them, if they are zeros, each as long as the others.
+#[inline]
+fn four_zeros(text: &[u8]) -> Option<usize> {
+    [&b"0,0,0,0,"[..], b" 0, 0, 0, 0,"].into_iter().find(|zeros| text.starts_with(zeros)).map(<[u8]>::len)
+}
+
 /// Whether `token` is a number as JSON writes it; Rust's own parser takes more, such as `+1`, `.5` and `1.`.
 fn is_number(token: &[u8]) -> bool {
     fn digits(text: &[u8]) -> (usize, &[u8]) {
@@ -262,6 +278,21 @@ mod tests {
         );
         assert_eq!(taken, [0, 255, 7, 123_456_789_012_345_678]);
         assert_eq!(scanner.remaining(), 4);
+        for text in ["0,0,0,0,0,1,", "7, 0, 0, 0, 0, 0,", "0,0,0,0, 0, 0, 0, 0,0,", "0,0,0,0,00,", "0,0,0,0]"]
+        {
+            let expected: Vec<_> =
+                text.split(',').map(str::trim).take_while(|&number| number.len() == 1).collect();
+            for room in 0..=expected.len() {
+                let mut taken = Vec::new();
+                let count = Scanner::new(text.as_bytes()).take_plain_naturals(|value| {
+                    let is_room = taken.len() < room;
+                    taken.extend(is_room.then(|| value.to_string()));
+                    is_room
+                });
+                assert_eq!(count, room, "{text}");
+                assert_eq!(taken, expected[..room], "{text}");
+            }
+        }
         for text in [
             "",
             "5",
