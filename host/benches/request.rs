@@ -16,6 +16,10 @@ use host::registry::{Predictor, Registry};
 use host::store::{Database, DatabaseUrl, Store};
 use host::track::Tracker;
 
+/// The program's, or the benches would measure another.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Rows that a request may have.
 const ROWS_MAX: usize = 1_024;
 

@@ -13,6 +13,10 @@ use host::plugin::{InstancePolicy, Plugin, PluginRuntime, RuntimeConfig, Transfo
 use mlops_plugin::Transformer as _;
 use mnist_pixels::MnistPixels;
 
+/// The program's, or the benches would measure another.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const PIXELS: usize = 28 * 28;
 
 /// What `fit` learns of images that have a white pixel.

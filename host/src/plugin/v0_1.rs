@@ -1,5 +1,7 @@
 //! Domain values to and from the generated types of contract version 0.1.
 
+use std::borrow::Cow;
+
 use super::bindings::{detector, transformer};
 use super::{Fault, InstancePolicy, Kind, Manifest, ManifestLimits};
 use crate::domain::{Batch, DataType, Tensor};
@@ -12,7 +14,7 @@ pub(super) struct BatchView<'a> {
 struct TensorView<'a> {
     name: &'a str,
     dtype: DataType,
-    shape: Vec<u64>,
+    shape: Cow<'a, [u64]>,
     data: &'a [u8],
 }
 
@@ -22,7 +24,7 @@ impl<'a> BatchView<'a> {
         let view = |tensor: &'a Tensor| TensorView {
             name: tensor.name(),
             dtype: tensor.dtype(),
-            shape: tensor.shape().iter().map(|&size| size as u64).collect(),
+            shape: shape(tensor),
             data: tensor.data(),
         };
         Self { tensors: batch.tensors().iter().map(view).collect() }
@@ -32,12 +34,20 @@ impl<'a> BatchView<'a> {
     pub(super) fn rows(batch: &'a Batch, range: std::ops::Range<usize>) -> Option<Self> {
         let view = |tensor: &'a Tensor| {
             let stride = tensor.row_elements() * tensor.dtype().size()?;
-            let mut shape: Vec<u64> = tensor.shape().iter().map(|&size| size as u64).collect();
-            *shape.first_mut()? = range.len() as u64;
+            let mut shape = shape(tensor);
+            *shape.to_mut().first_mut()? = range.len() as u64;
             let data = tensor.data().get(range.start * stride..range.end * stride)?;
             Some(TensorView { name: tensor.name(), dtype: tensor.dtype(), shape, data })
         };
         Some(Self { tensors: batch.tensors().iter().map(view).collect::<Option<_>>()? })
+    }
+}
+
+/// The sizes of a tensor as the contract has them: the same bytes, where pointers have 64 bits.
+fn shape(tensor: &Tensor) -> Cow<'_, [u64]> {
+    match bytemuck::try_cast_slice(tensor.shape()) {
+        Ok(shape) => Cow::Borrowed(shape),
+        Err(_) => tensor.shape().iter().map(|&size| size as u64).collect(),
     }
 }
 
@@ -133,13 +143,13 @@ pub(super) fn answer(
         let found = tensors.len();
         return Err(Fault::Contract(format!("it returned {found} columns: the limit is {COLUMNS_MAX}")));
     }
-    let mut columns = Vec::with_capacity(tensors.len());
-    for tensor in tensors {
-        let shape: Result<Vec<usize>, _> = tensor.shape.iter().map(|&size| usize::try_from(size)).collect();
+    // Each collection takes the place of what it is made of, which saves its allocation.
+    let column = |tensor: transformer::mlops::plugin::types::TensorResult| {
+        let shape: Result<Vec<usize>, _> = tensor.shape.into_iter().map(usize::try_from).collect();
         let shape = shape.map_err(|error| breach(&error))?;
-        let dtype = from_dtype(tensor.dtype);
-        columns.push(Tensor::new(tensor.name, dtype, shape, tensor.data).map_err(|error| breach(&error))?);
-    }
+        Tensor::new(tensor.name, from_dtype(tensor.dtype), shape, tensor.data).map_err(|error| breach(&error))
+    };
+    let columns = tensors.into_iter().map(column).collect::<Result<_, _>>()?;
     let batch = Batch::new(columns).map_err(|error| breach(&error))?;
     if batch.tensors().is_empty() {
         return Err(Fault::Contract("it returned a batch without columns".to_owned()));
