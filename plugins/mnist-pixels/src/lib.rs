@@ -16,8 +16,6 @@ const PIXELS: usize = SIDE * SIDE;
 pub struct MnistPixels {
     /// The largest pixel that `fit` saw.
     brightest: Option<f32>,
-    /// What each byte becomes; zeros until there is a state.
-    scaled_bytes: [f32; 256],
 }
 
 impl Transformer for MnistPixels {
@@ -33,11 +31,7 @@ impl Transformer for MnistPixels {
             Some(brightest) if !(0.0..=255.0).contains(&brightest) => {
                 Err(Error::invalid_state(format!("expected a pixel from 0 to 255, found {brightest}")))
             }
-            brightest => {
-                let mut opened = Self { brightest, scaled_bytes: [0.0; 256] };
-                opened.scale_bytes();
-                Ok(opened)
-            }
+            brightest => Ok(Self { brightest }),
         }
     }
 
@@ -49,7 +43,6 @@ impl Transformer for MnistPixels {
             pixels.to_f32()?.iter().copied().reduce(f32::max)
         };
         self.brightest = brightest.into_iter().chain(self.brightest).reduce(f32::max);
-        self.scale_bytes();
         Ok(())
     }
 
@@ -59,11 +52,7 @@ impl Transformer for MnistPixels {
 
     fn transform(&self, mut batch: Batch) -> Result<Batch, Error> {
         let scale = self.scale().ok_or(Error::NotFitted)?;
-        let pixels = pixels(&mut batch)?;
-        let features = match pixels.dtype() {
-            DataType::Uint8 | DataType::Bool => pixels.look_up_f32("features", &self.scaled_bytes)?,
-            _ => pixels.map_f32("features", |pixel| pixel / scale)?,
-        };
+        let features = pixels(&mut batch)?.map_f32("features", |pixel| pixel / scale)?;
         Batch::new([features])
     }
 }
@@ -72,12 +61,6 @@ impl MnistPixels {
     /// What pixels are divided by. Black images alone give no scale.
     fn scale(&self) -> Option<f32> {
         self.brightest.map(|brightest| if brightest > 0.0 { brightest } else { 1.0 })
-    }
-
-    fn scale_bytes(&mut self) {
-        if let Some(scale) = self.scale() {
-            self.scaled_bytes = std::array::from_fn(|byte| byte as f32 / scale);
-        }
     }
 }
 
@@ -172,6 +155,25 @@ mod tests {
             let features = answer.column("features").unwrap();
             assert_eq!(features.shape(), [2, PIXELS]);
             assert_eq!(*features.as_f32().unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn every_byte_is_divided_by_every_brightness_bit_for_bit() {
+        let bytes: Vec<u8> = (0..PIXELS).map(|index| (index % 256) as u8).collect();
+        for brightest in
+            (1..=255).map(|step| step as f32).chain([f32::MIN_POSITIVE / 2.0, 0.1, 1.0 / 3.0, 254.99])
+        {
+            let answer =
+                opened(&brightest.to_string()).transform(batch(&[1, PIXELS], bytes.clone())).unwrap();
+            let features = answer.column("features").unwrap();
+            for (&byte, feature) in bytes.iter().zip(features.as_f32().unwrap().iter()) {
+                assert_eq!(
+                    feature.to_bits(),
+                    (f32::from(byte) / brightest).to_bits(),
+                    "{byte} / {brightest}"
+                );
+            }
         }
     }
 
