@@ -28,8 +28,8 @@ use std::sync::Arc;
 use blobs::{Blobs, Owner};
 
 pub use blobs::{
-    BlobBatch, BlobEntry, BlobInfo, BlobsUrl, BlobsUrlError, Bucket, ExistingBlobs, Presence, connect,
-    fetch_bucket,
+    BlobBatch, BlobEntry, BlobInfo, BlobsUrl, BlobsUrlError, Bucket, ExistingBlobs, NextRead, Presence,
+    connect, fetch_bucket,
 };
 pub use database::{Database, DatabaseError, DatabaseUrl, DatabaseUrlError, Dialect};
 pub use error::StoreError;

@@ -2,6 +2,7 @@ mod batch;
 mod bucket;
 mod cache;
 mod connect;
+mod direct;
 mod download;
 mod local;
 mod owner;
@@ -23,7 +24,7 @@ use crate::domain::Digest;
 pub(super) use self::local::hash;
 pub(super) use self::owner::Owner;
 
-pub use self::batch::{BlobBatch, ExistingBlobs, Presence};
+pub use self::batch::{BlobBatch, ExistingBlobs, NextRead, Presence};
 pub use self::bucket::fetch_bucket;
 pub use self::connect::{Bucket, connect};
 pub use self::url::{BlobsUrl, BlobsUrlError};

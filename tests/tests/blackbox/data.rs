@@ -413,3 +413,40 @@ fn a_long_lineage_says_where_it_is_cut() {
     let cut = catalog.run(&["data", "lineage", "d"]).expect_success();
     assert!(!cut.contains("made from d@1 (") && cut.contains("made from more"), "{cut}");
 }
+
+#[test]
+fn a_full_disk_is_told_in_one_sentence_and_leaves_nothing() {
+    let (host, folder) = (Host::new(), tempfile::tempdir().unwrap());
+    // Many that fill it together, and one that is written piece by piece.
+    let (many, one) = (folder.path().join("many"), folder.path().join("one"));
+    std::fs::create_dir_all(&many).unwrap();
+    for number in 0..100_u8 {
+        std::fs::write(many.join(format!("{number}.bin")), vec![number; 100_000]).unwrap();
+    }
+    std::fs::write(&one, vec![7; 9_000_000]).unwrap();
+    // A file system of 6 MB in a mount namespace of its own.
+    let script = r#"
+        mount -t tmpfs -o size=6m none "$HOST_STATE_DIR" || exit 90
+        "$@" data add many "$MANY" && exit 91
+        "$@" data add one "$ONE" && exit 92
+        find "$HOST_STATE_DIR/temporary" "$HOST_STATE_DIR/blobs" -type f -size +1k
+        "$@" --quiet data add fits "$MANY/1.bin" >&2
+    "#;
+    let output = Command::new("unshare")
+        .args(["--map-root-user", "--mount", "bash", "-c", script, "bash"])
+        .arg(host.command().get_program())
+        .env("HOST_STATE_DIR", host.state_dir())
+        .env("MANY", &many)
+        .env("ONE", &one)
+        .env("NO_COLOR", "1")
+        .output()
+        .unwrap();
+    let ran = ran(output);
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, ""), "{}", ran.stderr);
+    let errors: Vec<_> = ran.stderr.lines().filter(|line| line.contains("No space left on device")).collect();
+    assert!(
+        errors.len() == 2 && errors.iter().all(|line| line.contains("failed to write")),
+        "{}",
+        ran.stderr
+    );
+}

@@ -13,7 +13,14 @@ use crate::data::catalog::{Catalog, NewVersion, ResolvedDataset, blocking};
 use crate::data::statistics::StatisticsBuilder;
 use crate::data::{DataError, fetch};
 use crate::domain::{ColumnSpec, Digest, Name, map_parallel};
-use crate::store::{BlobBatch, ExistingBlobs, KnownFiles, Presence, Store};
+use crate::store::{BlobBatch, ExistingBlobs, KnownFiles, NextRead, Presence, Store};
+
+/// Threads beyond one a core: those that wait for the disk. More would take memory, about 1 MiB each, and keep no disk
+/// busier.
+const WAITING_THREADS: usize = 6;
+
+/// Bytes of a file on average from which threads wait for the disk; those with smaller files wait for each other.
+const WAITED_FOR_BYTES: u64 = 32 * 1024;
 
 /// Names of files that a note lists; of more, their number is told.
 const NAMED_MAX: usize = 5;
@@ -277,10 +284,12 @@ fn hash_all(
     before: &Before,
     watcher: &AddWatcher,
 ) -> Result<Vec<HashedFile>, DataError> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let bytes: u64 = files.iter().map(|file| file.stamp.size()).sum();
+    let waiting = if bytes / files.len().max(1) as u64 >= WAITED_FOR_BYTES { WAITING_THREADS } else { 0 };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     map_parallel(
         files,
-        threads,
+        cores + waiting,
         || DataError::Stopped,
         |file| {
             let hashed = hash_one(batch, file, before)?;
@@ -305,8 +314,13 @@ fn hash_one(batch: &BlobBatch, file: &FoundFile, before: &Before) -> Result<Hash
         let entry = entry(digest, file.stamp.size());
         return Ok(HashedFile { entry, staged: None, was_read: false });
     }
+    let next_read = match file.format {
+        FileFormat::Plain => NextRead::Later,
+        // For schema and statistics.
+        _ => NextRead::Soon,
+    };
     let mut opened = File::open(&file.path).map_err(DataError::read(&file.path))?;
-    let (blob, staged) = batch.stage(&mut opened).map_err(|error| match error {
+    let (blob, staged) = batch.stage(&mut opened, next_read).map_err(|error| match error {
         crate::store::StoreError::Input(source) => DataError::read(&file.path)(source),
         other => other.into(),
     })?;

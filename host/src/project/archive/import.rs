@@ -17,7 +17,7 @@ use crate::data::catalog::restore as datasets;
 use crate::domain::Digest;
 use crate::project::Project;
 use crate::registry::read_bundle;
-use crate::store::{ExistingBlobs, Store, StoreError};
+use crate::store::{ExistingBlobs, NextRead, Store, StoreError};
 
 /// Largest header that is read; a real one has some hundred bytes.
 const HEADER_MAX_BYTES: u64 = 64 * 1024;
@@ -125,7 +125,7 @@ fn check_and_keep(
         if blobs.insert(digest, entry.size).is_some() {
             return Err(ArchiveError::format(format!("blob {digest} is in it twice")));
         }
-        let (found, _) = batch.stage(&mut archive.content(&entry)).map_err(staging)?;
+        let (found, _) = batch.stage(&mut archive.content(&entry), NextRead::Later).map_err(staging)?;
         if found.digest != digest {
             let found = found.digest;
             return Err(ArchiveError::format(format!(

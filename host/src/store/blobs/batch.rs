@@ -6,16 +6,15 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use sha2::{Digest as _, Sha256};
 use tempfile::{NamedTempFile, TempPath};
 
 use super::super::files::{TemporaryFolder, open_plain, sync_folder};
 use super::super::{Store, StoreError};
-use super::local::{LocalBlobs, Staged, hash, is_renewed};
+use super::direct::{Piece, write_direct};
+use super::local::{LocalBlobs, Staged, is_renewed};
 use super::{BlobInfo, Blobs};
 use crate::domain::{Digest, map_parallel};
-
-/// Blobs up to this size are held in memory until it is known whether they are there already.
-const SMALL_MAX_BYTES: usize = 1024 * 1024;
 
 /// Files from which syncing the whole file system is quicker than syncing each.
 const SYNC_EACH_MAX: usize = 64;
@@ -43,6 +42,15 @@ pub enum ExistingBlobs {
     Keep,
     /// It is replaced, because it may be damaged.
     Replace,
+}
+
+/// When a blob that is stored is read again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NextRead {
+    /// Soon, so that it had better stay in memory.
+    Soon,
+    /// Nobody knows, so that its way through memory would be for nothing.
+    Later,
 }
 
 /// Whether a blob is there, as far as can be told without asking another machine.
@@ -97,44 +105,69 @@ impl Store {
 
 impl BlobBatch {
     /// Adds what `reader` gives; says where it can be read until the batch ends, unless it is a blob already.
-    pub fn stage(&self, reader: &mut dyn Read) -> Result<(BlobInfo, Option<PathBuf>), StoreError> {
+    pub fn stage(
+        &self,
+        reader: &mut dyn Read,
+        next_read: NextRead,
+    ) -> Result<(BlobInfo, Option<PathBuf>), StoreError> {
         thread_local! {
             // Memory for each of thousands of small files would cost as much as hashing them.
-            static START: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+            static PIECE: RefCell<Piece> = const { RefCell::new(Piece::new()) };
         }
-        START.with_borrow_mut(|start| {
-            start.clear();
-            reader.take(SMALL_MAX_BYTES as u64 + 1).read_to_end(start).map_err(StoreError::Input)?;
-            self.stage_from(start, reader)
+        PIECE.with_borrow_mut(|piece| {
+            piece.fill(reader).map_err(StoreError::Input)?;
+            self.stage_from(piece, reader, next_read)
         })
     }
 
-    /// Adds `start` and what `reader` gives after it.
+    /// Adds what is in `piece` and what `reader` gives after it.
     fn stage_from(
         &self,
-        start: &[u8],
+        piece: &mut Piece,
         reader: &mut dyn Read,
+        next_read: NextRead,
     ) -> Result<(BlobInfo, Option<PathBuf>), StoreError> {
-        if start.len() <= SMALL_MAX_BYTES {
-            let blob = BlobInfo { digest: Digest::of(start), size: start.len() as u64 };
+        if !piece.is_full() {
+            let bytes = piece.bytes();
+            let blob = BlobInfo { digest: Digest::of(bytes), size: bytes.len() as u64 };
             if self.is_kept(blob)? {
                 return Ok((blob, None));
             }
             let (path, mut file) = self.create()?;
-            file.write_all(start).map_err(StoreError::io("write", &path))?;
+            self.write(&mut file, &path, bytes, next_read)?;
             return Ok((blob, Some(self.add(path, blob))));
         }
         let (path, mut file) = self.create()?;
-        let mut size = 0;
-        let digest = hash(&mut start.chain(reader), StoreError::Input, |piece| {
-            size += piece.len() as u64;
-            file.write_all(piece).map_err(StoreError::io("write", &path))
-        })?;
-        let blob = BlobInfo { digest, size };
+        let (mut hasher, mut size) = (Sha256::new(), 0);
+        loop {
+            hasher.update(piece.bytes());
+            size += piece.bytes().len() as u64;
+            self.write(&mut file, &path, piece.bytes(), next_read)?;
+            if !piece.is_full() {
+                break;
+            }
+            piece.fill(reader).map_err(StoreError::Input)?;
+        }
+        let blob = BlobInfo { digest: Digest::from_hasher(hasher), size };
         if self.is_kept(blob)? {
             return Ok((blob, None));
         }
         Ok((blob, Some(self.add(path, blob))))
+    }
+
+    fn write(
+        &self,
+        file: &mut File,
+        path: &Path,
+        bytes: &[u8],
+        next_read: NextRead,
+    ) -> Result<(), StoreError> {
+        let written = match (&self.store.blobs, next_read) {
+            (Blobs::Local(_), NextRead::Later) => write_direct(file, bytes),
+            // What goes to a bucket is read for that.
+            (Blobs::Remote(_), _) | (_, NextRead::Soon) => file.write_all(bytes),
+        };
+        written.map_err(StoreError::io("write", path))
     }
 
     /// Says that the batch relies on a blob, like [`Store::touch_blob`]; it is durable when the batch is kept.
