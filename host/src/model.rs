@@ -6,6 +6,7 @@
 //!
 //! Entry point: [`load`]. A new backend implements [`Model`] and is recognised there by the first bytes of its files.
 
+pub(crate) mod network;
 mod trees;
 mod ubjson;
 mod xgboost;
@@ -75,7 +76,9 @@ pub trait Model: std::fmt::Debug + Send + Sync {
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     /// The bytes do not begin as any model file does.
-    #[error("not a model file: expected an XGBoost model saved as UBJSON (`.ubj`) or JSON")]
+    #[error(
+        "not a model file: expected an XGBoost model saved as UBJSON (`.ubj`) or JSON, or a network saved as safetensors"
+    )]
     UnknownFormat,
     /// The file is damaged, or was not written by the program whose format it has.
     #[error("malformed {format} model: {reason}")]
@@ -135,6 +138,9 @@ impl std::fmt::Display for Columns {
 
 /// Loads a model from the bytes of its file, whose format is told by the first of them.
 pub fn load(bytes: &[u8]) -> Result<Box<dyn Model>, ModelError> {
+    if network::is_safetensors(bytes) {
+        return Ok(Box::new(network::NetworkModel::load(bytes)?));
+    }
     Ok(Box::new(xgboost::XgboostModel::load(bytes)?))
 }
 

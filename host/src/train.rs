@@ -6,6 +6,7 @@
 pub mod evaluation;
 mod job;
 mod matrix;
+pub mod network;
 mod parameter;
 mod report;
 mod run_log;
@@ -249,6 +250,27 @@ pub enum TrainError {
     Xgboost {
         /// Its reason.
         message: String,
+    },
+    /// A network that cannot be made or trained.
+    #[error("the network cannot be trained: {reason}")]
+    Network {
+        /// What is wrong.
+        reason: String,
+    },
+    /// candle failed.
+    #[error("candle failed: {0}")]
+    Candle(#[from] candle_core::Error),
+    /// A training that does not learn.
+    #[error("training diverged in epoch {epoch}: the loss is no finite number\nhint: set a smaller `learning_rate`")]
+    Diverged {
+        /// The epoch, from 1.
+        epoch: u32,
+    },
+    /// What to go on from does not fit.
+    #[error("cannot start from this file: {reason}")]
+    StartFrom {
+        /// What is wrong.
+        reason: String,
     },
     /// libxgboost answered with something else than it documents.
     #[error("libxgboost answered {found}: expected {expected}")]

@@ -5,6 +5,7 @@ mod cpu;
 mod data;
 mod load;
 mod model;
+mod networks;
 mod report;
 mod serving;
 mod tracking;
@@ -26,6 +27,7 @@ Usage: cargo xtask bench serving [--seconds SECONDS] [--rounds ROUNDS]
        cargo xtask bench tracking [--seconds SECONDS] [--rounds ROUNDS]
        cargo xtask bench data [--rounds ROUNDS]
        cargo xtask bench training [--rounds ROUNDS]
+       cargo xtask bench networks [--epochs EPOCHS] [--rounds ROUNDS] [--python FILE]
        cargo xtask bench calls [-- ARGUMENTS OF CRITERION]
 
 Benches:
@@ -33,6 +35,9 @@ Benches:
                with the same model; by turns, ROUNDS times SECONDS each [default: 3 times 8 s, 5 min in all]
   training     All of MNIST, 100 rounds of depth 6: `host train` and Python's xgboost, by turns, ROUNDS times
                [default: 3; a quarter of an hour on two cores]
+  networks     All of MNIST, EPOCHS epochs [default: 3] of a cnn and an mlp, on one thread and on all cores: `host train` and
+               PyTorch on the processor, by turns, ROUNDS times [default: 3]; FILE is a Python with torch and numpy, else
+               one is installed, which takes several GB
   tracking     What MLflow's clients send, to `host server` and to `mlflow server`, both on SQLite, by turns; then search
                over 100,000 runs and the history of 1,000,000 points
   data         100,000 files of 10 GB in all: `host data add`, `sha256sum` and `cp`, by turns; on the disk, which needs
@@ -43,6 +48,7 @@ Benches:
 /// Threads of a load generator and its server share few cores; more seconds say more than more threads.
 const SECONDS: u32 = 8;
 const ROUNDS: u32 = 3;
+const EPOCHS: u32 = 3;
 
 pub(crate) fn command(mut arguments: Arguments) -> Result<()> {
     arguments.help(USAGE);
@@ -71,6 +77,13 @@ pub(crate) fn command(mut arguments: Arguments) -> Result<()> {
             arguments.finish()?;
             training::run(&layout, rounds)
         }
+        Some("networks") => {
+            let epochs = count(&mut arguments, "--epochs", EPOCHS)?;
+            let rounds = count(&mut arguments, "--rounds", ROUNDS)?;
+            let python = arguments.value("--python", "a program")?;
+            arguments.finish()?;
+            networks::run(&layout, python, epochs, rounds)
+        }
         Some("calls") => {
             let chosen = arguments.trailing();
             arguments.finish()?;
@@ -79,7 +92,7 @@ pub(crate) fn command(mut arguments: Arguments) -> Result<()> {
         Some(other) => {
             Err(Error::usage(format!("there is no bench `{other}`: see `cargo xtask bench --help`")))
         }
-        None => Err(Error::usage("expected a bench: `calls`, `data`, `serving`, `tracking` or `training`")),
+        None => Err(Error::usage("expected a bench: `calls`, `data`, `networks`, `serving`, `tracking` or `training`")),
     }
 }
 

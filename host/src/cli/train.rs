@@ -16,6 +16,7 @@ use crate::domain::Name;
 use crate::plugin::PluginRuntime;
 use crate::registry::ModelVersion;
 use crate::track::{BUNDLE_TAG, InputDataset, Pair, RunStatus};
+use crate::train::network::{NetworkKind, NetworkParameters, NetworkTrainer};
 use crate::train::xgboost::{XgboostParameters, XgboostTrainer};
 use crate::train::{
     self, Library, LibrarySearch, RunLog, RunStart, TrainEvent, TrainReport, TrainSpec, TransformerSpec,
@@ -25,7 +26,8 @@ use crate::train::{
 #[command(after_help = "\
 Example:
   host train --data mnist --preprocess mnist-pixels.wasm --postprocess argmax-label.wasm \\
-    --model xgboost --name mnist --rounds 100 --set max_depth=6")]
+    --model xgboost --name mnist --rounds 100 --set max_depth=6
+  host train --data mnist --preprocess mnist-pixels.wasm --model cnn --set epochs=3")]
 pub(super) struct TrainArguments {
     /// What to train on: a dataset's name, or `name@version`.
     #[arg(long, value_name = "DATASET")]
@@ -51,10 +53,10 @@ pub(super) struct TrainArguments {
     /// Use only the first rows of the training split.
     #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u32).range(1..))]
     train_rows: Option<u32>,
-    /// Boosting rounds.
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    rounds: u32,
-    /// A parameter of XGBoost; may be given many times.
+    /// Boosting rounds [default: 100]. Networks have epochs: `--set epochs=10`.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    rounds: Option<u32>,
+    /// A parameter of what is trained; may be given many times.
     #[arg(long = "set", value_name = "NAME=VALUE", value_parser = parse_pair)]
     parameters: Vec<(String, String)>,
     /// Threads to train with [default: one per core].
@@ -81,23 +83,22 @@ pub(super) struct TrainArguments {
 enum Trainer {
     /// Gradient-boosted trees.
     Xgboost,
+    /// Convolutions over images, then dense layers.
+    Cnn,
+    /// Dense layers.
+    Mlp,
 }
 
 /// Says to OpenMP how idle threads wait. Its default, spinning, costs a factor of two where cores are shared.
 const OMP_WAIT_POLICY: &str = "OMP_WAIT_POLICY";
 
 pub(super) fn run(arguments: TrainArguments, state: &StateArguments, output: &Output) -> anyhow::Result<()> {
-    let Trainer::Xgboost = arguments.model;
-    let_idle_threads_sleep();
+    if let Trainer::Xgboost = arguments.model {
+        let_idle_threads_sleep();
+    }
     let store = state.open_store()?;
     let dataset = state.resolve_dataset(&arguments.data)?;
-    let mut parameters = XgboostParameters::default();
-    parameters.rounds = arguments.rounds;
-    parameters.nthread = u32::from(arguments.threads.unwrap_or_default());
-    parameters.seed = arguments.seed;
-    for (name, value) in &arguments.parameters {
-        parameters.set(name, value)?;
-    }
+    let (trainer, by_labels) = trainer(&arguments)?;
     let runtime = arguments.options.start()?;
     let preprocess = transformers(&arguments.preprocess, &arguments.config, &runtime)?;
     let postprocess = transformers(&arguments.postprocess, &arguments.config, &runtime)?;
@@ -108,16 +109,13 @@ pub(super) fn run(arguments: TrainArguments, state: &StateArguments, output: &Ou
         anyhow::bail!("`--config {name}=…` names no plugin of this run");
     }
     let model = arguments.name.clone().unwrap_or_else(|| dataset.name.clone());
-    let search = LibrarySearch::from_environment(given(arguments.xgboost_library));
-    let objective_by_labels = !arguments.parameters.iter().any(|(name, _)| name == "objective");
-    let trainer = XgboostTrainer { library: Library::load(&search)?, parameters, objective_by_labels };
     let spec = TrainSpec {
         dataset,
         label: arguments.label,
         train_rows: arguments.train_rows.map(|rows| rows as usize),
         preprocess,
         postprocess,
-        trainer: Box::new(trainer),
+        trainer,
     };
     let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let threads = threads.context("failed to start threads")?;
@@ -135,9 +133,9 @@ pub(super) fn run(arguments: TrainArguments, state: &StateArguments, output: &Ou
     });
     match registered {
         Ok((report, version)) => {
-            if let Some(objective) = report.parameters.get("objective").filter(|_| objective_by_labels) {
+            if let Some((name, value)) = by_labels.and_then(|name| report.parameters.get_key_value(name)) {
                 output.note(&format!(
-                    "the labels suggested the objective {objective}; choose another with `--set objective=…`"
+                    "the labels suggested the {name} {value}; choose another with `--set {name}=…`"
                 ));
             }
             keep(&log, &report)?;
@@ -154,6 +152,43 @@ pub(super) fn run(arguments: TrainArguments, state: &StateArguments, output: &Ou
             Err(error)
         }
     }
+}
+
+/// What learns, and the parameter that the labels will choose because it was not given.
+fn trainer(arguments: &TrainArguments) -> anyhow::Result<(Box<dyn train::Trainer>, Option<&'static str>)> {
+    let unless_given = |parameter| {
+        let given = arguments.parameters.iter().any(|(name, _)| name == parameter);
+        (!given).then_some(parameter)
+    };
+    let kind = match arguments.model {
+        Trainer::Xgboost => {
+            let mut parameters = XgboostParameters::default();
+            parameters.rounds = arguments.rounds.unwrap_or(parameters.rounds);
+            parameters.nthread = u32::from(arguments.threads.unwrap_or_default());
+            parameters.seed = arguments.seed;
+            for (name, value) in &arguments.parameters {
+                parameters.set(name, value)?;
+            }
+            let search = LibrarySearch::from_environment(given(arguments.xgboost_library.clone()));
+            let by_labels = unless_given("objective");
+            let objective_by_labels = by_labels.is_some();
+            let library = Library::load(&search)?;
+            return Ok((Box::new(XgboostTrainer { library, parameters, objective_by_labels }), by_labels));
+        }
+        Trainer::Cnn => NetworkKind::Cnn,
+        Trainer::Mlp => NetworkKind::Mlp,
+    };
+    if let Some(rounds) = arguments.rounds {
+        let model = kind.name();
+        anyhow::bail!("`--rounds` is for xgboost\nhint: set the epochs of a {model} with `--set epochs={rounds}`");
+    }
+    let mut parameters = NetworkParameters::new(kind);
+    parameters.threads = usize::from(arguments.threads.unwrap_or_default());
+    parameters.seed = arguments.seed;
+    for (name, value) in &arguments.parameters {
+        parameters.set(name, value)?;
+    }
+    Ok((Box::new(NetworkTrainer { parameters }), unless_given("task")))
 }
 
 fn tag(key: &str, value: String) -> Pair {

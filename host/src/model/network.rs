@@ -1,0 +1,140 @@
+//! Networks: convolutions and dense layers, one after another.
+//!
+//! A row's scores are the same bits however rows are grouped, for every number is one chain of fused multiply-adds in
+//! an order that the file alone decides; see [`kernel`]. Exponentials and hyperbolic tangents are those of the
+//! platform, whose last bits may differ from one platform to another.
+
+mod architecture;
+mod file;
+mod kernel;
+mod layers;
+
+pub use architecture::{ARCHITECTURE_VERSION, Activation, Architecture, Image, Layer, Output};
+pub use file::Network;
+pub(crate) use file::{is_safetensors, little_endian, names, read, shapes, write};
+pub(crate) use kernel::{LANES, Lanes, Panels, View, multiply, multiply_transposed};
+pub(crate) use layers::{Geometry, Weights};
+
+use super::{Model, ModelError};
+
+/// Rows that go through dense layers together; more would not make them faster.
+const ROWS: usize = 8;
+
+/// A network, ready to score.
+#[derive(Debug)]
+pub(crate) struct NetworkModel {
+    architecture: Architecture,
+    layers: Vec<(Geometry, Weights)>,
+    feature_count: usize,
+    score_count: usize,
+    weight_count: usize,
+}
+
+impl NetworkModel {
+    /// Loads a model file.
+    pub(super) fn load(bytes: &[u8]) -> Result<Self, ModelError> {
+        let malformed = |reason| ModelError::Malformed { format: "network", reason };
+        Self::new(&Network::from_bytes(bytes).map_err(malformed)?).map_err(malformed)
+    }
+
+    /// Prepares a network.
+    pub(crate) fn new(network: &Network) -> Result<Self, String> {
+        let architecture = network.architecture.clone();
+        let images = architecture.check()?;
+        let outputs = images.iter().skip(1);
+        let geometries = architecture.layers.iter().zip(&images).zip(outputs);
+        let layers: Vec<_> = geometries
+            .zip(&network.weights)
+            .map(|(((layer, &input), &output), [weights, bias])| {
+                let packed = Weights::pack(weights, bias, layer.weight_shape(input));
+                (Geometry::new(layer, input, output), packed)
+            })
+            .collect();
+        Ok(Self {
+            feature_count: layers.first().map_or(0, |(geometry, _)| geometry.input_elements()),
+            score_count: layers.last().map_or(0, |(geometry, _)| geometry.output_elements()),
+            weight_count: network.weights.iter().flatten().map(Vec::len).sum(),
+            architecture,
+            layers,
+        })
+    }
+
+    /// Puts a few rows through all layers; `scratch` has two parts for what goes in and out of a layer, and a third for
+    /// products before pooling.
+    fn forward(&self, rows: usize, scratch: &mut Scratch, scores: &mut [f32]) {
+        for (geometry, weights) in &self.layers {
+            let Scratch { input, output, product } = &mut *scratch;
+            let (from, to) = (geometry.input_elements(), geometry.output_elements());
+            let (Some(from_rows), Some(to_rows)) = (input.get(..rows * from), output.get_mut(..rows * to)) else {
+                continue;
+            };
+            if geometry.is_dense() {
+                geometry.dense(weights, from_rows, to_rows);
+            } else {
+                let product = product.get_mut(..geometry.product_elements()).unwrap_or_default();
+                for (from, to) in from_rows.chunks_exact(from).zip(to_rows.chunks_exact_mut(to)) {
+                    geometry.convolve(weights, from, product, to, &mut []);
+                }
+            }
+            std::mem::swap(input, output);
+        }
+        if let Some(logits) = scratch.input.get(..scores.len()) {
+            scores.copy_from_slice(logits);
+        }
+    }
+
+    fn scratch(&self, rows: usize) -> Scratch {
+        let largest = |elements: fn(&Geometry) -> usize| {
+            self.layers.iter().map(|(geometry, _)| elements(geometry)).max().unwrap_or_default()
+        };
+        let side = rows * largest(Geometry::input_elements).max(largest(Geometry::output_elements));
+        let product = largest(Geometry::product_elements);
+        Scratch { input: vec![0.0; side], output: vec![0.0; side], product: vec![0.0; product] }
+    }
+}
+
+/// Memory of one call of [`Model::score`].
+struct Scratch {
+    input: Vec<f32>,
+    output: Vec<f32>,
+    product: Vec<f32>,
+}
+
+impl Model for NetworkModel {
+    fn description(&self) -> String {
+        format!("network {} ({} weights)", self.architecture.summary(), self.weight_count)
+    }
+
+    fn feature_count(&self) -> usize {
+        self.feature_count
+    }
+
+    fn score_count(&self) -> usize {
+        self.score_count
+    }
+
+    fn byte_len(&self) -> usize {
+        let places = |geometry: &Geometry| geometry.bases.len() + geometry.offsets.len();
+        let layers = self.layers.iter();
+        layers.map(|(geometry, weights)| weights.byte_len() + places(geometry) * size_of::<usize>()).sum()
+    }
+
+    fn score(&self, features: &[f32]) -> Vec<f32> {
+        let rows = features.len() / self.feature_count.max(1);
+        let mut scores = vec![0.0; rows * self.score_count];
+        let mut scratch = self.scratch(ROWS.min(rows));
+        let together = features.chunks(ROWS * self.feature_count.max(1));
+        for (features, scores) in together.zip(scores.chunks_mut(ROWS * self.score_count.max(1))) {
+            let missing = self.architecture.missing;
+            for (input, &feature) in scratch.input.iter_mut().zip(features) {
+                *input = if feature.is_nan() { missing } else { feature };
+            }
+            self.forward(features.len() / self.feature_count.max(1), &mut scratch, scores);
+        }
+        self.architecture.output.apply(&mut scores, self.score_count);
+        scores
+    }
+}
+
+#[cfg(test)]
+mod tests;
