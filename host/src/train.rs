@@ -8,6 +8,7 @@ mod job;
 mod matrix;
 pub mod network;
 mod parameter;
+mod prepared;
 mod report;
 mod run_log;
 mod trainer;
@@ -21,7 +22,8 @@ use crate::plugin::PluginError;
 use crate::registry::{FeatureError, PredictionError, RegistryError};
 use crate::store::StoreError;
 
-pub use job::{TrainEvent, TrainReport, TrainSpec, TransformerSpec, run};
+pub use job::{TrainEvent, TrainReport, run};
+pub use prepared::{Learned, Prepared, TrainSpec, TransformerSpec};
 pub use report::Evaluation;
 pub use run_log::{RunLog, RunStart};
 pub use trainer::{Checkpoints, Task, TrainSession, Trained, Trainer};
@@ -261,7 +263,9 @@ pub enum TrainError {
     #[error("candle failed: {0}")]
     Candle(#[from] candle_core::Error),
     /// A training that does not learn.
-    #[error("training diverged in epoch {epoch}: the loss is no finite number\nhint: set a smaller `learning_rate`")]
+    #[error(
+        "training diverged in epoch {epoch}: the loss is no finite number\nhint: set a smaller `learning_rate`"
+    )]
     Diverged {
         /// The epoch, from 1.
         epoch: u32,

@@ -92,7 +92,9 @@ pub(crate) fn command(mut arguments: Arguments) -> Result<()> {
         Some(other) => {
             Err(Error::usage(format!("there is no bench `{other}`: see `cargo xtask bench --help`")))
         }
-        None => Err(Error::usage("expected a bench: `calls`, `data`, `networks`, `serving`, `tracking` or `training`")),
+        None => Err(Error::usage(
+            "expected a bench: `calls`, `data`, `networks`, `serving`, `tracking` or `training`",
+        )),
     }
 }
 

@@ -19,7 +19,8 @@ use crate::track::{BUNDLE_TAG, InputDataset, Pair, RunStatus};
 use crate::train::network::{NetworkKind, NetworkParameters, NetworkTrainer};
 use crate::train::xgboost::{XgboostParameters, XgboostTrainer};
 use crate::train::{
-    self, Library, LibrarySearch, RunLog, RunStart, TrainEvent, TrainReport, TrainSpec, TransformerSpec,
+    self, Library, LibrarySearch, RunLog, RunStart, TrainEvent, TrainReport, TrainSpec, Trainer,
+    TransformerSpec,
 };
 
 #[derive(Debug, clap::Args)]
@@ -33,8 +34,8 @@ pub(super) struct TrainArguments {
     #[arg(long, value_name = "DATASET")]
     data: String,
     /// What to train.
-    #[arg(long, value_enum, default_value_t = Trainer::Xgboost)]
-    model: Trainer,
+    #[arg(long, value_enum, default_value_t = ModelKind::Xgboost)]
+    model: ModelKind,
     /// Transformers before the model: components, in this order.
     #[arg(long, value_name = "FILE")]
     preprocess: Vec<PathBuf>,
@@ -80,7 +81,7 @@ pub(super) struct TrainArguments {
 
 /// The trainers there are.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Trainer {
+enum ModelKind {
     /// Gradient-boosted trees.
     Xgboost,
     /// Convolutions over images, then dense layers.
@@ -93,7 +94,7 @@ enum Trainer {
 const OMP_WAIT_POLICY: &str = "OMP_WAIT_POLICY";
 
 pub(super) fn run(arguments: TrainArguments, state: &StateArguments, output: &Output) -> anyhow::Result<()> {
-    if let Trainer::Xgboost = arguments.model {
+    if let ModelKind::Xgboost = arguments.model {
         let_idle_threads_sleep();
     }
     let store = state.open_store()?;
@@ -115,17 +116,16 @@ pub(super) fn run(arguments: TrainArguments, state: &StateArguments, output: &Ou
         train_rows: arguments.train_rows.map(|rows| rows as usize),
         preprocess,
         postprocess,
-        trainer,
     };
     let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let threads = threads.context("failed to start threads")?;
     let tracker = threads.block_on(state.open_tracker())?;
     let experiment = arguments.experiment.unwrap_or_else(|| model.to_string());
-    let start = run_start(&spec, experiment, arguments.run_name);
+    let start = run_start(&spec, trainer.as_ref(), experiment, arguments.run_name);
     let log = RunLog::start(threads.handle().clone(), tracker, start)?;
     let run_id = log.run_id().to_owned();
     let mut progress = Progress { output, bar: None, log: &log };
-    let trained = train::run(&store, spec, &mut |event| progress.on(event));
+    let trained = train::run(&store, &spec, trainer.as_ref(), &mut |event| progress.on(event));
     progress.finish();
     let registered = trained.map_err(anyhow::Error::from).and_then(|report| {
         let version = log.register(&model, report.bundle)?;
@@ -155,13 +155,13 @@ pub(super) fn run(arguments: TrainArguments, state: &StateArguments, output: &Ou
 }
 
 /// What learns, and the parameter that the labels will choose because it was not given.
-fn trainer(arguments: &TrainArguments) -> anyhow::Result<(Box<dyn train::Trainer>, Option<&'static str>)> {
+fn trainer(arguments: &TrainArguments) -> anyhow::Result<(Box<dyn Trainer>, Option<&'static str>)> {
     let unless_given = |parameter| {
         let given = arguments.parameters.iter().any(|(name, _)| name == parameter);
         (!given).then_some(parameter)
     };
     let kind = match arguments.model {
-        Trainer::Xgboost => {
+        ModelKind::Xgboost => {
             let mut parameters = XgboostParameters::default();
             parameters.rounds = arguments.rounds.unwrap_or(parameters.rounds);
             parameters.nthread = u32::from(arguments.threads.unwrap_or_default());
@@ -175,12 +175,14 @@ fn trainer(arguments: &TrainArguments) -> anyhow::Result<(Box<dyn train::Trainer
             let library = Library::load(&search)?;
             return Ok((Box::new(XgboostTrainer { library, parameters, objective_by_labels }), by_labels));
         }
-        Trainer::Cnn => NetworkKind::Cnn,
-        Trainer::Mlp => NetworkKind::Mlp,
+        ModelKind::Cnn => NetworkKind::Cnn,
+        ModelKind::Mlp => NetworkKind::Mlp,
     };
     if let Some(rounds) = arguments.rounds {
         let model = kind.name();
-        anyhow::bail!("`--rounds` is for xgboost\nhint: set the epochs of a {model} with `--set epochs={rounds}`");
+        anyhow::bail!(
+            "`--rounds` is for xgboost\nhint: set the epochs of a {model} with `--set epochs={rounds}`"
+        );
     }
     let mut parameters = NetworkParameters::new(kind);
     parameters.threads = usize::from(arguments.threads.unwrap_or_default());
@@ -200,8 +202,13 @@ fn pairs(map: &BTreeMap<String, String>) -> Vec<Pair> {
 }
 
 /// What a run records before it starts: everything that its result depends on.
-fn run_start(spec: &TrainSpec, experiment: String, run_name: Option<String>) -> RunStart {
-    let mut params = pairs(&spec.trainer.parameters());
+fn run_start(
+    spec: &TrainSpec,
+    trainer: &dyn Trainer,
+    experiment: String,
+    run_name: Option<String>,
+) -> RunStart {
+    let mut params = pairs(&trainer.parameters());
     params.push(tag("label", spec.label.clone()));
     if let Some(rows) = spec.train_rows {
         params.push(tag("train_rows", rows.to_string()));

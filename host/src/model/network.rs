@@ -12,7 +12,7 @@ mod layers;
 pub use architecture::{ARCHITECTURE_VERSION, Activation, Architecture, Image, Layer, Output};
 pub use file::Network;
 pub(crate) use file::{is_safetensors, little_endian, names, read, shapes, write};
-pub(crate) use kernel::{LANES, Lanes, Panels, View, multiply, multiply_transposed};
+pub(crate) use kernel::{LANES, Panels, View, multiply, multiply_transposed};
 pub(crate) use layers::{Geometry, Weights};
 
 use super::{Model, ModelError};
@@ -65,7 +65,8 @@ impl NetworkModel {
         for (geometry, weights) in &self.layers {
             let Scratch { input, output, product } = &mut *scratch;
             let (from, to) = (geometry.input_elements(), geometry.output_elements());
-            let (Some(from_rows), Some(to_rows)) = (input.get(..rows * from), output.get_mut(..rows * to)) else {
+            let (Some(from_rows), Some(to_rows)) = (input.get(..rows * from), output.get_mut(..rows * to))
+            else {
                 continue;
             };
             if geometry.is_dense() {

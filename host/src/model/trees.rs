@@ -257,8 +257,7 @@ impl ForestBuilder {
     /// Packs the trees.
     pub fn build(self) -> Forest {
         let Self { nodes, groups, intercepts, features, .. } = self;
-        let compact = nodes.iter().map(|node| CompactNode::of(*node)).collect::<Option<Vec<_>>>();
-        let trees = match compact {
+        let trees = match CompactNode::all_of(&nodes, features) {
             Some(nodes) => Trees::Compact(PackedTrees::new(nodes, groups, features)),
             None => Trees::Wide(PackedTrees::new(nodes, groups, features)),
         };

@@ -301,9 +301,11 @@ fn finished(record: &StepRecord) -> Finished {
     match record.status {
         StepStatus::Finished | StepStatus::Cached => Finished::Done(record.outputs.clone()),
         StepStatus::Skipped => Finished::Skipped,
-        StepStatus::Running | StepStatus::Failed | StepStatus::Blocked | StepStatus::Cancelled => {
-            Finished::Failed
-        }
+        StepStatus::Waiting
+        | StepStatus::Running
+        | StepStatus::Failed
+        | StepStatus::Blocked
+        | StepStatus::Cancelled => Finished::Failed,
     }
 }
 

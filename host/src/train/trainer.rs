@@ -43,7 +43,7 @@ impl Task {
 }
 
 /// Learns a model from rows. Everything that can be wrong with its parameters is told when it is made.
-pub trait Trainer {
+pub trait Trainer: Send + Sync {
     /// Its parameters, for the record of a run that begins: what follows from the labels is not among them.
     fn parameters(&self) -> BTreeMap<String, String>;
 

@@ -9,6 +9,7 @@ mod faults;
 mod gc;
 mod monitor;
 mod multipart;
+mod pipelines;
 mod place;
 mod plugins;
 mod registry;

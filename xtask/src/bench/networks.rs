@@ -44,9 +44,8 @@ pub(super) fn run(layout: &Layout, python: Option<PathBuf>, epochs: u32, rounds:
     let mut threads = vec![1, cores];
     threads.dedup();
     let cases = threads.into_iter().flat_map(|threads| MODELS.map(|model| (model, threads)));
-    let mut cases: Vec<Case> = cases
-        .map(|(model, threads)| Case { model, threads, ours: Vec::new(), theirs: Vec::new() })
-        .collect();
+    let mut cases: Vec<Case> =
+        cases.map(|(model, threads)| Case { model, threads, ours: Vec::new(), theirs: Vec::new() }).collect();
     for round in 1..=rounds {
         for case in &mut cases {
             let host = train(&session, case, epochs)?;

@@ -172,7 +172,13 @@ impl Activation {
         match self {
             Self::None => 1.0,
             Self::Relu => f32::from(value > 0.0),
-            Self::LeakyRelu => if value > 0.0 { 1.0 } else { Self::LEAK },
+            Self::LeakyRelu => {
+                if value > 0.0 {
+                    1.0
+                } else {
+                    Self::LEAK
+                }
+            }
             Self::Tanh => 1.0 - value * value,
             Self::Sigmoid => value * (1.0 - value),
         }
@@ -249,7 +255,8 @@ impl Architecture {
             dense |= matches!(layer, Layer::Dense { .. });
             let output = layer.output(image).map_err(|reason| format!("layer {number}: {reason}"))?;
             let [rows, columns] = layer.weight_shape(image);
-            weights = rows.checked_mul(columns).and_then(|own| own.checked_add(weights)).unwrap_or(usize::MAX);
+            weights =
+                rows.checked_mul(columns).and_then(|own| own.checked_add(weights)).unwrap_or(usize::MAX);
             if weights > WEIGHTS_MAX {
                 return Err(format!("more than {WEIGHTS_MAX} weights"));
             }
@@ -276,14 +283,19 @@ impl Architecture {
         };
         match fits {
             true => Ok(()),
-            false => Err(format!("its last layer gives {} numbers, which {:?} does not take", image.channels, self.output)),
+            false => Err(format!(
+                "its last layer gives {} numbers, which {:?} does not take",
+                image.channels, self.output
+            )),
         }
     }
 
     /// The layers in words: `28x28x1, convolution 5x5 16, dense 10`.
     pub fn summary(&self) -> String {
         let layer = |layer: &Layer| match layer {
-            Layer::Convolution { kernel, channels, .. } => format!("convolution {kernel}x{kernel} {channels}"),
+            Layer::Convolution { kernel, channels, .. } => {
+                format!("convolution {kernel}x{kernel} {channels}")
+            }
             Layer::Dense { units, .. } => format!("dense {units}"),
         };
         let layers = self.layers.iter().map(layer);
@@ -317,10 +329,14 @@ mod tests {
     fn images_shrink_from_layer_to_layer() {
         let layers = [convolution(5, 16, 2), convolution(5, 32, 2), dense(10, Activation::None)];
         let images = network(28, &layers).check().unwrap();
-        assert_eq!(images.iter().map(Image::to_string).collect::<Vec<_>>(), [
-            "28x28x1", "12x12x16", "4x4x32", "1x1x10"
-        ]);
-        assert_eq!(network(28, &layers).summary(), "28x28x1, convolution 5x5 16, convolution 5x5 32, dense 10");
+        assert_eq!(
+            images.iter().map(Image::to_string).collect::<Vec<_>>(),
+            ["28x28x1", "12x12x16", "4x4x32", "1x1x10"]
+        );
+        assert_eq!(
+            network(28, &layers).summary(),
+            "28x28x1, convolution 5x5 16, convolution 5x5 32, dense 10"
+        );
     }
 
     #[test]

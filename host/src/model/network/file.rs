@@ -48,9 +48,9 @@ impl Network {
         let images = self.architecture.check()?;
         let text = serde_json::to_string(&self.architecture).map_err(|error| error.to_string())?;
         let shapes = shapes(&self.architecture, &images);
-        let named = (0..).zip(self.weights.iter().zip(&shapes)).flat_map(|(layer, (weights, shapes))| {
-            names(layer).into_iter().zip(weights.iter().zip(shapes))
-        });
+        let named = (0..)
+            .zip(self.weights.iter().zip(&shapes))
+            .flat_map(|(layer, (weights, shapes))| names(layer).into_iter().zip(weights.iter().zip(shapes)));
         let bytes: Vec<_> =
             named.map(|(name, (values, shape))| (name, little_endian(values), shape.clone())).collect();
         write(&bytes, HashMap::from([(ARCHITECTURE.to_owned(), text)]))
@@ -62,7 +62,10 @@ impl Network {
         let text = metadata.metadata().as_ref().and_then(|metadata| metadata.get(ARCHITECTURE));
         let text = text.ok_or_else(|| format!("its metadata has no `{ARCHITECTURE}`"))?;
         if text.len() > ARCHITECTURE_BYTES_MAX {
-            return Err(format!("`{ARCHITECTURE}` has {} bytes: expected at most {ARCHITECTURE_BYTES_MAX}", text.len()));
+            return Err(format!(
+                "`{ARCHITECTURE}` has {} bytes: expected at most {ARCHITECTURE_BYTES_MAX}",
+                text.len()
+            ));
         }
         let architecture: Architecture =
             serde_json::from_str(text).map_err(|error| format!("`{ARCHITECTURE}`: {error}"))?;

@@ -283,7 +283,8 @@ mod tests {
             let mut out = vec![0.0; rows * columns];
             multiply(view, &Panels::pack(&right, inner, columns), &lanes_of(&bias), &mut out);
             let expected = |row: usize, column: usize| {
-                let step = |sum: f32, k: usize| left[row * inner + k].mul_add(right[k * columns + column], sum);
+                let step =
+                    |sum: f32, k: usize| left[row * inner + k].mul_add(right[k * columns + column], sum);
                 (0..inner).fold(bias[column], step)
             };
             for (at, found) in out.iter().enumerate() {
@@ -294,9 +295,8 @@ mod tests {
             multiply_transposed(view, Panels::pack(&out, rows, columns).lanes(), gradient.lanes_mut());
             for (at, found) in gradient.unpack().iter().enumerate() {
                 let (k, column) = (at / columns, at % columns);
-                let step = |sum: f32, row: usize| {
-                    left[row * inner + k].mul_add(out[row * columns + column], sum)
-                };
+                let step =
+                    |sum: f32, row: usize| left[row * inner + k].mul_add(out[row * columns + column], sum);
                 assert_eq!(*found, (0..rows).fold(0.0, step), "{rows} {inner} {columns} {at}");
             }
         }

@@ -41,7 +41,8 @@ impl Geometry {
             Image { height: side(output.height), width: side(output.width), channels: output.channels };
         let pitch = input.width * input.channels;
         let at = |row: usize, column: usize| row * pitch + column * input.channels;
-        let positions = (0..product.height).flat_map(|row| (0..product.width).map(move |column| (row, column)));
+        let positions =
+            (0..product.height).flat_map(|row| (0..product.width).map(move |column| (row, column)));
         let bases = positions.map(|(row, column)| at(row, column)).collect();
         let run = kernel * input.channels;
         let offsets = (0..kernel).flat_map(|row| row * pitch..row * pitch + run).collect();
@@ -50,7 +51,8 @@ impl Geometry {
 
     /// Numbers of a patch that lie one after another: those of one row of the kernel.
     pub(crate) fn run(&self) -> usize {
-        let following = self.offsets.windows(2).position(|pair| !matches!(pair, [left, right] if left + 1 == *right));
+        let following =
+            self.offsets.windows(2).position(|pair| !matches!(pair, [left, right] if left + 1 == *right));
         following.map_or(self.offsets.len(), |last| last + 1)
     }
 

@@ -70,9 +70,9 @@ fn reference(network: &Network, row: &[f32]) -> Vec<f64> {
         };
         let at = |row: usize, column: usize, channel: usize| {
             let mut sum = f64::from(bias[channel]);
-            for (y, x, c) in (0..kernel).flat_map(|y| {
-                (0..kernel).flat_map(move |x| (0..input.channels).map(move |c| (y, x, c)))
-            }) {
+            for (y, x, c) in (0..kernel)
+                .flat_map(|y| (0..kernel).flat_map(move |x| (0..input.channels).map(move |c| (y, x, c))))
+            {
                 let weight = weights[((y * kernel + x) * input.channels + c) * output.channels + channel];
                 let value = values[((row + y) * input.width + column + x) * input.channels + c];
                 sum += value * f64::from(weight);
@@ -83,7 +83,8 @@ fn reference(network: &Network, row: &[f32]) -> Vec<f64> {
         for index in 0..output.height * output.width * output.channels {
             let (place, channel) = (index / output.channels, index % output.channels);
             let (row, column) = (place / output.width * pool, place % output.width * pool);
-            let pooled = (0..pool * pool).map(|within| at(row + within / pool, column + within % pool, channel));
+            let pooled =
+                (0..pool * pool).map(|within| at(row + within / pool, column + within % pool, channel));
             next.push(activate(pooled.fold(f64::NEG_INFINITY, f64::max)));
         }
         values = next;
@@ -107,11 +108,7 @@ fn networks() -> Vec<Network> {
         Layer::Dense { units: 1, activation: Activation::None },
     ];
     let regression = Output::Regression { scale: 30.0, offset: -4.0 };
-    vec![
-        classes(),
-        network(convolutions, Output::Binary),
-        network(dense(1), regression),
-    ]
+    vec![classes(), network(convolutions, Output::Binary), network(dense(1), regression)]
 }
 
 #[test]
@@ -138,10 +135,17 @@ fn a_row_scores_the_same_bits_in_any_company() {
         let together = model.score(&rows);
         for size in [1, 2, 7, 8, 9, 16] {
             let apart: Vec<f32> = rows.chunks(size * 84).flat_map(|rows| model.score(rows)).collect();
-            assert!(together.iter().zip(&apart).all(|(left, right)| left.to_bits() == right.to_bits()), "{size}");
+            assert!(
+                together.iter().zip(&apart).all(|(left, right)| left.to_bits() == right.to_bits()),
+                "{size}"
+            );
         }
-        assert_eq!(model.score(&[]), []);
-        assert_eq!(model.score(&rows[..100]), &together[..model.score_count()], "what is left over is ignored");
+        assert!(model.score(&[]).is_empty());
+        assert_eq!(
+            model.score(&rows[..100]),
+            &together[..model.score_count()],
+            "what is left over is ignored"
+        );
     }
 }
 
@@ -152,10 +156,7 @@ fn files_are_the_same_bytes_again_and_read_as_they_were_written() {
     assert_eq!(Network::from_bytes(&bytes).unwrap(), classes());
     let model = load(&bytes).unwrap();
     assert_eq!((model.feature_count(), model.score_count()), (84, 3));
-    assert_eq!(
-        model.description(),
-        "network 7x6x2, convolution 3x3 4, dense 5, dense 3 (179 weights)"
-    );
+    assert_eq!(model.description(), "network 7x6x2, convolution 3x3 4, dense 5, dense 3 (179 weights)");
     assert!(model.byte_len() > 179 * 4);
 }
 
@@ -187,7 +188,10 @@ proptest! {
 }
 
 /// A file of this architecture, in JSON, with the tensors of [`classes`] after they were changed.
-fn file(architecture: &serde_json::Value, change: impl Fn(&mut Vec<(String, Vec<u8>, Vec<usize>)>)) -> Vec<u8> {
+fn file(
+    architecture: &serde_json::Value,
+    change: impl Fn(&mut Vec<(String, Vec<u8>, Vec<usize>)>),
+) -> Vec<u8> {
     let network = classes();
     let images = network.architecture.check().unwrap();
     let shapes = shapes(&network.architecture, &images);
@@ -214,24 +218,23 @@ fn says_what_is_wrong_with_a_file() {
     for (error, reason) in [
         (changed("/version", 2.into()), "its version is 2: expected 1"),
         (changed("/input/height", 8.into()), "tensor `layers.1.weight` is F32 [16, 5]: expected F32 [24, 5]"),
-        (changed("/layers/1/units", 6.into()), "tensor `layers.1.weight` is F32 [16, 5]: expected F32 [16, 6]"),
-        (changed("/layers/0/kernel", 9.into()), "layer 0: nothing is left of the 7x6x2 that it is given"),
         (
-            refusal(&file(&architecture, |tensors| drop(tensors.pop()))),
-            "5 tensors: expected 6",
+            changed("/layers/1/units", 6.into()),
+            "tensor `layers.1.weight` is F32 [16, 5]: expected F32 [16, 6]",
         ),
+        (changed("/layers/0/kernel", 9.into()), "layer 0: nothing is left of the 7x6x2 that it is given"),
+        (refusal(&file(&architecture, |tensors| drop(tensors.pop()))), "5 tensors: expected 6"),
         (
             refusal(&file(&architecture, |tensors| tensors[5].0 = "other".to_owned())),
             "it has no tensor `layers.2.bias`",
         ),
         (
-            refusal(&file(&architecture, |tensors| tensors[1].1[..4].copy_from_slice(&f32::NAN.to_le_bytes()))),
+            refusal(&file(&architecture, |tensors| {
+                tensors[1].1[..4].copy_from_slice(&f32::NAN.to_le_bytes())
+            })),
             "number 0 of tensor `layers.0.bias` is not finite",
         ),
-        (
-            refusal(&write(&[], HashMap::new()).unwrap()),
-            "its metadata has no `host.network`",
-        ),
+        (refusal(&write(&[], HashMap::new()).unwrap()), "its metadata has no `host.network`"),
     ] {
         assert_eq!(error, format!("malformed network model: {reason}"));
     }

@@ -105,7 +105,13 @@ pub(super) struct CompactNode {
 }
 
 impl CompactNode {
-    pub(super) fn of(node: WideNode) -> Option<Self> {
+    /// The same nodes, where every place of rows of `features` fits, looked at or not, and every distance.
+    pub(super) fn all_of(nodes: &[WideNode], features: usize) -> Option<Vec<Self>> {
+        u16::try_from(row_len(features) - 1).ok()?;
+        nodes.iter().map(Self::of).collect()
+    }
+
+    fn of(node: &WideNode) -> Option<Self> {
         let (place, distance) = (u16::try_from(node.place).ok()?, u16::try_from(node.distance).ok()?);
         Some(Self { threshold: node.threshold, place, distance })
     }

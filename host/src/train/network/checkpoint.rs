@@ -66,7 +66,9 @@ impl Checkpoint {
     /// Whether bytes are a checkpoint rather than a model.
     pub(super) fn is_one(bytes: &[u8]) -> bool {
         let metadata = SafeTensors::read_metadata(bytes).ok().map(|(_, metadata)| metadata);
-        metadata.is_some_and(|found| found.metadata().as_ref().is_some_and(|found| found.contains_key(CHECKPOINT)))
+        metadata.is_some_and(|found| {
+            found.metadata().as_ref().is_some_and(|found| found.contains_key(CHECKPOINT))
+        })
     }
 
     /// Writes it; the same checkpoint is the same bytes.
@@ -147,7 +149,8 @@ pub(super) fn moments_of(moments: &[Vec<Var>], count: usize) -> candle_core::Res
     };
     let order = |order: usize| {
         let pairs = moments.as_chunks().0;
-        let pair = |[weights, bias]: &[Vec<Var>; 2]| Ok([values(weights.get(order))?, values(bias.get(order))?]);
+        let pair =
+            |[weights, bias]: &[Vec<Var>; 2]| Ok([values(weights.get(order))?, values(bias.get(order))?]);
         pairs.iter().map(pair).collect::<candle_core::Result<Vec<_>>>()
     };
     (0..count).map(order).collect()

@@ -49,12 +49,15 @@ pub(super) fn right(output: Output, logits: &[f32], labels: &[f32]) -> usize {
     let rows = logits.chunks_exact(columns.max(1)).zip(labels);
     match output {
         Output::Classes => rows.filter(|(row, label)| largest(row) as f32 == **label).count(),
-        Output::Binary => rows.filter(|(row, label)| f32::from(row.iter().all(|logit| *logit > 0.0)) == **label).count(),
+        Output::Binary => {
+            rows.filter(|(row, label)| f32::from(row.iter().all(|logit| *logit > 0.0)) == **label).count()
+        }
         Output::Regression { .. } => 0,
     }
 }
 
 fn largest(row: &[f32]) -> usize {
-    let better = |best: (usize, f32), next: (usize, &f32)| if *next.1 > best.1 { (next.0, *next.1) } else { best };
+    let better =
+        |best: (usize, f32), next: (usize, &f32)| if *next.1 > best.1 { (next.0, *next.1) } else { best };
     row.iter().enumerate().fold((0, f32::NEG_INFINITY), better).0
 }

@@ -253,8 +253,7 @@ impl CustomOp3 for LayerOperation {
         bias_layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let input = slice(input, input_layout)?;
-        let weights =
-            Weights::pack(slice(weights, weights_layout)?, slice(bias, bias_layout)?, self.shape());
+        let weights = Weights::pack(slice(weights, weights_layout)?, slice(bias, bias_layout)?, self.shape());
         let rows = input.len() / self.geometry.input_elements();
         let mut output = vec![0.0; rows * self.geometry.output_elements()];
         if self.geometry.is_dense() {

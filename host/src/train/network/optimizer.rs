@@ -31,7 +31,9 @@ impl Descent {
         weight_decay: f64,
         variables: &[Var],
     ) -> candle_core::Result<Self> {
-        let zeros = |variable: &Var| (0..optimizer.moments()).map(|_| Var::from_tensor(&variable.zeros_like()?)).collect();
+        let zeros = |variable: &Var| {
+            (0..optimizer.moments()).map(|_| Var::from_tensor(&variable.zeros_like()?)).collect()
+        };
         let moments = variables.iter().map(zeros).collect::<candle_core::Result<_>>()?;
         Ok(Self { optimizer, momentum, weight_decay, moments, steps: 0 })
     }

@@ -378,8 +378,9 @@ fn number(name: &str, value: &str, least: f64, most: f64) -> Result<f64, TrainEr
 
 fn list(name: &str, value: &str) -> Result<Vec<usize>, TrainError> {
     let refused = || {
-        let expected =
-            format!("1 to {LIST_MAX} whole numbers from 1 to {UNITS_MAX} with commas between, such as `128,64`");
+        let expected = format!(
+            "1 to {LIST_MAX} whole numbers from 1 to {UNITS_MAX} with commas between, such as `128,64`"
+        );
         refuse(name, value, expected)
     };
     let items = value.split(',').map(|item| item.trim().parse().ok());
@@ -442,7 +443,10 @@ mod tests {
             ("image", "28x0"),
             ("image", "99999x99999"),
         ] {
-            assert!(cnn(name, value).starts_with(&format!("parameter `{name}` is `{value}`: expected ")), "{name}");
+            assert!(
+                cnn(name, value).starts_with(&format!("parameter `{name}` is `{value}`: expected ")),
+                "{name}"
+            );
         }
     }
 
@@ -450,7 +454,8 @@ mod tests {
     fn what_the_record_says_can_be_set_again() {
         for kind in [NetworkKind::Cnn, NetworkKind::Mlp] {
             let mut parameters = NetworkParameters::new(kind);
-            for (name, value) in [("optimizer", "sgd"), ("schedule", "step"), ("early_stopping_rounds", "3")] {
+            for (name, value) in [("optimizer", "sgd"), ("schedule", "step"), ("early_stopping_rounds", "3")]
+            {
                 parameters.set(name, value).unwrap();
             }
             if kind == NetworkKind::Cnn {
@@ -473,7 +478,11 @@ mod tests {
         assert_eq!(parameters.image(768).unwrap().to_string(), "16x16x3");
         assert!(parameters.image(784).unwrap_err().to_string().contains("an image of 784 features"));
         let small = parameters.architecture(768, Output::Binary, 1).map(|found| found.summary());
-        assert_eq!(small.unwrap(), "16x16x3, convolution 5x5 16, dense 128, dense 1".replace("16, dense", "16, convolution 5x5 32, dense"));
+        assert_eq!(
+            small.unwrap(),
+            "16x16x3, convolution 5x5 16, dense 128, dense 1"
+                .replace("16, dense", "16, convolution 5x5 32, dense")
+        );
         parameters.set("channels", "8,8,8").unwrap();
         let error = parameters.architecture(768, Output::Binary, 1).unwrap_err().to_string();
         assert!(error.contains("nothing is left"), "{error}");
@@ -482,7 +491,8 @@ mod tests {
     #[test]
     fn the_learning_rate_follows_its_schedule() {
         let mut parameters = NetworkParameters::new(NetworkKind::Mlp);
-        let set = |parameters: &mut NetworkParameters, schedule| parameters.set("schedule", schedule).unwrap();
+        let set =
+            |parameters: &mut NetworkParameters, schedule| parameters.set("schedule", schedule).unwrap();
         parameters.set("learning_rate", "1").unwrap();
         let rates = |parameters: &NetworkParameters, steps: &[u64]| {
             steps.iter().map(|&step| (parameters.rate(step, 10) * 1e3).round() / 1e3).collect::<Vec<_>>()

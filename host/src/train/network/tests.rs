@@ -65,7 +65,12 @@ impl Outcome {
     }
 }
 
-fn train_on(parameters: &NetworkParameters, rows: &Rows, test: &Rows, around: Around) -> Result<Outcome, TrainError> {
+fn train_on(
+    parameters: &NetworkParameters,
+    rows: &Rows,
+    test: &Rows,
+    around: Around,
+) -> Result<Outcome, TrainError> {
     let matrix = |rows: &Rows| rows.0.len() / rows.1.len();
     let train = Matrix::new(&rows.0, matrix(rows), &rows.1)?;
     let test = Matrix::new(&test.0, matrix(test), &test.1)?;
@@ -98,7 +103,13 @@ fn train(parameters: &NetworkParameters, rows: &Rows, around: Around) -> Outcome
 fn learns_what_no_linear_function_tells() {
     for optimizer in ["adam", "adamw", "sgd"] {
         let rate = if optimizer == "sgd" { "0.1" } else { "0.02" };
-        let set = [("epochs", "60"), ("batch_size", "16"), ("hidden", "16"), ("optimizer", optimizer), ("lr", rate)];
+        let set = [
+            ("epochs", "60"),
+            ("batch_size", "16"),
+            ("hidden", "16"),
+            ("optimizer", optimizer),
+            ("lr", rate),
+        ];
         let outcome = train(&parameters(NetworkKind::Mlp, &set), &exclusive_or(), Around::default());
         assert_eq!(outcome.reports.len(), 60);
         assert_eq!(outcome.trained.task, Task::Binary);
@@ -111,7 +122,14 @@ fn learns_what_no_linear_function_tells() {
 }
 
 fn small_cnn(more: &[(&str, &str)]) -> NetworkParameters {
-    let set = [("epochs", "6"), ("batch_size", "20"), ("channels", "6"), ("kernel", "3"), ("dense", "16"), ("lr", "0.01")];
+    let set = [
+        ("epochs", "6"),
+        ("batch_size", "20"),
+        ("channels", "6"),
+        ("kernel", "3"),
+        ("dense", "16"),
+        ("lr", "0.01"),
+    ];
     let mut parameters = parameters(NetworkKind::Cnn, &set);
     for (name, value) in more {
         parameters.set(name, value).unwrap();
@@ -178,10 +196,15 @@ fn a_training_that_goes_on_ends_as_one_that_never_stopped() {
         ];
         let parameters = small_cnn(&set);
         let whole = train(&parameters, &rows, Around { checkpoint_after: Some(2), ..Around::default() });
-        let stopped = train(&parameters, &rows, Around { break_after: Some(2), checkpoint_after: Some(2), ..Around::default() });
+        let stopped = train(
+            &parameters,
+            &rows,
+            Around { break_after: Some(2), checkpoint_after: Some(2), ..Around::default() },
+        );
         assert_eq!(stopped.checkpoint, whole.checkpoint);
         assert_eq!(stopped.reports.len(), 2);
-        let resumed = train(&parameters, &rows, Around { start_from: stopped.checkpoint, ..Around::default() });
+        let resumed =
+            train(&parameters, &rows, Around { start_from: stopped.checkpoint, ..Around::default() });
         assert_eq!(resumed.reports, whole.reports[2..], "{optimizer}");
         assert_eq!(resumed.trained.model, whole.trained.model, "{optimizer}");
     }
@@ -222,7 +245,13 @@ fn stops_early_and_keeps_the_best_epoch() {
         (features, (0..count).map(|_| f32::from(random.unit() < 0.5)).collect())
     };
     let (rows, test) = (noise(60), noise(60));
-    let set = [("epochs", "200"), ("early_stopping_rounds", "3"), ("lr", "0.02"), ("schedule", "constant"), ("hidden", "64")];
+    let set = [
+        ("epochs", "200"),
+        ("early_stopping_rounds", "3"),
+        ("lr", "0.02"),
+        ("schedule", "constant"),
+        ("hidden", "64"),
+    ];
     let outcome = train_on(&parameters(NetworkKind::Mlp, &set), &rows, &test, Around::default()).unwrap();
     let losses: Vec<f64> = outcome.reports.iter().map(|report| report.metrics[2].value).collect();
     let best = losses.iter().copied().fold(f64::INFINITY, f64::min);

@@ -88,7 +88,8 @@ impl Variables {
                 }
                 false => plain(geometry, &values, weights, bias)?,
             };
-            let dense = geometry.input != geometry.output && geometry.output == Image::flat(geometry.output.channels);
+            let dense =
+                geometry.input != geometry.output && geometry.output == Image::flat(geometry.output.channels);
             if let Some(dropout) = dropout.filter(|_| dense && number < last) {
                 values = (&values * self.mask(dropout, number as u64, values.dims())?)?;
             }
@@ -107,7 +108,12 @@ impl Variables {
 }
 
 /// A layer put together from candle's own operations, for devices that [`LayerOperation`] has no code for.
-pub(super) fn plain(geometry: &Geometry, rows: &Tensor, weights: &Tensor, bias: &Tensor) -> candle_core::Result<Tensor> {
+pub(super) fn plain(
+    geometry: &Geometry,
+    rows: &Tensor,
+    weights: &Tensor,
+    bias: &Tensor,
+) -> candle_core::Result<Tensor> {
     let count = rows.dim(0)?;
     if geometry.is_dense() {
         return activate(geometry.activation, &rows.matmul(weights)?.broadcast_add(bias)?);

@@ -77,7 +77,10 @@ fn agree_with_candles_own_operations() {
         let close = |found: &[f32], expected: &[f32]| {
             assert_eq!(found.len(), expected.len());
             for (found, expected) in found.iter().zip(expected) {
-                assert!((found - expected).abs() < 2e-4 * (1.0 + expected.abs()), "{layer:?}: {found}, {expected}");
+                assert!(
+                    (found - expected).abs() < 2e-4 * (1.0 + expected.abs()),
+                    "{layer:?}: {found}, {expected}"
+                );
             }
         };
         close(&output, &expected);
@@ -116,7 +119,9 @@ fn gradients_are_what_small_differences_say() {
                 let step = 1e-3;
                 let difference = (moved(step) - moved(-step)) / f64::from(2.0 * step);
                 checked += 1;
-                agreeing += usize::from((difference - f64::from(gradient[index])).abs() < 5e-3 * (1.0 + difference.abs()));
+                agreeing += usize::from(
+                    (difference - f64::from(gradient[index])).abs() < 5e-3 * (1.0 + difference.abs()),
+                );
             }
             // A difference that steps over a kink of a function or to another maximum says something else.
             assert!(agreeing * 10 >= checked * 9, "{layer:?}, argument {argument}: {agreeing} of {checked}");
@@ -134,7 +139,8 @@ fn rows_have_no_gradient_where_nobody_wants_it() {
                 rows.apply_op3(weights, bias, LayerOperation::new(Arc::clone(&geometry), wanted))
             })
         };
-        let ((output, [rows, weights, bias]), (full, [full_rows, full_weights, full_bias])) = (run(false), run(true));
+        let ((output, [rows, weights, bias]), (full, [full_rows, full_weights, full_bias])) =
+            (run(false), run(true));
         assert!(rows.is_none() && full_rows.is_some());
         assert_eq!((output, weights, bias), (full, full_weights, full_bias));
     }

@@ -25,7 +25,8 @@ fn training_and_scoring_compute_the_same_bits() {
     let model = NetworkModel::new(&network).unwrap();
     let mut random = Random::new(0, Purpose::Order, 0);
     let rows: Vec<f32> = (0..21 * 144).map(|_| random.unit()).collect();
-    let output = variables.forward(Tensor::from_slice(&rows, (21, 144), &Device::Cpu).unwrap(), None).unwrap();
+    let output =
+        variables.forward(Tensor::from_slice(&rows, (21, 144), &Device::Cpu).unwrap(), None).unwrap();
     assert_eq!(output.flatten_all().unwrap().to_vec1::<f32>().unwrap(), model.score(&rows));
 }
 

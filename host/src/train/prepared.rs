@@ -1,0 +1,342 @@
+//! What all trainings on one dataset version have in common, done once: transformers fitted, matrices filled.
+//!
+//! The order of steps: the preprocess transformers are fitted one after another, each on what those before it make of
+//! the training split; their opened forms fill the matrices; a trainer trains; the model file is loaded by the same
+//! evaluator that serves and compared with the trainer's library bit for bit, and judged on the test split. A model
+//! that is to stay gets its postprocess transformers, fitted on the scores; rows of the test split are answered through
+//! the finished [`Predictor`]; the bundle is written last, so that a training that fails leaves no trace but unnamed
+//! blobs.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::TrainError;
+use super::job::{TrainEvent, TrainReport, advance, phase};
+use super::matrix::{LabelledMatrix, Source, Split};
+use super::report::{Evaluation, evaluate};
+use super::trainer::{TrainSession, Trained, Trainer};
+use crate::data::{self, ResolvedDataset};
+use crate::domain::{Batch, ColumnSpec, Signature, Tensor};
+use crate::model::{self, FEATURES, Model, SCORES};
+use crate::plugin::{Plugin, Transformer, TransformerFit, block_on};
+use crate::registry::{
+    self, BlobRef, BundleManifest, DatasetRef, MEDIA_TYPE, ModelEntry, Predictor, PredictorParts,
+    TransformerEntry,
+};
+use crate::store::Store;
+
+/// Rows of the training split that a bundle keeps for comparison with windows.
+const REFERENCE_ROWS: usize = 2_048;
+
+/// Rows on which the evaluator is compared with the trainer's library.
+const CROSS_CHECK_ROWS: usize = 512;
+
+/// What to train on, through what.
+pub struct TrainSpec {
+    /// The dataset version.
+    pub dataset: ResolvedDataset,
+    /// Column to predict.
+    pub label: String,
+    /// Rows of the training split to use; all by default.
+    pub train_rows: Option<usize>,
+    /// Transformers before the model.
+    pub preprocess: Vec<TransformerSpec>,
+    /// Transformers after it.
+    pub postprocess: Vec<TransformerSpec>,
+}
+
+/// A transformer as the user named it.
+pub struct TransformerSpec {
+    /// The component.
+    pub plugin: Plugin,
+    /// Its bytes, which become part of the bundle.
+    pub bytes: Vec<u8>,
+    /// Its config.
+    pub config: serde_json::Value,
+}
+
+/// Everything that trainers of one dataset version share. Several threads may train at once.
+pub struct Prepared<'a> {
+    store: &'a Store,
+    spec: &'a TrainSpec,
+    source: Source<'a>,
+    preprocess: Vec<Transformer>,
+    /// The columns that the preprocess transformers made.
+    features: Vec<ColumnSpec>,
+    train: LabelledMatrix,
+    test: LabelledMatrix,
+}
+
+/// A model that was trained and judged, but not kept yet.
+pub struct Learned {
+    trained: Trained,
+    model: Arc<dyn Model>,
+    /// What the test split says.
+    pub evaluation: Evaluation,
+    /// Time in the trainer alone.
+    pub train_seconds: f64,
+}
+
+impl<'a> Prepared<'a> {
+    /// Fits the preprocess transformers and fills the matrices. `progress` may break to stop it.
+    pub fn read(
+        store: &'a Store,
+        spec: &'a TrainSpec,
+        progress: &mut dyn FnMut(TrainEvent) -> ControlFlow<()>,
+    ) -> Result<Self, TrainError> {
+        let source = Source::open(store, &spec.dataset, &spec.label, spec.train_rows, data::BATCH_ROWS)?;
+        let preprocess = fit_preprocess(spec, &source, progress)?;
+        let (train, features) = collect(&source, Split::Train, &preprocess, progress)?;
+        let (test, _) = collect(&source, Split::Test, &preprocess, progress)?;
+        Ok(Self { store, spec, source, preprocess, features, train, test })
+    }
+
+    /// Rows to learn from.
+    pub fn train_rows(&self) -> usize {
+        self.train.rows()
+    }
+
+    /// Rows to judge by.
+    pub fn test_rows(&self) -> usize {
+        self.test.rows()
+    }
+
+    /// Trains a model and keeps it as a bundle.
+    pub fn train(
+        &self,
+        trainer: &dyn Trainer,
+        session: &mut TrainSession<'_>,
+    ) -> Result<TrainReport, TrainError> {
+        let started = Instant::now();
+        let learned = self.learn(trainer, session)?;
+        let report = self.keep(learned)?;
+        Ok(TrainReport { total_seconds: started.elapsed().as_secs_f64(), ..report })
+    }
+
+    /// Trains a model, checks that this host evaluates it as its library does, and judges it on the test split.
+    pub fn learn(
+        &self,
+        trainer: &dyn Trainer,
+        session: &mut TrainSession<'_>,
+    ) -> Result<Learned, TrainError> {
+        let started = Instant::now();
+        let trained = trainer.train(self.train.as_matrix()?, self.test.as_matrix()?, session)?;
+        let train_seconds = started.elapsed().as_secs_f64();
+        let model = model::load(&trained.model)?;
+        cross_check(model.as_ref(), &self.test, &trained)?;
+        let scores = model.score(&self.test.features);
+        let evaluation = evaluate(trained.task, &scores, model.score_count(), &self.test.labels)?;
+        Ok(Learned { trained, model: Arc::from(model), evaluation, train_seconds })
+    }
+
+    /// Makes a bundle of a model and writes it.
+    pub fn keep(&self, learned: Learned) -> Result<TrainReport, TrainError> {
+        let started = Instant::now();
+        let Learned { trained, model, evaluation, train_seconds } = learned;
+        let postprocess = fit_postprocess(self.spec, model.as_ref(), &self.train)?;
+        let manifest = BundleManifest {
+            media_type: MEDIA_TYPE.to_owned(),
+            model: ModelEntry {
+                framework: trained.framework.to_owned(),
+                framework_version: trained.framework_version,
+                file_name: trained.file_name.to_owned(),
+                blob: put(self.store, &trained.model)?,
+            },
+            preprocess: entries(self.store, &self.spec.preprocess, &self.preprocess)?,
+            postprocess: entries(self.store, &self.spec.postprocess, &postprocess)?,
+            signature: self.signature(model.as_ref(), &postprocess)?,
+            dataset: DatasetRef {
+                name: self.spec.dataset.name.clone(),
+                version: self.spec.dataset.version.digest,
+            },
+            parameters: trained.parameters,
+            metrics: evaluation.metrics.clone(),
+            confusion: evaluation.confusion.clone(),
+            reference: put(self.store, &reference(&self.train, model.as_ref())?)?,
+        };
+        self.try_out(&manifest, model, postprocess)?;
+        let bundle = registry::write_bundle(self.store, &manifest)?;
+        Ok(TrainReport {
+            bundle,
+            train_rows: self.train.rows(),
+            test_rows: self.test.rows(),
+            parameters: manifest.parameters,
+            evaluation,
+            train_seconds,
+            total_seconds: train_seconds + started.elapsed().as_secs_f64(),
+        })
+    }
+
+    fn signature(&self, model: &dyn Model, postprocess: &[Transformer]) -> Result<Signature, TrainError> {
+        // What the postprocess transformers answer is known from asking them about no rows.
+        let none = scores_of(model, &[])?;
+        let outputs = ColumnSpec::of_batch(&transform(postprocess, none)?);
+        Ok(Signature { inputs: self.source.inputs().to_vec(), features: self.features.clone(), outputs })
+    }
+
+    /// Answers some rows of the test split as serving will, so that a bundle which cannot is never written.
+    fn try_out(
+        &self,
+        manifest: &BundleManifest,
+        model: Arc<dyn Model>,
+        postprocess: Vec<Transformer>,
+    ) -> Result<(), TrainError> {
+        let reopen = |opened: &Transformer| {
+            block_on(Transformer::open(opened.plugin(), opened.config(), opened.state().map(<[u8]>::to_vec)))
+        };
+        let preprocess = self.preprocess.iter().map(reopen).collect::<Result<Vec<_>, _>>()?;
+        let parts = PredictorParts { preprocess, model, postprocess };
+        let predictor = Predictor::new(parts, manifest.signature.clone());
+        if let Some(batch) = self.source.batches(Split::Test)?.next() {
+            let (inputs, _) = batch?;
+            let prediction = block_on(predictor.predict(&inputs))?;
+            ColumnSpec::check(&manifest.signature.outputs, &prediction.outputs)?;
+        }
+        Ok(())
+    }
+}
+
+/// What a model says of rows, as a batch.
+fn scores_of(model: &dyn Model, features: &[f32]) -> Result<Batch, TrainError> {
+    let scores = model.score(features);
+    let shape = vec![scores.len() / model.score_count().max(1), model.score_count()];
+    Ok(Batch::new(vec![Tensor::from_f32(SCORES, shape, &scores)?])?)
+}
+
+/// Sends a batch through transformers that are open.
+fn transform(transformers: &[Transformer], mut batch: Batch) -> Result<Batch, TrainError> {
+    for transformer in transformers {
+        batch = block_on(transformer.transform(&batch))?;
+    }
+    Ok(batch)
+}
+
+fn fit_preprocess(
+    spec: &TrainSpec,
+    source: &Source<'_>,
+    progress: &mut dyn FnMut(TrainEvent) -> ControlFlow<()>,
+) -> Result<Vec<Transformer>, TrainError> {
+    let mut fitted: Vec<Transformer> = Vec::new();
+    for transformer in &spec.preprocess {
+        let config = transformer.config.to_string();
+        let mut state = None;
+        if transformer.plugin.manifest().needs_fit {
+            phase(progress, "fitting", source.rows(Split::Train))?;
+            let mut fit = block_on(TransformerFit::open(&transformer.plugin, &config))?;
+            for batch in source.batches(Split::Train)? {
+                let (inputs, _) = batch?;
+                let rows = inputs.rows();
+                block_on(fit.fit(&transform(&fitted, inputs)?))?;
+                advance(progress, rows)?;
+            }
+            state = Some(block_on(fit.finish())?);
+        }
+        fitted.push(block_on(Transformer::open(&transformer.plugin, &config, state))?);
+    }
+    Ok(fitted)
+}
+
+/// Fills the matrix of a split; also gives the columns that the transformers made.
+fn collect(
+    source: &Source<'_>,
+    split: Split,
+    preprocess: &[Transformer],
+    progress: &mut dyn FnMut(TrainEvent) -> ControlFlow<()>,
+) -> Result<(LabelledMatrix, Vec<ColumnSpec>), TrainError> {
+    phase(progress, "transforming", source.rows(split))?;
+    let mut collected = LabelledMatrix::default();
+    let mut specs: Option<Vec<ColumnSpec>> = None;
+    for batch in source.batches(split)? {
+        let (inputs, labels) = batch?;
+        let rows = inputs.rows();
+        let transformed = transform(preprocess, inputs)?;
+        let specs = specs.get_or_insert_with(|| ColumnSpec::of_batch(&transformed));
+        let assembled = registry::assemble(&transformed, specs)?;
+        let features = assembled.as_ref().unwrap_or(&transformed);
+        let column = features.column(FEATURES).and_then(|column| Some((column, column.as_f32()?)));
+        let (column, values) = column.ok_or(TrainError::NoFeatures)?;
+        collected.append(column.row_elements(), &values, &labels);
+        advance(progress, rows)?;
+    }
+    Ok((collected, specs.ok_or(TrainError::EmptySplit { split: split.as_str() })?))
+}
+
+/// Refuses a model that this host would evaluate otherwise than the library that trained it.
+fn cross_check(model: &dyn Model, test: &LabelledMatrix, trained: &Trained) -> Result<(), TrainError> {
+    let Some(expected) = &trained.test_scores else { return Ok(()) };
+    let rows = test.rows().min(CROSS_CHECK_ROWS);
+    let features = test.features.get(..rows * test.columns).unwrap_or_default();
+    let scores = model.score(features);
+    let differing = scores.iter().zip(expected).position(|(own, theirs)| own.to_bits() != theirs.to_bits());
+    match differing {
+        Some(index) => Err(TrainError::CrossCheck {
+            framework: trained.framework,
+            row: index / model.score_count().max(1),
+        }),
+        None => Ok(()),
+    }
+}
+
+fn fit_postprocess(
+    spec: &TrainSpec,
+    model: &dyn Model,
+    train: &LabelledMatrix,
+) -> Result<Vec<Transformer>, TrainError> {
+    let needs_fit = spec.postprocess.iter().any(|transformer| transformer.plugin.manifest().needs_fit);
+    let train_scores = scores_of(model, if needs_fit { &train.features } else { &[] })?;
+    let mut fitted: Vec<Transformer> = Vec::new();
+    for transformer in &spec.postprocess {
+        let config = transformer.config.to_string();
+        let mut state = None;
+        if transformer.plugin.manifest().needs_fit {
+            let mut fit = block_on(TransformerFit::open(&transformer.plugin, &config))?;
+            block_on(fit.fit(&transform(&fitted, train_scores.clone())?))?;
+            state = Some(block_on(fit.finish())?);
+        }
+        fitted.push(block_on(Transformer::open(&transformer.plugin, &config, state))?);
+    }
+    Ok(fitted)
+}
+
+fn put(store: &Store, bytes: &[u8]) -> Result<BlobRef, TrainError> {
+    Ok(BlobRef { digest: store.put_bytes(bytes)?, size: bytes.len() as u64 })
+}
+
+fn entries(
+    store: &Store,
+    specs: &[TransformerSpec],
+    opened: &[Transformer],
+) -> Result<Vec<TransformerEntry>, TrainError> {
+    let entry = |(spec, transformer): (&TransformerSpec, &Transformer)| {
+        Ok(TransformerEntry {
+            name: spec.plugin.manifest().name.clone(),
+            version: spec.plugin.manifest().version.clone(),
+            component: put(store, &spec.bytes)?,
+            config: spec.config.clone(),
+            state: transformer.state().map(|state| put(store, state)).transpose()?,
+        })
+    };
+    specs.iter().zip(opened).map(entry).collect()
+}
+
+/// An even sample of the training rows: features and scores side by side, as windows hold them.
+fn reference(train: &LabelledMatrix, model: &dyn Model) -> Result<Vec<u8>, TrainError> {
+    let step = train.rows().div_ceil(REFERENCE_ROWS).max(1);
+    let rows = (0..train.rows()).step_by(step);
+    let features: Vec<f32> = rows.clone().flat_map(|row| train.row(row)).copied().collect();
+    let mut columns = vec![Tensor::from_f32(FEATURES, vec![rows.len(), train.columns], &features)?];
+    columns.extend(scores_of(model, &features)?.into_tensors());
+    Ok(data::encode_safetensors(&Batch::new(columns)?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_may_share_what_is_prepared() {
+        fn is_shared<T: Send + Sync>() {}
+        is_shared::<Prepared<'_>>();
+    }
+}
