@@ -8,6 +8,7 @@
 //!
 //! Knows nothing of training or of the terminal.
 
+mod aliases;
 mod annotations;
 pub(crate) mod archive;
 mod bundle;
@@ -28,6 +29,7 @@ use crate::domain::Digest;
 use crate::store::{Database, Store};
 use crate::track::{TrackError, Tracker};
 
+pub use aliases::AliasChange;
 pub use archive::{ModelRecord, VersionRecord};
 pub use bundle::{
     BlobRef, BundleManifest, DatasetRef, MEDIA_TYPE, ModelEntry, RegistryError, TransformerEntry,

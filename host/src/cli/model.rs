@@ -1,3 +1,5 @@
+mod history;
+
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -46,6 +48,8 @@ Example:
         #[arg(long)]
         delete: bool,
     },
+    /// Show which versions a model's aliases have meant, and since when.
+    History(history::HistoryArguments),
     /// Set a tag of a model or of a version.
     Tag {
         /// A name, `name@version` or `name@alias`.
@@ -136,6 +140,7 @@ async fn run_with_names(
         ModelCommand::Alias { model, alias, delete: true } => delete_alias(registry, &model, alias).await?,
         ModelCommand::Tag { model, tag, delete } => change_tag(registry, &model, tag, delete).await?,
         ModelCommand::Delete { model } => delete(registry, &model).await?,
+        ModelCommand::History(arguments) => return history::run(arguments, registry, output).await,
         _ => return list(&registry.list_models().await?, store, output),
     };
     if output.is_json() {

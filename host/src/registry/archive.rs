@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::{AnyConnection, Row as _};
 
 use super::Registry;
+use super::aliases::{AliasChange, point};
 use super::entities::{MODEL_COLUMNS, Stage, VERSION_COLUMNS, model_version, registered_model};
 use super::model_versions::{LINK_MAX_CHARS, is_prompt, write_version_tags};
 use super::names::{check_description, check_model_name, check_new_alias, check_tag};
@@ -36,6 +37,9 @@ pub struct ModelRecord {
     pub updated_at: i64,
     /// Notes.
     pub tags: Vec<Pair>,
+    /// What its aliases meant, in the order of the changes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alias_history: Vec<AliasChange>,
 }
 
 /// A version of a model.
@@ -97,12 +101,14 @@ impl Registry {
         let mut records = Vec::with_capacity(found.len());
         for model in self.with_model_details(found).await? {
             let versions = self.version_records(&model.name).await?;
+            let alias_history = self.alias_history(&model.name, None).await?;
             let record = ModelRecord {
                 name: model.name,
                 description: model.description,
                 created_at: model.creation_timestamp,
                 updated_at: model.last_updated_timestamp,
                 tags: model.tags,
+                alias_history,
             };
             records.push((record, versions));
         }
@@ -155,6 +161,7 @@ pub(crate) async fn restore_model(
         let query = sqlx::query(sql).bind(record.created_at).bind(record.updated_at).bind(model);
         query.execute(&mut *connection).await?;
         write_model_tags(connection, model, &record.tags).await?;
+        write_history(connection, model, &record.alias_history).await?;
         return Ok(true);
     }
     let model = model_key(connection, &record.name).await?;
@@ -164,6 +171,32 @@ pub(crate) async fn restore_model(
         query.execute(&mut *connection).await?;
     }
     Ok(false)
+}
+
+/// Writes the history of a new model's aliases, whose versions will keep their numbers. One that is there already keeps the
+/// history that it has: there a version may have another number.
+async fn write_history(
+    connection: &mut AnyConnection,
+    model: i64,
+    changes: &[AliasChange],
+) -> Result<(), TrackError> {
+    for change in changes {
+        check_new_alias(&change.alias)?;
+        if !change.version.is_none_or(|number| (1..=NUMBER_MAX).contains(&number)) {
+            return Err(TrackError::invalid("a number in the history of an alias is no number of a version"));
+        }
+        let sql = "INSERT INTO alias_history (model, alias, number, bundle, changed_at) \
+                   VALUES ($1, $2, $3, $4, $5)";
+        sqlx::query(sql)
+            .bind(model)
+            .bind(change.alias.as_str())
+            .bind(change.version)
+            .bind(change.bundle.map(|bundle| bundle.to_string()).unwrap_or_default())
+            .bind(change.changed_at)
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(())
 }
 
 /// Finds the version that the record is, or writes it: under its number if no version had that or a higher one yet, under
@@ -191,12 +224,13 @@ pub(crate) async fn restore_version(
     };
     let mut taken = Vec::new();
     for alias in &record.aliases {
-        let sql = "INSERT INTO registered_model_aliases (model, alias, version) VALUES ($1, $2, $3) \
-                   ON CONFLICT (model, alias) DO UPDATE SET alias = excluded.alias RETURNING version";
-        let row = sqlx::query(sql).bind(model).bind(alias.as_str()).bind(key);
-        let holder: i64 = row.fetch_one(&mut *connection).await?.try_get(0)?;
-        if holder != key {
-            taken.push(alias.clone());
+        let sql = "SELECT version FROM registered_model_aliases WHERE model = $1 AND alias = $2";
+        let row = sqlx::query(sql).bind(model).bind(alias.as_str());
+        let holder = row.fetch_optional(&mut *connection).await?;
+        match holder.map(|row| row.try_get::<i64, _>(0)).transpose()? {
+            None => point(connection, model, alias, key).await?,
+            Some(holder) if holder != key => taken.push(alias.clone()),
+            Some(_) => {}
         }
     }
     Ok(RestoredVersion { number, is_new, taken })

@@ -3,6 +3,7 @@ use std::collections::HashMap;
 use serde::Deserialize;
 use sqlx::{AnyConnection, Row as _};
 
+use super::aliases::note_deletion;
 use super::bundle::{BLOBS_FOLDER, MANIFEST_FILE};
 use super::entities::{ModelVersion, Stage, VERSION_COLUMNS, model_version};
 use super::names::{check_description, check_model_name, checked_tags, parse_number, required};
@@ -222,7 +223,7 @@ impl Registry {
         self.numbered_version(&moved, number).await
     }
 
-    /// Forgets a version with its tags and aliases; its number is not used again.
+    /// Forgets a version with its tags and aliases; its number is not used again, and the history of the aliases stays.
     pub async fn delete_version(&self, name: String, number: &str) -> Result<(), TrackError> {
         check_model_name("name", &name)?;
         let number = parse_number(number)?;
@@ -231,6 +232,7 @@ impl Registry {
                 Box::pin(async move {
                     let (model, version) = version_key(connection, &name, number).await?;
                     touch_model(connection, model).await?;
+                    note_deletion(connection, version).await?;
                     sqlx::query("DELETE FROM model_versions WHERE id = $1")
                         .bind(version)
                         .execute(connection)

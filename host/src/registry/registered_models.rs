@@ -108,7 +108,7 @@ impl Registry {
         self.model(&described).await
     }
 
-    /// Forgets a model with its versions, tags and aliases. Bundles and artifacts stay.
+    /// Forgets a model with its versions, tags, aliases and their history. Bundles and artifacts stay.
     pub async fn delete_model(&self, name: String) -> Result<(), TrackError> {
         check_model_name("name", &name)?;
         self.database()
