@@ -5,6 +5,7 @@
 mod archive;
 mod data;
 mod error;
+mod evaluate;
 mod gc;
 mod job;
 mod listener;
@@ -81,6 +82,8 @@ enum Command {
     Pipeline(pipeline::PipelineCommand),
     /// Score a dataset with a model.
     Predict(predict::PredictArguments),
+    /// Judge a model by rows with labels.
+    Evaluate(evaluate::EvaluateArguments),
     /// Serve a model over HTTP.
     Serve(serve::ServeArguments),
     /// Start the server of experiments, runs and models, which MLflow's clients can use.
@@ -124,6 +127,7 @@ fn run(cli: Cli, output: &Output) -> anyhow::Result<ExitCode> {
         Command::Run(command) => run::run(command, &cli.state, output)?,
         Command::Pipeline(command) => return pipeline::run(command, &cli.state, output),
         Command::Predict(arguments) => predict::run(arguments, &cli.state, output)?,
+        Command::Evaluate(arguments) => evaluate::run(arguments, &cli.state, output)?,
         Command::Serve(arguments) => serve::run(arguments, &cli.state, output)?,
         Command::Server(arguments) => server::run(&arguments, &cli.state, output)?,
         Command::Monitor(command) => return monitor::run(command, &cli.state, output),

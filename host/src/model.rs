@@ -30,6 +30,9 @@ pub trait Model: std::fmt::Debug + Send + Sync {
     /// Number of scores in a row: one for each class, or a single probability or value.
     fn score_count(&self) -> usize;
 
+    /// Whether scores are values, and not probabilities of classes.
+    fn predicts_values(&self) -> bool;
+
     /// Bytes of memory that the loaded model occupies.
     fn byte_len(&self) -> usize;
 
@@ -162,6 +165,10 @@ mod tests {
 
         fn score_count(&self) -> usize {
             1
+        }
+
+        fn predicts_values(&self) -> bool {
+            true
         }
 
         fn byte_len(&self) -> usize {

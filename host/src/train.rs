@@ -3,6 +3,7 @@
 //! Owns one training run from a dataset version to a bundle ([`run`]), the binding to libxgboost with its parameters,
 //! and the metrics of predictions. What is trained here, [`crate::model`] loads; runs that fail leave no bundle.
 
+mod evaluate;
 pub mod evaluation;
 mod job;
 mod matrix;
@@ -22,6 +23,7 @@ use crate::plugin::PluginError;
 use crate::registry::{FeatureError, PredictionError, RegistryError};
 use crate::store::StoreError;
 
+pub use evaluate::{BundleEvaluation, EvaluateError, EvaluateSpec, evaluate};
 pub use job::{TrainEvent, TrainReport, run};
 pub use prepared::{Learned, Prepared, TrainSpec, TransformerSpec};
 pub use report::Evaluation;

@@ -7,7 +7,6 @@ use super::output::Output;
 use super::plugin::PluginOptions;
 use super::state::StateArguments;
 use crate::data::{self, DatasetManifest, RowForm};
-use crate::domain::Batch;
 use crate::plugin::block_on;
 use crate::registry::{ModelReference, Predictor};
 use crate::store::Store;
@@ -74,7 +73,7 @@ fn predict(
     write: &mut dyn FnMut(&[u8]) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     for batch in data::open_split(store, dataset, split, data::BATCH_ROWS)? {
-        let inputs = with_columns_of(predictor, batch?)?;
+        let inputs = predictor.select_inputs(batch?)?;
         let prediction = block_on(predictor.predict(&inputs))?;
         let mut lines = Vec::new();
         for row in 0..prediction.outputs.rows() {
@@ -85,14 +84,4 @@ fn predict(
         write(&lines)?;
     }
     Ok(())
-}
-
-/// Leaves out what the model does not take, such as the label.
-fn with_columns_of(predictor: &Predictor, batch: Batch) -> anyhow::Result<Batch> {
-    let wanted = &predictor.signature().inputs;
-    let columns = batch
-        .into_tensors()
-        .into_iter()
-        .filter(|tensor| wanted.iter().any(|spec| spec.name == tensor.name()));
-    Ok(Batch::new(columns.collect())?)
 }

@@ -83,6 +83,10 @@ impl Model for XgboostModel {
         self.forest.margin_count()
     }
 
+    fn predicts_values(&self) -> bool {
+        self.objective == Objective::SquaredError
+    }
+
     fn byte_len(&self) -> usize {
         self.forest.byte_len()
     }

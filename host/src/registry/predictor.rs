@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::{BundleManifest, FeatureError, RegistryError, TransformerEntry, assemble};
-use crate::domain::{Batch, ColumnSpec, SchemaError, Signature};
+use crate::domain::{Batch, BatchError, ColumnSpec, SchemaError, Signature};
 use crate::model::{self, Model, ModelError};
 use crate::plugin::{Plugin, PluginError, PluginRuntime, Transformer, block_on};
 use crate::store::Store;
@@ -84,6 +84,17 @@ impl Predictor {
     /// Scores that the model makes of a row.
     pub fn score_count(&self) -> usize {
         self.parts.model.score_count()
+    }
+
+    /// Whether the scores are values, and not probabilities of classes.
+    pub fn predicts_values(&self) -> bool {
+        self.parts.model.predicts_values()
+    }
+
+    /// Leaves out the columns that it does not take, such as the label of a dataset.
+    pub fn select_inputs(&self, batch: Batch) -> Result<Batch, BatchError> {
+        let is_taken = |name: &str| self.signature.inputs.iter().any(|spec| spec.name == name);
+        Batch::new(batch.into_tensors().into_iter().filter(|tensor| is_taken(tensor.name())).collect())
     }
 
     /// The transformers before and after the model.

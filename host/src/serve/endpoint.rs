@@ -152,6 +152,10 @@ mod tests {
             self.scores
         }
 
+        fn predicts_values(&self) -> bool {
+            true
+        }
+
         fn byte_len(&self) -> usize {
             0
         }

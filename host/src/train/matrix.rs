@@ -35,6 +35,11 @@ impl Split {
             Self::Test => "test",
         }
     }
+
+    /// The split of a name.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        [Self::Train, Self::Test].into_iter().find(|split| split.as_str() == name)
+    }
 }
 
 /// Row-major features with a label each, as trainers take them.

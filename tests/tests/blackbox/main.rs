@@ -6,6 +6,7 @@ mod bucket;
 mod compatibility;
 mod data;
 mod faults;
+mod evaluate;
 mod gc;
 mod monitor;
 mod multipart;
