@@ -71,7 +71,7 @@ enum Command {
     Data(data::DataCommand),
     /// Train a model and keep it as a bundle.
     Train(train::TrainArguments),
-    /// List, show, export, name, tag and delete models.
+    /// Compare, promote, name, import and export models.
     #[command(subcommand)]
     Model(model::ModelCommand),
     /// List, show, compare and watch runs.
@@ -123,7 +123,7 @@ fn run(cli: Cli, output: &Output) -> anyhow::Result<ExitCode> {
         Command::Plugin(command) => plugin::run(command, output)?,
         Command::Data(command) => data::run(command, &cli.state, output)?,
         Command::Train(arguments) => train::run(arguments, &cli.state, output)?,
-        Command::Model(command) => model::run(command, &cli.state, output)?,
+        Command::Model(command) => return model::run(command, &cli.state, output),
         Command::Run(command) => run::run(command, &cli.state, output)?,
         Command::Pipeline(command) => return pipeline::run(command, &cli.state, output),
         Command::Predict(arguments) => predict::run(arguments, &cli.state, output)?,

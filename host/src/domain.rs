@@ -5,6 +5,7 @@
 
 mod batch;
 mod digest;
+mod direction;
 mod dtype;
 mod name;
 mod parallel;
@@ -14,6 +15,7 @@ mod tensor;
 
 pub use batch::{Batch, BatchError};
 pub use digest::{Digest, DigestError};
+pub use direction::Direction;
 pub use dtype::DataType;
 pub use name::{Name, NameError};
 pub use parallel::map_parallel;

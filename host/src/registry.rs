@@ -41,6 +41,7 @@ pub use lineage::{LineageDataset, LineageModel, LineageRun};
 pub use model_versions::NewVersion;
 pub use models::{ModelReference, ResolvedModel, VersionSelector, resolve_unnamed};
 pub use named_digests::NamedBundle;
+pub use names::check_new_alias;
 pub use predictor::{Prediction, PredictionError, Predictor, PredictorParts};
 pub use search::RegistrySearch;
 

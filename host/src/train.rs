@@ -1,8 +1,10 @@
 //! Trainers: rows and labels in, the bytes of a model file out, one report a round on the way.
 //!
 //! Owns one training run from a dataset version to a bundle ([`run`]), the binding to libxgboost with its parameters,
-//! and the metrics of predictions. What is trained here, [`crate::model`] loads; runs that fail leave no bundle.
+//! the metrics of predictions, and what is decided by them: which of several bundles is the best ([`compare`]), and whether
+//! a version becomes the champion ([`promote`]). What is trained here, [`crate::model`] loads; runs that fail leave no bundle.
 
+mod compare;
 mod evaluate;
 pub mod evaluation;
 mod job;
@@ -10,6 +12,7 @@ mod matrix;
 pub mod network;
 mod parameter;
 mod prepared;
+mod promote;
 mod report;
 mod run_log;
 mod trainer;
@@ -23,9 +26,11 @@ use crate::plugin::PluginError;
 use crate::registry::{FeatureError, PredictionError, RegistryError};
 use crate::store::StoreError;
 
+pub use compare::{Candidate, CompareError, CompareSpec, ComparedBundle, Comparison, UnknownMetric, compare};
 pub use evaluate::{BundleEvaluation, EvaluateError, EvaluateSpec, evaluate};
 pub use job::{TrainEvent, TrainReport, run};
 pub use prepared::{Learned, Prepared, TrainSpec, TransformerSpec};
+pub use promote::{Criterion, PromoteError, PromoteSpec, Promotion, promote};
 pub use report::Evaluation;
 pub use run_log::{RunLog, RunStart};
 pub use trainer::{Checkpoints, Task, TrainSession, Trained, Trainer};

@@ -1,6 +1,8 @@
 mod history;
+mod promote;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::str::FromStr;
 
 use anyhow::bail;
@@ -48,6 +50,10 @@ Example:
         #[arg(long)]
         delete: bool,
     },
+    /// Give a version an alias, such as `champion`, if it is better than the one that has it.
+    Promote(promote::PromoteArguments),
+    /// Judge several bundles by the same rows, and tell the best.
+    Compare(promote::CompareArguments),
     /// Show which versions a model's aliases have meant, and since when.
     History(history::HistoryArguments),
     /// Set a tag of a model or of a version.
@@ -95,7 +101,21 @@ impl NamedVersion {
     }
 }
 
-pub(super) fn run(command: ModelCommand, state: &StateArguments, output: &Output) -> anyhow::Result<()> {
+pub(super) fn run(
+    command: ModelCommand,
+    state: &StateArguments,
+    output: &Output,
+) -> anyhow::Result<ExitCode> {
+    match command {
+        ModelCommand::Promote(arguments) => promote::promote(arguments, state, output)?,
+        ModelCommand::Compare(arguments) => promote::compare(arguments, state, output)?,
+        other => run_simple(other, state, output)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Commands that load no plugin and judge nothing.
+fn run_simple(command: ModelCommand, state: &StateArguments, output: &Output) -> anyhow::Result<()> {
     let store = state.open_store()?;
     match command {
         ModelCommand::Show { model } => {
@@ -149,14 +169,20 @@ async fn run_with_names(
     Ok(output.line(&line)?)
 }
 
+/// Refuses an alias that nobody could use here.
+fn check_alias(alias: &str) -> anyhow::Result<()> {
+    if alias.bytes().all(|byte| byte.is_ascii_digit()) {
+        bail!("`{alias}` cannot be an alias: it could not be told from a version");
+    }
+    Ok(())
+}
+
 async fn set_alias(
     registry: &Registry,
     model: &NamedVersion,
     alias: String,
 ) -> anyhow::Result<(Value, String)> {
-    if alias.bytes().all(|byte| byte.is_ascii_digit()) {
-        bail!("`{alias}` cannot be an alias: it could not be told from a version");
-    }
+    check_alias(&alias)?;
     let version = model.find(registry).await?;
     registry.set_alias(version.name.clone(), alias.clone(), &version.number.to_string()).await?;
     let line = format!("{}@{alias} is version {}", version.name, version.number);

@@ -116,6 +116,12 @@ impl StateArguments {
     }
 }
 
+/// Threads beside this one, for work that goes back and forth between what waits and what computes.
+pub(super) fn start_threads() -> anyhow::Result<tokio::runtime::Runtime> {
+    let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    threads.context("failed to start threads")
+}
+
 /// Runs `work` on this thread.
 pub(super) fn wait<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

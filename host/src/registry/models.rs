@@ -71,6 +71,18 @@ impl FromStr for ModelReference {
     }
 }
 
+impl std::fmt::Display for ModelReference {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Name(name, VersionSelector::Newest) => write!(formatter, "{name}"),
+            Self::Name(name, VersionSelector::Number(number)) => write!(formatter, "{name}@{number}"),
+            Self::Name(name, VersionSelector::Alias(alias)) => write!(formatter, "{name}@{alias}"),
+            Self::Bundle(digest) => write!(formatter, "{digest}"),
+            Self::Folder(folder) => write!(formatter, "{}", folder.display()),
+        }
+    }
+}
+
 impl FromStr for VersionSelector {
     type Err = TrackError;
 
@@ -111,7 +123,7 @@ impl Registry {
                 let (store, reference) = (self.store().clone(), unnamed.clone());
                 let resolved = tokio::task::spawn_blocking(move || resolve_unnamed(&store, &reference)).await;
                 let resolved = resolved.map_err(|error| TrackError::internal(error.to_string()))??;
-                let text = format!("{unnamed:?}");
+                let text = unnamed.to_string();
                 return resolved.ok_or(RegistryError::Reference { text });
             }
         };

@@ -59,7 +59,7 @@ pub(super) fn is_latest(alias: &str) -> bool {
 }
 
 /// Checks an alias as a name to give.
-pub(super) fn check_new_alias(alias: &str) -> Result<(), TrackError> {
+pub fn check_new_alias(alias: &str) -> Result<(), TrackError> {
     check_alias(alias)?;
     if is_latest(alias) {
         return Err(TrackError::invalid("'latest' alias name (case insensitive) is reserved."));
