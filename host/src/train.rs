@@ -4,6 +4,7 @@
 //! the metrics of predictions, and what is decided by them: which of several bundles is the best ([`compare`]), and whether
 //! a version becomes the champion ([`promote`]). What is trained here, [`crate::model`] loads; runs that fail leave no bundle.
 
+mod checkpoint;
 mod compare;
 mod evaluate;
 pub mod evaluation;
@@ -25,14 +26,15 @@ use crate::model::ModelError;
 use crate::plugin::PluginError;
 use crate::registry::{FeatureError, PredictionError, RegistryError};
 use crate::store::StoreError;
+use crate::track::TrackError;
 
 pub use compare::{Candidate, CompareError, CompareSpec, ComparedBundle, Comparison, UnknownMetric, compare};
 pub use evaluate::{BundleEvaluation, EvaluateError, EvaluateSpec, evaluate};
 pub use job::{TrainEvent, TrainReport, run};
 pub use prepared::{Learned, Prepared, TrainSpec, TransformerSpec};
 pub use promote::{Criterion, PromoteError, PromoteSpec, Promotion, promote};
-pub use report::Evaluation;
-pub use run_log::{RunLog, RunStart};
+pub use report::{EVALUATION_METRICS, Evaluation};
+pub use run_log::{PARENT_TAG, RunLog, RunStart};
 pub use trainer::{Checkpoints, Task, TrainSession, Trained, Trainer};
 pub use xgboost_library::{Booster, DMatrix, Library, LibrarySearch};
 
@@ -186,6 +188,17 @@ pub enum TrainError {
         /// The first row, from 0.
         row: usize,
     },
+    /// A metric that the evaluation does not have.
+    #[error("there is no metric `{name}`: expected one of {}", known.join(", "))]
+    NoMetric {
+        /// The metric.
+        name: String,
+        /// Those that there are.
+        known: Vec<String>,
+    },
+    /// The run cannot be written.
+    #[error("{0}")]
+    Track(#[from] TrackError),
     /// The dataset cannot be read.
     #[error("{0}")]
     Data(#[from] DataError),

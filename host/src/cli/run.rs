@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::output::{Output, Table, age_text, duration_text, number_text, sparkline};
 use super::state::{StateArguments, wait};
+use crate::domain::Direction;
 use crate::track::{Experiment, Metric, Run, RunSearch, RunStatus, Tracker, ViewType, now_ms};
 
 /// Characters of a sparkline.
@@ -103,7 +104,7 @@ async fn experiments(tracker: &Tracker) -> anyhow::Result<Vec<Experiment>> {
 }
 
 /// The run that `text` names.
-async fn find(tracker: &Tracker, text: &str) -> anyhow::Result<Run> {
+pub(super) async fn find(tracker: &Tracker, text: &str) -> anyhow::Result<Run> {
     if text.len() == 32
         && let Ok(run) = tracker.run(text).await
     {
@@ -161,7 +162,7 @@ async fn list(
         let info = &run.info;
         let mut row = vec![
             short(&info.run_id),
-            first_line(&info.run_name),
+            first_line(&run.info.run_name),
             names.get(&info.experiment_id).map(|name| first_line(name)).unwrap_or_default(),
             info.status.as_str().to_lowercase(),
             age_text(now_ms() - info.start_time),
@@ -194,14 +195,6 @@ fn value_of(run: &Run, key: &str) -> Option<f64> {
     run.data.metrics.iter().find(|metric| metric.key == key).map(|metric| metric.value)
 }
 
-/// Whether less of a metric is better, which its name tells.
-fn is_less_better(key: &str) -> bool {
-    let key = key.to_lowercase();
-    ["loss", "error", "rmse", "mae", "mse", "merror", "mape", "perplexity", "latency", "seconds"]
-        .iter()
-        .any(|word| key.contains(word))
-}
-
 /// The best value among runs; none where fewer than two have one.
 fn best_of(key: &str, runs: &[Run]) -> Option<f64> {
     let values: Vec<f64> =
@@ -209,7 +202,10 @@ fn best_of(key: &str, runs: &[Run]) -> Option<f64> {
     if values.len() < 2 {
         return None;
     }
-    let better = if is_less_better(key) { f64::min } else { f64::max };
+    let better = match Direction::of_metric(key) {
+        Direction::Minimize => f64::min,
+        Direction::Maximize => f64::max,
+    };
     values.into_iter().reduce(better)
 }
 
@@ -342,15 +338,4 @@ fn short(run_id: &str) -> String {
 /// What others logged may drive a terminal, so only the first line's plain characters are shown.
 fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().chars().filter(|c| !c.is_control()).take(100).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn knows_what_is_better() {
-        assert!(is_less_better("test_log_loss") && is_less_better("RMSE"));
-        assert!(!is_less_better("accuracy") && !is_less_better("f1"));
-    }
 }

@@ -47,6 +47,14 @@ impl Direction {
         }
     }
 
+    /// The value as a cost, of which less is better.
+    pub fn cost(self, value: f64) -> f64 {
+        match self {
+            Self::Minimize => value,
+            Self::Maximize => -value,
+        }
+    }
+
     /// The word.
     pub fn as_str(self) -> &'static str {
         match self {

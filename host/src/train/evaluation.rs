@@ -2,6 +2,12 @@
 //!
 //! Definitions are scikit-learn's (<https://scikit-learn.org/stable/modules/model_evaluation.html>).
 
+mod roc_auc;
+
+use serde::Serialize;
+
+use roc_auc::roc_auc;
+
 /// Scores and labels that do not go together.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum EvaluationError {
@@ -36,6 +42,41 @@ pub struct Classification {
     pub log_loss: f64,
     /// Labels against predictions.
     pub confusion: ConfusionMatrix,
+    /// Each class against all others.
+    pub classes: Vec<ClassMetrics>,
+    /// Means over the classes that occur among the labels or the predictions: precision, recall and F1.
+    pub macro_averages: ClassMeans,
+    /// Area under the ROC curve: of two classes that of class 1, of more the mean over the classes that have one. None
+    /// where no class has one.
+    pub roc_auc: Option<f64>,
+}
+
+/// How well one class is told from all others. A share of nothing is 0.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ClassMetrics {
+    /// The class's number.
+    pub class: usize,
+    /// Rows of which it is the label.
+    pub rows: u64,
+    /// Of the rows that were taken for this class, the share that is of it.
+    pub precision: f64,
+    /// Of the rows of this class, the share that was taken for it.
+    pub recall: f64,
+    /// The harmonic mean of precision and recall.
+    pub f1: f64,
+    /// Area under the ROC curve of the class's probability; none where all rows are of the class or none is.
+    pub roc_auc: Option<f64>,
+}
+
+/// Means over classes, each of the same weight.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ClassMeans {
+    /// Of the precisions.
+    pub precision: f64,
+    /// Of the recalls.
+    pub recall: f64,
+    /// Of the F1.
+    pub f1: f64,
 }
 
 /// Counts of rows by label (row of the matrix) and predicted class (column).
@@ -54,6 +95,13 @@ impl ConfusionMatrix {
     /// For each label, the counts of the predicted classes.
     pub fn rows(&self) -> impl Iterator<Item = &[u64]> {
         self.counts.chunks_exact(self.classes)
+    }
+
+    /// What the counts say of a class: rows that have it as label, rows that were taken for it, rows that are both.
+    fn of_class(&self, class: usize) -> (u64, u64, u64) {
+        let count = |row: &[u64]| row.get(class).copied().unwrap_or_default();
+        let labelled = self.rows().nth(class).unwrap_or_default();
+        (labelled.iter().sum(), self.rows().map(count).sum(), count(labelled))
     }
 }
 
@@ -100,7 +148,61 @@ pub fn classification(
     }
     let rows = labels.len() as f64;
     let confusion = ConfusionMatrix { classes, counts };
-    Ok(Classification { accuracy: right as f64 / rows, log_loss: loss / rows, confusion })
+    let metrics: Vec<ClassMetrics> =
+        (0..classes).map(|class| class_metrics(class, &confusion, scores, columns, labels)).collect();
+    Ok(Classification {
+        accuracy: right as f64 / rows,
+        log_loss: loss / rows,
+        macro_averages: macro_averages(&metrics, &confusion),
+        roc_auc: overall_roc_auc(&metrics),
+        classes: metrics,
+        confusion,
+    })
+}
+
+fn class_metrics(
+    class: usize,
+    confusion: &ConfusionMatrix,
+    scores: &[f32],
+    columns: usize,
+    labels: &[f32],
+) -> ClassMetrics {
+    let (rows, taken, both) = confusion.of_class(class);
+    let share = |of: u64| if of == 0 { 0.0 } else { both as f64 / of as f64 };
+    let f1 = if rows + taken == 0 { 0.0 } else { 2.0 * both as f64 / (rows + taken) as f64 };
+    // Of two classes with one probability, class 0's falls as class 1's rises.
+    let score = |row: &[f32]| match *row {
+        [score] if class == 0 => -score,
+        [score] => score,
+        _ => row.get(class).copied().unwrap_or_default(),
+    };
+    let scored = scores.chunks_exact(columns).map(score);
+    let roc_auc = roc_auc(scored.zip(labels.iter().map(|&label| label == class as f32)));
+    ClassMetrics { class, rows, precision: share(taken), recall: share(rows), f1, roc_auc }
+}
+
+fn macro_averages(metrics: &[ClassMetrics], confusion: &ConfusionMatrix) -> ClassMeans {
+    let occurs = |metrics: &&ClassMetrics| {
+        let (rows, taken, _) = confusion.of_class(metrics.class);
+        rows + taken > 0
+    };
+    let occurring: Vec<&ClassMetrics> = metrics.iter().filter(occurs).collect();
+    let mean = |value: fn(&ClassMetrics) -> f64| {
+        occurring.iter().map(|metrics| value(metrics)).sum::<f64>() / occurring.len().max(1) as f64
+    };
+    ClassMeans {
+        precision: mean(|metrics| metrics.precision),
+        recall: mean(|metrics| metrics.recall),
+        f1: mean(|metrics| metrics.f1),
+    }
+}
+
+fn overall_roc_auc(metrics: &[ClassMetrics]) -> Option<f64> {
+    if let [_, second] = metrics {
+        return second.roc_auc;
+    }
+    let areas: Vec<f64> = metrics.iter().filter_map(|metrics| metrics.roc_auc).collect();
+    (!areas.is_empty()).then(|| areas.iter().sum::<f64>() / areas.len() as f64)
 }
 
 /// Judges values.
@@ -177,6 +279,53 @@ mod tests {
         close(found.log_loss, 0.362_063_256);
         assert_eq!(found.confusion.rows().collect::<Vec<_>>(), [[1, 0], [1, 1]]);
         assert_eq!(found.confusion.classes(), 2);
+    }
+
+    #[test]
+    fn classes_are_told_from_all_others() {
+        // scikit-learn 1.9: precision_recall_fscore_support, and roc_auc_score with multi_class="ovr".
+        let scores =
+            [0.7, 0.2, 0.1, 0.1, 0.8, 0.1, 0.3, 0.3, 0.4, 0.5, 0.4, 0.1, 0.2, 0.2, 0.6, 0.25, 0.5, 0.25];
+        let found = classification(&scores, 3, &[0.0, 1.0, 0.0, 1.0, 2.0, 2.0]).unwrap();
+        let class = |class: usize| {
+            let metrics = &found.classes[class];
+            [metrics.precision, metrics.recall, metrics.f1, metrics.roc_auc.unwrap()]
+        };
+        let expected = [[0.5, 0.5, 0.5, 0.875], [0.5, 0.5, 0.5, 0.875], [0.5, 0.5, 0.5, 0.875]];
+        for (index, expected) in expected.into_iter().enumerate() {
+            for (found, expected) in class(index).into_iter().zip(expected) {
+                close(found, expected);
+            }
+        }
+        close(found.roc_auc.unwrap(), 0.875);
+        assert_eq!(found.classes[2].rows, 2);
+    }
+
+    #[test]
+    fn classes_that_do_not_occur_are_left_out_of_the_means() {
+        let scores = [0.7, 0.2, 0.1, 0.1, 0.8, 0.1, 0.7, 0.3, 0.0];
+        let found = classification(&scores, 3, &[0.0, 1.0, 1.0]).unwrap();
+        // Class 2 is neither a label nor predicted; (½ + 1) / 2, (1 + ½) / 2, ⅔.
+        close(found.macro_averages.precision, 0.75);
+        close(found.macro_averages.recall, 0.75);
+        close(found.macro_averages.f1, 2.0 / 3.0);
+        assert_eq!(found.classes[2].roc_auc, None);
+        assert_eq!(
+            (found.classes[2].precision, found.classes[2].recall, found.classes[2].f1),
+            (0.0, 0.0, 0.0)
+        );
+        let one = classification(&[0.9, 0.8], 1, &[1.0, 1.0]).unwrap();
+        assert_eq!(one.roc_auc, None);
+        assert_eq!(one.macro_averages.recall, 1.0);
+    }
+
+    #[test]
+    fn two_classes_have_one_area() {
+        let found = classification(&[0.1, 0.4, 0.35, 0.8], 1, &[0.0, 0.0, 1.0, 1.0]).unwrap();
+        assert_eq!(found.roc_auc, Some(0.75));
+        assert_eq!(found.classes[0].roc_auc, Some(0.75), "the order is the same, seen from the other side");
+        let two = [0.9, 0.1, 0.6, 0.4, 0.65, 0.35, 0.2, 0.8];
+        assert_eq!(classification(&two, 2, &[0.0, 0.0, 1.0, 1.0]).unwrap().roc_auc, Some(0.75));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::prepared::{Prepared, TrainSpec};
 use super::report::Evaluation;
-use super::trainer::{TrainSession, Trainer};
+use super::trainer::{Checkpoints, TrainSession, Trainer};
 use super::{RoundReport, TrainError};
 use crate::domain::Digest;
 use crate::store::Store;
@@ -46,18 +46,21 @@ pub struct TrainReport {
     pub total_seconds: f64,
 }
 
-/// Runs a training to its end. `progress` may break to stop it.
+/// Runs a training to its end, from nothing or from a checkpoint or model file. `progress` may break to stop it.
 pub fn run(
     store: &Store,
     spec: &TrainSpec,
     trainer: &dyn Trainer,
+    checkpoints: Option<Checkpoints<'_>>,
+    start_from: Option<Vec<u8>>,
     progress: &mut dyn FnMut(TrainEvent) -> ControlFlow<()>,
 ) -> Result<TrainReport, TrainError> {
     let started = Instant::now();
     let prepared = Prepared::read(store, spec, progress)?;
     phase(progress, "training", u64::from(trainer.rounds()))?;
     let mut on_round = |round| progress(TrainEvent::Round(round));
-    let mut session = TrainSession { progress: &mut on_round, checkpoints: None, start_from: None };
+    let checkpoints = checkpoints.map(|Checkpoints { every, keep }| Checkpoints { every, keep: &mut *keep });
+    let mut session = TrainSession { progress: &mut on_round, checkpoints, start_from };
     let report = prepared.train(trainer, &mut session)?;
     Ok(TrainReport { total_seconds: started.elapsed().as_secs_f64(), ..report })
 }

@@ -1,16 +1,25 @@
 use std::collections::BTreeMap;
 
+use serde::Serialize;
+
 use super::Task;
-use super::evaluation::{self, EvaluationError};
+use super::evaluation::{self, ClassMetrics, EvaluationError};
 
 /// How good a model is on rows it has not seen.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Evaluation {
-    /// Metrics by name: `accuracy` and `log_loss`, or `rmse`, `mae` and `r2`.
+    /// Metrics by name: `accuracy`, `log_loss`, `precision_macro`, `recall_macro`, `f1_macro` and, where it can be told,
+    /// `roc_auc`; or `rmse`, `mae` and `r2`.
     pub metrics: BTreeMap<String, f64>,
+    /// Each class against all others; empty for regression.
+    pub classes: Vec<ClassMetrics>,
     /// Rows of the true class, columns of the predicted one; empty for regression.
     pub confusion: Vec<Vec<u64>>,
 }
+
+/// Every metric that an evaluation may have.
+pub const EVALUATION_METRICS: &[&str] =
+    &["accuracy", "log_loss", "precision_macro", "recall_macro", "f1_macro", "roc_auc", "rmse", "mae", "r2"];
 
 /// Judges rows of `columns` scores by what they predict.
 pub(super) fn evaluate(
@@ -24,9 +33,18 @@ pub(super) fn evaluate(
     if task == Task::Regression {
         let found = evaluation::regression(scores, labels)?;
         let metrics = named(&[("rmse", found.rmse), ("mae", found.mae), ("r2", found.r2)]);
-        return Ok(Evaluation { metrics, confusion: Vec::new() });
+        return Ok(Evaluation { metrics, classes: Vec::new(), confusion: Vec::new() });
     }
     let found = evaluation::classification(scores, columns, labels)?;
-    let metrics = named(&[("accuracy", found.accuracy), ("log_loss", found.log_loss)]);
-    Ok(Evaluation { metrics, confusion: found.confusion.rows().map(<[u64]>::to_vec).collect() })
+    let means = found.macro_averages;
+    let mut metrics: BTreeMap<String, f64> = named(&[
+        ("accuracy", found.accuracy),
+        ("log_loss", found.log_loss),
+        ("precision_macro", means.precision),
+        ("recall_macro", means.recall),
+        ("f1_macro", means.f1),
+    ]);
+    metrics.extend(found.roc_auc.map(|area| ("roc_auc".to_owned(), area)));
+    let confusion = found.confusion.rows().map(<[u64]>::to_vec).collect();
+    Ok(Evaluation { metrics, classes: found.classes, confusion })
 }

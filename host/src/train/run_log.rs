@@ -1,5 +1,6 @@
 //! Reports a training to a run: what it is given, its metrics while it goes on, and what came of it.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -7,11 +8,12 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::{Evaluation, RoundReport, checkpoint};
 use crate::domain::{Digest, Name};
 use crate::registry::{ModelVersion, Registry, RegistryError};
 use crate::track::{
-    DatasetInput, ErrorCode, InputDataset, Metric, NewRun, Pair, RunChange, RunStatus, TrackError, Tracker,
-    now_ms,
+    DatasetInput, ErrorCode, InputDataset, Metric, NewRun, Pair, Run, RunChange, RunStatus, TrackError,
+    Tracker, now_ms,
 };
 
 /// Metrics that may wait to be written; a training that is faster than the database waits.
@@ -23,12 +25,22 @@ const COLLECT: Duration = Duration::from_millis(200);
 /// How often the use of processor and memory is logged.
 const SYSTEM_INTERVAL: Duration = Duration::from_secs(2);
 
+/// Tag of a run that is a part of another: that one's id, as MLflow has it.
+pub const PARENT_TAG: &str = "mlflow.parentRunId";
+
+/// Metric of the memory in use, as MLflow names it.
+const MEMORY: &str = "system/system_memory_usage_megabytes";
+
 /// Metrics of one request.
 const BATCH_MAX: usize = 1_000;
 
 /// What is known before the training starts.
 #[derive(Debug, Clone, Default)]
 pub struct RunStart {
+    /// The command that starts it.
+    pub source: &'static str,
+    /// The run that it is a part of, by its id.
+    pub parent: Option<String>,
     /// Name of the experiment, created if there is none.
     pub experiment: String,
     /// For people.
@@ -46,6 +58,8 @@ pub struct RunLog {
     tracker: Tracker,
     runtime: Handle,
     run_id: String,
+    /// The last step of each metric that was logged before a run was resumed.
+    logged: BTreeMap<String, i64>,
     metrics: mpsc::Sender<Metric>,
     writer: JoinHandle<Result<(), TrackError>>,
 }
@@ -54,9 +68,23 @@ impl RunLog {
     /// Starts a run. Must not be called on a thread of `runtime`, which does the writing.
     pub fn start(runtime: Handle, tracker: Tracker, start: RunStart) -> Result<Self, TrackError> {
         let run_id = runtime.block_on(create(&tracker, start))?;
+        Ok(Self::log(runtime, tracker, run_id, BTreeMap::new()))
+    }
+
+    /// Goes on with a run that has not finished. What it has logged already is not logged again.
+    pub fn resume(runtime: Handle, tracker: Tracker, run: &Run) -> Result<Self, TrackError> {
+        let run_id = run.info.run_id.clone();
+        let change = RunChange { status: Some(RunStatus::Running), ..RunChange::default() };
+        runtime.block_on(tracker.update_run(run_id.clone(), change))?;
+        let logged = run.data.metrics.iter().map(|metric| (metric.key.clone(), metric.step)).collect();
+        Ok(Self::log(runtime, tracker, run_id, logged))
+    }
+
+    fn log(runtime: Handle, tracker: Tracker, run_id: String, logged: BTreeMap<String, i64>) -> Self {
         let (metrics, waiting) = mpsc::channel(QUEUE_MAX);
-        let writer = runtime.spawn(write(tracker.clone(), run_id.clone(), waiting));
-        Ok(Self { tracker, runtime, run_id, metrics, writer })
+        let first_step = logged.get(MEMORY).map_or(0, |step| step + 1);
+        let writer = runtime.spawn(write(tracker.clone(), run_id.clone(), waiting, first_step));
+        Self { tracker, runtime, run_id, logged, metrics, writer }
     }
 
     /// The run's id.
@@ -66,8 +94,19 @@ impl RunLog {
 
     /// Logs a point; it is written a moment later.
     pub fn metric(&self, key: impl Into<String>, value: f64, step: u32) {
+        let key = key.into();
+        if self.logged.get(&key).is_some_and(|logged| i64::from(step) <= *logged) {
+            return;
+        }
         // Where the writer has failed, the end tells why.
         let _ = self.metrics.blocking_send(Metric::new(key, value, now_ms(), i64::from(step)));
+    }
+
+    /// Logs the metrics of a round, each under its rows and its name.
+    pub fn round(&self, round: &RoundReport) {
+        for metric in &round.metrics {
+            self.metric(format!("{}-{}", metric.set.name(), metric.name), metric.value, round.round);
+        }
     }
 
     /// Stores a file of the run.
@@ -79,6 +118,32 @@ impl RunLog {
         self.runtime.block_on(stored)
     }
 
+    /// Keeps what the test split said: metrics as `test_…`, and all of it as `evaluation.json`.
+    pub fn evaluation(&self, evaluation: &Evaluation, train_seconds: f64) -> Result<(), TrackError> {
+        for (name, value) in &evaluation.metrics {
+            self.metric(format!("test_{name}"), *value, 0);
+        }
+        self.metric("train_seconds", train_seconds, 0);
+        let internal = |error: serde_json::Error| TrackError::internal(error.to_string());
+        if !evaluation.confusion.is_empty() {
+            self.artifact("confusion.json", serde_json::to_vec(&evaluation.confusion).map_err(internal)?)?;
+        }
+        self.artifact("evaluation.json", serde_json::to_vec_pretty(evaluation).map_err(internal)?)
+    }
+
+    /// Keeps what the training can be continued from: the newest two are artifacts of the run.
+    pub fn checkpoint(&self, round: u32, bytes: Vec<u8>) -> Result<(), TrackError> {
+        self.runtime.block_on(checkpoint::keep(&self.tracker, &self.run_id, round, bytes))
+    }
+
+    /// The newest checkpoint: the round after which it was made, and its bytes.
+    pub fn newest_checkpoint(&self) -> Result<Option<(u32, Vec<u8>)>, TrackError> {
+        self.runtime.block_on(async {
+            let run = self.tracker.run(&self.run_id).await?;
+            checkpoint::newest(&self.tracker, &run).await
+        })
+    }
+
     /// Adds the bundle that the run made to a model, as a version.
     pub fn register(&self, model: &Name, bundle: Digest) -> Result<ModelVersion, RegistryError> {
         let registry = Registry::new(self.tracker.clone());
@@ -87,7 +152,7 @@ impl RunLog {
 
     /// Writes what waits, and how the run ended.
     pub fn finish(self, status: RunStatus, params: Vec<Pair>, tags: Vec<Pair>) -> Result<(), TrackError> {
-        let Self { tracker, runtime, run_id, metrics, writer } = self;
+        let Self { tracker, runtime, run_id, metrics, writer, logged: _ } = self;
         drop(metrics);
         runtime.block_on(async {
             let written = writer.await.map_err(|error| TrackError::internal(error.to_string()))?;
@@ -109,7 +174,8 @@ async fn create(tracker: &Tracker, start: RunStart) -> Result<String, TrackError
     };
     let tag = |key: &str, value: String| Pair { key: key.to_owned(), value };
     let mut tags = start.tags;
-    tags.push(tag("mlflow.source.name", "host train".to_owned()));
+    tags.push(tag("mlflow.source.name", start.source.to_owned()));
+    tags.extend(start.parent.map(|parent| tag(PARENT_TAG, parent)));
     tags.push(tag("mlflow.source.type", "LOCAL".to_owned()));
     if let Some(commit) = git_commit(Path::new(".")) {
         tags.push(tag("mlflow.source.git.commit", commit));
@@ -147,10 +213,11 @@ async fn write(
     tracker: Tracker,
     run_id: String,
     mut waiting: mpsc::Receiver<Metric>,
+    first_step: i64,
 ) -> Result<(), TrackError> {
     let mut system = SystemUse::default();
     let mut next_system = tokio::time::Instant::now();
-    let mut step = 0;
+    let mut step = first_step;
     loop {
         let mut points = Vec::new();
         let open = tokio::select! {
@@ -194,7 +261,7 @@ impl SystemUse {
             self.last = Some((now, seconds));
         }
         if let Some(megabytes) = resident_megabytes() {
-            add("system/system_memory_usage_megabytes", megabytes);
+            add(MEMORY, megabytes);
         }
         points
     }

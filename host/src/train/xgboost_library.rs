@@ -100,6 +100,11 @@ functions! {
         fn(Handle, c_int, *const Handle, *const *const c_char, Length, *mut *const c_char) -> Status;
     booster_predict = "XGBoosterPredictFromDMatrix":
         fn(Handle, Handle, *const c_char, *mut *const Length, *mut Length, *mut *const f32) -> Status;
+    booster_load = "XGBoosterLoadModelFromBuffer": fn(Handle, *const c_void, Length) -> Status;
+    booster_rounds = "XGBoosterBoostedRounds": fn(Handle, *mut c_int) -> Status;
+    booster_slice = "XGBoosterSlice": fn(Handle, c_int, c_int, c_int, *mut Handle) -> Status;
+    booster_attribute = "XGBoosterGetAttr": fn(Handle, *const c_char, *mut *const c_char, *mut c_int) -> Status;
+    booster_set_attribute = "XGBoosterSetAttr": fn(Handle, *const c_char, *const c_char) -> Status;
     booster_save = "XGBoosterSaveModelToBuffer":
         fn(Handle, *const c_char, *mut Length, *mut *const c_char) -> Status;
 }
@@ -257,11 +262,13 @@ pub struct Booster<'library> {
 unsafe impl Send for Booster<'_> {}
 
 impl<'library> Booster<'library> {
-    /// Starts a model with parameters as text. It learns from the first of `matrices`.
+    /// Starts a model with parameters as text, or goes on with the model of a file. It learns from the first of
+    /// `matrices`.
     pub fn new<'a>(
         library: &'library Library,
         parameters: impl IntoIterator<Item = (&'a str, &'a str)>,
         matrices: Vec<DMatrix<'library>>,
+        start_from: Option<&[u8]>,
     ) -> Result<Self, TrainError> {
         library.silence()?;
         let handles: Vec<Handle> = matrices.iter().map(|matrix| matrix.handle).collect();
@@ -272,6 +279,14 @@ impl<'library> Booster<'library> {
         };
         library.check(status)?;
         let booster = Self { library, handle, matrices };
+        if let Some(file) = start_from {
+            // SAFETY: the handle is live; the bytes are as many as the length says, live through the call and are only
+            // read.
+            let status = unsafe {
+                (library.functions.booster_load)(handle, file.as_ptr().cast(), file.len() as Length)
+            };
+            library.check(status)?;
+        }
         for (name, value) in parameters {
             let (name, value) = (c_string(name)?, c_string(value)?);
             // SAFETY: the handle is live and both texts are NUL-terminated and live through the call.
@@ -279,6 +294,49 @@ impl<'library> Booster<'library> {
             library.check(status)?;
         }
         Ok(booster)
+    }
+
+    /// Rounds that the model has.
+    pub fn rounds(&mut self) -> Result<u32, TrainError> {
+        let mut rounds = 0;
+        // SAFETY: the handle is live and `rounds` is written.
+        self.library.check(unsafe { (self.library.functions.booster_rounds)(self.handle, &mut rounds) })?;
+        u32::try_from(rounds)
+            .map_err(|_| TrainError::Answer { expected: "a number of rounds", found: rounds.to_string() })
+    }
+
+    /// A model of the first `rounds` rounds alone, at least 1.
+    pub fn first_rounds(&mut self, rounds: u32) -> Result<Self, TrainError> {
+        let end = c_int::try_from(rounds.max(1)).unwrap_or(c_int::MAX);
+        let mut handle = ptr::null_mut();
+        // SAFETY: the handle is live and the other is written.
+        let status = unsafe { (self.library.functions.booster_slice)(self.handle, 0, end, 1, &mut handle) };
+        // Asked for more rounds than there are it answers −2 and sets no message.
+        if status == -2 {
+            return Err(TrainError::Answer { expected: "as many rounds", found: "fewer".to_owned() });
+        }
+        self.library.check(status)?;
+        Ok(Self { library: self.library, handle, matrices: Vec::new() })
+    }
+
+    /// A note that is kept in the model file.
+    pub fn attribute(&mut self, name: &str) -> Result<Option<String>, TrainError> {
+        let name = c_string(name)?;
+        let (mut value, mut found) = (ptr::null(), 0);
+        let get = self.library.functions.booster_attribute;
+        // SAFETY: the handle is live, the name is NUL-terminated and lives through the call, the others are written.
+        self.library.check(unsafe { get(self.handle, name.as_ptr(), &mut value, &mut found) })?;
+        // SAFETY: after success it is null or NUL-terminated, and stays until the next call on this booster.
+        let value = unsafe { value.as_ref().map(|text| CStr::from_ptr(text)) };
+        Ok(value.filter(|_| found == 1).map(|text| text.to_string_lossy().into_owned()))
+    }
+
+    /// Sets a note that is kept in the model file.
+    pub fn set_attribute(&mut self, name: &str, value: &str) -> Result<(), TrainError> {
+        let (name, value) = (c_string(name)?, c_string(value)?);
+        let set = self.library.functions.booster_set_attribute;
+        // SAFETY: the handle is live and both texts are NUL-terminated and live through the call.
+        self.library.check(unsafe { set(self.handle, name.as_ptr(), value.as_ptr()) })
     }
 
     /// Runs round `iteration`, from 0, on the first matrix.

@@ -424,7 +424,7 @@ fn a_training_reports_to_a_run() {
     assert_eq!(steps, [1, 2, 3, 4]);
     let files = server.get(&api(&format!("artifacts/list?run_id={run_id}"))).json();
     let files: Vec<_> = files["files"].as_array().unwrap().iter().map(|file| file["path"].clone()).collect();
-    assert_eq!(files, ["bundle", "confusion.json"]);
+    assert_eq!(files, ["bundle", "confusion.json", "evaluation.json"]);
     let listed = host.run(["run", "list", "--experiment", "digits"]).expect_success();
     assert!(listed.contains("small") && listed.contains("finished"), "{listed}");
     let shown = host.run(["run", "show", "small"]).expect_success();

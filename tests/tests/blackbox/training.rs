@@ -15,7 +15,8 @@ fn blob(host: &Host, entry: &Value) -> PathBuf {
 #[test]
 fn python_loads_the_model_file_and_predicts_the_same() {
     let host = Host::trained();
-    let manifest = host.run(["model", "show", "mnist", "--json"]).json()["manifest"].clone();
+    let shown = host.run(["model", "show", "mnist", "--json"]).json();
+    let manifest = &shown["manifest"];
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join("model.ubj");
     std::fs::copy(blob(host, &manifest["model"]["blob"]), &model).unwrap();
@@ -32,6 +33,33 @@ fn python_loads_the_model_file_and_predicts_the_same() {
     assert_eq!(compared["labels_differing"], 0);
     assert!(compared["largest_difference"].as_f64().unwrap() <= 1e-6, "{compared}");
     assert!(compared["accuracy"].as_f64().unwrap() > 0.85, "{compared}");
+    let is_close = |name: &str, found: &Value, expected: &Value| {
+        let (found, expected) = (found.as_f64().unwrap(), expected.as_f64().unwrap());
+        assert!((found - expected).abs() < 1e-6, "{name}: {found} is not scikit-learn's {expected}");
+    };
+    let expected = compared["metrics"].as_object().unwrap();
+    assert_eq!(expected.len(), manifest["metrics"].as_object().unwrap().len());
+    for (name, expected) in expected {
+        is_close(name, &manifest["metrics"][name], expected);
+    }
+    let evaluation = evaluation_of(host, &shown["bundle"]);
+    let classes = compared["classes"].as_array().unwrap();
+    assert_eq!(classes.len(), evaluation["classes"].as_array().unwrap().len());
+    for (class, expected) in classes.iter().enumerate() {
+        for (name, expected) in expected.as_object().unwrap() {
+            is_close(&format!("{name} of {class}"), &evaluation["classes"][class][name], expected);
+        }
+    }
+}
+
+/// The artifact `evaluation.json` of the run that made a bundle.
+fn evaluation_of(host: &Host, bundle: &Value) -> Value {
+    let filter = format!("tags.`host.bundle` = '{}'", bundle.as_str().unwrap());
+    let runs = host.run(["run", "list", "--filter", &filter, "--json"]).json();
+    let uri = runs[0]["info"]["artifact_uri"].as_str().unwrap();
+    let path = uri.strip_prefix("mlflow-artifacts:/").unwrap();
+    let server = host.server([]);
+    server.get(&format!("/api/2.0/mlflow-artifacts/artifacts/{path}/evaluation.json")).json()
 }
 
 #[test]
@@ -276,4 +304,138 @@ fn a_bundle_folder_with_something_else_than_files_is_refused() {
     let ran = Host::new().run(["model", "show", folder.to_str().unwrap()]);
     assert_ne!(ran.code, 0);
     assert!(ran.stderr.contains("expected a plain file"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_killed_training_goes_on_from_its_newest_checkpoint() {
+    let host = Host::new();
+    host.run(["data", "add", "mnist", &mnist_files()]).expect_success();
+    let pixels = plugin("mnist-pixels");
+    let base = [
+        "train",
+        "--data",
+        "mnist",
+        "--preprocess",
+        &pixels,
+        "--train-rows",
+        "1000",
+        "--threads",
+        "1",
+        "--json",
+    ];
+    let rounds = ["--rounds", "40", "--checkpoint-every", "5"];
+    let mut child = host
+        .command()
+        .args(base.iter().chain(&rounds))
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let reached = |run: &Value| {
+        let metrics = run["data"]["metrics"].as_array()?;
+        metrics.iter().find(|metric| metric["key"] == "test-mlogloss")?["step"].as_i64()
+    };
+    let run_id = loop {
+        let run = host.run(["run", "list", "--json"]).json()[0].clone();
+        if reached(&run).is_some_and(|step| step >= 12) {
+            break run["info"]["run_id"].as_str().unwrap().to_owned();
+        }
+        assert!(child.try_wait().unwrap().is_none(), "the training ended before it could be killed");
+    };
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let go_on = |more: &[&str]| {
+        let resume = ["--resume", run_id.as_str()];
+        host.run(base.into_iter().chain(more.iter().copied()).chain(resume))
+    };
+    let other = go_on(&["--rounds", "50"]);
+    assert_eq!(other.code, 2, "{}", other.stderr);
+    let told = format!("run `{run_id}` was started with the parameter `rounds` as `40`: found `50`");
+    assert!(other.stderr.contains(&told), "{}", other.stderr);
+
+    let ran = go_on(&rounds);
+    assert!(ran.stderr.contains("going on after round "), "{}", ran.stderr);
+    let resumed = ran.json();
+    assert_eq!(resumed["run_id"], run_id.as_str());
+    let whole = host.run(base.into_iter().chain(["--rounds", "40", "--experiment", "whole"])).json();
+    assert_eq!(resumed["bundle"], whole["bundle"], "it is the model of a training that was not killed");
+
+    let server = host.server([]);
+    let path = format!("/api/2.0/mlflow/metrics/get-history?run_id={run_id}&metric_key=test-mlogloss");
+    let history = server.get(&path).json();
+    let steps: Vec<i64> =
+        history["metrics"].as_array().unwrap().iter().map(|point| point["step"].as_i64().unwrap()).collect();
+    assert_eq!(steps, (1..=40).collect::<Vec<_>>(), "no round is lost or doubled");
+    let listed =
+        server.get(&format!("/api/2.0/mlflow/artifacts/list?run_id={run_id}&path=checkpoints")).json();
+    let files: Vec<&str> =
+        listed["files"].as_array().unwrap().iter().map(|file| file["path"].as_str().unwrap()).collect();
+    assert_eq!(files, ["checkpoints/round-000030", "checkpoints/round-000035"]);
+    let finished = go_on(&rounds);
+    assert!(finished.stderr.contains("has finished: there is nothing to resume"), "{}", finished.stderr);
+}
+
+#[test]
+fn a_training_starts_from_a_model_and_its_rounds_count() {
+    let host = Host::new();
+    host.run(["data", "add", "mnist", &mnist_files()]).expect_success();
+    let pixels = plugin("mnist-pixels");
+    let train = |more: &[&str]| {
+        let base = [
+            "train",
+            "--data",
+            "mnist",
+            "--preprocess",
+            &pixels,
+            "--train-rows",
+            "500",
+            "--threads",
+            "1",
+            "--json",
+        ];
+        host.run(base.into_iter().chain(more.iter().copied()))
+    };
+    let short = train(&["--rounds", "3", "--name", "short"]).json();
+    let long = train(&["--rounds", "6", "--name", "long", "--continue-from", "short@1"]).json();
+    let whole = train(&["--rounds", "6", "--name", "whole"]).json();
+    assert_eq!(long["bundle"], whole["bundle"]);
+    let manifest = host.run(["model", "show", "short", "--json"]).json()["manifest"].clone();
+    let file = blob(&host, &manifest["model"]["blob"]);
+    let from_file =
+        train(&["--rounds", "6", "--name", "file", "--continue-from", file.to_str().unwrap()]).json();
+    assert_eq!(from_file["bundle"], whole["bundle"]);
+    let refused = train(&["--rounds", "3", "--continue-from", short["bundle"].as_str().unwrap()]);
+    assert_eq!(refused.code, 2, "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("has 3 rounds already, expected fewer than the 3 in all"),
+        "{}",
+        refused.stderr
+    );
+    let missing = train(&["--continue-from", "nothing"]);
+    assert!(missing.stderr.contains("`nothing`"), "{}", missing.stderr);
+}
+
+#[test]
+fn a_training_stops_early_and_tells_the_best_round() {
+    let host = Host::new();
+    let file = host.state_dir().join("noise.csv");
+    let mix = |row: u32| row.wrapping_mul(2_654_435_761) >> 16;
+    let rows: String =
+        (0..400).map(|row| format!("{},{},{}\n", row % 7, mix(row) % 50, mix(row * 3 + 1) % 2)).collect();
+    std::fs::write(&file, format!("a,b,label\n{rows}")).unwrap();
+    host.run(["data", "add", "noise", file.to_str().unwrap()]).expect_success();
+    let stop = ["--set", "early_stopping_rounds=3", "--rounds", "500"];
+    let trained = host.run(["train", "--data", "noise", "--json"].into_iter().chain(stop)).json();
+    let shown = host.run(["run", "show", trained["run_id"].as_str().unwrap(), "--json"]).json();
+    let params = shown["data"]["params"].as_array().unwrap();
+    let best =
+        params.iter().find(|param| param["key"] == "best_iteration").unwrap()["value"].as_str().unwrap();
+    let best: i64 = best.parse().unwrap();
+    let metrics = shown["data"]["metrics"].as_array().unwrap();
+    let last =
+        metrics.iter().find(|metric| metric["key"] == "test-logloss").unwrap()["step"].as_i64().unwrap();
+    // Rounds are counted from 1 and iterations from 0.
+    assert_eq!(last, best + 1 + 3, "three rounds after the best");
+    let loss = trained["metrics"]["log_loss"].as_f64().unwrap();
+    assert!((0.3..0.8).contains(&loss), "{loss}");
 }

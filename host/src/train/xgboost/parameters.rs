@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::kinds;
 use crate::train::parameter::{parsed, refuse, unknown};
 use crate::train::trainer::check_classes;
 use crate::train::{Matrix, Task, TrainError};
@@ -71,6 +72,8 @@ pub struct XgboostParameters {
     pub nthread: u32,
     /// Trees for each output.
     pub rounds: u32,
+    /// Rounds without a better metric of the test rows after which training ends; none for all rounds.
+    pub early_stopping_rounds: Option<u32>,
     /// Every other parameter, by its name in libxgboost.
     pub(super) other: BTreeMap<&'static str, String>,
 }
@@ -85,19 +88,26 @@ impl Default for XgboostParameters {
             seed: 0,
             nthread: 0,
             rounds: 100,
+            early_stopping_rounds: None,
             other: BTreeMap::from([("tree_method", "hist".to_owned())]),
         }
     }
 }
 
-/// Names that are taken, each with the name by which libxgboost knows it; of
-/// <https://xgboost.readthedocs.io/en/stable/parameter.html> those of the tree booster on a CPU.
+/// Names that are taken, each with the name by which libxgboost knows it: of
+/// <https://xgboost.readthedocs.io/en/release_3.2.0/parameter.html> those of the tree booster on a CPU, and those of
+/// Python's `xgboost.train` and scikit-learn interface.
+///
+/// Left out is what would make a model that [`crate::model`] does not load (`booster`, `multi_strategy`, objectives
+/// with their own parameters), what there is nothing for (`max_cat_*`: features are numbers; `device`), and what
+/// would take rounds away from those that are reported (`process_type`, `updater`, `disable_default_eval_metric`).
 const NAMES: &[(&str, &str)] = &[
     ("alpha", "reg_alpha"),
     ("base_score", "base_score"),
     ("colsample_bylevel", "colsample_bylevel"),
     ("colsample_bynode", "colsample_bynode"),
     ("colsample_bytree", "colsample_bytree"),
+    ("early_stopping_rounds", "early_stopping_rounds"),
     ("eta", "eta"),
     ("eval_metric", "eval_metric"),
     ("extmem_single_page", "extmem_single_page"),
@@ -137,7 +147,8 @@ const NAMES: &[(&str, &str)] = &[
 impl XgboostParameters {
     /// Sets a parameter from text. Aliases are one parameter: the last value counts.
     ///
-    /// Values of parameters without a field of their own are checked by libxgboost, when training begins.
+    /// Of parameters without a field of their own the type is checked; their ranges libxgboost checks, when training
+    /// begins.
     pub fn set(&mut self, name: &str, value: &str) -> Result<(), TrainError> {
         let canonical = NAMES.iter().find(|(known, _)| *known == name).map(|(_, canonical)| *canonical);
         let Some(canonical) = canonical else {
@@ -155,8 +166,10 @@ impl XgboostParameters {
             "seed" => self.seed = parsed(name, value, whole)?,
             "nthread" => self.nthread = parsed(name, value, whole)?,
             "rounds" => self.rounds = parsed(name, value, whole)?,
+            "early_stopping_rounds" => self.early_stopping_rounds = Some(parsed(name, value, whole)?),
             "eta" => self.eta = parsed(name, value, "a number from 0 to 1")?,
             other => {
+                kinds::check(other, name, value)?;
                 self.other.insert(other, value.to_owned());
             }
         }
@@ -164,9 +177,11 @@ impl XgboostParameters {
     }
 
     pub(super) fn check(&self) -> Result<(), TrainError> {
-        if self.rounds == 0 || self.rounds > ROUNDS_MAX {
-            let expected = format!("a number from 1 to {ROUNDS_MAX}");
-            return Err(refuse("rounds", &self.rounds.to_string(), expected));
+        let rounds = [("rounds", Some(self.rounds)), ("early_stopping_rounds", self.early_stopping_rounds)];
+        for (name, rounds) in rounds {
+            if let Some(rounds) = rounds.filter(|rounds| !(1..=ROUNDS_MAX).contains(rounds)) {
+                return Err(refuse(name, &rounds.to_string(), format!("a number from 1 to {ROUNDS_MAX}")));
+            }
         }
         if !(0.0..=1.0).contains(&self.eta) {
             return Err(refuse("eta", &self.eta.to_string(), "a number from 0 to 1".to_owned()));
@@ -193,8 +208,9 @@ impl XgboostParameters {
     pub fn to_map(&self) -> BTreeMap<String, String> {
         let text = self.to_text(self.num_class).into_iter();
         let text = text.filter(|(name, _)| *name != "verbosity");
+        let patience = self.early_stopping_rounds.map(|rounds| ("early_stopping_rounds", rounds.to_string()));
         let rounds = [("rounds", self.rounds.to_string())];
-        text.chain(rounds).map(|(name, value)| (name.to_owned(), value)).collect()
+        text.chain(rounds).chain(patience).map(|(name, value)| (name.to_owned(), value)).collect()
     }
 
     /// Checks labels, and tells the number of classes where the objective has several.

@@ -1,6 +1,7 @@
+use std::ops::ControlFlow;
+
 use super::*;
-use crate::model;
-use crate::train::LibrarySearch;
+use crate::train::Checkpoints;
 use crate::train::evaluation::classification;
 
 #[test]
@@ -41,6 +42,18 @@ fn values_are_checked_and_aliases_are_one_parameter() {
 fn library() -> Library {
     let explicit = std::env::var_os("HOST_XGBOOST_LIBRARY").map(Into::into);
     Library::load(&LibrarySearch::from_environment(explicit)).unwrap()
+}
+
+/// Trains from nothing, without checkpoints.
+fn boost(
+    library: &Library,
+    train: Matrix<'_>,
+    test: Option<Matrix<'_>>,
+    parameters: &XgboostParameters,
+    progress: &mut dyn FnMut(RoundReport) -> ControlFlow<()>,
+) -> Result<Boosted, TrainError> {
+    let mut session = TrainSession { progress, checkpoints: None, start_from: None };
+    super::boost(library, train, test, parameters, &mut session)
 }
 
 /// Rows in three clusters with some features missing, made without a random generator.
@@ -95,7 +108,7 @@ fn a_trained_model_loads_and_scores_as_libxgboost_does() {
     matrices.set_label(&labels).unwrap();
     let classes = parameters.to_text(Some(3));
     let text = classes.iter().map(|(name, value)| (*name, value.as_str()));
-    let mut booster = Booster::new(&library, text, vec![matrices]).unwrap();
+    let mut booster = Booster::new(&library, text, vec![matrices], None).unwrap();
     (0..5).for_each(|iteration| booster.update(iteration).unwrap());
     let rows = DMatrix::from_rows(&library, &features, 4, 1).unwrap();
     let expected = booster.predict(&rows).unwrap();
@@ -169,5 +182,138 @@ fn what_cannot_be_trained_is_told() {
     assert!(
         error.starts_with("libxgboost: ") && error.contains("subsample") && !error.contains('\n'),
         "{error}"
+    );
+}
+
+/// Rows that two classes share, so that more rounds are soon of no use.
+fn noisy_rows(count: usize) -> (Vec<f32>, Vec<f32>) {
+    let mix = |row: usize| row.wrapping_mul(2_654_435_761) >> 7;
+    let features = (0..count * 4).map(|place| (mix(place) % 97) as f32).collect();
+    let labels = (0..count).map(|row| f32::from(mix(row * 4) % 97 > 40 && mix(row * 31) % 3 > 0)).collect();
+    (features, labels)
+}
+
+fn noisy_parameters(more: &[(&str, &str)]) -> XgboostParameters {
+    let mut parameters = XgboostParameters { rounds: 60, nthread: 1, ..Default::default() };
+    for (name, value) in [("objective", "binary:logistic"), ("max_depth", "3")].iter().chain(more) {
+        parameters.set(name, value).unwrap();
+    }
+    parameters
+}
+
+#[test]
+fn training_stops_where_more_rounds_are_of_no_use_and_keeps_the_best() {
+    let library = library();
+    let (features, labels) = noisy_rows(400);
+    let train = Matrix::new(&features[..800], 4, &labels[..200]).unwrap();
+    let test = Matrix::new(&features[800..], 4, &labels[200..]).unwrap();
+    let mut losses = Vec::new();
+    let parameters = noisy_parameters(&[("early_stopping_rounds", "5")]);
+    let stopped = boost(&library, train, Some(test), &parameters, &mut |report| {
+        losses.push(report.metrics[1].value);
+        ControlFlow::Continue(())
+    });
+    let stopped = stopped.unwrap();
+    let least = losses.iter().copied().fold(f64::INFINITY, f64::min);
+    let best = losses.iter().position(|loss| *loss == least).unwrap();
+    assert_eq!(losses.len(), best + 6, "five rounds after the best: {losses:?}");
+    assert_eq!(stopped.best_iteration, Some(best as u32));
+    let trees = format!("XGBoost binary:logistic, {} trees", best + 1);
+    assert_eq!(model::load(&stopped.model).unwrap().description(), trees);
+    // What the model says of the test rows is what it said of them then.
+    let loss = classification(&stopped.test_scores, 1, &labels[200..]).unwrap().log_loss;
+    assert!((loss - least).abs() < 1e-5, "{loss} and {least}");
+}
+
+#[test]
+fn a_training_goes_on_from_a_checkpoint_as_if_it_had_never_ended() {
+    let library = library();
+    let (features, labels) = noisy_rows(400);
+    let train = Matrix::new(&features[..800], 4, &labels[..200]).unwrap();
+    let test = Matrix::new(&features[800..], 4, &labels[200..]).unwrap();
+    for more in
+        [&[][..], &[("early_stopping_rounds", "5")], &[("subsample", "0.5"), ("seed_per_iteration", "true")]]
+    {
+        let mut parameters = noisy_parameters(more);
+        parameters.rounds = 12;
+        let mut kept = Vec::new();
+        let mut keep = |round, bytes| {
+            kept.push((round, bytes));
+            Ok(())
+        };
+        let mut session = TrainSession {
+            progress: &mut |_| ControlFlow::Continue(()),
+            checkpoints: Some(Checkpoints { every: 4, keep: &mut keep }),
+            start_from: None,
+        };
+        let whole = super::boost(&library, train, Some(test), &parameters, &mut session).unwrap();
+        let (round, checkpoint) = kept.into_iter().next().unwrap();
+        assert_eq!(round, 4);
+        let mut rounds = Vec::new();
+        let mut session = TrainSession {
+            progress: &mut |report| {
+                rounds.push(report.round);
+                ControlFlow::Continue(())
+            },
+            checkpoints: None,
+            start_from: Some(checkpoint),
+        };
+        let resumed = super::boost(&library, train, Some(test), &parameters, &mut session).unwrap();
+        assert_eq!(rounds.first(), Some(&5));
+        assert!(resumed == whole, "{more:?}");
+    }
+}
+
+#[test]
+fn a_model_that_does_not_fit_is_not_continued() {
+    let library = library();
+    let (features, labels) = rows(90);
+    let matrix = Matrix::new(&features, 4, &labels).unwrap();
+    let parameters = XgboostParameters { rounds: 3, nthread: 1, ..Default::default() };
+    let file = boost(&library, matrix, None, &parameters, &mut |_| ControlFlow::Continue(())).unwrap().model;
+    let refusal = |bytes: &[u8], matrix, parameters: &XgboostParameters| {
+        let mut session = TrainSession {
+            progress: &mut |_| ControlFlow::Continue(()),
+            checkpoints: None,
+            start_from: Some(bytes.to_vec()),
+        };
+        super::boost(&library, matrix, None, parameters, &mut session).unwrap_err().to_string()
+    };
+    assert_eq!(
+        refusal(&file, matrix, &parameters),
+        "cannot start from this file: its model has 3 rounds already, expected fewer than the 3 in all"
+    );
+    let narrow = Matrix::new(&features[..180], 2, &labels).unwrap();
+    assert_eq!(
+        refusal(&file, narrow, &XgboostParameters { rounds: 4, ..parameters.clone() }),
+        "cannot start from this file: its model takes 4 features, expected 2"
+    );
+    let mut softprob = parameters.clone();
+    softprob.set("objective", "multi:softprob").unwrap();
+    assert_eq!(
+        refusal(&file, matrix, &softprob),
+        "cannot start from this file: its model is `XGBoost reg:squarederror, 3 trees`, expected the objective \
+         `multi:softprob`"
+    );
+    assert!(refusal(b"{}", matrix, &parameters).starts_with("the trained model cannot be loaded: "));
+}
+
+#[test]
+fn values_of_a_known_type_are_checked_before_anything_runs() {
+    let refusal = |name, value| XgboostParameters::default().set(name, value).unwrap_err().to_string();
+    assert_eq!(refusal("subsample", "half"), "parameter `subsample` is `half`: expected a number");
+    assert_eq!(refusal("lambda", "nan"), "parameter `lambda` is `nan`: expected a number");
+    assert_eq!(
+        refusal("max_bin", "2.5"),
+        "parameter `max_bin` is `2.5`: expected a whole number that is not negative"
+    );
+    assert_eq!(refusal("refresh_leaf", "2"), "parameter `refresh_leaf` is `2`: expected `true` or `false`");
+    assert_eq!(
+        refusal("tree_method", "gpu_hist"),
+        "parameter `tree_method` is `gpu_hist`: expected one of `auto`, `exact`, `approx`, `hist`"
+    );
+    assert_eq!(
+        refusal("early_stopping_rounds", "0"),
+        "parameter `early_stopping_rounds` is `0`: expected a number from 1 to 100000"
     );
 }
