@@ -16,6 +16,7 @@ mod prepared;
 mod promote;
 mod report;
 mod run_log;
+pub mod search;
 mod trainer;
 pub mod xgboost;
 mod xgboost_library;
