@@ -19,6 +19,7 @@ mod run;
 mod serve;
 mod server;
 mod state;
+mod sweep;
 mod train;
 
 use std::process::ExitCode;
@@ -71,6 +72,8 @@ enum Command {
     Data(data::DataCommand),
     /// Train a model and keep it as a bundle.
     Train(train::TrainArguments),
+    /// Search for the best parameters: train many models and keep the best.
+    Sweep(Box<sweep::SweepArguments>),
     /// Compare, promote, name, import and export models.
     #[command(subcommand)]
     Model(model::ModelCommand),
@@ -123,6 +126,7 @@ fn run(cli: Cli, output: &Output) -> anyhow::Result<ExitCode> {
         Command::Plugin(command) => plugin::run(command, output)?,
         Command::Data(command) => data::run(command, &cli.state, output)?,
         Command::Train(arguments) => train::run(arguments, &cli.state, output)?,
+        Command::Sweep(arguments) => sweep::run(&arguments, &cli.state, output)?,
         Command::Model(command) => return model::run(command, &cli.state, output),
         Command::Run(command) => run::run(command, &cli.state, output)?,
         Command::Pipeline(command) => return pipeline::run(command, &cli.state, output),

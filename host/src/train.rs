@@ -17,6 +17,7 @@ mod promote;
 mod report;
 mod run_log;
 pub mod search;
+pub mod sweep;
 mod trainer;
 pub mod xgboost;
 mod xgboost_library;

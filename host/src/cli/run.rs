@@ -10,6 +10,7 @@ use super::output::{Output, Table, age_text, duration_text, number_text, sparkli
 use super::state::{StateArguments, wait};
 use crate::domain::Direction;
 use crate::track::{Experiment, Metric, Run, RunSearch, RunStatus, Tracker, ViewType, now_ms};
+use crate::train::sweep::BEST_TAG;
 
 /// Characters of a sparkline.
 const SPARKLINE_WIDTH: usize = 40;
@@ -162,7 +163,7 @@ async fn list(
         let info = &run.info;
         let mut row = vec![
             short(&info.run_id),
-            first_line(&run.info.run_name),
+            marked_name(run),
             names.get(&info.experiment_id).map(|name| first_line(name)).unwrap_or_default(),
             info.status.as_str().to_lowercase(),
             age_text(now_ms() - info.start_time),
@@ -176,6 +177,15 @@ async fn list(
         output.note("there is no such run");
     }
     Ok(())
+}
+
+/// A run's name; of the best trial of a sweep, with a mark.
+fn marked_name(run: &Run) -> String {
+    let name = first_line(&run.info.run_name);
+    match run.data.tags.iter().any(|tag| tag.key == BEST_TAG) {
+        true => format!("{name} {}", style("(best)").green()),
+        false => name,
+    }
 }
 
 /// The metrics that most runs have.

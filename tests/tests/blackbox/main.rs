@@ -15,6 +15,7 @@ mod place;
 mod plugins;
 mod registry;
 mod serving;
+mod sweeps;
 mod tracking;
 mod training;
 mod user_scripts;
