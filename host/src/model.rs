@@ -147,6 +147,22 @@ pub fn load(bytes: &[u8]) -> Result<Box<dyn Model>, ModelError> {
     Ok(Box::new(xgboost::XgboostModel::load(bytes)?))
 }
 
+/// What wrote a model file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Framework {
+    /// The library, for example `xgboost`.
+    pub name: &'static str,
+    /// Its version; empty where the file does not tell.
+    pub version: String,
+    /// The file's usual name.
+    pub file_name: &'static str,
+}
+
+/// Tells what wrote a model file that [`load`] takes.
+pub fn framework(bytes: &[u8]) -> Result<Framework, ModelError> {
+    xgboost::framework(bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -53,6 +53,17 @@ pub enum MonitorError {
         /// The endpoint.
         endpoint: Name,
     },
+    /// The model was trained elsewhere.
+    #[error(
+        "endpoint `{endpoint}` was served from bundle {bundle}, which has no sample of its training data to compare with: \
+         its model was imported"
+    )]
+    NoReference {
+        /// The endpoint.
+        endpoint: Name,
+        /// The bundle.
+        bundle: Digest,
+    },
     /// The store failed.
     #[error("{0}")]
     Store(#[from] StoreError),
@@ -74,7 +85,11 @@ pub async fn run(store: &Store, spec: &MonitorSpec<'_>) -> Result<MonitorReport,
         return Err(MonitorError::NoWindow { endpoint: spec.endpoint.clone() });
     };
     let bundle = registry::read_bundle(store, window.bundle)?;
-    let reference = data::decode_safetensors(&store.get(bundle.reference.digest)?)?;
+    let reference = bundle.reference.ok_or_else(|| MonitorError::NoReference {
+        endpoint: spec.endpoint.clone(),
+        bundle: window.bundle,
+    })?;
+    let reference = data::decode_safetensors(&store.get(reference.digest)?)?;
     let mut detector = Detector::open(spec.detector, spec.config).await?;
     detector.fit(&reference).await?;
     let scores = detector.score(&window.rows).await?;

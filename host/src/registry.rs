@@ -12,7 +12,9 @@ mod aliases;
 mod annotations;
 pub(crate) mod archive;
 mod bundle;
+mod difference;
 mod entities;
+mod external;
 mod features;
 mod lineage;
 mod model_versions;
@@ -21,6 +23,7 @@ mod named_digests;
 mod names;
 mod predictor;
 mod registered_models;
+mod registration;
 pub mod rest;
 mod search;
 mod source;
@@ -35,7 +38,9 @@ pub use bundle::{
     BlobRef, BundleManifest, DatasetRef, MEDIA_TYPE, ModelEntry, RegistryError, TransformerEntry,
     export_bundle, read_bundle, write_bundle,
 };
+pub use difference::{Difference, differences};
 pub use entities::{ModelAlias, ModelVersion, RegisteredModel, Stage};
+pub use external::{ExternalError, ExternalModel, ExternalSignature, ExternalTransformer, bundle_external};
 pub use features::{FeatureError, assemble};
 pub use lineage::{LineageDataset, LineageModel, LineageRun};
 pub use model_versions::NewVersion;
@@ -43,6 +48,7 @@ pub use models::{ModelReference, ResolvedModel, VersionSelector, resolve_unnamed
 pub use named_digests::NamedBundle;
 pub use names::check_new_alias;
 pub use predictor::{Prediction, PredictionError, Predictor, PredictorParts};
+pub use registration::BundleOrigin;
 pub use search::RegistrySearch;
 
 /// Reads and writes models and their versions; clones are cheap and mean the same registry.

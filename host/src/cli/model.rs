@@ -1,5 +1,7 @@
+mod diff;
 mod history;
 mod promote;
+mod register;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -54,6 +56,12 @@ Example:
     Promote(promote::PromoteArguments),
     /// Judge several bundles by the same rows, and tell the best.
     Compare(promote::CompareArguments),
+    /// Show what differs between two bundles.
+    Diff(diff::DiffArguments),
+    /// Make a version of a bundle that is there already.
+    Register(register::RegisterArguments),
+    /// Make a version of a model that was trained elsewhere, or of a bundle folder.
+    Import(register::ImportArguments),
     /// Show which versions a model's aliases have meant, and since when.
     History(history::HistoryArguments),
     /// Set a tag of a model or of a version.
@@ -107,8 +115,11 @@ pub(super) fn run(
     output: &Output,
 ) -> anyhow::Result<ExitCode> {
     match command {
+        ModelCommand::Diff(arguments) => return diff::run(arguments, state, output),
         ModelCommand::Promote(arguments) => promote::promote(arguments, state, output)?,
         ModelCommand::Compare(arguments) => promote::compare(arguments, state, output)?,
+        ModelCommand::Register(arguments) => register::register(arguments, state, output)?,
+        ModelCommand::Import(arguments) => register::import(arguments, state, output)?,
         other => run_simple(other, state, output)?,
     }
     Ok(ExitCode::SUCCESS)
@@ -269,7 +280,8 @@ fn list(
                 Some(bundle) => {
                     let manifest = registry::read_bundle(store, bundle)?;
                     let accuracy = manifest.metrics.get("accuracy").copied().unwrap_or(f64::NAN);
-                    cells.extend([manifest.dataset.name.to_string(), number_text(accuracy), bundle.short()]);
+                    let dataset = manifest.dataset.map(|dataset| dataset.name.to_string());
+                    cells.extend([dataset.unwrap_or_default(), number_text(accuracy), bundle.short()]);
                 }
                 None => cells.extend([String::new(), String::new(), "none".to_owned()]),
             }
@@ -310,7 +322,9 @@ fn show(manifest: &BundleManifest, output: &Output) -> anyhow::Result<()> {
         "framework",
         format!("{} {}, {}", model.framework, model.framework_version, bytes_text(model.blob.size)),
     )?;
-    output.field("dataset", format!("{} {}", manifest.dataset.name, manifest.dataset.version))?;
+    let dataset = manifest.dataset.as_ref();
+    let dataset = dataset.map(|dataset| format!("{} {}", dataset.name, dataset.version));
+    output.field("dataset", dataset.unwrap_or_else(|| "none, it was imported".to_owned()))?;
     let chain = |entries: &[TransformerEntry]| match entries {
         [] => "none".to_owned(),
         all => all

@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde::de::{self, Visitor};
 
 use super::trees::{Forest, ForestBuilder, Node, TreeError};
-use super::{Model, ModelError, ubjson};
+use super::{Framework, Model, ModelError, ubjson};
 
 /// More features than any table has; keeps `features × rows` and the padded row far from overflow.
 const FEATURES_MAX: usize = 1 << 20;
@@ -49,15 +49,7 @@ enum Objective {
 impl XgboostModel {
     /// Reads and checks a model file.
     pub fn load(bytes: &[u8]) -> Result<Self, ModelError> {
-        let Some((b'{', after)) = bytes.split_first() else { return Err(ModelError::UnknownFormat) };
-        // After the brace JSON has a quote, a closing brace or white space; UBJSON has the type of the key's length.
-        let (format, file) = if matches!(after.first(), Some(b'L' | b'l' | b'I' | b'i' | b'U' | b'#' | b'$'))
-        {
-            (UBJSON, ubjson::from_slice(bytes).map_err(|error| error.to_string()))
-        } else {
-            (JSON, serde_json::from_slice(bytes).map_err(|error| error.to_string()))
-        };
-        let file: File<'_> = file.map_err(|reason| ModelError::Malformed { format, reason })?;
+        let (format, file): (_, File<'_>) = read(bytes)?;
         file.learner.check().map_err(|error| match error {
             CheckError::Malformed(reason) => ModelError::Malformed { format, reason },
             CheckError::Unsupported { what, expected } => ModelError::Unsupported { what, expected },
@@ -100,6 +92,32 @@ impl Model for XgboostModel {
         }
         scores
     }
+}
+
+/// The version of XGBoost that wrote a file.
+pub(super) fn framework(bytes: &[u8]) -> Result<Framework, ModelError> {
+    #[derive(Deserialize)]
+    struct Written {
+        /// Three numbers.
+        #[serde(default)]
+        version: Vec<u32>,
+    }
+    let (format, file): (_, Written) = read(bytes)?;
+    let version = file.version.iter().map(ToString::to_string).collect::<Vec<_>>().join(".");
+    let file_name = if format == UBJSON { "model.ubj" } else { "model.json" };
+    Ok(Framework { name: "xgboost", version, file_name })
+}
+
+/// Reads what `T` names of a file, and tells its format.
+fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(&'static str, T), ModelError> {
+    let Some((b'{', after)) = bytes.split_first() else { return Err(ModelError::UnknownFormat) };
+    // After the brace JSON has a quote, a closing brace or white space; UBJSON has the type of the key's length.
+    let (format, file) = if matches!(after.first(), Some(b'L' | b'l' | b'I' | b'i' | b'U' | b'#' | b'$')) {
+        (UBJSON, ubjson::from_slice(bytes).map_err(|error| error.to_string()))
+    } else {
+        (JSON, serde_json::from_slice(bytes).map_err(|error| error.to_string()))
+    };
+    Ok((format, file.map_err(|reason| ModelError::Malformed { format, reason })?))
 }
 
 /// `common::Softmax` of libxgboost: exponentials in `f32`, their sum in `f64`, the quotient in `f32`.

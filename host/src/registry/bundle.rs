@@ -37,16 +37,19 @@ pub struct BundleManifest {
     pub postprocess: Vec<TransformerEntry>,
     /// What it takes, what the model sees, what it answers.
     pub signature: Signature,
-    /// What it was trained on.
-    pub dataset: DatasetRef,
+    /// What it was trained on; none where the model was trained elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dataset: Option<DatasetRef>,
     /// Parameters of the trainer.
     pub parameters: BTreeMap<String, String>,
     /// Metrics on the test split.
     pub metrics: BTreeMap<String, f64>,
     /// Rows of the true class, columns of the predicted one; empty for regression.
     pub confusion: Vec<Vec<u64>>,
-    /// A sample of the training features and scores, as safetensors, that windows are compared with.
-    pub reference: BlobRef,
+    /// A sample of the training features and scores, as safetensors, that windows are compared with; none where the model
+    /// was trained elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<BlobRef>,
 }
 
 /// A blob and its size.
@@ -171,7 +174,8 @@ pub enum RegistryError {
     },
     /// The version was made by a client of MLflow.
     #[error(
-        "version {version} of model `{name}` has no bundle: only what `host train` made can be used here"
+        "version {version} of model `{name}` has no bundle: only what `host train` or `host model import` made can be used \
+         here"
     )]
     NoBundle {
         /// The model.
@@ -274,7 +278,7 @@ impl BundleManifest {
     pub fn blobs(&self) -> impl Iterator<Item = &BlobRef> {
         let transformers = self.preprocess.iter().chain(&self.postprocess);
         let of_transformers = transformers.flat_map(|entry| [Some(&entry.component), entry.state.as_ref()]);
-        [Some(&self.model.blob), Some(&self.reference)].into_iter().chain(of_transformers).flatten()
+        [Some(&self.model.blob), self.reference.as_ref()].into_iter().chain(of_transformers).flatten()
     }
 }
 
@@ -286,6 +290,12 @@ pub fn write_bundle(store: &Store, manifest: &BundleManifest) -> Result<Digest, 
 /// Reads the manifest of the bundle `digest`.
 pub fn read_bundle(store: &Store, digest: Digest) -> Result<BundleManifest, RegistryError> {
     BundleManifest::from_bytes(&store.get(digest)?, &digest.to_string())
+}
+
+/// Checks that every blob of the bundle `digest` is there and what its digest says.
+pub(super) fn check_bundle(store: &Store, digest: Digest) -> Result<(), RegistryError> {
+    let manifest = read_bundle(store, digest)?;
+    manifest.blobs().try_for_each(|blob| Ok(store.check_blob(blob.digest)?))
 }
 
 /// Copies a bundle into a folder that can be carried elsewhere: `bundle.json` and `blobs/sha256/…`.

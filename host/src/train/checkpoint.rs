@@ -38,7 +38,8 @@ pub(super) async fn newest(tracker: &Tracker, run: &Run) -> Result<Option<(u32, 
 
 /// The checkpoints there are, the newest last.
 async fn rounds(tracker: &Tracker, run: &Run) -> Result<Vec<(u32, ArtifactPath)>, TrackError> {
-    let entries = tracker.list_artifacts(&tracker.artifact_folder(run)?.join(&ArtifactPath::parse(FOLDER)?)).await?;
+    let entries =
+        tracker.list_artifacts(&tracker.artifact_folder(run)?.join(&ArtifactPath::parse(FOLDER)?)).await?;
     let mut rounds = Vec::new();
     for entry in entries {
         let number = entry.path.rsplit_once("/round-").and_then(|(_, number)| number.parse().ok());

@@ -146,14 +146,14 @@ impl<'a> Prepared<'a> {
             preprocess: entries(self.store, &self.spec.preprocess, &self.preprocess)?,
             postprocess: entries(self.store, &self.spec.postprocess, &postprocess)?,
             signature: self.signature(model.as_ref(), &postprocess)?,
-            dataset: DatasetRef {
+            dataset: Some(DatasetRef {
                 name: self.spec.dataset.name.clone(),
                 version: self.spec.dataset.version.digest,
-            },
+            }),
             parameters: trained.parameters,
             metrics: evaluation.metrics.clone(),
             confusion: evaluation.confusion.clone(),
-            reference: put(self.store, &reference(&self.train, model.as_ref())?)?,
+            reference: Some(put(self.store, &reference(&self.train, model.as_ref())?)?),
         };
         self.try_out(&manifest, model, postprocess)?;
         let bundle = registry::write_bundle(self.store, &manifest)?;

@@ -258,7 +258,9 @@ impl Sweep<'_> {
 pub fn best<'r>(reports: &'r [TrialReport], metric: &str, direction: Direction) -> Option<&'r TrialReport> {
     let value = |report: &TrialReport| report.metrics.get(metric).copied().unwrap_or(f64::NAN);
     let kept = reports.iter().filter(|report| report.bundle.is_some() && !value(report).is_nan());
-    kept.reduce(|best, report| if direction.is_better_by(value(report), value(best), 0.0) { report } else { best })
+    kept.reduce(
+        |best, report| if direction.is_better_by(value(report), value(best), 0.0) { report } else { best },
+    )
 }
 
 /// A trial that is under way.

@@ -8,6 +8,8 @@ mod data;
 mod evaluate;
 mod faults;
 mod gc;
+mod imported;
+mod models;
 mod monitor;
 mod multipart;
 mod pipelines;

@@ -6,13 +6,13 @@ use host_tests::{Answer, Host, Postgres, Ran, Server, ran};
 use serde_json::{Value, json};
 
 /// A state folder with a small dataset, and arguments that name its database.
-struct Registry {
-    host: Host,
+pub(super) struct Registry {
+    pub(super) host: Host,
     database: Vec<String>,
 }
 
 impl Registry {
-    fn new(database: Option<&Postgres>) -> Self {
+    pub(super) fn new(database: Option<&Postgres>) -> Self {
         let host = Host::new();
         let file = host.state_dir().join("t.csv");
         let rows: String =
@@ -25,25 +25,25 @@ impl Registry {
         registry
     }
 
-    fn run(&self, arguments: &[&str]) -> Ran {
+    pub(super) fn run(&self, arguments: &[&str]) -> Ran {
         self.host.run(arguments.iter().copied().chain(self.database()))
     }
 
-    fn database(&self) -> impl Iterator<Item = &str> {
+    pub(super) fn database(&self) -> impl Iterator<Item = &str> {
         self.database.iter().map(String::as_str)
     }
 
-    fn server(&self) -> Server {
+    pub(super) fn server(&self) -> Server {
         self.host.server(self.database())
     }
 
     /// Trains a version of the model `digits`.
-    fn train(&self, rounds: &str) -> Value {
+    pub(super) fn train(&self, rounds: &str) -> Value {
         self.run(&["train", "--data", "t", "--name", "digits", "--rounds", rounds, "--json"]).json()
     }
 
     /// Numbers and aliases of the versions of `digits`, oldest first.
-    fn versions(&self) -> Vec<(i64, Value)> {
+    pub(super) fn versions(&self) -> Vec<(i64, Value)> {
         let models = self.run(&["model", "list", "--json"]).json();
         let digits = models.as_array().unwrap().iter().find(|model| model["name"] == "digits");
         let versions = digits.map(|model| model["versions"].as_array().unwrap().clone()).unwrap_or_default();
@@ -63,18 +63,18 @@ impl Registry {
     }
 
     /// What is said about arguments that are wrong.
-    fn refused(&self, arguments: &[&str]) -> String {
+    pub(super) fn refused(&self, arguments: &[&str]) -> String {
         let ran = self.run(arguments);
         assert_eq!(ran.code, 2, "{arguments:?}: {}", ran.stderr);
         ran.stderr.trim().to_owned()
     }
 }
 
-fn api(path: &str) -> String {
+pub(super) fn api(path: &str) -> String {
     format!("/api/2.0/mlflow/{path}")
 }
 
-fn post(server: &Server, path: &str, body: &Value) -> Value {
+pub(super) fn post(server: &Server, path: &str, body: &Value) -> Value {
     let answer = server.post(&api(path), &body.to_string());
     assert_eq!(answer.status, 200, "{path}: {}", answer.body);
     answer.json()
@@ -162,7 +162,7 @@ fn a_version_without_a_bundle_is_not_served() {
     let said = registry.refused(&["serve", "--port", "0", "--model", "remote@1"]);
     assert_eq!(
         said,
-        "error: version 1 of model `remote` has no bundle: only what `host train` made can be used here"
+        "error: version 1 of model `remote` has no bundle: only what `host train` or `host model import` made can be used here"
     );
     // Names that only clients of MLflow can use are listed as well.
     post(&server, "registered-models/create", &json!({ "name": "My Model" }));

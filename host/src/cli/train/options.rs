@@ -83,7 +83,8 @@ impl TrainOptions {
         };
         if let Some(rounds) = self.rounds {
             let (name, value) = ("--rounds".to_owned(), rounds.to_string());
-            let expected = format!("none for a {}\nhint: set its epochs with `--set epochs={rounds}`", kind.name());
+            let expected =
+                format!("none for a {}\nhint: set its epochs with `--set epochs={rounds}`", kind.name());
             return Err(TrainError::ParameterValue { name, value, expected });
         }
         let mut parameters = NetworkParameters::new(kind);

@@ -216,7 +216,8 @@ impl Project {
                     let store = self.store().clone();
                     let blobs = blocking(move || {
                         let manifest = read_bundle(&store, bundle)?;
-                        let mut blobs = ancestry(&store, [manifest.dataset.version])?;
+                        let mut blobs =
+                            ancestry(&store, manifest.dataset.as_ref().map(|dataset| dataset.version))?;
                         blobs.extend(manifest.blobs().map(|blob| blob.digest));
                         blobs.insert(bundle);
                         Ok(blobs)

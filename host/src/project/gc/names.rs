@@ -49,7 +49,7 @@ impl Names {
             let what = format!("model version `{version}`");
             let dataset =
                 self.add_bundle(*bundle).map_err(|error| GcError::unreadable(what.clone(), error))?;
-            self.add_ancestry([dataset], &what)?;
+            self.add_ancestry(dataset, &what)?;
         }
         Ok(())
     }
@@ -76,12 +76,12 @@ impl Names {
         Ok(())
     }
 
-    /// Adds a bundle; gives the dataset version that it was made from.
-    fn add_bundle(&mut self, bundle: Digest) -> Result<Digest, RegistryError> {
+    /// Adds a bundle; gives the dataset version that it was made from, if it was made here.
+    fn add_bundle(&mut self, bundle: Digest) -> Result<Option<Digest>, RegistryError> {
         let manifest = read_bundle(&self.store, bundle)?;
         self.blobs.insert(bundle);
         self.blobs.extend(manifest.blobs().map(|blob| blob.digest));
-        Ok(manifest.dataset.version)
+        Ok(manifest.dataset.map(|dataset| dataset.version))
     }
 
     /// Adds a bundle that may not be there, or be none.
@@ -91,7 +91,7 @@ impl Names {
             return Ok(());
         }
         match self.add_bundle(bundle) {
-            Ok(dataset) => self.add_ancestry([dataset], what),
+            Ok(dataset) => self.add_ancestry(dataset, what),
             Err(RegistryError::Manifest { .. }) => Ok(()),
             Err(error) => Err(GcError::unreadable(what.to_owned(), error)),
         }

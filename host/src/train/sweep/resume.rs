@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
-use super::super::search::{Assignment, Scheduler, Space};
 use super::super::PARENT_TAG;
+use super::super::search::{Assignment, Scheduler, Space};
 use super::{
     ENDED_TAG, LIVE_METRIC_TAG, PARAMETERS_TAG, Sweep, SweepState, TRIAL_TAG, TrialEnd, TrialReport,
 };

@@ -1,0 +1,235 @@
+//! Bundles of models that were trained elsewhere: a model file, what it takes, and the transformers around it.
+//!
+//! What the file itself cannot tell, a signature must: the columns of a request where transformers stand before the
+//! model. All else follows from the model and from what the transformers make of no rows.
+
+use serde::Deserialize;
+
+use super::bundle::{BlobRef, BundleManifest, MEDIA_TYPE, ModelEntry, TransformerEntry, write_bundle};
+use super::{FeatureError, PredictionError, Predictor, PredictorParts, RegistryError, assemble};
+use crate::domain::{Batch, BatchError, ColumnSpec, Digest, SchemaError, Signature, Tensor, TensorError};
+use crate::model::{self, ModelError};
+use crate::plugin::{Plugin, PluginError, Transformer, block_on};
+use crate::store::Store;
+
+/// A model of elsewhere.
+pub struct ExternalModel {
+    /// The file.
+    pub file: Vec<u8>,
+    /// What it takes; where there is none, one column of all features.
+    pub signature: Option<ExternalSignature>,
+    /// Transformers before the model.
+    pub preprocess: Vec<ExternalTransformer>,
+    /// Transformers after it.
+    pub postprocess: Vec<ExternalTransformer>,
+}
+
+/// A transformer of a model of elsewhere.
+pub struct ExternalTransformer {
+    /// The component.
+    pub plugin: Plugin,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// Its config.
+    pub config: serde_json::Value,
+    /// What it learned elsewhere.
+    pub state: Option<Vec<u8>>,
+}
+
+/// A signature of which only the inputs need be given.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExternalSignature {
+    /// Columns of a request.
+    pub inputs: Vec<ColumnSpec>,
+    /// Columns that the model sees; compared with those it will see.
+    pub features: Option<Vec<ColumnSpec>>,
+    /// Columns of the answer; compared with those there will be.
+    pub outputs: Option<Vec<ColumnSpec>>,
+}
+
+/// A model that cannot become a bundle.
+#[derive(Debug, thiserror::Error)]
+pub enum ExternalError {
+    /// The file is no model's.
+    #[error("{0}")]
+    Model(#[from] ModelError),
+    /// The inputs are not known.
+    #[error(
+        "the columns of a request are not known where a transformer stands before the model: expected a signature\nhint: \
+         give `--signature FILE` with `{{\"inputs\": [{{\"name\": …, \"dtype\": …, \"shape\": […]}}]}}`"
+    )]
+    NoSignature,
+    /// The signature says otherwise.
+    #[error("the signature's {what} are {expected}, and those of the model and its transformers {found}")]
+    Signature {
+        /// `features` or `outputs`.
+        what: &'static str,
+        /// What the signature has.
+        expected: String,
+        /// What there is.
+        found: String,
+    },
+    /// A transformer has not learned anything yet.
+    #[error(
+        "transformer `{name}` learns from training data, and there is none: expected its state\nhint: give `--state {name}=FILE`"
+    )]
+    NoState {
+        /// The plugin.
+        name: String,
+    },
+    /// A transformer cannot have learned anything.
+    #[error("transformer `{name}` learns nothing: leave out its state")]
+    NeedlessState {
+        /// The plugin.
+        name: String,
+    },
+    /// The columns make no features.
+    #[error("the model cannot take what it gets: {0}")]
+    Features(#[from] FeatureError),
+    /// The answer is not what was promised.
+    #[error("{0}")]
+    Schema(#[from] SchemaError),
+    /// The model or a transformer cannot answer.
+    #[error("the model cannot answer: {0}")]
+    Prediction(#[from] PredictionError),
+    /// A transformer failed.
+    #[error("{0}")]
+    Plugin(#[from] PluginError),
+    /// A column cannot be.
+    #[error("the signature cannot be used: {0}")]
+    Tensor(#[from] TensorError),
+    /// Columns do not fit together.
+    #[error("the signature cannot be used: {0}")]
+    Batch(#[from] BatchError),
+    /// The bundle cannot be written.
+    #[error("{0}")]
+    Registry(#[from] RegistryError),
+}
+
+/// Makes a bundle of a model that was trained elsewhere, and asks it about no rows; gives the bundle's digest.
+pub fn bundle_external(store: &Store, external: &ExternalModel) -> Result<Digest, ExternalError> {
+    let model = model::load(&external.file)?;
+    let framework = model::framework(&external.file)?;
+    let preprocess = open_all(&external.preprocess)?;
+    let postprocess = open_all(&external.postprocess)?;
+    let inputs = match &external.signature {
+        Some(signature) => signature.inputs.clone(),
+        None if preprocess.is_empty() => vec![model.features()],
+        None => return Err(ExternalError::NoSignature),
+    };
+    let no_rows = no_rows(&inputs)?;
+    let features = match preprocess.is_empty() {
+        true => inputs.clone(),
+        false => ColumnSpec::of_batch(&transform(&preprocess, no_rows.clone())?),
+    };
+    check_features(&features, model.feature_count())?;
+    let no_scores = Batch::new(vec![Tensor::from_f32(model::SCORES, vec![0, model.score_count()], &[])?])?;
+    let outputs = ColumnSpec::of_batch(&transform(&postprocess, no_scores)?);
+    if let Some(said) = &external.signature {
+        check_said("features", said.features.as_deref(), &features)?;
+        check_said("outputs", said.outputs.as_deref(), &outputs)?;
+    }
+    let signature = Signature { inputs, features, outputs };
+    let parts = PredictorParts { preprocess, model: model.into(), postprocess };
+    let predictor = Predictor::new(parts, signature.clone());
+    let answer = block_on(predictor.predict(&no_rows))?;
+    ColumnSpec::check(&signature.outputs, &answer.outputs)?;
+    let manifest = BundleManifest {
+        media_type: MEDIA_TYPE.to_owned(),
+        model: ModelEntry {
+            framework: framework.name.to_owned(),
+            framework_version: framework.version,
+            file_name: framework.file_name.to_owned(),
+            blob: put(store, &external.file)?,
+        },
+        preprocess: entries(store, &external.preprocess)?,
+        postprocess: entries(store, &external.postprocess)?,
+        signature,
+        dataset: None,
+        parameters: Default::default(),
+        metrics: Default::default(),
+        confusion: Vec::new(),
+        reference: None,
+    };
+    Ok(write_bundle(store, &manifest)?)
+}
+
+fn open_all(transformers: &[ExternalTransformer]) -> Result<Vec<Transformer>, ExternalError> {
+    let open = |transformer: &ExternalTransformer| {
+        let manifest = transformer.plugin.manifest();
+        let name = manifest.name.clone();
+        match (manifest.needs_fit, &transformer.state) {
+            (true, None) => return Err(ExternalError::NoState { name }),
+            (false, Some(_)) => return Err(ExternalError::NeedlessState { name }),
+            _ => {}
+        }
+        let config = transformer.config.to_string();
+        Ok(block_on(Transformer::open(&transformer.plugin, &config, transformer.state.clone()))?)
+    };
+    transformers.iter().map(open).collect()
+}
+
+/// A batch without rows, from which the columns can be told that transformers make.
+fn no_rows(specs: &[ColumnSpec]) -> Result<Batch, ExternalError> {
+    let tensor = |spec: &ColumnSpec| {
+        let shape = std::iter::once(0).chain(spec.shape.iter().copied()).collect();
+        Tensor::new(&*spec.name, spec.dtype, shape, Vec::new())
+    };
+    Ok(Batch::new(specs.iter().map(tensor).collect::<Result<_, _>>()?)?)
+}
+
+fn transform(transformers: &[Transformer], mut batch: Batch) -> Result<Batch, ExternalError> {
+    for transformer in transformers {
+        batch = block_on(transformer.transform(&batch))?;
+    }
+    Ok(batch)
+}
+
+fn check_features(features: &[ColumnSpec], expected: usize) -> Result<(), ExternalError> {
+    assemble(&no_rows(features)?, features)?;
+    let found: usize = features.iter().map(ColumnSpec::row_elements).sum();
+    if found == expected {
+        return Ok(());
+    }
+    Err(RegistryError::ModelCount { what: "features", expected: found, found: expected }.into())
+}
+
+/// Compares columns with those that were said; whether elements may be missing is not told by a batch.
+fn check_said(
+    what: &'static str,
+    said: Option<&[ColumnSpec]>,
+    found: &[ColumnSpec],
+) -> Result<(), ExternalError> {
+    let text = |specs: &[ColumnSpec]| {
+        let column = |spec: &ColumnSpec| format!("`{}` {} {:?}", spec.name, spec.dtype, spec.shape);
+        specs.iter().map(column).collect::<Vec<_>>().join(", ")
+    };
+    match said.map(text) {
+        Some(expected) if expected != text(found) => {
+            Err(ExternalError::Signature { what, expected, found: text(found) })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn put(store: &Store, bytes: &[u8]) -> Result<BlobRef, RegistryError> {
+    Ok(BlobRef { digest: store.put_bytes(bytes)?, size: bytes.len() as u64 })
+}
+
+fn entries(
+    store: &Store,
+    transformers: &[ExternalTransformer],
+) -> Result<Vec<TransformerEntry>, RegistryError> {
+    let entry = |transformer: &ExternalTransformer| {
+        let manifest = transformer.plugin.manifest();
+        Ok(TransformerEntry {
+            name: manifest.name.clone(),
+            version: manifest.version.clone(),
+            component: put(store, &transformer.bytes)?,
+            config: transformer.config.clone(),
+            state: transformer.state.as_deref().map(|state| put(store, state)).transpose()?,
+        })
+    };
+    transformers.iter().map(entry).collect()
+}

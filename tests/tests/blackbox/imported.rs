@@ -1,0 +1,258 @@
+//! `host model import`: models that were trained elsewhere.
+
+use std::path::{Path, PathBuf};
+
+use host_tests::{Host, mnist_files, plugin, repository};
+use insta::assert_snapshot;
+use serde_json::{Value, json};
+
+/// A model file that XGBoost wrote, of six features.
+fn model_file(name: &str) -> String {
+    repository().join("host/src/model/fixtures").join(name).to_str().unwrap().to_owned()
+}
+
+fn written(host: &Host, name: &str, text: &str) -> String {
+    let path = host.state_dir().join(name);
+    std::fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_file_of_xgboost_becomes_a_version() {
+    let host = Host::new();
+    let softmax = model_file("softprob.json");
+    let import = ["model", "import", &softmax, "--name", "flowers", "--tag", "from=elsewhere", "--json"];
+    let told = host.run(import).json();
+    assert_eq!((&told["model"], &told["version"]), (&json!("flowers"), &json!(1)));
+    assert_eq!(host.run(import).json(), told, "the same file is the same version");
+    let shown = host.run(["model", "show", "flowers", "--json"]).json();
+    assert_eq!(shown["bundle"], told["bundle"]);
+    let manifest = &shown["manifest"];
+    assert_eq!(manifest["model"]["framework"], "xgboost");
+    assert_eq!(manifest["model"]["framework_version"], "3.2.0");
+    assert_eq!(manifest["model"]["file_name"], "model.json");
+    assert_eq!(manifest["signature"]["inputs"][0]["shape"], json!([6]));
+    assert_eq!(
+        manifest["signature"]["outputs"][0],
+        json!({ "name": "scores", "dtype": "FP32", "shape": [3] })
+    );
+    assert!(manifest.get("dataset").is_none() && manifest.get("reference").is_none());
+    let text = host.run(["model", "show", "flowers"]).expect_success();
+    assert!(text.contains("none, it was imported"), "{text}");
+    let versions = host.run(["model", "list", "--json"]).json()[0]["versions"].clone();
+    assert_eq!(versions[0]["tags"], json!({ "from": "elsewhere" }));
+    let run = host.run(["run", "show", versions[0]["run_id"].as_str().unwrap(), "--json"]).json();
+    assert!(run.to_string().contains("host model import"), "{run}");
+    assert!(host.run(["model", "list"]).expect_success().contains("flowers"));
+    // The other format of the same model is another bundle that answers the same.
+    let binary = model_file("softprob.ubj");
+    let label = plugin("argmax-label");
+    let import = ["model", "import", &binary, "--name", "flowers", "--postprocess", &label, "--json"];
+    assert_eq!(host.run(import).json()["version"], 2);
+    let server = host.serve(["--model", "flowers"]);
+    let answer = server.post("/serve/flowers", r#"{"features": [0.1, -0.5, 1, 0, null, 2]}"#);
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert!(answer.json()["label"].is_number(), "{}", answer.body);
+    server.wait_for_window(1);
+    drop(server);
+    // What needs its training data says so.
+    let detector = plugin("psi");
+    let drift = host.run(["monitor", "run", "--endpoint", "flowers", "--detector", &detector]);
+    assert_eq!(drift.code, 2);
+    assert!(drift.stderr.contains("has no sample of its training data to compare with"), "{}", drift.stderr);
+    host.run(["gc", "--older-than", "0s"]).expect_success();
+    // It goes wherever a trained one goes.
+    let archive = host.state_dir().join("all.tar");
+    let archive = archive.to_str().unwrap();
+    host.run(["export", archive]).expect_success();
+    let elsewhere = Host::new();
+    elsewhere.run(["import", archive]).expect_success();
+    assert_eq!(elsewhere.run(["model", "show", "flowers@1", "--json"]).json()["bundle"], told["bundle"]);
+}
+
+#[test]
+fn an_imported_model_is_judged_by_rows_of_several_columns() {
+    let host = Host::new();
+    let header = "a,b,c,d,e,f,label\n";
+    let number = |row: usize, column: usize| (row * (column + 3) % 17) as f64 / 8.0 - 1.0;
+    let row = |row: usize| {
+        let numbers: Vec<String> = (0..6).map(|column| format!("{:.3}", number(row, column))).collect();
+        format!("{},{}\n", numbers.join(","), row % 2)
+    };
+    let table = written(&host, "t.csv", &format!("{header}{}", (0..50).map(row).collect::<String>()));
+    host.run(["data", "add", "t", &table]).expect_success();
+    let columns: Vec<Value> = ["a", "b", "c", "d", "e", "f"]
+        .map(|name| json!({ "name": name, "dtype": "FP64", "shape": [] }))
+        .into();
+    let signature = written(&host, "signature.json", &json!({ "inputs": columns }).to_string());
+    for (file, metric) in [("logistic.json", "accuracy"), ("squarederror.ubj", "rmse")] {
+        let file = model_file(file);
+        host.run(["model", "import", &file, "--name", metric, "--signature", &signature]).expect_success();
+        let told = host.run(["evaluate", metric, "--data", "t", "--json"]).json();
+        assert!(told["metrics"][metric].is_number(), "{told}");
+        assert_eq!(
+            host.run(["model", "promote", metric, "--metric", metric, "--data", "t", "--json"]).json()["promoted"],
+            true
+        );
+    }
+    // There is nothing recorded to be promoted by.
+    let said = host.run(["model", "promote", "rmse", "--metric", "rmse"]).failure(&host);
+    assert_snapshot!(said, @r"
+    exit 2
+    error: version 1: there is no metric `rmse`: there is none
+    ");
+    // Without the signature it takes one column, which this table does not have.
+    let plain = model_file("logistic.ubj");
+    host.run(["model", "import", &plain, "--name", "plain"]).expect_success();
+    let said = host.run(["evaluate", "plain", "--data", "t"]).failure(&host);
+    assert_snapshot!(said, @r"
+    exit 2
+    error: the bundle cannot answer rows of `t`: column `features` is missing
+    ");
+}
+
+/// A blob of an exported bundle.
+fn blob(folder: &Path, entry: &Value) -> String {
+    let hex = entry["digest"].as_str().unwrap().strip_prefix("sha256:").unwrap().to_owned();
+    folder.join("blobs/sha256").join(hex).to_str().unwrap().to_owned()
+}
+
+/// The shared model as a folder, and its manifest.
+fn exported(into: &Host) -> (PathBuf, Value) {
+    let folder = into.state_dir().join("exported");
+    Host::trained().run(["model", "export", "mnist", folder.to_str().unwrap()]).expect_success();
+    let manifest = std::fs::read(folder.join("bundle.json")).unwrap();
+    (folder, serde_json::from_slice(&manifest).unwrap())
+}
+
+#[test]
+fn the_parts_of_a_bundle_make_one_that_answers_the_same() {
+    let host = Host::new();
+    let (folder, manifest) = exported(&host);
+    let model = blob(&folder, &manifest["model"]["blob"]);
+    let state = format!("mnist-pixels={}", blob(&folder, &manifest["preprocess"][0]["state"]));
+    let signature = written(&host, "signature.json", &manifest["signature"].to_string());
+    let (before, after) = (plugin("mnist-pixels"), plugin("argmax-label"));
+    let base =
+        ["model", "import", &model, "--name", "parts", "--preprocess", &before, "--postprocess", &after];
+    let import = |more: &[&str]| host.run([&base[..], more].concat());
+    let told = import(&["--signature", &signature, "--state", &state, "--json"]).json();
+    let rebuilt = host.run(["model", "show", "parts", "--json"]).json()["manifest"].clone();
+    for part in ["model", "preprocess", "postprocess", "signature"] {
+        let (mut rebuilt, mut original) = (rebuilt[part].clone(), manifest[part].clone());
+        if part == "model" {
+            // Only training asks the library for it.
+            rebuilt["framework_version"] = Value::Null;
+            original["framework_version"] = Value::Null;
+        }
+        assert_eq!(rebuilt, original, "{part}");
+    }
+    assert_eq!(told["version"], 1);
+    host.run(["data", "add", "mnist", &mnist_files()]).expect_success();
+    let evaluated = host.run(["evaluate", "parts", "--data", "mnist", "--json"]).json();
+    assert_eq!(evaluated["metrics"], manifest["metrics"]);
+
+    let failure = |more: &[&str]| {
+        let failure = import(more).failure(&host);
+        failure.split("cannot be imported: ").last().unwrap().to_owned()
+    };
+    assert_snapshot!(failure(&["--signature", &signature]), @r"
+    transformer `mnist-pixels` learns from training data, and there is none: expected its state
+    hint: give `--state mnist-pixels=FILE`
+    ");
+    assert_snapshot!(failure(&["--state", &state]), @r#"
+    the columns of a request are not known where a transformer stands before the model: expected a signature
+    hint: give `--signature FILE` with `{"inputs": [{"name": …, "dtype": …, "shape": […]}]}`
+    "#);
+    let needless = format!("argmax-label={signature}");
+    let told = failure(&["--signature", &signature, "--state", &state, "--state", &needless]);
+    assert_snapshot!(told, @"transformer `argmax-label` learns nothing: leave out its state");
+    let unused = format!("psi={signature}");
+    assert_snapshot!(failure(&["--signature", &signature, "--state", &state, "--state", &unused]), @r"
+    exit 2
+    error: `--state psi=…` names no transformer of this model
+    ");
+    let mut wrong = manifest["signature"].clone();
+    wrong["outputs"][0]["name"] = json!("score");
+    let wrong = written(&host, "wrong.json", &wrong.to_string());
+    let told = failure(&["--signature", &wrong, "--state", &state]);
+    assert!(told.starts_with("the signature's outputs are `score` "), "{told}");
+    let damaged = written(&host, "damaged-state", "{");
+    let damaged = format!("mnist-pixels={damaged}");
+    let ran = import(&["--signature", &signature, "--state", &damaged]);
+    assert!(ran.code == 2 || ran.code == 3, "{}", ran.stderr);
+    assert_eq!(host.run(["model", "list", "--json"]).json()[0]["versions"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn a_bundle_folder_is_imported_whole() {
+    let host = Host::new();
+    let (folder, _) = exported(&host);
+    let path = folder.to_str().unwrap();
+    let told = host.run(["model", "import", path, "--name", "carried", "--json"]).json();
+    let original = Host::trained().run(["model", "show", "mnist", "--json"]).json();
+    assert_eq!(told["bundle"], original["bundle"]);
+    let said = host.run(["model", "import", path, "--name", "carried", "--signature", path]).failure(&host);
+    assert_snapshot!(said, @r"
+    exit 2
+    error: `--signature` is for model files: a bundle folder has everything
+    ");
+    std::fs::write(folder.join("bundle.json"), "{}").unwrap();
+    assert_eq!(host.run(["model", "import", path, "--name", "carried"]).code, 2);
+    std::fs::remove_file(folder.join("bundle.json")).unwrap();
+    let said = host.run(["model", "import", path, "--name", "carried"]).failure(&host);
+    assert_snapshot!(said, @r"
+    exit 2
+    error: failed to read `[STATE]/exported/bundle.json`: No such file or directory (os error 2)
+    ");
+}
+
+#[test]
+fn files_that_are_no_models_are_told() {
+    let host = Host::new();
+    let failure = |file: &str, more: &[&str]| {
+        let ran = host.run([&["model", "import", file, "--name", "m"][..], more].concat());
+        let failure = ran.failure(&host);
+        assert_eq!(ran_code(&failure), "exit 2", "{failure}");
+        failure.split("cannot be imported: ").last().unwrap().to_owned()
+    };
+    let told = |text: &str| failure(&written(&host, "file", text), &[]);
+    for text in ["", "\u{80}\u{4}", "[1]"] {
+        assert!(told(text).starts_with("not a model file: expected "), "{}", told(text));
+    }
+    assert!(told("{\"learner\": {").starts_with("malformed XGBoost JSON model: "));
+    assert_snapshot!(failure("/dev/zero", &[]), @r"
+    exit 2
+    error: `/dev/zero` is no plain file
+    ");
+    assert_snapshot!(failure("/none", &[]), @r"
+    exit 2
+    error: failed to read `/none`: No such file or directory (os error 2)
+    ");
+    let model = model_file("logistic.json");
+    let signature = |text: &str| failure(&model, &["--signature", &written(&host, "signature.json", text)]);
+    assert_snapshot!(signature("{}"), @r"
+    exit 2
+    error: `[STATE]/signature.json` is no signature: missing field `inputs` at line 1 column 2
+    ");
+    assert_snapshot!(signature(r#"{"inputs": [], "more": 1}"#), @r"
+    exit 2
+    error: `[STATE]/signature.json` is no signature: unknown field `more`, expected one of `inputs`, `features`, `outputs` at line 1 column 21
+    ");
+    let inputs = |dtype: &str, shape: &str| {
+        signature(&format!(r#"{{"inputs": [{{"name": "x", "dtype": "{dtype}", "shape": [{shape}]}}]}}"#))
+    };
+    let expected = "the bundle's model has 6 features a row: expected 5, as the bundle's signature says";
+    assert_eq!(inputs("FP32", "5"), expected);
+    assert_snapshot!(inputs("BYTES", "6"), @"the model cannot take what it gets: column `x` has type BYTES, which no model takes: encode it with a transformer, such as `one-hot`");
+    let huge = inputs("FP32", "18446744073709551615, 2");
+    assert!(huge.starts_with("the signature cannot be used: "), "{huge}");
+    assert!(signature(r#"{"inputs": []}"#).contains("expected"));
+    let detector = failure(&model, &["--postprocess", &plugin("psi")]);
+    assert!(detector.contains("detector"), "{detector}");
+    assert_eq!(host.run(["model", "list", "--json"]).json(), json!([]));
+}
+
+fn ran_code(failure: &str) -> &str {
+    failure.lines().next().unwrap()
+}
