@@ -1,3 +1,4 @@
+mod check;
 mod diff;
 mod history;
 mod promote;
@@ -56,6 +57,8 @@ Example:
     Promote(promote::PromoteArguments),
     /// Judge several bundles by the same rows, and tell the best.
     Compare(promote::CompareArguments),
+    /// Load a bundle as serving does, and have it answer rows that training held out.
+    Check(check::CheckArguments),
     /// Show what differs between two bundles.
     Diff(diff::DiffArguments),
     /// Make a version of a bundle that is there already.
@@ -115,6 +118,7 @@ pub(super) fn run(
     output: &Output,
 ) -> anyhow::Result<ExitCode> {
     match command {
+        ModelCommand::Check(arguments) => check::run(&arguments, state, output)?,
         ModelCommand::Diff(arguments) => return diff::run(arguments, state, output),
         ModelCommand::Promote(arguments) => promote::promote(arguments, state, output)?,
         ModelCommand::Compare(arguments) => promote::compare(arguments, state, output)?,

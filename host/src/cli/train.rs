@@ -34,6 +34,9 @@ pub(super) struct TrainArguments {
     /// Name of the model that gets a new version [default: the dataset's name].
     #[arg(long)]
     name: Option<Name>,
+    /// Make only the bundle, and no version of a model: see `host model register`.
+    #[arg(long, conflicts_with = "name")]
+    no_register: bool,
     /// Experiment that the run belongs to [default: the model's name].
     #[arg(long, value_name = "NAME")]
     experiment: Option<String>,
@@ -92,7 +95,7 @@ pub(super) fn run(arguments: TrainArguments, state: &StateArguments, output: &Ou
     let trained = train::run(&store, &spec, trainer.as_ref(), checkpoints, start_from, &mut on_event);
     progress.finish();
     let registered = trained.map_err(anyhow::Error::from).and_then(|report| {
-        let version = log.register(&model, report.bundle)?;
+        let version = (!arguments.no_register).then(|| log.register(&model, report.bundle)).transpose()?;
         Ok((report, version))
     });
     match registered {
@@ -105,10 +108,10 @@ pub(super) fn run(arguments: TrainArguments, state: &StateArguments, output: &Ou
             }
             log.evaluation(&report.evaluation, report.train_seconds)?;
             let run_id = log.run_id().to_owned();
-            let model_tag = tag("host.model", format!("{model}@{}", version.number));
-            let tags = vec![model_tag, tag(BUNDLE_TAG, report.bundle.to_string())];
+            let mut tags = vec![tag(BUNDLE_TAG, report.bundle.to_string())];
+            tags.extend(version.as_ref().map(|version| tag("host.model", named(version))));
             log.finish(RunStatus::Finished, pairs(&report.parameters), tags)?;
-            print(&version, &report, &run_id, output)
+            print(version.as_ref(), &report, &run_id, output)
         }
         Err(error) => {
             // The training's error is the one to tell.
@@ -171,13 +174,22 @@ impl Progress<'_> {
     }
 }
 
-fn print(version: &ModelVersion, report: &TrainReport, run_id: &str, output: &Output) -> anyhow::Result<()> {
-    let model = &version.name;
+/// A version as a user writes it.
+fn named(version: &ModelVersion) -> String {
+    format!("{}@{}", version.name, version.number)
+}
+
+fn print(
+    version: Option<&ModelVersion>,
+    report: &TrainReport,
+    run_id: &str,
+    output: &Output,
+) -> anyhow::Result<()> {
     let evaluation = &report.evaluation;
     if output.is_json() {
         return output.value(&json!({
-            "model": model,
-            "version": version.number,
+            "model": version.map(|version| &version.name),
+            "version": version.map(|version| version.number),
             "bundle": report.bundle,
             "run_id": run_id,
             "train_rows": report.train_rows,
@@ -189,7 +201,9 @@ fn print(version: &ModelVersion, report: &TrainReport, run_id: &str, output: &Ou
             "confusion": evaluation.confusion,
         }));
     }
-    output.field("model", format!("{model}@{}", version.number))?;
+    if let Some(version) = version {
+        output.field("model", named(version))?;
+    }
     output.field("bundle", report.bundle)?;
     output.field("run", run_id)?;
     output.field(
@@ -209,7 +223,10 @@ fn print(version: &ModelVersion, report: &TrainReport, run_id: &str, output: &Ou
         output.line("")?;
         output.line(&confusion(&evaluation.confusion))?;
     }
-    output.note(&format!("serve it: host serve --model {model}"));
+    output.note(&match version {
+        Some(version) => format!("serve it: host serve --model {}", version.name),
+        None => format!("make it a version: host model register {} NAME", report.bundle),
+    });
     Ok(())
 }
 

@@ -114,6 +114,10 @@ impl Model for NetworkModel {
         self.score_count
     }
 
+    fn predicts_values(&self) -> bool {
+        matches!(self.architecture.output, Output::Regression { .. })
+    }
+
     fn byte_len(&self) -> usize {
         let places = |geometry: &Geometry| geometry.bases.len() + geometry.offsets.len();
         let layers = self.layers.iter();

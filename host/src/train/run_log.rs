@@ -12,7 +12,7 @@ use super::{Evaluation, RoundReport, checkpoint};
 use crate::domain::{Digest, Name};
 use crate::registry::{ModelVersion, Registry, RegistryError};
 use crate::track::{
-    DatasetInput, ErrorCode, InputDataset, Metric, NewRun, Pair, Run, RunChange, RunStatus, TrackError,
+    DatasetInput, InputDataset, Metric, NewRun, Pair, Run, RunChange, RunStatus, TrackError,
     Tracker, now_ms,
 };
 
@@ -39,6 +39,8 @@ const BATCH_MAX: usize = 1_000;
 pub struct RunStart {
     /// The command that starts it.
     pub source: &'static str,
+    /// The run that was created for it; without one a new one is.
+    pub run_id: Option<String>,
     /// The run that it is a part of, by its id.
     pub parent: Option<String>,
     /// Name of the experiment, created if there is none.
@@ -165,13 +167,6 @@ impl RunLog {
 }
 
 async fn create(tracker: &Tracker, start: RunStart) -> Result<String, TrackError> {
-    // In this order, because another training of the same name may start at the same time.
-    let experiment_id = match tracker.create_experiment(start.experiment.clone(), None, Vec::new()).await {
-        Err(error) if error.code() == ErrorCode::ResourceAlreadyExists => {
-            tracker.experiment_by_name(&start.experiment).await?.experiment_id
-        }
-        created => created?,
-    };
     let tag = |key: &str, value: String| Pair { key: key.to_owned(), value };
     let mut tags = start.tags;
     tags.push(tag("mlflow.source.name", start.source.to_owned()));
@@ -184,9 +179,19 @@ async fn create(tracker: &Tracker, start: RunStart) -> Result<String, TrackError
     if !user_id.is_empty() {
         tags.push(tag("mlflow.user", user_id.clone()));
     }
-    let new = NewRun { experiment_id, run_name: start.run_name, user_id, start_time: None, tags };
-    let run_id = tracker.create_run(new).await?.info.run_id;
-    tracker.log_batch(run_id.clone(), Vec::new(), start.params, Vec::new()).await?;
+    let run_id = match start.run_id {
+        Some(run_id) => {
+            tracker.log_batch(run_id.clone(), Vec::new(), start.params, tags).await?;
+            run_id
+        }
+        None => {
+            let experiment_id = tracker.ensure_experiment(&start.experiment).await?;
+            let new = NewRun { experiment_id, run_name: start.run_name, user_id, start_time: None, tags };
+            let run_id = tracker.create_run(new).await?.info.run_id;
+            tracker.log_batch(run_id.clone(), Vec::new(), start.params, Vec::new()).await?;
+            run_id
+        }
+    };
     if let Some(dataset) = start.dataset {
         let context = tag("mlflow.data.context", "training".to_owned());
         let input = DatasetInput { tags: vec![context], dataset };

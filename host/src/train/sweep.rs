@@ -15,7 +15,7 @@ use serde::Serialize;
 use tokio::runtime::Handle;
 
 use super::search::{Assignment, Observation, Scheduler, Search};
-use super::{Direction, Prepared, RoundReport, RowSet, RunLog, RunStart, TrainError, TrainSession, Trainer};
+use super::{Prepared, RoundReport, RowSet, RunLog, RunStart, TrainError, TrainSession, Trainer};
 use crate::domain::{Digest, Direction};
 use crate::track::{BUNDLE_TAG, Pair, RunStatus, Tracker};
 

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 
 use anyhow::bail;
 
+use crate::pipeline::RUN_ID;
 use crate::track::{InputDataset, Pair, Run, RunStatus};
 use crate::train::{RunStart, TrainSpec, Trainer};
 
@@ -47,6 +48,7 @@ pub(in crate::cli) fn run_start(
     };
     RunStart {
         source: "host train",
+        run_id: std::env::var(RUN_ID).ok().filter(|run_id| !run_id.is_empty()),
         parent: None,
         experiment,
         run_name,

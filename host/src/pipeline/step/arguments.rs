@@ -35,7 +35,7 @@ pub(super) fn program(
             .pairs("split", "--split")
             .option("rows", "--rows"),
         StepKind::Train => line.words(&["train", "--no-register"]).training(),
-        StepKind::Sweep => line.words(&["sweep"]).training().pairs("space", "--space").flags("search"),
+        StepKind::Sweep => line.words(&["sweep"]).training().pairs("space", "--space").search(),
         StepKind::Evaluate => {
             line.words(&["evaluate"]).positional("bundle").option("data", "--data").option("label", "--label")
         }
@@ -58,7 +58,7 @@ pub(super) fn program(
             .option("metric", "--metric")
             .option("direction", "--direction")
             .option("margin", "--margin"),
-        StepKind::Serve => line.words(&["serve", "--check"]).option("model", "--model"),
+        StepKind::Serve => line.words(&["model", "check"]).positional("model"),
         StepKind::Monitor => line
             .words(&["monitor", "run"])
             .option("endpoint", "--endpoint")
@@ -138,10 +138,15 @@ impl<'a> Line<'a> {
         self
     }
 
-    /// The entries of a map as options of their own.
-    fn flags(mut self, field: &str) -> Self {
-        for (key, value) in self.map(field) {
-            self.arguments.push(format!("--{key}={}", written(value)));
+    /// How to search: methods that end trials early are schedules of the command's.
+    fn search(mut self) -> Self {
+        for (key, value) in self.map("search") {
+            let value = written(value);
+            let name = match (key.as_str(), value.as_str()) {
+                ("method", "halving" | "hyperband") => "schedule",
+                (key, _) => key,
+            };
+            self.arguments.push(format!("--{name}={value}"));
         }
         self
     }
