@@ -219,16 +219,20 @@ impl<'a> Parent<'a> {
     ) -> anyhow::Result<Self> {
         let start = arguments.run_start(spec, direction)?;
         let handle = runtime.handle().clone();
-        let Some(text) = &arguments.resume else {
-            let experiment = start.experiment.clone();
-            let log = RunLog::start(handle, tracker.clone(), start)?;
-            return Ok(Self { runtime, tracker, log, resumed: None, experiment });
+        let (log, resumed) = match &arguments.resume {
+            None => (RunLog::start(handle, tracker.clone(), start)?, None),
+            Some(text) => {
+                let run = runtime.block_on(find(&tracker, text))?;
+                check_resumed(&run, &start)?;
+                (RunLog::resume(handle, tracker.clone(), &run)?, Some(run))
+            }
         };
-        let run = runtime.block_on(find(&tracker, text))?;
-        check_resumed(&run, &start)?;
-        let experiment = runtime.block_on(tracker.experiment(&run.info.experiment_id))?.name;
-        let log = RunLog::resume(handle, tracker.clone(), &run)?;
-        Ok(Self { runtime, tracker, log, resumed: Some(run), experiment })
+        // Not what was asked for: the run may have been created for the sweep, by a pipeline, or long ago.
+        let experiment = runtime.block_on(async {
+            let run = tracker.run(log.run_id()).await?;
+            tracker.experiment(&run.info.experiment_id).await
+        })?;
+        Ok(Self { runtime, tracker, log, resumed, experiment: experiment.name })
     }
 
     /// Marks the best trial, and makes it a version of the model, if there is to be one.
@@ -273,7 +277,9 @@ impl Work<'_> {
             let trainer = arguments.train.trainer(assignment, Some(self.threads))?;
             let above = Some(parent.log.run_id().to_owned());
             let start = run_start(self.spec, trainer.as_ref(), parent.experiment.clone(), None);
-            Ok(TrialPlan { trainer, start: RunStart { source: SOURCE, parent: above, ..start } })
+            // A run that was created for the sweep is the sweep's, and no trial's.
+            let start = RunStart { source: SOURCE, run_id: None, parent: above, ..start };
+            Ok(TrialPlan { trainer, start })
         };
         let wanted = arguments.trials.unwrap_or_else(|| self.search.trials().unwrap_or(TRIALS));
         let trials = self.search.trials().map_or(wanted, |all| all.min(wanted));
@@ -482,6 +488,11 @@ fn print(
     output.field("best run", &best.run_id)?;
     for (name, value) in &best.metrics {
         output.field(name, number_text(*value))?;
+    }
+    match (version, best.bundle) {
+        (Some(version), _) => output.note(&format!("serve it: host serve --model {}", version.name)),
+        (None, Some(bundle)) => output.note(&format!("make it a version: host model register {bundle} NAME")),
+        (None, None) => {}
     }
     Ok(())
 }

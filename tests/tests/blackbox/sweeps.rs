@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::process::Stdio;
 
-use host_tests::{Host, Ran, mnist_files, plugin};
+use host_tests::{Host, Ran, mnist_files, plugin, ran};
 use serde_json::{Value, json};
 
 /// A state folder with a small table of two classes.
@@ -112,6 +112,22 @@ fn several_trials_run_at_once_and_share_the_threads() {
     let numbers: BTreeSet<String> =
         children.0.iter().map(|run| tag(run, "host.sweep.trial").as_str().unwrap().to_owned()).collect();
     assert_eq!(numbers.len(), 6);
+}
+
+#[test]
+fn a_run_that_was_created_for_the_sweep_is_the_sweeps_and_no_trials() {
+    let host = with_table();
+    let run_id = crate::tracking::start_run(&host.server([]));
+    let mut command = host.command();
+    command.args(["sweep", "--data", "table", "--rounds", "2", "--threads", "1", "--method", "grid"]);
+    command.args(["--space", "max_depth=1..2", "--json"]).env("HOST_RUN_ID", &run_id);
+    let swept = ran(command.output().unwrap()).json();
+    assert_eq!(swept["run_id"], run_id.as_str());
+    let children = Children::of(&host, &run_id);
+    assert_eq!(children.with_status("FINISHED").len(), 2);
+    let is_beside =
+        |run: &Value| run["info"]["experiment_id"] == "0" && run["info"]["run_id"] != run_id.as_str();
+    assert!(children.0.iter().all(is_beside));
 }
 
 #[test]
