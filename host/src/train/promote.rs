@@ -305,7 +305,7 @@ mod tests {
             told(Some((1, 0.5)), 0.75, 0.25),
             no("accuracy 0.75 is not better than 0.5 of version 1 by more than 0.25")
         );
-        assert_eq!(told(Some((1, f64::NAN)), 0.1, 0.25).0, true);
-        assert_eq!(told(Some((1, 0.5)), f64::NAN, 0.0).0, false);
+        assert!(told(Some((1, f64::NAN)), 0.1, 0.25).0);
+        assert!(!told(Some((1, 0.5)), f64::NAN, 0.0).0);
     }
 }
