@@ -160,6 +160,10 @@ pub struct Framework {
 
 /// Tells what wrote a model file that [`load`] takes.
 pub fn framework(bytes: &[u8]) -> Result<Framework, ModelError> {
+    if network::is_safetensors(bytes) {
+        let version = network::ARCHITECTURE_VERSION.to_string();
+        return Ok(Framework { name: "network", version, file_name: "model.safetensors" });
+    }
     xgboost::framework(bytes)
 }
 

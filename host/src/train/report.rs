@@ -32,7 +32,7 @@ pub(super) fn evaluate(
         |metrics: &[(&str, f64)]| metrics.iter().map(|&(name, value)| (name.to_owned(), value)).collect();
     if task == Task::Regression {
         let found = evaluation::regression(scores, labels)?;
-        let metrics = named(&[("rmse", found.rmse), ("mae", found.mae), ("r2", found.r2)]);
+        let metrics = told(named(&[("rmse", found.rmse), ("mae", found.mae), ("r2", found.r2)]));
         return Ok(Evaluation { metrics, classes: Vec::new(), confusion: Vec::new() });
     }
     let found = evaluation::classification(scores, columns, labels)?;
@@ -46,5 +46,25 @@ pub(super) fn evaluate(
     ]);
     metrics.extend(found.roc_auc.map(|area| ("roc_auc".to_owned(), area)));
     let confusion = found.confusion.rows().map(<[u64]>::to_vec).collect();
-    Ok(Evaluation { metrics, classes: found.classes, confusion })
+    Ok(Evaluation { metrics: told(metrics), classes: found.classes, confusion })
+}
+
+/// Leaves out what JSON cannot say: a model that has diverged has no loss.
+fn told(mut metrics: BTreeMap<String, f64>) -> BTreeMap<String, f64> {
+    metrics.retain(|_, value| value.is_finite());
+    metrics
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_that_has_diverged_has_no_loss_that_could_not_be_read_again() {
+        let found = evaluate(Task::Regression, &[f32::NAN, 1.0], 1, &[1.0, 2.0]).unwrap();
+        assert!(found.metrics.is_empty(), "{:?}", found.metrics);
+        let found = evaluate(Task::Classes, &[f32::NAN; 4], 2, &[0.0, 1.0]).unwrap();
+        assert!(found.metrics.contains_key("accuracy") && !found.metrics.contains_key("log_loss"));
+        assert!(!serde_json::to_string(&found.metrics).unwrap().contains("null"));
+    }
 }

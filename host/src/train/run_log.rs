@@ -12,8 +12,7 @@ use super::{Evaluation, RoundReport, checkpoint};
 use crate::domain::{Digest, Name};
 use crate::registry::{ModelVersion, Registry, RegistryError};
 use crate::track::{
-    DatasetInput, InputDataset, Metric, NewRun, Pair, Run, RunChange, RunStatus, TrackError,
-    Tracker, now_ms,
+    DatasetInput, InputDataset, Metric, NewRun, Pair, Run, RunChange, RunStatus, TrackError, Tracker, now_ms,
 };
 
 /// Metrics that may wait to be written; a training that is faster than the database waits.
