@@ -20,6 +20,9 @@ use super::{Model, ModelError};
 /// Rows that go through dense layers together; more would not make them faster.
 const ROWS: usize = 8;
 
+/// Numbers that one layer may have in memory for all of them; larger rows go one by one.
+const ELEMENTS_MAX: usize = 1 << 20;
+
 /// A network, ready to score.
 #[derive(Debug)]
 pub(crate) struct NetworkModel {
@@ -72,7 +75,8 @@ impl NetworkModel {
             if geometry.is_dense() {
                 geometry.dense(weights, from_rows, to_rows);
             } else {
-                let product = product.get_mut(..geometry.product_elements()).unwrap_or_default();
+                let products = if geometry.pool > 1 { geometry.product_elements() } else { 0 };
+                let product = product.get_mut(..products).unwrap_or_default();
                 for (from, to) in from_rows.chunks_exact(from).zip(to_rows.chunks_exact_mut(to)) {
                     geometry.convolve(weights, from, product, to, &mut []);
                 }
@@ -84,12 +88,17 @@ impl NetworkModel {
         }
     }
 
+    /// Numbers of a row that go in or out of a layer, at most.
+    fn largest(&self) -> usize {
+        let ends =
+            self.layers.iter().map(|(geometry, _)| geometry.input_elements().max(geometry.output_elements()));
+        ends.max().unwrap_or_default()
+    }
+
     fn scratch(&self, rows: usize) -> Scratch {
-        let largest = |elements: fn(&Geometry) -> usize| {
-            self.layers.iter().map(|(geometry, _)| elements(geometry)).max().unwrap_or_default()
-        };
-        let side = rows * largest(Geometry::input_elements).max(largest(Geometry::output_elements));
-        let product = largest(Geometry::product_elements);
+        let side = rows * self.largest();
+        let pooled = self.layers.iter().filter(|(geometry, _)| geometry.pool > 1);
+        let product = pooled.map(|(geometry, _)| geometry.product_elements()).max().unwrap_or_default();
         Scratch { input: vec![0.0; side], output: vec![0.0; side], product: vec![0.0; product] }
     }
 }
@@ -119,7 +128,8 @@ impl Model for NetworkModel {
     }
 
     fn byte_len(&self) -> usize {
-        let places = |geometry: &Geometry| geometry.bases.len() + geometry.offsets.len();
+        let places =
+            |geometry: &Geometry| geometry.bases.len() + geometry.offsets.len() + geometry.corners.len();
         let layers = self.layers.iter();
         layers.map(|(geometry, weights)| weights.byte_len() + places(geometry) * size_of::<usize>()).sum()
     }
@@ -127,9 +137,10 @@ impl Model for NetworkModel {
     fn score(&self, features: &[f32]) -> Vec<f32> {
         let rows = features.len() / self.feature_count.max(1);
         let mut scores = vec![0.0; rows * self.score_count];
-        let mut scratch = self.scratch(ROWS.min(rows));
-        let together = features.chunks(ROWS * self.feature_count.max(1));
-        for (features, scores) in together.zip(scores.chunks_mut(ROWS * self.score_count.max(1))) {
+        let together = if self.largest() > ELEMENTS_MAX / ROWS { 1 } else { ROWS };
+        let mut scratch = self.scratch(together.min(rows));
+        let groups = features.chunks(together * self.feature_count.max(1));
+        for (features, scores) in groups.zip(scores.chunks_mut(together * self.score_count.max(1))) {
             let missing = self.architecture.missing;
             for (input, &feature) in scratch.input.iter_mut().zip(features) {
                 *input = if feature.is_nan() { missing } else { feature };

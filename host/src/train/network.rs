@@ -23,7 +23,7 @@ use self::checkpoint::{Best, Checkpoint, Progress};
 use self::loss::Sums;
 use self::optimizer::Descent;
 use self::random::{Purpose, Random};
-use self::variables::{Dropout, Variables};
+use self::variables::{Differentiated, Dropout, Variables};
 use super::trainer::{TrainSession, Trained, Trainer, check_classes};
 use super::{Matrix, RoundMetric, RoundReport, RowSet, Task, TrainError, evaluation};
 use crate::model::Model as _;
@@ -217,10 +217,11 @@ impl<'a> Training<'a> {
                 let dropout = Some(Dropout { seed: parameters.seed, step, share: parameters.dropout });
                 let (features, labels) = batch(train, rows, parameters.missing);
                 let features = Tensor::from_vec(features, (rows.len(), train.feature_count()), device)?;
-                let logits = variables.forward(features, dropout.filter(|dropout| dropout.share > 0.0))?;
+                let dropout = dropout.filter(|dropout| dropout.share > 0.0);
+                let Differentiated { loss, logits, gradients } =
+                    variables.differentiate(features, &labels, dropout)?;
+                descent.step(&variables.all, &gradients, parameters.rate(step, steps_per_epoch))?;
                 let output = variables.architecture.output;
-                let loss = loss::mean_loss(output, &logits, &labels, device)?;
-                descent.step(&variables.all, &loss.backward()?, parameters.rate(step, steps_per_epoch))?;
                 sums.rows += rows.len();
                 sums.loss += f64::from(loss.to_scalar::<f32>()?) * rows.len() as f64;
                 sums.right += loss::right(output, &logits.flatten_all()?.to_vec1::<f32>()?, &labels);

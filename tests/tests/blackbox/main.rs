@@ -12,6 +12,7 @@ mod imported;
 mod models;
 mod monitor;
 mod multipart;
+mod networks;
 mod pipelines;
 mod place;
 mod plugins;

@@ -5,8 +5,11 @@ use serde::{Deserialize, Serialize};
 /// The version of the description that this host writes and reads.
 pub const ARCHITECTURE_VERSION: u32 = 1;
 
-/// Features in a row. Also what one row may grow to inside the network.
-const ELEMENTS_MAX: usize = 1 << 24;
+/// Features in a row. Also what one row may grow to between two layers.
+const ELEMENTS_MAX: usize = 1 << 22;
+
+/// Numbers of one row that are computed in all layers, before pooling: what a small file may make a host allocate.
+const COMPUTED_MAX: usize = 1 << 23;
 
 /// Weights of all layers: 1 GiB of them.
 const WEIGHTS_MAX: usize = 1 << 28;
@@ -247,7 +250,7 @@ impl Architecture {
             return Err(format!("{} layers: expected from 1 to {LAYERS_MAX}", self.layers.len()));
         }
         let mut images = vec![self.input];
-        let (mut image, mut dense, mut weights) = (self.input, false, 0_usize);
+        let (mut image, mut dense, mut weights, mut computed) = (self.input, false, 0_usize, 0_usize);
         for (number, layer) in self.layers.iter().enumerate() {
             if dense && matches!(layer, Layer::Convolution { .. }) {
                 return Err(format!("layer {number} is a convolution after a dense layer"));
@@ -259,6 +262,12 @@ impl Architecture {
                 rows.checked_mul(columns).and_then(|own| own.checked_add(weights)).unwrap_or(usize::MAX);
             if weights > WEIGHTS_MAX {
                 return Err(format!("more than {WEIGHTS_MAX} weights"));
+            }
+            let pool = if let Layer::Convolution { pool, .. } = layer { *pool } else { 1 };
+            // Both factors were bounded.
+            computed += output.elements().unwrap_or_default() * pool * pool;
+            if computed > COMPUTED_MAX {
+                return Err(format!("more than {COMPUTED_MAX} numbers to compute for a row"));
             }
             image = output;
             images.push(image);
@@ -354,7 +363,8 @@ mod tests {
             (network(0, &[last()]), "features"),
             (network(usize::MAX, &[last()]), "features"),
             (network(8, &[dense(1, Activation::None)]), "1 numbers"),
-            (network(1, &vec![dense(1 << 24, Activation::Relu); 3]), "weights"),
+            (network(1, &vec![dense(1 << 20, Activation::Relu); 3]), "weights"),
+            (network(2048, &vec![convolution(1, 1, 1); 3]), "to compute"),
             (network(1, &vec![last(); 65]), "65 layers"),
             (Architecture { version: 2, ..network(8, &[last()]) }, "version"),
             (Architecture { missing: f32::NAN, ..network(8, &[last()]) }, "missing"),

@@ -110,6 +110,59 @@ pub(crate) fn multiply_transposed(view: View<'_>, right: &[Lanes], out: &mut [La
     Arch::new().dispatch(MultiplyTransposed { view, right, out });
 }
 
+/// Where the numbers are of which each output is the largest: those of `channels` channels at `corner + offset`, for each
+/// of `offsets`, counted in positions.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pooling<'a> {
+    pub product: &'a [f32],
+    pub channels: usize,
+    pub corners: &'a [usize],
+    pub offsets: &'a [usize],
+}
+
+/// Takes the largest numbers; `taken`, if it is not empty, is told which of the offsets each came from, the first of
+/// equals.
+pub(crate) fn pool(pooling: Pooling<'_>, output: &mut [f32], taken: &mut [u32]) {
+    Arch::new().dispatch(Pool { pooling, output, taken });
+}
+
+struct Pool<'a> {
+    pooling: Pooling<'a>,
+    output: &'a mut [f32],
+    taken: &'a mut [u32],
+}
+
+impl WithSimd for Pool<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Pooling { product, channels, corners, offsets } = self.pooling;
+        let mut taken = self.taken.chunks_exact_mut(channels);
+        for (corner, output) in corners.iter().zip(self.output.chunks_exact_mut(channels)) {
+            let values = |offset: usize| &product[(corner + offset) * channels..][..channels];
+            output.copy_from_slice(values(offsets[0]));
+            let Some(taken) = taken.next() else {
+                for &offset in &offsets[1..] {
+                    for (output, &value) in output.iter_mut().zip(values(offset)) {
+                        // Not `f32::max`, which costs more for a choice of NaN that is not needed.
+                        *output = if value > *output { value } else { *output };
+                    }
+                }
+                continue;
+            };
+            taken.fill(0);
+            for (within, &offset) in (1..).zip(&offsets[1..]) {
+                for ((output, taken), &value) in output.iter_mut().zip(&mut *taken).zip(values(offset)) {
+                    let larger = value > *output;
+                    *output = if larger { value } else { *output };
+                    *taken = if larger { within } else { *taken };
+                }
+            }
+        }
+    }
+}
+
 struct Multiply<'a> {
     view: View<'a>,
     right: &'a Panels,

@@ -1,9 +1,7 @@
 //! Layers that compute: the geometry of a convolution is worked out once, weights are packed once.
 
-#![expect(clippy::indexing_slicing, reason = "numeric kernels; shapes are checked when a network is made")]
-
 use super::architecture::{Activation, Image, Layer};
-use super::kernel::{LANES, Lanes, Panels, View, multiply};
+use super::kernel::{LANES, Lanes, Panels, Pooling, View, multiply, pool};
 
 /// Where the numbers lie that a layer multiplies.
 #[derive(Debug, Clone)]
@@ -16,6 +14,10 @@ pub(crate) struct Geometry {
     pub output: Image,
     /// Rows and columns of what is pooled; 1 for nothing.
     pub pool: usize,
+    /// For each place of the output, the first position of the product that is pooled to it.
+    pub corners: Vec<usize>,
+    /// Where the positions that are pooled lie, in positions from the first.
+    pub pooled: Vec<usize>,
     /// Applied to what is pooled.
     pub activation: Activation,
     /// Where in the input each patch under the kernel begins, by position of the product.
@@ -32,7 +34,18 @@ impl Geometry {
             Layer::Convolution { kernel, pool, .. } => (kernel, pool),
             Layer::Dense { .. } => {
                 let offsets = (0..input.height * input.width * input.channels).collect();
-                return Self { input, product: output, output, pool: 1, activation, bases: vec![0], offsets };
+                let only = || vec![0];
+                return Self {
+                    input,
+                    product: output,
+                    output,
+                    pool: 1,
+                    corners: only(),
+                    pooled: only(),
+                    activation,
+                    bases: only(),
+                    offsets,
+                };
             }
         };
         // Positions that no pool takes are not computed.
@@ -46,7 +59,11 @@ impl Geometry {
         let bases = positions.map(|(row, column)| at(row, column)).collect();
         let run = kernel * input.channels;
         let offsets = (0..kernel).flat_map(|row| row * pitch..row * pitch + run).collect();
-        Self { input, product, output, pool, activation, bases, offsets }
+        let pooled =
+            (0..pool).flat_map(|row| (0..pool).map(move |column| row * product.width + column)).collect();
+        let places = (0..output.height).flat_map(|row| (0..output.width).map(move |column| (row, column)));
+        let corners = places.map(|(row, column)| (row * product.width + column) * pool).collect();
+        Self { input, product, output, pool, corners, pooled, activation, bases, offsets }
     }
 
     /// Numbers of a patch that lie one after another: those of one row of the kernel.
@@ -84,17 +101,16 @@ impl Geometry {
         input: &[f32],
         product: &mut [f32],
         output: &mut [f32],
-        taken: &mut [u16],
+        taken: &mut [u32],
     ) {
         let view = View { data: input, bases: &self.bases, offsets: &self.offsets };
         if self.pool == 1 {
             multiply(view, &weights.panels, &weights.bias, output);
         } else {
             multiply(view, &weights.panels, &weights.bias, product);
-            match taken.is_empty() {
-                true => self.pool(product, output),
-                false => self.pool_and_tell(product, output, taken),
-            }
+            let channels = self.output.channels;
+            let pooling = Pooling { product, channels, corners: &self.corners, offsets: &self.pooled };
+            pool(pooling, output, taken);
         }
         self.activation.apply(output);
     }
@@ -105,52 +121,6 @@ impl Geometry {
         let view = View { data: input, bases: &bases, offsets: &self.offsets };
         multiply(view, &weights.panels, &weights.bias, output);
         self.activation.apply(output);
-    }
-
-    /// The place of a pooled position in the product, in numbers.
-    pub(crate) fn position(&self, row: usize, column: usize, within: usize) -> usize {
-        let (row, column) = (row * self.pool + within / self.pool, column * self.pool + within % self.pool);
-        (row * self.product.width + column) * self.product.channels
-    }
-
-    fn pool(&self, product: &[f32], output: &mut [f32]) {
-        let channels = self.output.channels;
-        for (place, output) in output.chunks_exact_mut(channels).enumerate() {
-            let (row, column) = (place / self.output.width, place % self.output.width);
-            for within in 0..self.pool * self.pool {
-                let values = &product[self.position(row, column, within)..][..channels];
-                match within {
-                    0 => output.copy_from_slice(values),
-                    _ => output.iter_mut().zip(values).for_each(|(output, value)| {
-                        // Not `f32::max`, which costs more for a choice that is not needed of NaN.
-                        *output = if *value > *output { *value } else { *output };
-                    }),
-                }
-            }
-        }
-    }
-
-    fn pool_and_tell(&self, product: &[f32], output: &mut [f32], taken: &mut [u16]) {
-        let channels = self.output.channels;
-        let places = output.chunks_exact_mut(channels).zip(taken.chunks_exact_mut(channels)).enumerate();
-        for (place, (output, taken)) in places {
-            let (row, column) = (place / self.output.width, place % self.output.width);
-            for within in 0..self.pool * self.pool {
-                let values = &product[self.position(row, column, within)..][..channels];
-                if within == 0 {
-                    output.copy_from_slice(values);
-                    taken.fill(0);
-                    continue;
-                }
-                // At most `KERNEL_MAX` squared.
-                let within = within as u16;
-                for ((output, taken), value) in output.iter_mut().zip(&mut *taken).zip(values) {
-                    let larger = *value > *output;
-                    *output = if larger { *value } else { *output };
-                    *taken = if larger { within } else { *taken };
-                }
-            }
-        }
     }
 }
 

@@ -26,7 +26,7 @@ pub(super) struct LayerOperation {
     /// Whether anybody wants the gradient of the rows.
     input_gradient: bool,
     /// Which of the pooled positions each result came from.
-    taken: OnceLock<Vec<u16>>,
+    taken: OnceLock<Vec<u32>>,
 }
 
 impl LayerOperation {
@@ -38,12 +38,12 @@ impl LayerOperation {
         [self.geometry.offsets.len(), self.geometry.output.channels]
     }
 
-    fn forward_convolution(&self, input: &[f32], weights: &Weights, output: &mut [f32]) -> Vec<u16> {
+    fn forward_convolution(&self, input: &[f32], weights: &Weights, output: &mut [f32]) -> Vec<u32> {
         let geometry = &*self.geometry;
         let (from, to) = (geometry.input_elements(), geometry.output_elements());
         let pooled = geometry.pool > 1;
         let mut taken = vec![0; if pooled { output.len() } else { 0 }];
-        let run = |(input, output, taken): (&[f32], &mut [f32], &mut [u16])| {
+        let run = |(input, output, taken): (&[f32], &mut [f32], &mut [u32])| {
             let mut product = vec![0.0; if pooled { geometry.product_elements() } else { 0 }];
             let mut taken = taken.chunks_exact_mut(to);
             for (input, output) in input.chunks_exact(from).zip(output.chunks_exact_mut(to)) {
@@ -195,17 +195,16 @@ impl ConvolutionGradients {
     }
 
     /// Takes the gradient of one row's results to that of its products.
-    fn unpool(&mut self, geometry: &Geometry, output: &[f32], gradient: &[f32], taken: &[u16]) {
+    fn unpool(&mut self, geometry: &Geometry, output: &[f32], gradient: &[f32], taken: &[u32]) {
         let channels = geometry.output.channels;
         let positions = self.product.rows();
         let lanes = self.product.lanes_mut();
         lanes.fill([0.0; LANES]);
-        let places = output.chunks_exact(channels).zip(gradient.chunks_exact(channels)).enumerate();
-        for (place, (values, gradients)) in places {
-            let (row, column) = (place / geometry.output.width, place % geometry.output.width);
+        let places = output.chunks_exact(channels).zip(gradient.chunks_exact(channels));
+        for ((place, corner), (values, gradients)) in geometry.corners.iter().enumerate().zip(places) {
             for (channel, (value, gradient)) in values.iter().zip(gradients).enumerate() {
                 let within = taken.get(place * channels + channel).copied().unwrap_or_default();
-                let position = geometry.position(row, column, usize::from(within)) / channels;
+                let position = corner + geometry.pooled[within as usize];
                 let gradient = gradient * geometry.activation.slope(*value);
                 self.bias[channel] += gradient;
                 lanes[channel / LANES * positions + position][channel % LANES] = gradient;
@@ -311,6 +310,18 @@ pub(super) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core
     match layout.contiguous_offsets().and_then(|(start, end)| values.get(start..end)) {
         Some(values) => Ok(values),
         None => bail!("a layer's operation takes tensors that lie in a row only"),
+    }
+}
+
+/// The same, to write to.
+pub(super) fn slice_mut<'a>(
+    storage: &'a mut CpuStorage,
+    layout: &Layout,
+) -> candle_core::Result<&'a mut [f32]> {
+    let CpuStorage::F32(values) = storage else { bail!("a step takes numbers of 32 bits only") };
+    match layout.contiguous_offsets().and_then(|(start, end)| values.get_mut(start..end)) {
+        Some(values) => Ok(values),
+        None => bail!("a step takes tensors that lie in a row only"),
     }
 }
 

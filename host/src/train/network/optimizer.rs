@@ -3,10 +3,9 @@
 //! Adam: Kingma and Ba, 2015; AdamW: Loshchilov and Hutter, 2019; SGD with momentum as PyTorch has it, without dampening.
 //! On the processor each step is one pass over the weights; elsewhere it is put together from candle's operations.
 
-use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Tensor, Var, bail};
 
-use super::operations::slice;
+use super::operations::{slice, slice_mut};
 use super::parameters::Optimizer;
 
 /// Decay of Adam's first and second moment, and what keeps its divisor from zero.
@@ -42,24 +41,19 @@ impl Descent {
     pub(super) fn step(
         &mut self,
         variables: &[Var],
-        gradients: &GradStore,
+        gradients: &[Tensor],
         rate: f64,
     ) -> candle_core::Result<()> {
         self.steps += 1;
-        for (index, (variable, moments)) in variables.iter().zip(&self.moments).enumerate() {
-            let Some(gradient) = gradients.get(variable) else { bail!("a variable has no gradient") };
+        for (index, ((variable, gradient), moments)) in
+            variables.iter().zip(gradients).zip(&self.moments).enumerate()
+        {
             let decay = if index % 2 == 0 { self.weight_decay } else { 0.0 };
             // AdamW decays the weights themselves, the others what they take for the gradient.
-            let (decoupled, coupled) = match self.optimizer {
-                Optimizer::Adamw => (rate * decay, 0.0),
-                Optimizer::Adam | Optimizer::Sgd => (0.0, decay),
-            };
-            let gradient = &match coupled == 0.0 {
-                true => gradient.clone(),
-                false => (gradient + (variable.as_tensor() * coupled)?)?,
-            };
-            if decoupled != 0.0 {
-                variable.set(&(variable.as_tensor() * (1.0 - decoupled))?)?;
+            if decay != 0.0 && self.optimizer == Optimizer::Adamw {
+                Blend { keep: 1.0 - rate * decay, take: 0.0, squared: false }.apply(variable, gradient)?;
+            } else if decay != 0.0 {
+                Blend { keep: 1.0, take: decay, squared: false }.apply(gradient, variable)?;
             }
             match moments.as_slice() {
                 [first, second] => self.adam(variable, gradient, first, second, rate)?,
@@ -98,16 +92,16 @@ struct Blend {
 }
 
 impl Blend {
-    fn apply(&self, kept: &Var, taken: &Tensor) -> candle_core::Result<()> {
-        if kept.device().is_cpu() {
-            return kept.inplace_op2(&taken.contiguous()?, self);
+    fn apply(&self, kept: &Tensor, taken: &Tensor) -> candle_core::Result<()> {
+        match kept.device().is_cpu() {
+            true => kept.inplace_op2(taken, self),
+            false => self.apply_plain(kept, taken),
         }
-        self.apply_plain(kept, taken)
     }
 
-    fn apply_plain(&self, kept: &Var, taken: &Tensor) -> candle_core::Result<()> {
+    fn apply_plain(&self, kept: &Tensor, taken: &Tensor) -> candle_core::Result<()> {
         let taken = if self.squared { taken.sqr()? } else { taken.clone() };
-        kept.set(&((kept.as_tensor() * self.keep)? + (taken * self.take)?)?)
+        set(kept, &((kept * self.keep)? + (taken * self.take)?)?)
     }
 }
 
@@ -134,6 +128,11 @@ impl InplaceOp2 for Blend {
     }
 }
 
+/// Writes over the numbers of a tensor.
+fn set(tensor: &Tensor, values: &Tensor) -> candle_core::Result<()> {
+    tensor.slice_set(values, 0, 0)
+}
+
 /// `variable − rate · first / (√(scale · second) + ε)`.
 struct AdamStep {
     rate: f64,
@@ -151,7 +150,7 @@ impl AdamStep {
 
     fn apply_plain(&self, variable: &Var, first: &Var, second: &Var) -> candle_core::Result<()> {
         let divisor = ((second.as_tensor() * self.scale)?.sqrt()? + self.epsilon)?;
-        variable.set(&(variable.as_tensor() - ((first.as_tensor() * self.rate)? / divisor)?)?)
+        set(variable, &(variable.as_tensor() - ((first.as_tensor() * self.rate)? / divisor)?)?)
     }
 }
 
@@ -176,14 +175,6 @@ impl InplaceOp3 for AdamStep {
             *variable -= rate * first / ((scale * second).sqrt() + epsilon);
         }
         Ok(())
-    }
-}
-
-fn slice_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> candle_core::Result<&'a mut [f32]> {
-    let CpuStorage::F32(values) = storage else { bail!("a step takes numbers of 32 bits only") };
-    match layout.contiguous_offsets().and_then(|(start, end)| values.get_mut(start..end)) {
-        Some(values) => Ok(values),
-        None => bail!("a step takes tensors that lie in a row only"),
     }
 }
 
@@ -223,7 +214,8 @@ mod tests {
                 let mut descent = Descent::new(optimizer, 0.9, decay, &variables).unwrap();
                 for _ in 0..5 {
                     let half = (variables[0].sqr().unwrap() * 0.5).unwrap().sum_all().unwrap();
-                    descent.step(&variables, &half.backward().unwrap(), 0.1).unwrap();
+                    let gradient = half.backward().unwrap().remove(&variables[0]).unwrap();
+                    descent.step(&variables, &[gradient], 0.1).unwrap();
                 }
                 let found = variables[0].to_vec1::<f32>().unwrap();
                 let expected = plain(optimizer, decay, 5) as f32;

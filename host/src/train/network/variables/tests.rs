@@ -17,29 +17,64 @@ fn architecture() -> Architecture {
     }
 }
 
+fn rows() -> Vec<f32> {
+    let mut random = Random::new(0, Purpose::Order, 0);
+    (0..21 * 144).map(|_| random.unit()).collect()
+}
+
+fn tensor(rows: &[f32]) -> Tensor {
+    Tensor::from_slice(rows, (21, 144), &Device::Cpu).unwrap()
+}
+
+fn values(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
 #[test]
 fn training_and_scoring_compute_the_same_bits() {
     let network = Variables::initial(architecture(), 3).unwrap();
     let variables = Variables::new(&network, &Device::Cpu).unwrap();
     assert_eq!(variables.network().unwrap(), network);
     let model = NetworkModel::new(&network).unwrap();
-    let mut random = Random::new(0, Purpose::Order, 0);
-    let rows: Vec<f32> = (0..21 * 144).map(|_| random.unit()).collect();
-    let output =
-        variables.forward(Tensor::from_slice(&rows, (21, 144), &Device::Cpu).unwrap(), None).unwrap();
-    assert_eq!(output.flatten_all().unwrap().to_vec1::<f32>().unwrap(), model.score(&rows));
+    let found = variables.by_layers(tensor(&rows()), &[0.5; 21], None).unwrap();
+    assert_eq!(values(&found.logits), model.score(&rows()));
+}
+
+#[test]
+fn layers_and_candle_find_the_same_gradients() {
+    for output in [Output::Regression { scale: 2.0, offset: 1.0 }, Output::Binary, Output::Classes] {
+        let mut architecture = Architecture { output, ..architecture() };
+        if output == Output::Classes {
+            architecture.layers[2] = Layer::Dense { units: 3, activation: Activation::None };
+        }
+        let network = Variables::initial(architecture, 3).unwrap();
+        let variables = Variables::new(&network, &Device::Cpu).unwrap();
+        let labels: Vec<f32> = (0..21).map(|row| (row % 2) as f32).collect();
+        let dropout = Some(Dropout { seed: 1, step: 4, share: 0.25 });
+        let own = variables.by_layers(tensor(&rows()), &labels, dropout).unwrap();
+        let candle = variables.by_candle(tensor(&rows()), &labels, dropout).unwrap();
+        assert_eq!(own.gradients.len(), 6);
+        let pairs = own.gradients.iter().zip(&candle.gradients);
+        for (own, candle) in pairs.chain([(&own.loss, &candle.loss), (&own.logits, &candle.logits)]) {
+            assert_eq!(own.dims(), candle.dims());
+            for (own, candle) in values(own).iter().zip(values(candle)) {
+                assert!((own - candle).abs() < 1e-5 * (1.0 + candle.abs()), "{own} {candle}");
+            }
+        }
+    }
 }
 
 #[test]
 fn what_is_dropped_is_a_share_and_follows_from_the_seed() {
     let network = Variables::initial(architecture(), 3).unwrap();
     let variables = Variables::new(&network, &Device::Cpu).unwrap();
-    let mask = |step| {
-        let mask = variables.mask(Dropout { seed: 1, step, share: 0.25 }, 1, &[100, 100]).unwrap();
-        mask.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    let mask = |layer, step| {
+        variables.mask(layer, Some(Dropout { seed: 1, step, share: 0.25 }), &[100, 100]).unwrap()
     };
-    let mean = mask(1).iter().sum::<f32>() / 10_000.0;
+    let numbers = |step| values(&mask(1, step).unwrap());
+    let mean = numbers(1).iter().sum::<f32>() / 10_000.0;
     assert!((mean - 1.0).abs() < 0.02, "{mean}");
-    assert_eq!(mask(1), mask(1));
-    assert_ne!(mask(1), mask(2));
+    assert_eq!(numbers(1), numbers(1));
+    assert_ne!(numbers(1), numbers(2));
+    assert!(mask(0, 1).is_none() && mask(2, 1).is_none(), "only between dense layers");
 }
