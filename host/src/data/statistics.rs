@@ -1,5 +1,6 @@
 //! What the columns of a dataset look like: counts, moments, distinct values. Streams; holds a bounded amount a column.
 
+mod running;
 mod sample;
 
 use std::collections::{BTreeMap, HashSet};
@@ -7,6 +8,7 @@ use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 
 use serde::{Deserialize, Serialize};
 
+use self::running::Running;
 pub use self::sample::{Histogram, Quantiles};
 use self::sample::{Sample, describe};
 use super::inferred::INTEGER_MAX;
@@ -14,6 +16,12 @@ use crate::domain::{Batch, DataType, Tensor};
 
 /// Distinct values counted exactly; each costs some 10 bytes a column.
 const DISTINCT_MAX: usize = 10_000;
+
+/// Numbers that are looked at at a time: they stay in a core's fastest cache.
+const BLOCK: usize = 2_048;
+
+/// Places for numbers that were seen of late.
+const RECENT: usize = 1_024;
 
 /// Distinct integers up to which each is counted on its own, which shows how balanced labels are.
 const VALUES_MAX: usize = 100;
@@ -115,6 +123,7 @@ pub struct ValueCount {
 #[derive(Default)]
 pub struct StatisticsBuilder {
     columns: Vec<Column>,
+    first_row: u64,
 }
 
 struct Column {
@@ -127,6 +136,9 @@ struct Column {
     bytes: Option<Box<[u64; 256]>>,
     running: Running,
     distinct: HashSet<u64, BuildHasherDefault<DefaultHasher>>,
+    /// Some numbers that are among the distinct ones for sure, so that those that occur again and again cost little. No
+    /// number is NaN.
+    recent: Box<[u64; RECENT]>,
     values: Option<BTreeMap<i64, u64>>,
     sample: Sample,
     integers: Option<IntegerRange>,
@@ -134,13 +146,30 @@ struct Column {
 }
 
 impl StatisticsBuilder {
+    /// Statistics of a part of the rows that starts at this one.
+    pub fn from_row(first_row: u64) -> Self {
+        Self { columns: Vec::new(), first_row }
+    }
+
     /// Adds the rows of `batch`.
     pub fn observe(&mut self, batch: &Batch) {
         if self.columns.is_empty() {
-            self.columns = batch.tensors().iter().map(Column::new).collect();
+            let first_row = self.first_row;
+            self.columns = batch.tensors().iter().map(|tensor| Column::new(tensor, first_row)).collect();
         }
         for (column, tensor) in self.columns.iter_mut().zip(batch.tensors()) {
             column.observe(tensor);
+        }
+    }
+
+    /// Adds the rows that follow, which were looked at apart and have the same columns.
+    pub fn merge(&mut self, other: Self) {
+        if self.columns.is_empty() {
+            self.columns = other.columns;
+            return;
+        }
+        for (column, other) in self.columns.iter_mut().zip(other.columns) {
+            column.merge(other);
         }
     }
 
@@ -151,7 +180,7 @@ impl StatisticsBuilder {
 }
 
 impl Column {
-    fn new(tensor: &Tensor) -> Self {
+    fn new(tensor: &Tensor, first_row: u64) -> Self {
         let dtype = tensor.dtype();
         let one_a_row = tensor.row_elements() == 1;
         let integer = matches!(
@@ -167,8 +196,9 @@ impl Column {
             bytes: (dtype.size() == Some(1)).then(|| Box::new([0; 256])),
             running: Running::default(),
             distinct: HashSet::default(),
+            recent: Box::new([f64::NAN.to_bits(); RECENT]),
             values: (one_a_row && integer).then(BTreeMap::new),
-            sample: Sample::default(),
+            sample: Sample::from_place(first_row),
             integers: None,
             length: None,
         }
@@ -186,20 +216,57 @@ impl Column {
             for value in tensor.byte_strings() {
                 self.observe_string(value);
             }
-        } else if let Some(values) = tensor.to_f64() {
-            self.missing += values.iter().filter(|value| value.is_nan()).count() as u64;
-            self.running.merge(&Running::of(&values));
-            match self.dtype {
-                DataType::Int64 | DataType::Uint64 => self.observe_integers(tensor.data()),
-                // Adding zero makes -0 and 0 the same.
-                _ => values.iter().filter(|value| !value.is_nan()).for_each(|&value| {
-                    self.observe_distinct((value + 0.0).to_bits(), value as i64);
-                }),
-            }
-            if self.one_a_row {
-                values.iter().filter(|value| value.is_finite()).for_each(|&value| self.sample.observe(value));
+        } else {
+            tensor.number_blocks(BLOCK).for_each(|values| self.observe_numbers(&values));
+            if matches!(self.dtype, DataType::Int64 | DataType::Uint64) {
+                self.observe_integers(tensor.data());
             }
         }
+    }
+
+    fn observe_numbers(&mut self, values: &[f64]) {
+        self.missing += values.iter().filter(|value| value.is_nan()).count() as u64;
+        self.running.merge(&Running::of(values));
+        if self.one_a_row {
+            values.iter().filter(|value| value.is_finite()).for_each(|&value| self.sample.observe(value));
+        }
+        let is_counted_otherwise = matches!(self.dtype, DataType::Int64 | DataType::Uint64);
+        if is_counted_otherwise || (self.distinct.len() > DISTINCT_MAX && self.values.is_none()) {
+            return;
+        }
+        for &value in values.iter().filter(|value| !value.is_nan()) {
+            // Adding zero makes -0 and 0 the same.
+            let key = (value + 0.0).to_bits();
+            let slot = (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54) as usize;
+            let recent = self.recent.get_mut(slot);
+            let is_known = recent.is_some_and(|recent| std::mem::replace(recent, key) == key);
+            if !is_known || self.values.is_some() {
+                self.observe_distinct(key, value as i64);
+            }
+        }
+    }
+
+    /// Adds the rows that follow.
+    fn merge(&mut self, other: Self) {
+        self.count += other.count;
+        self.missing += other.missing;
+        if let (Some(bytes), Some(more)) = (&mut self.bytes, other.bytes) {
+            bytes.iter_mut().zip(more.iter()).for_each(|(count, more)| *count += more);
+        }
+        self.running.merge(&other.running);
+        let room = (DISTINCT_MAX + 1).saturating_sub(self.distinct.len());
+        let new: Vec<u64> = other.distinct.difference(&self.distinct).take(room).copied().collect();
+        self.distinct.extend(new);
+        self.values = self.values.take().zip(other.values).map(|(mut values, more)| {
+            more.into_iter().for_each(|(value, count)| *values.entry(value).or_default() += count);
+            values
+        });
+        self.values.take_if(|values| values.len() > VALUES_MAX);
+        self.sample.merge(other.sample);
+        let ranges = self.integers.into_iter().chain(other.integers);
+        self.integers = ranges.reduce(|a, b| IntegerRange { min: a.min.min(b.min), max: a.max.max(b.max) });
+        let lengths = self.length.into_iter().chain(other.length);
+        self.length = lengths.reduce(|a, b| LengthRange { min: a.min.min(b.min), max: a.max.max(b.max) });
     }
 
     fn observe_string(&mut self, value: &[u8]) {
@@ -284,85 +351,6 @@ impl Column {
             histogram,
             sampled,
         }
-    }
-}
-
-/// Count, mean and squared deviations so far, merged as in Chan, Golub, LeVeque: "Updating Formulae and a Pairwise
-/// Algorithm for Computing Sample Variances" (1979). Summing squares instead would lose everything for large means.
-#[derive(Clone, Copy)]
-struct Running {
-    count: f64,
-    /// What `mean` and `squares` count in: 1, or [`LARGE`] once there were values whose squares would be infinite.
-    unit: f64,
-    mean: f64,
-    squares: f64,
-    min: f64,
-    max: f64,
-}
-
-/// Beyond this, sums of squares might be infinite.
-const SMALL_MAX: f64 = 1e140;
-
-/// 2^600: the largest floats are some 10^127 of it, and dividing by it is exact.
-const LARGE: f64 = f64::from_bits((1023 + 600) << 52);
-
-impl Default for Running {
-    fn default() -> Self {
-        Self { count: 0.0, unit: 1.0, mean: 0.0, squares: 0.0, min: f64::INFINITY, max: f64::NEG_INFINITY }
-    }
-}
-
-impl Running {
-    fn of(values: &[f64]) -> Self {
-        let finite = || values.iter().copied().filter(|value| value.is_finite());
-        let count = finite().count() as f64;
-        if count == 0.0 {
-            return Self::default();
-        }
-        let min = finite().fold(f64::INFINITY, f64::min);
-        let max = finite().fold(f64::NEG_INFINITY, f64::max);
-        let unit = if max.max(-min) > SMALL_MAX { LARGE } else { 1.0 };
-        let scaled = || finite().map(|value| value / unit);
-        let mean = scaled().sum::<f64>() / count;
-        let squares = scaled().map(|value| (value - mean) * (value - mean)).sum();
-        Self { count, unit, mean, squares, min, max }
-    }
-
-    fn repeated(value: f64, count: f64) -> Self {
-        Self { count, unit: 1.0, mean: value, squares: 0.0, min: value, max: value }
-    }
-
-    fn merge(&mut self, other: &Self) {
-        if other.count == 0.0 {
-            return;
-        }
-        let unit = self.unit.max(other.unit);
-        let other = other.count_in(unit);
-        *self = self.count_in(unit);
-        let count = self.count + other.count;
-        let step = other.mean - self.mean;
-        self.squares += other.squares + step * step * self.count * other.count / count;
-        self.mean += step * other.count / count;
-        self.count = count;
-        self.min = self.min.min(other.min);
-        self.max = self.max.max(other.max);
-    }
-
-    /// The same in a unit that is not smaller.
-    fn count_in(&self, unit: f64) -> Self {
-        let by = unit / self.unit;
-        // Its square would be infinite.
-        Self { unit, mean: self.mean / by, squares: self.squares / by / by, ..*self }
-    }
-
-    fn moments(&self) -> Option<Moments> {
-        if self.count == 0.0 {
-            return None;
-        }
-        // Rounding must not lead out of the range, nor to infinities, which JSON cannot hold.
-        let mean = (self.mean * self.unit).clamp(self.min, self.max);
-        let std = ((self.squares / self.count).sqrt() * self.unit).min(f64::MAX);
-        Some(Moments { min: self.min, max: self.max, mean, std })
     }
 }
 
@@ -479,6 +467,40 @@ mod tests {
         assert_eq!(found.distinct, Distinct::Exactly(2));
         let value = serde_json::to_value(&found).unwrap();
         assert_eq!(serde_json::from_value::<ColumnStatistics>(value).unwrap(), found);
+    }
+
+    #[test]
+    fn parts_merge_to_the_whole() {
+        let rows = 30_000_usize;
+        let numbers: Vec<f32> = (0..rows * 2).map(|index| (index % 700) as f32 - 0.5).collect();
+        let narrow: Vec<u8> = (0..rows).flat_map(|row| ((row % 90) as u16).to_le_bytes()).collect();
+        let wide: Vec<u8> = (0..rows as i64).flat_map(i64::to_le_bytes).collect();
+        let texts: Vec<String> = (0..rows).map(|row| "x".repeat(row % 7)).collect();
+        let whole = Batch::new(vec![
+            Tensor::from_f32("x", vec![rows, 2], &numbers).unwrap(),
+            Tensor::new("narrow", DataType::Uint16, vec![rows], narrow).unwrap(),
+            Tensor::new("wide", DataType::Int64, vec![rows], wide).unwrap(),
+            Tensor::new("byte", DataType::Uint8, vec![rows], (0..rows).map(|row| row as u8).collect())
+                .unwrap(),
+            Tensor::from_strings("s", texts.iter().map(|text| text.as_bytes())).unwrap(),
+        ])
+        .unwrap();
+        let mut merged = StatisticsBuilder::default();
+        for start in (0..rows).step_by(4_000) {
+            let mut part = StatisticsBuilder::from_row(start as u64);
+            part.observe(&whole.slice_rows(start..(start + 4_000).min(rows)).unwrap());
+            merged.merge(part);
+        }
+        let mut expected = StatisticsBuilder::default();
+        expected.observe(&whole);
+        for (merged, expected) in merged.finish().into_iter().zip(expected.finish()) {
+            let both = merged.moments.zip(expected.moments);
+            if let Some((merged, expected)) = both {
+                assert!((merged.mean - expected.mean).abs() < 1e-9, "{merged:?}, {expected:?}");
+                assert!((merged.std - expected.std).abs() < 1e-9, "{merged:?}, {expected:?}");
+            }
+            assert_eq!(ColumnStatistics { moments: expected.moments, ..merged }, expected);
+        }
     }
 
     #[test]

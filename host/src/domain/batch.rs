@@ -88,6 +88,11 @@ impl Batch {
         Some(Self { tensors: tensors.collect::<Option<_>>()? })
     }
 
+    /// The rows for which `kept` is true, as a batch of their own.
+    pub fn keep_rows(&self, kept: &[bool]) -> Self {
+        Self { tensors: self.tensors.iter().map(|tensor| tensor.keep_rows(kept)).collect() }
+    }
+
     /// Appends the rows of `other`, which must have the same columns in the same order. An empty batch takes anything.
     pub fn append(&mut self, other: &Self) -> Result<(), BatchError> {
         if self.tensors.is_empty() {

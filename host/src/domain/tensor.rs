@@ -148,23 +148,13 @@ impl Tensor {
     ///
     /// 64-bit integers beyond 2^53 are rounded.
     pub fn to_f64(&self) -> Option<Vec<f64>> {
-        fn each<const N: usize>(data: &[u8], value: impl Fn([u8; N]) -> f64) -> Option<Vec<f64>> {
-            Some(data.as_chunks::<N>().0.iter().map(|bytes| value(*bytes)).collect())
-        }
-        let data = &self.data;
-        match self.dtype {
-            DataType::Bool | DataType::Uint8 => each(data, |[byte]| f64::from(byte)),
-            DataType::Uint16 => each(data, |bytes| f64::from(u16::from_le_bytes(bytes))),
-            DataType::Uint32 => each(data, |bytes| f64::from(u32::from_le_bytes(bytes))),
-            DataType::Uint64 => each(data, |bytes| u64::from_le_bytes(bytes) as f64),
-            DataType::Int8 => each(data, |bytes| f64::from(i8::from_le_bytes(bytes))),
-            DataType::Int16 => each(data, |bytes| f64::from(i16::from_le_bytes(bytes))),
-            DataType::Int32 => each(data, |bytes| f64::from(i32::from_le_bytes(bytes))),
-            DataType::Int64 => each(data, |bytes| i64::from_le_bytes(bytes) as f64),
-            DataType::Fp32 => each(data, |bytes| f64::from(f32::from_le_bytes(bytes))),
-            DataType::Fp64 => each(data, f64::from_le_bytes),
-            DataType::Fp16 | DataType::Bytes => None,
-        }
+        (self.dtype != DataType::Fp16).then(|| numbers(self.dtype, &self.data)).flatten()
+    }
+
+    /// Like [`Self::to_f64`], of FP16 too, and at most `elements` at a time; none at all for BYTES.
+    pub fn number_blocks(&self, elements: usize) -> impl Iterator<Item = Vec<f64>> {
+        let block = elements.max(1).saturating_mul(self.dtype.size().unwrap_or(1));
+        self.data.chunks(block).map_while(|block| numbers(self.dtype, block))
     }
 
     /// The elements of a BYTES tensor in order; empty for other types.
@@ -194,6 +184,39 @@ impl Tensor {
         Some(Self { name: self.name.clone(), dtype: self.dtype, shape, data: self.data.get(bytes)?.to_vec() })
     }
 
+    /// The rows for which `kept` is true, as a tensor of their own; rows beyond its end are not kept.
+    pub fn keep_rows(&self, kept: &[bool]) -> Self {
+        let elements = self.row_elements();
+        let rows = kept.iter().take(self.rows()).filter(|kept| **kept).count();
+        let mut data = Vec::with_capacity((self.data.len() / self.rows().max(1)).saturating_mul(rows));
+        match self.dtype.size().map(|size| size * elements) {
+            Some(0) => {}
+            Some(row_bytes) => {
+                let mut first = 0;
+                for run in kept.chunk_by(|a, b| a == b) {
+                    let end = first + run.len();
+                    if run.first() == Some(&true) {
+                        let end = (end * row_bytes).min(self.data.len());
+                        data.extend_from_slice(self.data.get(first * row_bytes..end).unwrap_or_default());
+                    }
+                    first = end;
+                }
+            }
+            None => {
+                let mut strings = ByteStrings { data: &self.data };
+                for kept in kept {
+                    let before = strings.data;
+                    let bytes: usize = strings.by_ref().take(elements).map(|string| string.len() + 4).sum();
+                    if *kept {
+                        data.extend_from_slice(before.get(..bytes).unwrap_or_default());
+                    }
+                }
+            }
+        }
+        let shape = [rows].into_iter().chain(self.row_shape().iter().copied()).collect();
+        Self { name: self.name.clone(), dtype: self.dtype, shape, data }
+    }
+
     /// Makes room for `more` rows, judging by the `present` ones.
     pub(super) fn reserve_rows(&mut self, more: usize, present: usize) {
         self.data.reserve(more.saturating_mul(self.data.len() / present.max(1)));
@@ -216,6 +239,40 @@ impl std::fmt::Debug for Tensor {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(formatter, "{}: {} {:?}", self.name, self.dtype, self.shape)
     }
+}
+
+/// Elements of a numeric type as 64-bit floats; none for BYTES.
+fn numbers(dtype: DataType, data: &[u8]) -> Option<Vec<f64>> {
+    fn each<const N: usize>(data: &[u8], value: impl Fn([u8; N]) -> f64) -> Option<Vec<f64>> {
+        Some(data.as_chunks::<N>().0.iter().map(|bytes| value(*bytes)).collect())
+    }
+    match dtype {
+        DataType::Bool | DataType::Uint8 => each(data, |[byte]| f64::from(byte)),
+        DataType::Uint16 => each(data, |bytes| f64::from(u16::from_le_bytes(bytes))),
+        DataType::Uint32 => each(data, |bytes| f64::from(u32::from_le_bytes(bytes))),
+        DataType::Uint64 => each(data, |bytes| u64::from_le_bytes(bytes) as f64),
+        DataType::Int8 => each(data, |bytes| f64::from(i8::from_le_bytes(bytes))),
+        DataType::Int16 => each(data, |bytes| f64::from(i16::from_le_bytes(bytes))),
+        DataType::Int32 => each(data, |bytes| f64::from(i32::from_le_bytes(bytes))),
+        DataType::Int64 => each(data, |bytes| i64::from_le_bytes(bytes) as f64),
+        DataType::Fp16 => each(data, |bytes| half(u16::from_le_bytes(bytes))),
+        DataType::Fp32 => each(data, |bytes| f64::from(f32::from_le_bytes(bytes))),
+        DataType::Fp64 => each(data, f64::from_le_bytes),
+        DataType::Bytes => None,
+    }
+}
+
+/// The value of an IEEE 754 binary16: a sign, five bits of exponent and ten of fraction.
+fn half(bits: u16) -> f64 {
+    let sign = if bits >> 15 == 1 { -1.0 } else { 1.0 };
+    let fraction = f64::from(bits & 0x3ff) / 1_024.0;
+    let size = match (bits >> 10) & 0x1f {
+        0 => fraction * 2.0_f64.powi(-14),
+        0x1f if fraction == 0.0 => f64::INFINITY,
+        0x1f => f64::NAN,
+        exponent => (1.0 + fraction) * 2.0_f64.powi(i32::from(exponent) - 15),
+    };
+    sign * size
 }
 
 struct ByteStrings<'a> {
@@ -282,6 +339,44 @@ mod tests {
         data.pop();
         assert!(Tensor::new("s", DataType::Bytes, vec![3], data).is_err());
         assert!(Tensor::new("s", DataType::Bytes, vec![2], tensor.data().to_vec()).is_err());
+    }
+
+    #[test]
+    fn kept_rows_are_those_of_slices() {
+        let strings = Tensor::from_strings("s", [&b"a"[..], b"", b"ccc", b"dd"]).unwrap();
+        let pairs = Tensor::new("x", DataType::Uint16, vec![4, 2], (0..16).collect()).unwrap();
+        for tensor in [strings, pairs] {
+            for bits in 0..16_u8 {
+                let kept: Vec<bool> = (0..4).map(|row| bits >> row & 1 == 1).collect();
+                let mut expected = tensor.slice_rows(0..0).unwrap();
+                for row in (0..4).filter(|row| kept[*row]) {
+                    assert!(expected.append(&tensor.slice_rows(row..row + 1).unwrap()));
+                }
+                assert_eq!(tensor.keep_rows(&kept), expected);
+                assert_eq!(tensor.keep_rows(&kept).data(), expected.data());
+            }
+        }
+    }
+
+    #[test]
+    fn half_floats_have_their_values() {
+        // numpy.frombuffer(bytes, "<f2")
+        let values = [
+            (0x0000, 0.0),
+            (0x3c00, 1.0),
+            (0xc000, -2.0),
+            (0x7bff, 65_504.0),
+            (0x0001, 2.0_f64.powi(-24)),
+            (0x0400, 2.0_f64.powi(-14)),
+            (0x3555, 0.333_251_953_125),
+            (0xfc00, f64::NEG_INFINITY),
+        ];
+        let data = values.iter().flat_map(|(bits, _): &(u16, f64)| bits.to_le_bytes()).collect();
+        let tensor = Tensor::new("x", DataType::Fp16, vec![values.len()], data).unwrap();
+        let expected: Vec<f64> = values.iter().map(|(_, value)| *value).collect();
+        assert_eq!(tensor.number_blocks(3).collect::<Vec<_>>().concat(), expected);
+        assert!(half(0x7e00).is_nan());
+        assert!(tensor.to_f64().is_none());
     }
 
     #[test]

@@ -47,6 +47,7 @@ pub struct Histogram {
 /// the rows (one standard deviation).
 #[derive(Default)]
 pub(super) struct Sample {
+    /// Each with the hash of its place.
     values: Vec<(u64, f64)>,
     seen: u64,
     /// Places whose hash starts with this many zeros are drawn.
@@ -55,16 +56,35 @@ pub(super) struct Sample {
 
 impl Sample {
     pub(super) fn observe(&mut self, value: f64) {
-        let place = self.seen;
+        let hash = hash(self.seen);
         self.seen += 1;
-        if hash(place).leading_zeros() < self.zeros {
+        if hash.leading_zeros() < self.zeros {
             return;
         }
-        self.values.push((place, value));
+        self.values.push((hash, value));
+        self.thin_out();
+    }
+
+    /// Starts at another place than the first, for a part of a column.
+    pub(super) fn from_place(place: u64) -> Self {
+        Self { seen: place, ..Self::default() }
+    }
+
+    /// Adds the part of the column that follows.
+    pub(super) fn merge(&mut self, other: Self) {
+        self.zeros = self.zeros.max(other.zeros);
+        self.seen = other.seen;
+        let zeros = self.zeros;
+        self.values.extend(other.values);
+        self.values.retain(|(hash, _)| hash.leading_zeros() >= zeros);
+        self.thin_out();
+    }
+
+    fn thin_out(&mut self) {
         while self.values.len() > SAMPLE_MAX {
             self.zeros += 1;
             let zeros = self.zeros;
-            self.values.retain(|(place, _)| hash(*place).leading_zeros() >= zeros);
+            self.values.retain(|(hash, _)| hash.leading_zeros() >= zeros);
         }
     }
 
@@ -157,6 +177,20 @@ mod tests {
         assert!((quantiles.p50 - 512.0).abs() < 20.0, "{quantiles:?}");
         assert!((quantiles.p05 - 51.0).abs() < 10.0, "{quantiles:?}");
         assert_eq!(run(), (quantiles, histogram, true));
+    }
+
+    #[test]
+    fn parts_of_a_column_have_the_sample_of_the_whole() {
+        let value = |place: u64| (place % 1_024) as f64;
+        let mut whole = Sample::default();
+        (0..200_000).for_each(|place| whole.observe(value(place)));
+        let mut merged = Sample::default();
+        for start in (0..200_000).step_by(50_000) {
+            let mut part = Sample::from_place(start);
+            (start..start + 50_000).for_each(|place| part.observe(value(place)));
+            merged.merge(part);
+        }
+        assert_eq!(merged.finish(), whole.finish());
     }
 
     #[test]
