@@ -4,7 +4,7 @@
 //! reader streams: it holds one batch, whatever a header promises or a packed file unpacks to. Refuses to know what the
 //! rows are for. Blobs and records are the store's; the tensors in them are this module's.
 //!
-//! `dataset` stands on the readers `idx`, `csv` and `parquet`, on `statistics` and on `catalog`, which names versions; `window` on `safetensors`; `json` on
+//! `dataset` stands on the readers `idx`, `csv`, `parquet` and `safetensors`, on `statistics` and on `catalog`, which names versions; `window` on `safetensors`; `json` on
 //! none of them.
 
 pub(crate) mod catalog;

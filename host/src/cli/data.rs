@@ -25,7 +25,7 @@ const SHOWN_FILES: usize = 20;
 pub(super) enum DataCommand {
     /// Add files as a new version of a dataset.
     ///
-    /// IDX (as MNIST has them), CSV and Parquet files are read as rows. A word such as `test` or `t10k` in a file's name
+    /// IDX (as MNIST has them), CSV, Parquet and safetensors files are read as rows. A word such as `test` or `t10k` in a file's name
     /// or folder puts it into the split `test`; others belong to `train`. All other files are kept as they are.
     #[command(after_help = "\
 Examples:

@@ -202,7 +202,9 @@ pub enum DataError {
         dataset: String,
     },
     /// The version holds no rows.
-    #[error("`{name}@{number}` holds no rows: expected IDX, CSV or Parquet files among its {files}")]
+    #[error(
+        "`{name}@{number}` holds no rows: expected IDX, CSV, Parquet or safetensors files among its {files}"
+    )]
     NoRows {
         /// The dataset.
         name: Name,

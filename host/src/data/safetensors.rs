@@ -1,6 +1,8 @@
-//! Batches of numbers as safetensors.
+//! Batches of numbers as safetensors, and files of datasets in that format.
 //!
 //! The format sorts tensors by alignment and name, so the order of the columns stands in the file's metadata.
+
+mod file;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -11,6 +13,8 @@ use ::safetensors::{Dtype, SafeTensorError, SafeTensors, View, serialize};
 use super::DataError;
 use super::error::excerpt;
 use crate::domain::{Batch, DataType, Digest, Tensor};
+
+pub(super) use self::file::{SafetensorsReader, infer_safetensors};
 
 /// Key of the metadata that lists the columns, as a JSON list.
 const COLUMNS: &str = "columns";

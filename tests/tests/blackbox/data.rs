@@ -68,6 +68,45 @@ fn csv_and_parquet_of_the_same_table_read_alike() {
 }
 
 #[test]
+fn safetensors_files_follow_each_other_and_keep_the_shape_of_rows() {
+    let host = Host::new();
+    let folder = host.state_dir().join("files");
+    std::fs::create_dir(&folder).unwrap();
+    let write = |name: &str, pixel: u8, rows: usize| {
+        let header = format!(
+            r#"{{"pixels":{{"dtype":"U8","shape":[{rows},2,2],"data_offsets":[0,{}]}},"half":{{"dtype":"F16","shape":[{rows}],"data_offsets":[{},{}]}}}}"#,
+            rows * 4,
+            rows * 4,
+            rows * 6
+        );
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header.as_bytes());
+        bytes.extend(vec![pixel; rows * 4]);
+        bytes.extend([0x00, 0x3c].repeat(rows));
+        std::fs::write(folder.join(name), bytes).unwrap();
+    };
+    write("train-2.safetensors", 200, 1);
+    write("train-1.safetensors", 0, 2);
+    write("test.safetensors", 7, 1);
+    let added = host.run(["data", "add", "d", folder.to_str().unwrap(), "--json"]).json();
+    assert_eq!(added["rows"], serde_json::json!({ "test": 1, "train": 3 }));
+    let shown = host.run(["data", "show", "d", "--rows", "5", "--split", "train", "--json"]).json();
+    assert_eq!(
+        shown["schema"][0],
+        serde_json::json!({ "name": "pixels", "dtype": "UINT8", "shape": [2, 2] })
+    );
+    let statistics = &shown["splits"][1]["statistics"];
+    assert_eq!((&statistics[0]["count"], &statistics[0]["moments"]["max"]), (&12.into(), &200.0.into()));
+    assert_eq!(statistics[1]["moments"]["mean"], 1.0);
+    assert_eq!(shown["preview"]["rows"][0], serde_json::json!({ "pixels": [[0, 0], [0, 0]], "half": 1.0 }));
+    let text = host.run(["data", "show", "d", "--rows", "2", "--split", "train"]).expect_success();
+    assert!(text.contains("row 1, pixels") && text.contains("UINT8 × 2 × 2"), "{text}");
+    std::fs::write(folder.join("more.csv"), "a\n1\n").unwrap();
+    let mixed = host.run(["data", "add", "d", folder.to_str().unwrap()]);
+    assert!(mixed.code == 2 && mixed.stderr.contains("found CSV"), "{}", mixed.stderr);
+}
+
+#[test]
 fn wrong_files_are_told_by_name_and_leave_nothing_behind() {
     let host = Host::new();
     let folder = host.state_dir().join("files");
@@ -76,7 +115,9 @@ fn wrong_files_are_told_by_name_and_leave_nothing_behind() {
     idx.extend(vec![7; 2 * 784 - 1]);
     let mut too_long = idx.clone();
     too_long.extend([0, 0, 0]);
-    let cases: [(&str, Vec<u8>, &str); 8] = [
+    let header = |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
+    let lie = header(r#"{"x":{"dtype":"F32","shape":[1000000000,784],"data_offsets":[0,3136000000000]}}"#);
+    let cases: [(&str, Vec<u8>, &str); 11] = [
         ("train-images-idx3-ubyte", idx.clone(), "expected 1584 bytes"),
         ("train-images-idx3-ubyte", too_long, "1584 bytes"),
         ("train-images-idx3-ubyte", vec![1, 2, 3, 4, 5], "IDX"),
@@ -85,6 +126,9 @@ fn wrong_files_are_told_by_name_and_leave_nothing_behind() {
         ("train.csv", b"".to_vec(), "header"),
         ("train.csv", vec![b'a', b'\n', 0xff, 0xfe, b'\n'], "UTF-8"),
         ("train.parquet", b"PAR1 and nothing else".to_vec(), "Parquet"),
+        ("train.safetensors", lie, "3136000000087 bytes, as its header says"),
+        ("train.safetensors", vec![255; 64], "a safetensors header of at most 56 bytes"),
+        ("train.safetensors", header("{\"x\":"), "JSON"),
     ];
     for (name, bytes, word) in cases {
         let path = folder.join(name);

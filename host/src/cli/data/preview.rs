@@ -2,7 +2,7 @@ use serde_json::{Value, json};
 
 use super::super::output::{Output, Table, number_text, printable};
 use crate::data::{self, ResolvedDataset};
-use crate::domain::{Batch, DataType, Tensor};
+use crate::domain::{Batch, DataType, Tensor, TensorError};
 use crate::store::Store;
 
 /// Widest image that fits a terminal.
@@ -39,7 +39,17 @@ pub(super) fn rows(
     let split = split.map_or(first, str::to_owned);
     let mut batches = data::open_split(store, &dataset.manifest, &split, usize::from(count))?;
     let rows = batches.next().transpose()?.unwrap_or_default();
-    Ok(Preview { split, rows })
+    let tensors = rows.into_tensors().into_iter().map(widened).collect::<Result<_, _>>()?;
+    Ok(Preview { split, rows: Batch::new(tensors)? })
+}
+
+/// Half floats as FP32, which has a form in JSON.
+fn widened(tensor: Tensor) -> Result<Tensor, TensorError> {
+    if tensor.dtype() != DataType::Fp16 {
+        return Ok(tensor);
+    }
+    let values: Vec<f32> = tensor.number_blocks(usize::MAX).flatten().map(|value| value as f32).collect();
+    Tensor::from_f32(tensor.name(), tensor.shape().to_vec(), &values)
 }
 
 impl Preview {

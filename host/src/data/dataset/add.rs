@@ -36,7 +36,7 @@ pub struct NewDataset {
     pub parent: Option<String>,
     /// Patterns for files of the parent that it does not have.
     pub remove: Vec<String>,
-    /// Whether IDX, CSV and Parquet files are read as rows.
+    /// Whether IDX, CSV, Parquet and safetensors files are read as rows.
     pub rows: bool,
     /// Whether files are read again that have not changed since they were read last.
     pub reread: bool,
@@ -113,7 +113,7 @@ impl Catalog {
     /// Adds files as a new version of a dataset. A refused dataset leaves nothing in the store.
     ///
     /// IDX files named as those of MNIST become columns (`images`: `pixels`, `labels`: `label`) that are zipped row by
-    /// row; CSV and Parquet files of a split follow each other by name. A part of a name such as `test` or `t10k` says
+    /// row; CSV, Parquet and safetensors files of a split follow each other by name. A part of a name such as `test` or `t10k` says
     /// that a file belongs to the split `test`; others belong to `train`. All other files are kept as they are.
     pub async fn add(&self, new: NewDataset, watcher: AddWatcher) -> Result<AddedDataset, DataError> {
         let parent = match &new.parent {
@@ -386,7 +386,7 @@ fn plain_note(files: &[FileEntry], rows: bool) -> Option<String> {
     let verb = if plain.len() == 1 { "holds" } else { "hold" };
     is_worth_it.then(|| {
         let names = some_of(plain.iter().map(|file| file.path.as_str()));
-        format!("{names} {verb} no rows: expected a name as of IDX, CSV or Parquet files")
+        format!("{names} {verb} no rows: expected a name as of IDX, CSV, Parquet or safetensors files")
     })
 }
 

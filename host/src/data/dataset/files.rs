@@ -16,7 +16,7 @@ const PATH_MAX_BYTES: usize = 2_048;
 /// Longest part of a path, as file systems have it.
 const PART_MAX_BYTES: usize = 255;
 
-/// How a file is read; any but Parquet may also be packed by gzip.
+/// How a file is read; IDX and CSV may also be packed by gzip.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FileFormat {
@@ -26,6 +26,8 @@ pub enum FileFormat {
     Csv,
     /// Parquet.
     Parquet,
+    /// Safetensors, each tensor a column.
+    Safetensors,
     /// Anything else, which is kept and holds no rows.
     Plain,
 }
@@ -36,6 +38,7 @@ impl FileFormat {
             Self::Idx => "IDX",
             Self::Csv => "CSV",
             Self::Parquet => "Parquet",
+            Self::Safetensors => "safetensors",
             Self::Plain => "any file",
         }
     }
@@ -215,6 +218,8 @@ fn format_of(name: &str) -> Option<FileFormat> {
         Some(FileFormat::Csv)
     } else if lower.ends_with(".parquet") {
         Some(FileFormat::Parquet)
+    } else if lower.ends_with(".safetensors") {
+        Some(FileFormat::Safetensors)
     } else {
         idx_stem(base).map(|_| FileFormat::Idx)
     }
@@ -269,6 +274,7 @@ mod tests {
             ("TEST.CSV.GZ", FileFormat::Csv, "test", None),
             ("sales 2024 ü.csv", FileFormat::Csv, "train", None),
             ("test-0001.parquet", FileFormat::Parquet, "test", None),
+            ("Train-0001.Safetensors", FileFormat::Safetensors, "train", None),
             ("iris_test.csv", FileFormat::Csv, "test", None),
             ("test2.csv", FileFormat::Csv, "test", None),
             ("testimonials.csv", FileFormat::Csv, "train", None),
@@ -281,7 +287,17 @@ mod tests {
             assert_eq!(found.as_deref(), column, "{name}");
         }
         assert_eq!(split_of("cats/test/1.csv"), "test");
-        for name in ["a.txt", "a.parquet.gz", "idx", "a-idx", "a-idxx-ubyte", "a-idx3-", "csv", ""] {
+        for name in [
+            "a.txt",
+            "a.parquet.gz",
+            "a.safetensors.gz",
+            "idx",
+            "a-idx",
+            "a-idxx-ubyte",
+            "a-idx3-",
+            "csv",
+            "",
+        ] {
             assert!(format_of(name).is_none() || name == "a-idx3-", "{name}");
         }
     }

@@ -6,6 +6,7 @@ use crate::data::csv::infer_csv;
 use crate::data::idx::IdxReader;
 use crate::data::inferred::InferredColumn;
 use crate::data::parquet::infer_parquet;
+use crate::data::safetensors::infer_safetensors;
 use crate::domain::{ColumnSpec, DataType};
 
 /// Columns, and the file that promised them first.
@@ -25,6 +26,7 @@ pub(super) fn infer(files: &[FileEntry], sources: &[Source]) -> Result<Vec<Colum
         FileFormat::Idx => promises_of_idx(files, sources)?,
         FileFormat::Csv => promises_of_tables(files, sources, infer_csv)?,
         FileFormat::Parquet => promises_of_tables(files, sources, infer_parquet)?,
+        FileFormat::Safetensors => promises_of_tables(files, sources, infer_safetensors)?,
         FileFormat::Plain => return Ok(Vec::new()),
     };
     let mut promises = promises.into_iter();
@@ -112,13 +114,14 @@ fn widen_column(a: &InferredColumn, b: &InferredColumn, format: FileFormat) -> O
     }
 }
 
-/// The type that holds the values of both, if there is one. Every CSV cell is also text; IDX says what it means.
+/// The type that holds the values of both, if there is one. Every CSV cell is also text; IDX and safetensors say what they
+/// mean.
 fn widen(a: DataType, b: DataType, format: FileFormat) -> Option<DataType> {
     use DataType::{Bool, Bytes, Fp32, Fp64, Int64, Uint64};
     let integer = |dtype: DataType| !matches!(dtype, Bool | Bytes | Fp32 | Fp64 | DataType::Fp16);
     match (a, b) {
         _ if a == b => Some(a),
-        _ if format == FileFormat::Idx => None,
+        _ if matches!(format, FileFormat::Idx | FileFormat::Safetensors) => None,
         (Bytes, _) | (_, Bytes) => (format == FileFormat::Csv).then_some(Bytes),
         // A boolean column with missing cells is FP64.
         (Bool, Fp64) | (Fp64, Bool) => Some(Fp64),

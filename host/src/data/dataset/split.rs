@@ -8,6 +8,7 @@ use crate::data::DataError;
 use crate::data::csv::CsvReader;
 use crate::data::idx::IdxReader;
 use crate::data::parquet::ParquetReader;
+use crate::data::safetensors::SafetensorsReader;
 use crate::domain::{Batch, ColumnSpec, Digest};
 use crate::store::Store;
 
@@ -45,6 +46,7 @@ enum Rows {
 enum Table {
     Csv(Box<CsvReader>),
     Parquet(Box<ParquetReader>),
+    Safetensors(Box<SafetensorsReader>),
 }
 
 /// Reads the split of a version in batches of at most `batch_rows` rows. Every blob is checked before it is read.
@@ -107,6 +109,7 @@ impl SplitReader {
                 let batch = match table {
                     Table::Csv(reader) => reader.next_batch(self.batch_rows)?,
                     Table::Parquet(reader) => reader.next_batch(self.batch_rows)?,
+                    Table::Safetensors(reader) => reader.next_batch(self.batch_rows)?,
                 };
                 if batch.is_some() {
                     return Ok(batch);
@@ -163,6 +166,8 @@ fn open_table(file: &FileEntry, source: &Source, schema: &[ColumnSpec]) -> Resul
         FileFormat::Parquet => {
             ParquetReader::open(opened, &file.path, schema).map(|reader| Table::Parquet(Box::new(reader)))
         }
+        FileFormat::Safetensors => SafetensorsReader::open(opened, &file.path, schema)
+            .map(|reader| Table::Safetensors(Box::new(reader))),
         FileFormat::Idx | FileFormat::Plain => {
             Err(DataError::format(&file.path, "", "a table", file.format.as_str()))
         }
