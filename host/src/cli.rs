@@ -21,6 +21,7 @@ mod server;
 mod state;
 mod sweep;
 mod train;
+mod transform;
 
 use std::process::ExitCode;
 
@@ -70,6 +71,8 @@ enum Command {
     /// Add, list and show datasets.
     #[command(subcommand)]
     Data(data::DataCommand),
+    /// Make a dataset of another one's rows: filtered, split, and sent through transformers.
+    Transform(transform::TransformArguments),
     /// Train a model and keep it as a bundle.
     Train(train::TrainArguments),
     /// Search for the best parameters: train many models and keep the best.
@@ -125,6 +128,7 @@ fn run(cli: Cli, output: &Output) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Plugin(command) => plugin::run(command, output)?,
         Command::Data(command) => data::run(command, &cli.state, output)?,
+        Command::Transform(arguments) => transform::run(arguments, &cli.state, output)?,
         Command::Train(arguments) => train::run(arguments, &cli.state, output)?,
         Command::Sweep(arguments) => sweep::run(&arguments, &cli.state, output)?,
         Command::Model(command) => return model::run(command, &cli.state, output),

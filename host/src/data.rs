@@ -12,6 +12,7 @@ mod csv;
 mod dataset;
 mod error;
 mod fetch;
+mod filter;
 mod idx;
 mod inferred;
 mod json;
@@ -24,11 +25,13 @@ mod window;
 pub use catalog::restore::DatasetRecord;
 pub use catalog::{Catalog, DatasetVersion, ResolvedDataset};
 pub use dataset::{
-    AddProgress, AddWatcher, AddedDataset, BATCH_ROWS, DatasetDiff, DatasetManifest, FileChange, FileEntry,
-    FileFormat, FileProblem, GetReport, NewDataset, SplitEntry, SplitReader, diff, get_files, open_split,
-    verify_files, verify_folder,
+    AddProgress, AddWatcher, AddedDataset, AppliedTransformer, BATCH_ROWS, DatasetDiff, DatasetManifest,
+    FileChange, FileEntry, FileFormat, FileProblem, GetReport, NewDataset, Recipe, Shard, ShardPlace,
+    ShardWriter, ShardedSplit, ShardedVersion, SplitEntry, SplitReader, SplitRule, diff, get_files,
+    open_split, verify_files, verify_folder,
 };
 pub use error::DataError;
+pub use filter::{Filter, FilterError};
 pub use json::{JsonError, RowForm, decode_rows, decode_untyped, encode_rows, encode_tensors};
 pub use safetensors::{decode_safetensors, encode_safetensors};
 pub use statistics::{

@@ -19,6 +19,7 @@ mod run_log;
 pub mod search;
 pub mod sweep;
 mod trainer;
+mod transform;
 pub mod xgboost;
 mod xgboost_library;
 
@@ -38,6 +39,7 @@ pub use promote::{Criterion, PromoteError, PromoteSpec, Promotion, promote};
 pub use report::{EVALUATION_METRICS, Evaluation};
 pub use run_log::{PARENT_TAG, RunLog, RunStart};
 pub use trainer::{Checkpoints, Task, TrainSession, Trained, Trainer};
+pub use transform::{TransformError, TransformEvent, TransformSpec, transform};
 pub use xgboost_library::{Booster, DMatrix, Library, LibrarySearch};
 
 /// Rows to learn from: features row-major, NaN where one is missing, and a label for each row.

@@ -255,7 +255,8 @@ fn watch(output: &Output) -> (ProgressBar, AddWatcher) {
     (bar, watcher)
 }
 
-fn tell_added(added: &AddedDataset, output: &Output) -> anyhow::Result<()> {
+/// Prints what became of adding a version.
+pub(super) fn tell_added(added: &AddedDataset, output: &Output) -> anyhow::Result<()> {
     for note in &added.notes {
         output.note(note);
     }

@@ -19,7 +19,7 @@ use crate::track::{BUNDLE_TAG, RunStatus};
 use crate::train::evaluation::ClassMetrics;
 use crate::train::{self, Checkpoints, RunLog, TrainEvent, TrainReport};
 
-pub(super) use options::{TrainOptions, start_threads};
+pub(super) use options::{TrainOptions, start_threads, transformers};
 pub(super) use record::{check_resumed, pairs, run_start, tag};
 
 #[derive(Debug, clap::Args)]

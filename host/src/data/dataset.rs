@@ -10,7 +10,9 @@ mod diff;
 mod files;
 mod get;
 mod manifest;
+mod recipe;
 mod schema;
+mod shards;
 mod split;
 mod tree;
 
@@ -21,6 +23,8 @@ pub use files::FileFormat;
 pub(super) use files::check_path;
 pub use get::{GetReport, get_files};
 pub use manifest::{DatasetManifest, FileEntry, SplitEntry};
+pub use recipe::{AppliedTransformer, Recipe, SplitRule};
+pub use shards::{Shard, ShardPlace, ShardWriter, ShardedSplit, ShardedVersion};
 pub use split::{SplitReader, open_split};
 
 use super::catalog::ResolvedDataset;

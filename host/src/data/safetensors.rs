@@ -3,6 +3,7 @@
 //! The format sorts tensors by alignment and name, so the order of the columns stands in the file's metadata.
 
 mod file;
+mod shard;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -15,6 +16,7 @@ use super::error::excerpt;
 use crate::domain::{Batch, DataType, Digest, Tensor};
 
 pub(super) use self::file::{SafetensorsReader, infer_safetensors};
+pub(super) use self::shard::read_as_safetensors;
 
 /// Key of the metadata that lists the columns, as a JSON list.
 const COLUMNS: &str = "columns";

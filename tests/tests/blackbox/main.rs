@@ -21,4 +21,5 @@ mod serving;
 mod sweeps;
 mod tracking;
 mod training;
+mod transform;
 mod user_scripts;

@@ -5,7 +5,7 @@ use super::super::output::{
 };
 use super::preview::Preview;
 use super::{SHOWN_FILES, holds};
-use crate::data::{self, ColumnStatistics, Distinct, FileChange, FileEntry, ResolvedDataset};
+use crate::data::{self, ColumnStatistics, Distinct, FileChange, FileEntry, Recipe, ResolvedDataset};
 use crate::domain::ColumnSpec;
 use crate::track::now_ms;
 
@@ -20,6 +20,7 @@ pub(super) fn show(
         let more = [
             ("name", json!(dataset.name)),
             ("parents", json!(manifest.parents)),
+            ("recipe", json!(manifest.recipe)),
             ("schema", json!(manifest.schema)),
             ("splits", json!(manifest.splits)),
             ("files", json!(manifest.files)),
@@ -39,6 +40,9 @@ pub(super) fn show(
     for parent in &manifest.parents {
         output.field("made from", parent)?;
     }
+    for step in manifest.recipe.iter().flat_map(recipe_text) {
+        output.field("made by", step)?;
+    }
     output.field("holds", holds(version))?;
     let shown = if all_files { manifest.files.len() } else { SHOWN_FILES };
     for file in manifest.files.iter().take(shown) {
@@ -51,6 +55,21 @@ pub(super) fn show(
         statistics(dataset, output)?;
     }
     rows.print(output)
+}
+
+/// The steps of a recipe, each as a line.
+fn recipe_text(recipe: &Recipe) -> Vec<String> {
+    let mut steps: Vec<String> =
+        recipe.filters.iter().map(|filter| format!("filter {}", printable(filter))).collect();
+    steps.extend(recipe.rows.map(|rows| format!("the first {} rows", thousands(rows))));
+    steps.extend(recipe.split.map(|split| format!("split test={} seed={}", split.test, split.seed)));
+    steps.extend(recipe.select.iter().map(|column| format!("select {}", printable(column))));
+    steps.extend(recipe.transformers.iter().map(|applied| {
+        let state = applied.state.map(|state| format!(", state {}", state.short())).unwrap_or_default();
+        let (name, version) = (printable(&applied.name), printable(&applied.version));
+        format!("{name} {version} ({}{state})", applied.component.short())
+    }));
+    steps
 }
 
 fn statistics(dataset: &ResolvedDataset, output: &Output) -> anyhow::Result<()> {

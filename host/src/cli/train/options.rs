@@ -183,7 +183,7 @@ pub(in crate::cli) fn start_threads() -> anyhow::Result<tokio::runtime::Runtime>
     threads.context("failed to start threads")
 }
 
-fn transformers(
+pub(in crate::cli) fn transformers(
     files: &[PathBuf],
     configs: &[(String, String)],
     runtime: &PluginRuntime,

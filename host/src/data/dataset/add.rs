@@ -349,7 +349,7 @@ fn describe(
         }
     }
     let parents = parent.into_iter().collect();
-    Ok(DatasetManifest { name: name.clone(), parents, files, schema, splits })
+    Ok(DatasetManifest { name: name.clone(), parents, recipe: None, files, schema, splits })
 }
 
 fn describe_split(

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::files::{FILES_MAX, FileFormat, check_path};
+use super::recipe::Recipe;
 use crate::data::DataError;
 use crate::data::statistics::ColumnStatistics;
 use crate::domain::{ColumnSpec, Digest, Name};
@@ -26,6 +27,8 @@ pub struct DatasetManifest {
     pub name: Name,
     /// Manifests of the versions that it was made from.
     pub parents: Vec<Digest>,
+    /// How its rows were made of the first parent's; none where they were added as they are.
+    pub recipe: Option<Recipe>,
     /// The files, by split and name.
     pub files: Vec<FileEntry>,
     /// The columns of every split.
@@ -74,6 +77,8 @@ struct Stored<'a> {
     name: Name,
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     parents: Vec<Digest>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    recipe: Option<Recipe>,
     /// Names of the first parent's files that are gone; none where `files` lists all.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     removed: Option<Vec<String>>,
@@ -111,6 +116,7 @@ impl DatasetManifest {
         let mut changes = vec![];
         let mut stored = newest;
         let (name, parents) = (stored.name.clone(), stored.parents.clone());
+        let recipe = stored.recipe.take();
         let (schema, splits) = (std::mem::take(&mut stored.schema), std::mem::take(&mut stored.splits));
         let wrong = |reason: &str| DataError::Manifest { digest, reason: reason.to_owned() };
         while let Some(removed) = stored.removed {
@@ -129,7 +135,7 @@ impl DatasetManifest {
         check_files(&files).map_err(|error| wrong(&error.to_string()))?;
         sort(&mut files);
         let (schema, splits) = (schema.into_owned(), splits.into_owned());
-        Ok((Self { name, parents, files, schema, splits }, chain))
+        Ok((Self { name, parents, recipe, files, schema, splits }, chain))
     }
 
     /// Manifests that the manifest of `digest` was made from, and that it may rest on.
@@ -150,6 +156,7 @@ impl DatasetManifest {
             format: FORMAT,
             name: self.name.clone(),
             parents: self.parents.clone(),
+            recipe: self.recipe.clone(),
             removed,
             files,
             schema: Cow::Borrowed(&self.schema),
