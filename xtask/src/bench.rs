@@ -10,6 +10,7 @@ mod report;
 mod serving;
 mod tracking;
 mod training;
+mod transform;
 
 use std::path::{Path, PathBuf};
 
@@ -28,6 +29,7 @@ Usage: cargo xtask bench serving [--seconds SECONDS] [--rounds ROUNDS]
        cargo xtask bench data [--rounds ROUNDS]
        cargo xtask bench training [--rounds ROUNDS]
        cargo xtask bench networks [--epochs EPOCHS] [--rounds ROUNDS] [--python FILE]
+       cargo xtask bench transform [--rounds ROUNDS]
        cargo xtask bench calls [-- ARGUMENTS OF CRITERION]
 
 Benches:
@@ -42,6 +44,8 @@ Benches:
                over 100,000 runs and the history of 1,000,000 points
   data         100,000 files of 10 GB in all: `host data add`, `sha256sum` and `cp`, by turns; on the disk, which needs
                room for three times as much, and fewer files in memory
+  transform    1,000,000 images through `mnist-pixels`: `host transform` and the same Rust function called natively, by
+               turns; the disk needs room for 10 GB
   calls        A component's calls beside the same Rust function's, and the stages of a request, in process, by criterion;
                with arguments it prints only";
 
@@ -84,6 +88,11 @@ pub(crate) fn command(mut arguments: Arguments) -> Result<()> {
             arguments.finish()?;
             networks::run(&layout, python, epochs, rounds)
         }
+        Some("transform") => {
+            let rounds = count(&mut arguments, "--rounds", ROUNDS)?;
+            arguments.finish()?;
+            transform::run(&layout, rounds)
+        }
         Some("calls") => {
             let chosen = arguments.trailing();
             arguments.finish()?;
@@ -93,7 +102,7 @@ pub(crate) fn command(mut arguments: Arguments) -> Result<()> {
             Err(Error::usage(format!("there is no bench `{other}`: see `cargo xtask bench --help`")))
         }
         None => Err(Error::usage(
-            "expected a bench: `calls`, `data`, `networks`, `serving`, `tracking` or `training`",
+            "expected a bench: `calls`, `data`, `networks`, `serving`, `tracking`, `training` or `transform`",
         )),
     }
 }

@@ -68,7 +68,7 @@ impl ShardWriter {
     /// Writes rows as one file and looks at them.
     pub fn write(&self, place: ShardPlace<'_>, rows: &Batch) -> Result<Shard, DataError> {
         let ShardPlace { split, number, first_row } = place;
-        let (blob, _) = self.batch.stage(&mut read_as_safetensors(rows)?)?;
+        let (blob, _) = self.batch.stage(&mut read_as_safetensors(rows)?, NextRead::Later)?;
         let mut statistics = StatisticsBuilder::from_row(first_row);
         statistics.observe(rows);
         let spec = |mut spec: ColumnSpec| {
