@@ -193,6 +193,9 @@ fn value(field: &Field) -> Json {
         FieldKind::Number => or_template(json!({"type": "number"})),
         FieldKind::Boolean => or_template(json!({"type": "boolean"})),
         FieldKind::Texts | FieldKind::Command => texts(),
+        FieldKind::Files => json!({
+            "anyOf": [texts(), {"type": "object", "additionalProperties": {"type": "string"}}]
+        }),
         FieldKind::Map => or_template(json!({"type": "object"})),
         FieldKind::Record(fields) => or_template(record(fields, field.doc)),
     };

@@ -61,6 +61,8 @@ pub enum FieldKind {
     Texts,
     /// A text for the shell, or a list of a program and its arguments.
     Command,
+    /// Files: a text or a list of them, or a mapping from where each is put.
+    Files,
     /// A mapping with keys of the user's.
     Map,
     /// A mapping with these keys.
@@ -120,6 +122,7 @@ impl FieldKind {
             Self::Number => "a number".to_owned(),
             Self::Boolean => "`true` or `false`".to_owned(),
             Self::Texts | Self::Command => "a string or a list of strings".to_owned(),
+            Self::Files => "a string, a list of strings or a mapping to strings".to_owned(),
             Self::Map | Self::Record(_) => "a mapping".to_owned(),
         }
     }
@@ -173,7 +176,12 @@ fn check_field(field: &Field, owner: &str, tree: &Tree, problems: &mut Problems)
         return;
     }
     match field.kind {
-        FieldKind::Texts | FieldKind::Command => match &tree.kind {
+        FieldKind::Texts | FieldKind::Command | FieldKind::Files => match &tree.kind {
+            TreeKind::Map(entries) if field.kind == FieldKind::Files => {
+                for (key, value) in entries.iter().filter(|(_, value)| !is_text(value)) {
+                    wrong(value.place, &format!("{} for {}", found(value), quoted(&key.name)));
+                }
+            }
             TreeKind::List(list) => {
                 for element in list.iter().filter(|element| !is_text(element)) {
                     // A list that came out of a template is spliced in, and its elements checked then.
@@ -220,6 +228,10 @@ fn accepts(kind: FieldKind, value: &Json) -> bool {
         FieldKind::Map | FieldKind::Record(_) => value.is_object(),
         FieldKind::Texts | FieldKind::Command => {
             value.is_string() || value.as_array().is_some_and(|list| list.iter().all(Json::is_string))
+        }
+        FieldKind::Files => {
+            accepts(FieldKind::Texts, value)
+                || value.as_object().is_some_and(|map| map.values().all(Json::is_string))
         }
     }
 }
@@ -272,7 +284,10 @@ fn checked_record(
 fn checked_value(field: &Field, path: &str, value: Json) -> Result<Json, String> {
     let value = match (field.kind, value) {
         (FieldKind::Text | FieldKind::Command, value) if !value.is_array() => as_text(value),
-        (FieldKind::Texts | FieldKind::Command, value) => Json::Array(spliced(value)),
+        (FieldKind::Files, Json::Object(map)) => {
+            Json::Object(map.into_iter().map(|(path, file)| (path, as_text(file))).collect())
+        }
+        (FieldKind::Texts | FieldKind::Command | FieldKind::Files, value) => Json::Array(spliced(value)),
         (FieldKind::Record(fields), Json::Object(map)) => Json::Object(checked_record(fields, path, map)?),
         // What a command writes as `name=value` is text.
         (FieldKind::Integer | FieldKind::Number | FieldKind::Boolean, Json::String(text)) => {

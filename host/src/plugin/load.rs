@@ -99,7 +99,8 @@ impl Plugin {
         }
     }
 
-    pub(super) fn expect_kind(&self, wanted: Kind) -> Result<(), PluginError> {
+    /// Refuses a plugin of another kind.
+    pub fn expect_kind(&self, wanted: Kind) -> Result<(), PluginError> {
         let found = self.inner.manifest.kind;
         if found == wanted {
             return Ok(());

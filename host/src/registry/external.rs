@@ -9,7 +9,7 @@ use super::bundle::{BlobRef, BundleManifest, MEDIA_TYPE, ModelEntry, Transformer
 use super::{FeatureError, PredictionError, Predictor, PredictorParts, RegistryError, assemble};
 use crate::domain::{Batch, BatchError, ColumnSpec, Digest, SchemaError, Signature, Tensor, TensorError};
 use crate::model::{self, ModelError};
-use crate::plugin::{Plugin, PluginError, Transformer, block_on};
+use crate::plugin::{Kind, Plugin, PluginError, Transformer, block_on};
 use crate::store::Store;
 
 /// A model of elsewhere.
@@ -159,6 +159,7 @@ fn open_all(transformers: &[ExternalTransformer]) -> Result<Vec<Transformer>, Ex
     let open = |transformer: &ExternalTransformer| {
         let manifest = transformer.plugin.manifest();
         let name = manifest.name.clone();
+        transformer.plugin.expect_kind(Kind::Transformer)?;
         match (manifest.needs_fit, &transformer.state) {
             (true, None) => return Err(ExternalError::NoState { name }),
             (false, Some(_)) => return Err(ExternalError::NeedlessState { name }),

@@ -43,7 +43,20 @@ fn rows_that_training_held_out_are_the_test_split() {
     let host = with_table("t", &format!("a,b,text,y\n{rows}"));
     let encoder = plugin("one-hot");
     let trained = host
-        .run(["train", "--data", "t", "--label", "y", "--rounds", "3", "--preprocess", &encoder, "--json"])
+        .run([
+            "train",
+            "--data",
+            "t",
+            "--label",
+            "y",
+            "--rounds",
+            "3",
+            "--preprocess",
+            &encoder,
+            "--config",
+            r#"one-hot={"columns": ["text"]}"#,
+            "--json",
+        ])
         .json();
     let evaluate = |more: &[&str]| {
         host.run([&["evaluate", "t", "--data", "t", "--label", "y", "--json"][..], more].concat())

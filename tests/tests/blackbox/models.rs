@@ -98,13 +98,17 @@ fn aliases_have_a_history(registry: &Registry) {
 
 #[test]
 fn aliases_have_a_history_on_sqlite() {
+    insta::allow_duplicates! {
     aliases_have_a_history(&Registry::new(None));
+    }
 }
 
 #[test]
 fn aliases_have_a_history_on_postgresql() {
+    insta::allow_duplicates! {
     let postgres = Postgres::start();
     aliases_have_a_history(&Registry::new(Some(&postgres)));
+    }
 }
 
 #[test]
@@ -113,6 +117,7 @@ fn aliases_of_earlier_builds_have_a_history_from_the_update_on() {
     registry.train("1");
     registry.run(&["model", "alias", "digits@1", "champion"]).expect_success();
     let earlier = "import sqlite3, sys\nc = sqlite3.connect(sys.argv[1])\nc.execute('DROP TABLE alias_history')\n\
+                   [c.execute('DROP TABLE ' + name) for name in ('pipeline_steps', 'pipeline_runs', 'step_results')]\n\
                    c.execute('UPDATE schema_version SET version = 4')\nc.commit()";
     let database = registry.host.state_dir().join("host.db");
     let done = std::process::Command::new(python()).args(["-c", earlier]).arg(database).output().unwrap();
@@ -179,13 +184,17 @@ fn bundles_are_registered_once(registry: &Registry) {
 
 #[test]
 fn bundles_are_registered_once_on_sqlite() {
+    insta::allow_duplicates! {
     bundles_are_registered_once(&Registry::new(None));
+    }
 }
 
 #[test]
 fn bundles_are_registered_once_on_postgresql() {
+    insta::allow_duplicates! {
     let postgres = Postgres::start();
     bundles_are_registered_once(&Registry::new(Some(&postgres)));
+    }
 }
 
 /// Damages the model file of a bundle.

@@ -117,6 +117,7 @@ fn sync(folder: &Path) -> Result<()> {
 /// Writes images and labels as safetensors files. No two images are the same, for the program stores no file twice.
 fn write_images(images: &TestImages, folder: &Path, rows: usize, file_rows: usize) -> Result<()> {
     fresh_folder(folder)?;
+    let images: Vec<_> = images.iter().collect();
     let mut images = images.iter().cycle().zip(0_u32..);
     for number in 0..rows.div_ceil(file_rows) {
         let path = folder.join(format!("train-{number:02}.safetensors"));

@@ -9,7 +9,7 @@ use crate::data::catalog::{Catalog, NewVersion, ResolvedDataset, blocking};
 use crate::data::safetensors::read_as_safetensors;
 use crate::data::statistics::StatisticsBuilder;
 use crate::domain::{Batch, ColumnSpec, DataType, Digest, Name};
-use crate::store::{BlobBatch, ExistingBlobs, Store};
+use crate::store::{BlobBatch, ExistingBlobs, NextRead, Store};
 
 /// Writes shards that no version names yet. Several threads may write; what is not added to a version leaves nothing.
 #[derive(Debug)]

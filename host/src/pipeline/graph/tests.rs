@@ -118,8 +118,8 @@ fn members_of_a_large_matrix_share_a_box() {
     statuses[7] = Some(StepStatus::Failed);
     assert_eq!(
         text(&plan, &statuses),
-        "1  a × 500  command · 499 finished, 1 failed\n2  b × 500  command                       ← a × 500\n\
-         3  c        command                       ← b × 500\n"
+        "1  a × 500  command · 499 finished, 1 failed\n2  b × 500  command                           ← a × 500\n\
+         3  c        command                           ← b × 500\n"
     );
     assert_eq!(mermaid(&plan, &[]).lines().count(), 1 + 3 + 2);
     assert!(balanced(&svg(&plan, &statuses)));

@@ -266,7 +266,11 @@ pub const USES: &[Uses] = &[
         doc: "Runs a program; what it writes as `name=value` to the file named by `HOST_OUTPUTS` are its outputs.",
         fields: &[
             required("run", FieldKind::Command, "A line for the shell, or a program and its arguments."),
-            optional("inputs", FieldKind::Texts, "Files, patterns or digests that the result depends on."),
+            optional(
+                "inputs",
+                FieldKind::Files,
+                "Files that it needs: paths of the pipeline's folder, or a map of paths to files and digests.",
+            ),
             optional("env", FieldKind::Map, "Environment variables."),
         ],
         outputs: &[],

@@ -272,7 +272,7 @@ fn mistakes_are_told() {
     assert!(refusal(&[("task", "binary")], &(rows.0.clone(), vec![1.0; 64])).contains("every row"));
     let large = (rows.0.iter().map(|value| value * 1e30).collect(), rows.1.clone());
     let error = refusal(&[("lr", "1000"), ("optimizer", "sgd")], &large);
-    assert!(error.contains("diverged in epoch 1"), "{error}");
+    assert!(error.contains("diverged in epoch"), "{error}");
     let square = train_on(&small_cnn(&[]), &rows, &rows, Around::default()).err().unwrap().to_string();
     assert!(square.contains("2 features are no square image"), "{square}");
 }

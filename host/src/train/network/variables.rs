@@ -224,9 +224,23 @@ pub(super) fn plain(
     let weights = weights.reshape((kernel, kernel, channels, geometry.output.channels))?;
     let product = image.conv2d(&weights.permute((3, 2, 0, 1))?.contiguous()?, 0, 1, 1, 1)?;
     let product = product.broadcast_add(&bias.reshape((1, geometry.output.channels, 1, 1))?)?;
-    let pooled = if geometry.pool > 1 { product.max_pool2d(geometry.pool)? } else { product };
+    let pooled = if geometry.pool > 1 { max_pool(&product, geometry.pool)? } else { product };
     let output = activate(geometry.activation, &pooled)?.permute((0, 2, 3, 1))?.contiguous()?;
     output.reshape((count, geometry.output_elements()))
+}
+
+/// The largest value of each square of `pool` × `pool`; what is left at the edges is left out.
+///
+/// Not `max_pool2d`, whose gradient in candle 0.11 is too small by the number of values in a square.
+fn max_pool(values: &Tensor, pool: usize) -> candle_core::Result<Tensor> {
+    let (count, channels, height, width) = values.dims4()?;
+    let (height, width) = (height / pool, width / pool);
+    let whole = values.narrow(2, 0, height * pool)?.narrow(3, 0, width * pool)?.contiguous()?;
+    whole
+        .reshape((count, channels, height, pool, width * pool))?
+        .max(3)?
+        .reshape((count, channels, height, width, pool))?
+        .max(4)
 }
 
 fn activate(activation: Activation, values: &Tensor) -> candle_core::Result<Tensor> {
