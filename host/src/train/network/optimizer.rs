@@ -3,7 +3,7 @@
 //! Adam: Kingma and Ba, 2015; AdamW: Loshchilov and Hutter, 2019; SGD with momentum as PyTorch has it, without dampening.
 //! On the processor each step is one pass over the weights; elsewhere it is put together from candle's operations.
 
-use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Tensor, Var, bail};
+use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Tensor, Var};
 
 use super::operations::{slice, slice_mut};
 use super::parameters::Optimizer;
