@@ -56,7 +56,8 @@ struct Cli {
 }
 
 const AFTER_HELP: &str = "\
-Exit codes: 0 done, 1 the host failed, 2 something you gave it is wrong, 3 a plugin failed, 4 drift was found.
+Exit codes: 0 done, 1 the host failed, 2 something you gave it is wrong, 3 a plugin failed, 4 drift was found,
+5 a step of a pipeline failed.
 
 A first session:
   host data add mnist examples/mnist/data

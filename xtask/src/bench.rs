@@ -6,6 +6,7 @@ mod data;
 mod load;
 mod model;
 mod networks;
+mod pipelines;
 mod report;
 mod serving;
 mod tracking;
@@ -29,6 +30,7 @@ Usage: cargo xtask bench serving [--seconds SECONDS] [--rounds ROUNDS]
        cargo xtask bench data [--rounds ROUNDS]
        cargo xtask bench training [--rounds ROUNDS]
        cargo xtask bench networks [--epochs EPOCHS] [--rounds ROUNDS] [--python FILE]
+       cargo xtask bench pipelines [--rounds ROUNDS]
        cargo xtask bench transform [--rounds ROUNDS]
        cargo xtask bench calls [-- ARGUMENTS OF CRITERION]
 
@@ -44,6 +46,7 @@ Benches:
                over 100,000 runs and the history of 1,000,000 points
   data         100,000 files of 10 GB in all: `host data add`, `sha256sum` and `cp`, by turns; on the disk, which needs
                room for three times as much, and fewer files in memory
+  pipelines    Steps that do nothing, many at a time and one after the other, beside the same processes started by hand
   transform    1,000,000 images through `mnist-pixels`: `host transform` and the same Rust function called natively, by
                turns; the disk needs room for 10 GB
   calls        A component's calls beside the same Rust function's, and the stages of a request, in process, by criterion;
@@ -88,6 +91,11 @@ pub(crate) fn command(mut arguments: Arguments) -> Result<()> {
             arguments.finish()?;
             networks::run(&layout, python, epochs, rounds)
         }
+        Some("pipelines") => {
+            let rounds = count(&mut arguments, "--rounds", ROUNDS)?;
+            arguments.finish()?;
+            pipelines::run(&layout, rounds)
+        }
         Some("transform") => {
             let rounds = count(&mut arguments, "--rounds", ROUNDS)?;
             arguments.finish()?;
@@ -102,7 +110,7 @@ pub(crate) fn command(mut arguments: Arguments) -> Result<()> {
             Err(Error::usage(format!("there is no bench `{other}`: see `cargo xtask bench --help`")))
         }
         None => Err(Error::usage(
-            "expected a bench: `calls`, `data`, `networks`, `serving`, `tracking`, `training` or `transform`",
+            "expected a bench: `calls`, `data`, `networks`, `pipelines`, `serving`, `tracking`, `training` or `transform`",
         )),
     }
 }

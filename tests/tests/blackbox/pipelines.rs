@@ -4,7 +4,7 @@ mod faults;
 
 use std::path::Path;
 
-use host_tests::Postgres;
+use host_tests::{Host, Postgres, plugin, repository};
 use serde_json::{Value, json};
 
 use crate::place::Place;
@@ -250,4 +250,53 @@ fn it_is_drawn_and_described() {
     assert!(graph("text").contains('b'));
     let schema: Value = serde_json::from_str(&place.run(&["pipeline", "schema"]).expect_success()).unwrap();
     assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
+}
+
+/// Runs an example; gives the report.
+fn example(host: &Host, name: &str, params: &[&str]) -> Value {
+    let file = repository().join("examples").join(name).join("pipeline.yaml");
+    let plugins = format!("plugins={}", Path::new(&plugin("one-hot")).parent().unwrap().display());
+    let mut arguments = vec!["pipeline", "run", file.to_str().unwrap(), "--json", "-p", &plugins];
+    params.iter().for_each(|param| arguments.extend(["-p", *param]));
+    host.run(arguments).json()
+}
+
+#[test]
+fn the_digits_of_the_examples_get_a_champion() {
+    let host = Host::new();
+    let few = ["rows=1500", "rounds=4", "epochs=1", "trials=2"];
+    let report = example(&host, "mnist", &few);
+    assert!(statuses(&report).iter().all(|(_, status)| status == "finished"), "{report}");
+    let served = host.run(["model", "show", "mnist@champion", "--json"]).json();
+    let best = report["steps"].as_array().unwrap().iter().find(|step| step["step"] == "best").unwrap();
+    assert_eq!(served["bundle"], best["outputs"]["bundle"]);
+    assert!(best["outputs"]["metrics"]["accuracy"].as_f64().unwrap() > 0.75, "{best}");
+    assert!(
+        host.run(["model", "check", "mnist@champion", "--json"]).json()["answered"].as_u64().unwrap() > 0
+    );
+    // Nothing new: the champion stays, and what was computed is not computed again.
+    let again = statuses(&example(&host, "mnist", &few));
+    for step in ["digits", "xgboost", "cnn", "search"] {
+        assert_eq!(status(&again, step), "cached", "{again:?}");
+    }
+    let history = host.run(["model", "history", "mnist", "--json"]).json();
+    assert_eq!(history["changes"].as_array().unwrap().len(), 1, "{history}");
+}
+
+#[test]
+fn the_penguins_of_the_examples_are_weighed() {
+    let host = Host::new();
+    let report = example(&host, "tabular", &[]);
+    assert!(statuses(&report).iter().all(|(_, status)| status == "finished"), "{report}");
+    let best = report["steps"].as_array().unwrap().iter().find(|step| step["step"] == "best").unwrap();
+    let error = best["outputs"]["metrics"]["rmse"].as_f64().unwrap();
+    // Their weights differ by 800 g from their mean.
+    assert!((200.0..450.0).contains(&error), "{error}");
+}
+
+#[test]
+fn the_schema_in_the_documentation_is_that_of_the_program() {
+    let kept = std::fs::read_to_string(repository().join("docs/pipeline.schema.json")).unwrap();
+    let told = Place::local().run(&["pipeline", "schema"]).expect_success();
+    assert_eq!(kept, told, "write it anew: host pipeline schema > docs/pipeline.schema.json");
 }

@@ -195,7 +195,7 @@ pub(super) fn sigmoid(value: f32) -> f32 {
 
 /// What the numbers of the last layer mean.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(tag = "kind", rename_all = "snake_case", try_from = "OutputFields")]
 pub enum Output {
     /// Logits of several classes; scores are their softmax.
     Classes,
@@ -208,6 +208,28 @@ pub enum Output {
         /// Their mean.
         offset: f32,
     },
+}
+
+/// An [`Output`] as a file has it; unknown fields beside a variant without any would be let through.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OutputFields {
+    kind: String,
+    scale: Option<f32>,
+    offset: Option<f32>,
+}
+
+impl TryFrom<OutputFields> for Output {
+    type Error = String;
+
+    fn try_from(fields: OutputFields) -> Result<Self, String> {
+        match (fields.kind.as_str(), fields.scale, fields.offset) {
+            ("classes", None, None) => Ok(Self::Classes),
+            ("binary", None, None) => Ok(Self::Binary),
+            ("regression", Some(scale), Some(offset)) => Ok(Self::Regression { scale, offset }),
+            (kind, ..) => Err(format!("unknown output `{}`", kind.chars().take(40).collect::<String>())),
+        }
+    }
 }
 
 impl Output {
