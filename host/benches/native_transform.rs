@@ -3,7 +3,7 @@
 //! `native_transform FOLDER OUT plain` reads the safetensors files in FOLDER, fits and scales as `mnist-pixels` does, on
 //! all cores, and writes safetensors files to OUT. `same` writes them as the program does, with digests and statistics.
 //! Both end when everything is on the disk. Run by `cargo xtask bench transform`.
-#![allow(clippy::expect_used, clippy::unwrap_used, missing_docs)]
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, missing_docs)]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -68,7 +68,7 @@ pub enum CompareError {
         /// What the user calls it.
         reference: String,
         /// Why not.
-        source: EvaluateError,
+        source: Box<EvaluateError>,
     },
     /// One of them has no such metric.
     #[error("`{reference}`: {source}")]
@@ -135,8 +135,10 @@ pub fn compare(
             Some(metrics) => metrics,
             None => {
                 let found = evaluate(store, runtime, &candidate.model.manifest, spec.rows);
-                let found = found
-                    .map_err(|source| CompareError::Candidate { reference: reference.clone(), source })?;
+                let found = found.map_err(|error| CompareError::Candidate {
+                    reference: reference.clone(),
+                    source: Box::new(error),
+                })?;
                 judged.entry(bundle).or_insert(found.evaluation.metrics)
             }
         };

@@ -49,14 +49,14 @@ pub enum EvaluateError {
     Registry(#[from] RegistryError),
     /// The dataset cannot be read, or has no labels.
     #[error("{0}")]
-    Source(#[from] TrainError),
+    Source(#[source] Box<TrainError>),
     /// The rows are not what the bundle takes.
     #[error("the bundle cannot answer rows of `{dataset}`: {source}")]
     Prediction {
         /// The dataset.
         dataset: String,
         /// Why not.
-        source: PredictionError,
+        source: Box<PredictionError>,
     },
     /// Columns do not fit together.
     #[error("{0}")]
@@ -69,6 +69,12 @@ pub enum EvaluateError {
         /// Why not.
         source: evaluation::EvaluationError,
     },
+}
+
+impl From<TrainError> for EvaluateError {
+    fn from(error: TrainError) -> Self {
+        Self::Source(Box::new(error))
+    }
 }
 
 /// Loads a bundle as serving does, and has it answer the first of the rows that training held out; gives how many
@@ -89,7 +95,10 @@ pub fn try_out(
         return Err(TrainError::EmptySplit { split: Split::Test.as_str() }.into());
     };
     let (rows, _) = batch?;
-    let refuse = |source| EvaluateError::Prediction { dataset: dataset.name.to_string(), source };
+    let refuse = |source| {
+        let (dataset, source) = (dataset.name.to_string(), Box::new(source));
+        EvaluateError::Prediction { dataset, source }
+    };
     let prediction = block_on(predictor.predict(&predictor.select_inputs(rows)?)).map_err(refuse)?;
     ColumnSpec::check(&manifest.signature.outputs, &prediction.outputs)
         .map_err(|source| refuse(PredictionError::Input(source)))?;
@@ -112,8 +121,8 @@ pub fn evaluate(
         let (inputs, batch_labels) = batch?;
         let prediction = block_on(predictor.predict(&predictor.select_inputs(inputs)?));
         let dataset = || spec.dataset.name.to_string();
-        let prediction =
-            prediction.map_err(|source| EvaluateError::Prediction { dataset: dataset(), source })?;
+        let prediction = prediction
+            .map_err(|error| EvaluateError::Prediction { dataset: dataset(), source: Box::new(error) })?;
         let column = prediction.scores.column(SCORES);
         scores.extend(column.and_then(|column| column.as_f32()).unwrap_or_default().iter());
         labels.extend(batch_labels);

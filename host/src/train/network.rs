@@ -184,7 +184,7 @@ impl<'a> Training<'a> {
             self.remember_best(&metrics, network);
             let round = self.progress.epoch;
             if let Some(checkpoints) = &mut session.checkpoints
-                && round % checkpoints.every.max(1) == 0
+                && round.is_multiple_of(checkpoints.every.max(1))
             {
                 let bytes = self.checkpoint()?.to_bytes().map_err(|reason| TrainError::Network { reason })?;
                 (checkpoints.keep)(round, bytes)?;

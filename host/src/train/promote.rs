@@ -82,7 +82,7 @@ pub enum PromoteError {
         /// The version.
         version: i64,
         /// Why not.
-        source: EvaluateError,
+        source: Box<EvaluateError>,
     },
     /// A version has no such metric.
     #[error("version {version}: {source}")]
@@ -197,7 +197,7 @@ impl Judge<'_> {
             None => manifest.metrics,
             Some((runtime, rows)) => {
                 evaluate(self.registry.tracker().store(), runtime, &manifest, *rows)
-                    .map_err(|source| PromoteError::Evaluate { version: number, source })?
+                    .map_err(|error| PromoteError::Evaluate { version: number, source: Box::new(error) })?
                     .evaluation
                     .metrics
             }

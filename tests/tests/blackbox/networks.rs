@@ -74,7 +74,7 @@ fn an_mlp_learns_a_table_the_same_with_any_number_of_threads() {
 fn mistakes_are_told_in_one_sentence() {
     let host = with_table();
     for (model, more, words) in [
-        ("cnn", ["--rounds", "5"], "`--rounds` is for xgboost"),
+        ("cnn", ["--rounds", "5"], "parameter `--rounds` is `5`: expected none for a cnn"),
         ("mlp", ["--rounds", "5"], "`--set epochs=5`"),
         ("mlp", ["--set", "epoch=5"], "did you mean `epochs`"),
         ("mlp", ["--set", "kernel=5"], "unknown parameter `kernel`"),

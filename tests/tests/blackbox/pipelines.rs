@@ -124,7 +124,8 @@ fn a_step_is_a_run_with_its_log_and_files() {
     let file = pipeline(&place, "runs", &STEPS.replace("LEDGER", ledger_path.to_str().unwrap()));
     let report = place.json(&["pipeline", "run", &file]);
     let runs = place.json(&["run", "list", "--experiment", "runs"]);
-    let names: Vec<&str> = runs.as_array().unwrap().iter().map(|run| run["name"].as_str().unwrap()).collect();
+    let names: Vec<&str> =
+        runs.as_array().unwrap().iter().map(|run| run["info"]["run_name"].as_str().unwrap()).collect();
     for step in ["first", "each[n=1]", "each[n=3]", "last"] {
         assert!(names.contains(&step), "{step}: {names:?}");
     }

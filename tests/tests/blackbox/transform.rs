@@ -194,7 +194,7 @@ fn a_full_disk_leaves_no_version_and_no_scraps() {
     // MNIST fits, and of what becomes of it a part.
     let script = r#"
         mount -t tmpfs -o size=60m none "$HOST_STATE_DIR" || exit 90
-        "$@" data add mnist "$FILES" >/dev/null || exit 91
+        "$@" --quiet data add mnist "$FILES" >/dev/null 2>&1 || exit 91
         "$@" --quiet transform mnist --name scaled --preprocess "$PIXELS"
         code=$?
         "$@" data show scaled >&2
