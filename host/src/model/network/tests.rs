@@ -234,6 +234,10 @@ fn says_what_is_wrong_with_a_file() {
             })),
             "number 0 of tensor `layers.0.bias` is not finite",
         ),
+        (
+            refusal(&write(&[("other".to_owned(), vec![0; 4], vec![1])], HashMap::new()).unwrap()),
+            "its metadata has no `host.network`",
+        ),
     ] {
         assert_eq!(error, format!("malformed network model: {reason}"));
     }
@@ -242,6 +246,9 @@ fn says_what_is_wrong_with_a_file() {
     assert!(empty.starts_with("malformed network model: "), "{empty}");
     let unknown = changed("/output", serde_json::json!({"kind": "classes", "more": 1}));
     assert!(unknown.contains("unknown field `more`") || unknown.contains("`host.network`"), "{unknown}");
+    let more = serde_json::json!({"kind": "dense", "units": 5, "activation": "tanh", "more": 1});
+    let unknown = changed("/layers/1", more);
+    assert!(unknown.contains("unknown field `more`"), "{unknown}");
     let unknown = changed("/missing", serde_json::Value::Null);
     assert!(unknown.contains("`host.network`"), "{unknown}");
 }
