@@ -46,6 +46,9 @@ pub use purge::{Expired, ExpiredCounts, NeededFiles};
 pub use runs::{NewRun, RunChange};
 pub use search::{DatasetFilter, ModelOrder, ModelSearch, Page, RunSearch};
 
+/// Tag of a run that is a part of another: that one's id, as MLflow has it.
+pub const PARENT_TAG: &str = "mlflow.parentRunId";
+
 /// Reads and writes experiments and runs; clones are cheap and mean the same store.
 #[derive(Debug, Clone)]
 pub struct Tracker {

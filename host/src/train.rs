@@ -37,7 +37,7 @@ pub use job::{TrainEvent, TrainReport, run};
 pub use prepared::{Learned, Prepared, TrainSpec, TransformerSpec};
 pub use promote::{Criterion, PromoteError, PromoteSpec, Promotion, promote};
 pub use report::{EVALUATION_METRICS, Evaluation};
-pub use run_log::{PARENT_TAG, RunLog, RunStart};
+pub use run_log::{RunLog, RunStart};
 pub use trainer::{Checkpoints, Task, TrainSession, Trained, Trainer};
 pub use transform::{TransformError, TransformEvent, TransformSpec, transform};
 pub use xgboost_library::{Booster, DMatrix, Library, LibrarySearch};

@@ -48,7 +48,7 @@ pub fn schema() -> Json {
                 "additionalProperties": {"type": ["string", "number", "boolean", "array", "object"]},
             },
             "triggers": {
-                "description": "What starts the pipeline besides a person.",
+                "description": "What is to start the pipeline besides a person; checked, and not yet acted upon.",
                 "type": "array",
                 "items": {
                     "type": "object",

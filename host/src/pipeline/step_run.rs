@@ -15,15 +15,12 @@ use super::step::StepContext;
 use super::uses::StepKind;
 use crate::domain::Digest;
 use crate::track::{
-    ArtifactPath, BUNDLE_TAG, Metric, NewRun, Pair, RunChange, RunSearch, RunStatus, TrackError, Tracker,
-    now_ms,
+    ArtifactPath, BUNDLE_TAG, Metric, NewRun, PARENT_TAG, Pair, RunChange, RunSearch, RunStatus, TrackError,
+    Tracker, now_ms,
 };
 
 /// Variable of the environment with the run of the step that a program runs for.
 pub const RUN_ID: &str = "HOST_RUN_ID";
-
-/// Tag with the run that a run belongs to, as MLflow knows it.
-const PARENT_TAG: &str = "mlflow.parentRunId";
 
 /// Longest value of a parameter of a run.
 const PARAM_MAX_CHARS: usize = 500;

@@ -1,7 +1,7 @@
 //! Rows with labels: streamed from a dataset version, collected for a trainer.
 
 use crate::data::{self, ResolvedDataset};
-use crate::domain::{Batch, ColumnSpec, DataType, Tensor};
+use crate::domain::{Batch, ColumnSpec, DataType, Tensor, mix};
 use crate::store::Store;
 
 use super::{Matrix, TrainError};
@@ -11,11 +11,7 @@ const HELD_OUT_ONE_OF: u64 = 5;
 
 /// Whether a row is held out: always the same rows, but in no step with whatever order the file has.
 fn is_held_out(row: u64) -> bool {
-    // The finaliser of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
-    let mut bits = row.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    (bits ^ (bits >> 31)).is_multiple_of(HELD_OUT_ONE_OF)
+    mix(row).is_multiple_of(HELD_OUT_ONE_OF)
 }
 
 /// What rows are for.

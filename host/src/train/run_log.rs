@@ -12,7 +12,8 @@ use super::{Evaluation, RoundReport, checkpoint};
 use crate::domain::{Digest, Name};
 use crate::registry::{ModelVersion, Registry, RegistryError};
 use crate::track::{
-    DatasetInput, InputDataset, Metric, NewRun, Pair, Run, RunChange, RunStatus, TrackError, Tracker, now_ms,
+    DatasetInput, InputDataset, Metric, NewRun, PARENT_TAG, Pair, Run, RunChange, RunStatus, TrackError,
+    Tracker, now_ms,
 };
 
 /// Metrics that may wait to be written; a training that is faster than the database waits.
@@ -23,9 +24,6 @@ const COLLECT: Duration = Duration::from_millis(200);
 
 /// How often the use of processor and memory is logged.
 const SYSTEM_INTERVAL: Duration = Duration::from_secs(2);
-
-/// Tag of a run that is a part of another: that one's id, as MLflow has it.
-pub const PARENT_TAG: &str = "mlflow.parentRunId";
 
 /// Metric of the memory in use, as MLflow names it.
 const MEMORY: &str = "system/system_memory_usage_megabytes";

@@ -104,6 +104,13 @@ fn runs_once_and_reuses(place: &Place) {
     assert_eq!((status(&changed, "last"), status(&changed, "extra")), ("finished", "finished"));
     assert_eq!(place.json(&["pipeline", "run", &file, "--force"])["status"], "finished");
     assert_eq!(ledger(&path).len(), 5 + 3 + 5);
+    let listed = place.json(&["pipeline", "list", "--name", "reuse", "--limit", "3"]);
+    assert_eq!(listed.as_array().unwrap().len(), 3);
+    let newest = &listed[0]["run_id"];
+    assert_eq!(&place.json(&["pipeline", "show", "reuse"])["run_id"], newest);
+    assert_eq!(&place.json(&["pipeline", "show", &newest.as_str().unwrap()[..8]])["run_id"], newest);
+    let (_, said) = place.refused(&["pipeline", "resume", "reuse"]);
+    assert!(said.contains("has finished"), "{said}");
     assert_eq!(running(place), 0);
 }
 

@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use crate::domain::Digest;
+use crate::domain::{Digest, mix};
 
 /// How the rows of a version were made of those of its first parent, in this order.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -60,14 +60,6 @@ impl SplitRule {
         let share = (mix(place ^ mix(self.seed)) >> 11) as f64 / (1_u64 << f64::MANTISSA_DIGITS) as f64;
         share < self.test
     }
-}
-
-/// The first step of `SplitMix64` (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
-fn mix(bits: u64) -> u64 {
-    let mut bits = bits.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    bits ^ (bits >> 31)
 }
 
 #[cfg(test)]

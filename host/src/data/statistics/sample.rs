@@ -1,5 +1,7 @@
 use serde::{Deserialize, Serialize};
 
+use crate::domain::mix;
+
 /// Values that are held at most; half of them at least.
 const SAMPLE_MAX: usize = 20_000;
 
@@ -56,7 +58,7 @@ pub(super) struct Sample {
 
 impl Sample {
     pub(super) fn observe(&mut self, value: f64) {
-        let hash = hash(self.seen);
+        let hash = mix(self.seen);
         self.seen += 1;
         if hash.leading_zeros() < self.zeros {
             return;
@@ -95,14 +97,6 @@ impl Sample {
         values.sort_by(|a, b| a.0.total_cmp(&b.0));
         describe(&values).map(|(quantiles, histogram)| (quantiles, histogram, is_part))
     }
-}
-
-/// The first step of `SplitMix64` (Steele, Lea, Flood: "Fast Splittable Pseudorandom Number Generators", 2014).
-fn hash(place: u64) -> u64 {
-    let mut mixed = place.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
 }
 
 /// Quantiles and histogram of values in ascending order, each with how often it occurs.

@@ -189,7 +189,6 @@ impl<'a> Line<'a> {
             .option("seed", "--seed")
             .option("threads", "--threads")
             .option("experiment", "--experiment")
-            .option("command", "--command")
     }
 
     fn map(&self, field: &str) -> impl Iterator<Item = (&'a String, &'a Value)> + use<'a> {

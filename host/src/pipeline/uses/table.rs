@@ -27,11 +27,11 @@ const METRIC: &str = "The metric to compare by, such as `accuracy`.";
 const DIRECTION: &str = "Whether more or less of the metric is better.";
 
 /// The fields that `train` and `sweep` share.
-const TRAIN: [Field; 12] = [
+const TRAIN: [Field; 11] = [
     required("data", FieldKind::Text, "The dataset version to learn from."),
     optional(
         "model",
-        FieldKind::Choice(&["xgboost", "cnn", "mlp", "command"]),
+        FieldKind::Choice(&["xgboost", "cnn", "mlp"]),
         "What is trained; `xgboost` if not given.",
     ),
     optional("preprocess", FieldKind::Texts, "Transformers before the model: component files, in order."),
@@ -43,29 +43,12 @@ const TRAIN: [Field; 12] = [
     optional("seed", FieldKind::Integer, "What all randomness comes from."),
     optional("threads", FieldKind::Integer, "Threads to train with."),
     optional("experiment", FieldKind::Text, "The experiment that the run belongs to."),
-    optional(
-        "command",
-        FieldKind::Texts,
-        "For the model `command`: a program that trains, and its arguments.",
-    ),
 ];
 
 /// The fields of `train` and what a search adds.
-const SWEEP: [Field; 14] = {
-    let [
-        data,
-        model,
-        preprocess,
-        postprocess,
-        config,
-        params,
-        label,
-        train_rows,
-        seed,
-        threads,
-        experiment,
-        command,
-    ] = TRAIN;
+const SWEEP: [Field; 13] = {
+    let [data, model, preprocess, postprocess, config, params, label, train_rows, seed, threads, experiment] =
+        TRAIN;
     [
         data,
         model,
@@ -78,7 +61,6 @@ const SWEEP: [Field; 14] = {
         seed,
         threads,
         experiment,
-        command,
         required(
             "space",
             FieldKind::Map,

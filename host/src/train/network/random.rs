@@ -1,5 +1,7 @@
 //! Random numbers that depend only on a seed and on what they are for, so that nothing has to be kept to go on.
 
+use crate::domain::{MIX_STEP, mix};
+
 /// What numbers are for: no two purposes share them.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Purpose {
@@ -25,10 +27,9 @@ impl Random {
     }
 
     fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ mixed >> 31
+        let number = mix(self.0);
+        self.0 = self.0.wrapping_add(MIX_STEP);
+        number
     }
 
     /// From 0 to 1, without 1.

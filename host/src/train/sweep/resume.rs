@@ -1,12 +1,13 @@
 use std::collections::BTreeMap;
 
-use super::super::PARENT_TAG;
 use super::super::search::{Assignment, Scheduler, Space};
 use super::{
     ENDED_TAG, LIVE_METRIC_TAG, PARAMETERS_TAG, Sweep, SweepState, TRIAL_TAG, TrialEnd, TrialReport,
 };
 use crate::domain::Direction;
-use crate::track::{BUNDLE_TAG, Run, RunChange, RunSearch, RunStatus, TrackError, Tracker, now_ms};
+use crate::track::{
+    BUNDLE_TAG, PARENT_TAG, Run, RunChange, RunSearch, RunStatus, TrackError, Tracker, now_ms,
+};
 
 /// How far the sweep of a run was when it ended, told by the runs below it. Those that were left running are ended as
 /// killed, and their trials are to be done again.

@@ -97,6 +97,42 @@ fn a_step_that_prints_a_gigabyte_fills_neither_memory_nor_disk() {
     assert!(log.len() < 1_000_000 && log.ends_with("y\nend\n") && log.contains("bytes left out"));
 }
 
+#[test]
+fn a_step_that_fills_the_disk_fails_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pipeline.yaml");
+    let steps = "version: 1\nname: fills\nsteps:\n  \
+                 fill: { uses: command, with: { run: 'head -c 200000000 /dev/zero > big' } }\n  \
+                 hand: { uses: command, with: { run: 'head -c 200000000 /dev/zero > $HOST_FILES_OUT/big' } }\n  \
+                 after: { uses: command, with: { run: 'true' } }\n";
+    std::fs::write(&file, steps).unwrap();
+    let script = r#"
+        mkdir "$1/state" && mount -t tmpfs -o size=40m none "$1/state" || exit 90
+        export HOST_STATE_DIR="$1/state"
+        "$2" --quiet pipeline run "$1/pipeline.yaml" --cores 1 --json
+        code=$?
+        find "$1/state/temporary" -type f -not -name .lock >&2
+        exit $code
+    "#;
+    let host = host_tests::Host::new();
+    let output = Command::new("unshare")
+        .args(["--map-root-user", "--mount", "bash", "-c", script, "bash"])
+        .arg(folder.path())
+        .arg(host.command().get_program())
+        .env_remove("HOST_DATABASE")
+        .env_remove("HOST_BLOBS")
+        .output()
+        .unwrap();
+    let ran = host_tests::ran(output);
+    assert_eq!((ran.code, ran.stderr.as_str()), (5, ""), "{}", ran.stdout);
+    let report: Value = serde_json::from_str(&ran.stdout).unwrap();
+    let step = |place: usize| &report["steps"][place];
+    for place in [0, 1] {
+        assert!(step(place)["reason"].as_str().unwrap().contains("No space left on device"), "{report}");
+    }
+    assert_eq!(step(2)["status"], "finished");
+}
+
 /// A pipeline of steps one after the other that write to a ledger when they have done their work.
 fn chain(place: &Place, name: &str, steps: usize, ledger: &Path) -> String {
     let steps: String = (0..steps)
