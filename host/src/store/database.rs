@@ -26,6 +26,9 @@ const READERS_MAX: u32 = 8;
 /// Longest wait for a connection or for another process that writes.
 const BUSY_MAX: Duration = Duration::from_secs(10);
 
+/// Pause before a file that another process has to itself is tried again.
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
+
 /// An open database; clones are cheap and mean the same one.
 #[derive(Debug, Clone)]
 pub struct Database {
@@ -103,7 +106,7 @@ impl Database {
         let (address, dialect) = url.connect_address(state_folder);
         let options: AnyConnectOptions = address.parse()?;
         // A pool would try until its time is up, and then not say why it could not.
-        tokio::time::timeout(BUSY_MAX, probe(&address, dialect))
+        tokio::time::timeout(BUSY_MAX, probe_until_free(&address, dialect))
             .await
             .map_err(|_| sqlx::Error::PoolTimedOut)??;
         let pool = |connections: u32| {
@@ -150,6 +153,28 @@ impl Database {
     {
         self.writer.write(write).await
     }
+}
+
+/// Connects once, as the pool will, and again while another process has the file to itself.
+///
+/// SQLite waits by itself for most locks, but not for the one that changes a new file to a write-ahead log: of two
+/// processes that open one at the same time, it refuses the second at once.
+async fn probe_until_free(address: &str, dialect: Dialect) -> Result<(), sqlx::Error> {
+    loop {
+        match probe(address, dialect).await {
+            Err(error) if dialect == Dialect::Sqlite && is_busy(&error) => {
+                tokio::time::sleep(BUSY_PAUSE).await
+            }
+            probed => return probed,
+        }
+    }
+}
+
+/// Whether another has locked a file of SQLite.
+fn is_busy(error: &sqlx::Error) -> bool {
+    // Extended codes have the plain one in their lowest byte.
+    let code = error.as_database_error().and_then(|told| told.code()?.parse::<u32>().ok());
+    code.is_some_and(|code| matches!(code & 0xff, 5 | 6))
 }
 
 /// Connects once, as the pool will.

@@ -1,5 +1,6 @@
 //! Programs that are killed, restarted, or several at a time.
 
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use host_tests::{Host, Postgres, Server};
@@ -263,5 +264,24 @@ fn two_servers_on_postgresql_agree() {
     for run_id in &runs {
         let tags = run(second, run_id)["data"]["tags"].clone();
         assert!(tags.as_array().unwrap().iter().any(|tag| tag["key"] == "t"), "{tags}");
+    }
+}
+
+#[test]
+fn many_that_open_a_new_store_at_once_all_can() {
+    for _ in 0..10 {
+        let host = Host::new();
+        let open = || {
+            host.command()
+                .args(["run", "list", "--json"])
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+        };
+        let opened: Vec<_> = (0..6).map(|_| open().unwrap()).collect();
+        for process in opened {
+            let output = process.wait_with_output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
     }
 }
