@@ -22,6 +22,7 @@
 
 mod attempt;
 mod cache_key;
+mod changes;
 mod check;
 mod condition;
 pub mod executor;
@@ -49,6 +50,7 @@ pub mod uses;
 pub use cache_key::cache_key;
 pub use check::{MEMBERS_MAX, STEPS_MAX, TEMPLATES_MAX};
 pub use condition::Condition;
+pub use executor::{PROGRESS, PROGRESS_MARK};
 pub use file::{
     CORES_MAX, FORMAT_VERSION, NAME_MAX_BYTES, PipelineSpec, RETRIES_MAX, Resources, Retry, Trigger,
 };

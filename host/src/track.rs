@@ -43,11 +43,17 @@ pub use logged_models::{
 pub use metrics::MetricPage;
 pub use named_digests::{BUNDLE_TAG, NamedDigests};
 pub use purge::{Expired, ExpiredCounts, NeededFiles};
-pub use runs::{NewRun, RunChange};
+pub use runs::{NewRun, PreparedRun, RunChange};
 pub use search::{DatasetFilter, ModelOrder, ModelSearch, Page, RunSearch};
 
 /// Tag of a run that is a part of another: that one's id, as MLflow has it.
 pub const PARENT_TAG: &str = "mlflow.parentRunId";
+
+/// Tag of the run of a pipeline and of those of its steps: the pipeline's name.
+pub const PIPELINE_TAG: &str = "host.pipeline";
+
+/// How the tags of a run begin that say which components it used: the plugin's name follows, the value is the digest.
+pub const PLUGIN_TAG: &str = "host.plugin.";
 
 /// Reads and writes experiments and runs; clones are cheap and mean the same store.
 #[derive(Debug, Clone)]

@@ -1,4 +1,3 @@
-mod lineage;
 mod preview;
 mod show;
 
@@ -10,12 +9,14 @@ use clap::Subcommand;
 use indicatif::ProgressBar;
 use serde_json::json;
 
+use super::lineage::{lineage_of, show as show_lineage};
 use super::output::{Output, Table, bytes_text, printable, thousands, with_fields};
 use super::state::{StateArguments, wait};
 use crate::data::{
     self, AddProgress, AddWatcher, AddedDataset, Catalog, DatasetVersion, FileProblem, NewDataset,
 };
 use crate::domain::Name;
+use crate::registry::{LineageDirection, LineageSubject};
 use crate::track::now_ms;
 
 /// Files that a list shows where nobody asks for all.
@@ -120,7 +121,7 @@ Examples:
         /// The version: `name@version` or `name@tag`.
         dataset: String,
     },
-    /// Show what a version was made from, and the runs and models that were made from it.
+    /// Show what a version was made from and what it led to, as `host lineage` does.
     Lineage {
         /// The version: a name, `name@version`, `name@tag` or `name@sha256:…`.
         dataset: String,
@@ -130,7 +131,9 @@ Examples:
 pub(super) fn run(command: DataCommand, state: &StateArguments, output: &Output) -> anyhow::Result<()> {
     wait(async {
         if let DataCommand::Lineage { dataset } = &command {
-            return lineage::show(&state.open_registry().await?, dataset, output).await;
+            let subject = LineageSubject::Dataset(dataset.clone());
+            let lineage = lineage_of(&state.open_registry().await?, &subject).await?;
+            return show_lineage(&lineage, &[LineageDirection::Up, LineageDirection::Down], output);
         }
         run_with(command, &state.open_catalog().await?, output).await
     })

@@ -1,3 +1,5 @@
+mod told_progress;
+
 use std::io::Write as _;
 use std::time::Duration;
 
@@ -94,10 +96,7 @@ impl Output {
 
     /// A progress bar on standard error; hidden where nobody watches.
     pub(super) fn progress(&self, length: u64, what: &str) -> ProgressBar {
-        let hidden = self.quiet || !Term::stderr().is_term();
-        let target =
-            if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(10) };
-        let bar = ProgressBar::with_draw_target(Some(length), target).with_prefix(what.to_owned());
+        let bar = ProgressBar::with_draw_target(Some(length), self.target()).with_prefix(what.to_owned());
         if let Ok(style) = ProgressStyle::with_template("{prefix:10} {bar:30} {pos}/{len} {elapsed} {msg}") {
             bar.set_style(style.progress_chars("━╸ "));
         }
@@ -107,11 +106,16 @@ impl Output {
 
     /// Room for several bars on standard error, one below the other; hidden where nobody watches.
     pub(super) fn progress_lines(&self) -> MultiProgress {
-        let hidden = self.quiet || !Term::stderr().is_term();
-        MultiProgress::with_draw_target(match hidden {
-            true => ProgressDrawTarget::hidden(),
-            false => ProgressDrawTarget::stderr_with_hz(10),
-        })
+        MultiProgress::with_draw_target(self.target())
+    }
+
+    /// Where bars are drawn.
+    fn target(&self) -> ProgressDrawTarget {
+        match told_progress::target() {
+            Some(target) => target,
+            None if self.quiet || !Term::stderr().is_term() => ProgressDrawTarget::hidden(),
+            None => ProgressDrawTarget::stderr_with_hz(10),
+        }
     }
 
     /// A progress bar of bytes on standard error; hidden where nobody watches.

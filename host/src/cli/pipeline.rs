@@ -158,17 +158,14 @@ async fn with_state(
         PipelineCommand::Run { file, options } => {
             let params = params_map(&file.params);
             let file = PipelineFile::read(&file.file)?.plan(&file.params)?;
-            let run_id = begin_pipeline(registry.tracker(), file.plan.name.as_str(), &file.name).await?;
-            let record = records
-                .start(NewPipelineRecord {
-                    run_id,
-                    name: file.plan.name.to_string(),
-                    file_name: file.name.clone(),
-                    file: file.text.clone(),
-                    folder: file.folder.display().to_string(),
-                    params,
-                })
-                .await?;
+            let new = NewPipelineRecord {
+                name: file.plan.name.to_string(),
+                file_name: file.name.clone(),
+                file: file.text.clone(),
+                folder: file.folder.display().to_string(),
+                params,
+            };
+            let record = begin_pipeline(registry.tracker(), &records, new).await?;
             return execute(file, record, registry, records, &options, state, output).await;
         }
         PipelineCommand::Resume { run, take_over, options } => {

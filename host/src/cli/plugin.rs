@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::output::{Output, bytes_text};
 use crate::data;
-use crate::domain::Batch;
+use crate::domain::{Batch, Digest};
 use crate::plugin::{
     self, InstancePolicy, Kind, LimitsCeiling, Plugin, PluginRuntime, RuntimeConfig, Toolchain, Transformer,
     TransformerFit, block_on,
@@ -98,6 +98,12 @@ pub(super) fn load(runtime: &PluginRuntime, file: &Path) -> anyhow::Result<(Plug
     let plugin =
         Plugin::load(runtime, &bytes).with_context(|| format!("`{}` cannot be loaded", file.display()))?;
     Ok((plugin, bytes))
+}
+
+/// The digest that names the component in a file.
+pub(super) fn digest_of(file: &Path) -> anyhow::Result<Digest> {
+    let bytes = std::fs::read(file).with_context(|| format!("failed to read `{}`", file.display()))?;
+    Ok(Digest::of(&bytes))
 }
 
 pub(super) fn run(command: PluginCommand, output: &Output) -> anyhow::Result<()> {

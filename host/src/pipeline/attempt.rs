@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::cache_key::cache_key;
+use super::cache_key::identity;
 use super::executor::Cancel;
 use super::job::{Job, JobEnd, JobLimits, JobOutcome};
 use super::plan::PlannedStep;
-use super::record::{StepRecord, StepResult};
-use super::run::{RunError, StepChange};
+use super::record::{MadeBy, StepRecord, StepResult};
+use super::run::{RunError, StepChange, StepEvent};
 use super::status::StepStatus;
 use super::step::{self, PreparedStep};
 use super::step_run::{self, StepRun};
@@ -46,7 +46,8 @@ pub(super) async fn attempt(run: StepRun) -> Result<Attempted, RunError> {
             return Ok(Attempted { record });
         }
     };
-    let key = cache_key(step, &prepared.identity, env!("CARGO_PKG_VERSION"));
+    let identity = identity(step, &prepared.identity, env!("CARGO_PKG_VERSION"));
+    let key = Digest::of(identity.as_bytes());
     if step.is_cached
         && !run.runner.options.ignore_results
         && let Some(result) = find_result(&run, key).await?
@@ -69,8 +70,9 @@ pub(super) async fn attempt(run: StepRun) -> Result<Attempted, RunError> {
     record.attempts = attempts;
     record.run_id = run_id;
     record.outputs = outcome.outputs.clone();
-    let key = (status == StepStatus::Finished && step.is_cached).then_some(key);
-    step_run::finish(&run, step, &record, outcome, key).await?;
+    let made_by = MadeBy { cache_key: key, identity };
+    let made_by = (status == StepStatus::Finished && step.is_cached).then_some(made_by);
+    step_run::finish(&run, step, &record, outcome, made_by).await?;
     Ok(Attempted { record })
 }
 
@@ -136,7 +138,12 @@ fn missing_output<'a>(step: &'a PlannedStep, outputs: &Map<String, Value>) -> Op
 async fn execute(run: &StepRun, job: Job) -> Result<JobOutcome, RunError> {
     let (executor, cancel) =
         (std::sync::Arc::clone(&run.runner.executor), std::sync::Arc::clone(&run.cancel));
-    let outcome = tokio::task::spawn_blocking(move || executor.run(&job, &cancel)).await;
+    let (events, step) = (run.events.clone(), run.place);
+    let mut progress = move |text| {
+        // Whoever listened may have gone.
+        let _ = events.send(StepEvent { step, change: StepChange::Progress(text) });
+    };
+    let outcome = tokio::task::spawn_blocking(move || executor.run(&job, &cancel, &mut progress)).await;
     Ok(outcome.map_err(|_| RunError::Stopped)??)
 }
 

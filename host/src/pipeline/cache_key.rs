@@ -10,7 +10,12 @@ const KEY_VERSION: u64 = 1;
 
 /// The digest of all that the result of `step` depends on; the same digest is the same result.
 ///
-/// It is the sha256 of a JSON document without spaces, keys sorted by their bytes at every level:
+/// It is the sha256 of [`identity`].
+pub fn cache_key(step: &PlannedStep, with: &Map<String, Json>, host_version: &str) -> Digest {
+    Digest::of(identity(step, with, host_version).as_bytes())
+}
+
+/// All that the result of `step` depends on, as a JSON document without spaces, keys sorted by their bytes at every level:
 ///
 /// - `key`: the version of this document, 1;
 /// - `host`: the version of this host, since it decides what a step does with its values;
@@ -22,7 +27,7 @@ const KEY_VERSION: u64 = 1;
 /// Left out because they change no result: the step's name and place, its id (the values of its matrix are in `with`
 /// where they matter), `needs`, `when`, `retry`, `timeout`, `cache` and `resources`. Lists keep their order. `1` and
 /// `1.0` are different numbers.
-pub fn cache_key(step: &PlannedStep, with: &Map<String, Json>, host_version: &str) -> Digest {
+pub fn identity(step: &PlannedStep, with: &Map<String, Json>, host_version: &str) -> String {
     let mut outputs = step.outputs.clone();
     outputs.sort_unstable();
     let mut text = String::from("{\"host\":");
@@ -34,7 +39,7 @@ pub fn cache_key(step: &PlannedStep, with: &Map<String, Json>, host_version: &st
     text.push_str(",\"with\":");
     write_map(with, &mut text);
     text.push('}');
-    Digest::of(text.as_bytes())
+    text
 }
 
 fn write(value: &Json, text: &mut String) {

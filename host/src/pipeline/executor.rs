@@ -5,6 +5,7 @@ mod answer;
 mod local;
 mod log;
 mod process;
+mod told;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,13 +14,25 @@ use crate::store::StoreError;
 
 pub use local::{LimitedCommand, LocalExecutor, exec_limited};
 
+/// Variable of the environment that asks a program of this host to say how far it is, by lines on standard error that
+/// begin with [`PROGRESS_MARK`].
+pub const PROGRESS: &str = "HOST_PROGRESS";
+
+/// What a line begins with that says how far a program is: the record separator of ASCII.
+pub const PROGRESS_MARK: u8 = 0x1e;
+
 /// Runs jobs.
 pub trait Executor: Send + Sync {
     /// Runs a job to its end, on whatever thread calls; several may be under way.
     ///
     /// A job that fails, hangs or is stopped is an outcome. An error is a failure of the executor or the store, which
-    /// says nothing of the job.
-    fn run(&self, job: &Job, cancel: &Cancel) -> Result<JobOutcome, ExecutorError>;
+    /// says nothing of the job. `progress` is told, in words, how far a job is that says so.
+    fn run(
+        &self,
+        job: &Job,
+        cancel: &Cancel,
+        progress: &mut dyn FnMut(String),
+    ) -> Result<JobOutcome, ExecutorError>;
 }
 
 /// Says to jobs that they should stop.

@@ -10,7 +10,7 @@ use super::owner::Owner;
 use super::status::StepStatus;
 use crate::domain::Digest;
 use crate::store::{Database, DatabaseError};
-use crate::track::now_ms;
+use crate::track::{PreparedRun, TrackError, now_ms};
 
 /// Results of one query by key; SQLite takes so many placeholders at any time.
 const KEYS_PER_QUERY: usize = 500;
@@ -84,8 +84,6 @@ pub struct PipelineRecord {
 /// A pipeline that starts.
 #[derive(Debug, Clone)]
 pub struct NewPipelineRecord {
-    /// The run that the runs of its steps are children of.
-    pub run_id: String,
     /// The pipeline's name.
     pub name: String,
     /// What its file is called.
@@ -128,12 +126,24 @@ pub struct StepResult {
     pub run_id: String,
 }
 
+/// What a step depended on that has made something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MadeBy {
+    /// What finds its result again.
+    pub cache_key: Digest,
+    /// The document of which that is the digest.
+    pub identity: String,
+}
+
 /// What is kept cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
     /// The database failed.
     #[error("{0}")]
     Database(#[from] DatabaseError),
+    /// A pipeline's run cannot be started.
+    #[error("{0}")]
+    Track(#[from] TrackError),
     /// A row is not what this program writes.
     #[error("the record of pipeline run `{run}` cannot be read: its {column} is `{found}`")]
     Row {
@@ -196,14 +206,18 @@ impl Records {
         Self { database }
     }
 
-    /// Records a pipeline that this process starts.
-    pub async fn start(&self, new: NewPipelineRecord) -> Result<PipelineRecord, RecordError> {
+    /// Records a pipeline that this process starts together with its run: a process that is killed leaves both or none.
+    pub async fn start(
+        &self,
+        run: PreparedRun,
+        new: NewPipelineRecord,
+    ) -> Result<PipelineRecord, RecordError> {
         let owner = Owner::this_process();
         let started_at = now_ms();
-        let NewPipelineRecord { run_id, name, file_name, file, folder, params } = new;
+        let NewPipelineRecord { name, file_name, file, folder, params } = new;
         let row = PipelineRecord {
             key: 0,
-            run_id,
+            run_id: run.run_id().to_owned(),
             name,
             file_name,
             file,
@@ -219,6 +233,7 @@ impl Records {
             .database
             .write(move |connection| {
                 Box::pin(async move {
+                    run.insert(&mut *connection).await?;
                     let sql = "INSERT INTO pipeline_runs \
                                (run_id, name, file_name, file, folder, params, status, owner, started_at) \
                                VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING id";
@@ -299,20 +314,21 @@ impl Records {
             .await
     }
 
-    /// Records how far a step is, and with a key what it has made; both or none.
+    /// Records how far a step is, and what it has made by what; both or none.
     pub async fn step(
         &self,
         record: &PipelineRecord,
         step: StepRecord,
-        cache_key: Option<Digest>,
+        made_by: Option<MadeBy>,
     ) -> Result<(), RecordError> {
-        let key = record.key;
+        let (key, pipeline) = (record.key, record.name.clone());
         self.database
             .write(move |connection| {
                 Box::pin(async move {
                     write_step(connection, key, &step).await?;
-                    if let Some(cache_key) = cache_key {
-                        write_result(connection, cache_key, &step).await?;
+                    if let Some(made_by) = made_by {
+                        write_result(connection, made_by.cache_key, &step).await?;
+                        write_identity(connection, &pipeline, &step.step, &made_by.identity).await?;
                     }
                     Ok(())
                 })
@@ -353,6 +369,28 @@ impl Records {
                    FROM pipeline_steps WHERE pipeline_run = $1 ORDER BY started_at, step";
         let rows = sqlx::query(sql).bind(record.key).fetch_all(self.database.readers()).await?;
         rows.iter().map(|row| step(row, &record.run_id)).collect()
+    }
+
+    /// What a step of a pipeline depended on when it last made something.
+    pub async fn last_identity(&self, pipeline: &str, step: &str) -> Result<Option<String>, RecordError> {
+        let sql = "SELECT identity FROM step_identities WHERE pipeline = $1 AND step = $2";
+        let query = sqlx::query(sql).bind(pipeline).bind(step);
+        let row = query.fetch_optional(self.database.readers()).await?;
+        Ok(row.map(|row| row.try_get(0)).transpose()?)
+    }
+
+    /// What a step of a pipeline answered when it last ended well.
+    pub async fn last_outputs(
+        &self,
+        pipeline: &str,
+        step: &str,
+    ) -> Result<Option<Map<String, Value>>, RecordError> {
+        let sql = "SELECT r.run_id, s.outputs FROM pipeline_steps s JOIN pipeline_runs r ON r.id = s.pipeline_run \
+                   WHERE r.name = $1 AND s.step = $2 AND s.status = 'finished' ORDER BY r.id DESC LIMIT 1";
+        let query = sqlx::query(sql).bind(pipeline).bind(step);
+        let Some(row) = query.fetch_optional(self.database.readers()).await? else { return Ok(None) };
+        let (run_id, outputs): (&str, &str) = (row.try_get(0)?, row.try_get(1)?);
+        object(outputs, run_id, "step's outputs").map(Some)
     }
 
     /// What was made for some keys.
@@ -420,6 +458,18 @@ async fn write_result(
         .bind(now_ms())
         .execute(connection)
         .await?;
+    Ok(())
+}
+
+async fn write_identity(
+    connection: &mut AnyConnection,
+    pipeline: &str,
+    step: &str,
+    identity: &str,
+) -> Result<(), RecordError> {
+    let sql = "INSERT INTO step_identities (pipeline, step, identity) VALUES ($1, $2, $3) \
+               ON CONFLICT (pipeline, step) DO UPDATE SET identity = excluded.identity";
+    sqlx::query(sql).bind(pipeline).bind(step).bind(identity).execute(connection).await?;
     Ok(())
 }
 

@@ -63,6 +63,8 @@ pub enum StepChange {
         /// From 1.
         attempt: u32,
     },
+    /// It says how far it is.
+    Progress(String),
     /// An attempt has failed; the next comes after a pause.
     Retrying {
         /// Why.

@@ -8,15 +8,15 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::executor::Cancel;
 use super::job::JobOutcome;
 use super::plan::{Plan, PlannedStep};
-use super::record::{PipelineRecord, StepRecord};
+use super::record::{MadeBy, NewPipelineRecord, PipelineRecord, Records, StepRecord};
 use super::run::{PipelineRunner, RunError, StepChange, StepEvent};
 use super::status::StepStatus;
 use super::step::StepContext;
 use super::uses::StepKind;
 use crate::domain::Digest;
 use crate::track::{
-    ArtifactPath, BUNDLE_TAG, Metric, NewRun, PARENT_TAG, Pair, RunChange, RunSearch, RunStatus, TrackError,
-    Tracker, now_ms,
+    ArtifactPath, BUNDLE_TAG, Metric, NewRun, PARENT_TAG, PIPELINE_TAG, Pair, RunChange, RunSearch,
+    RunStatus, TrackError, Tracker, now_ms,
 };
 
 /// Variable of the environment with the run of the step that a program runs for.
@@ -50,12 +50,16 @@ impl StepRun {
     }
 }
 
-/// Creates the run of a pipeline in the experiment of its name.
-pub async fn begin_pipeline(tracker: &Tracker, name: &str, file_name: &str) -> Result<String, TrackError> {
-    let experiment_id = tracker.ensure_experiment(name).await?;
-    let tags = vec![tag("host.pipeline", name), tag("mlflow.source.name", file_name)];
-    let new = NewRun { experiment_id, run_name: None, user_id: user(), start_time: None, tags };
-    Ok(tracker.create_run(new).await?.info.run_id)
+/// Starts a pipeline: its run, in the experiment of its name, and its record.
+pub async fn begin_pipeline(
+    tracker: &Tracker,
+    records: &Records,
+    new: NewPipelineRecord,
+) -> Result<PipelineRecord, RunError> {
+    let experiment_id = tracker.ensure_experiment(&new.name).await?;
+    let tags = vec![tag(PIPELINE_TAG, &new.name), tag("mlflow.source.name", &new.file_name)];
+    let run = NewRun { experiment_id, run_name: None, user_id: user(), start_time: None, tags };
+    Ok(records.start(tracker.prepare_run(run)?, new).await?)
 }
 
 /// Creates the run of a step, and records that it is under way.
@@ -68,7 +72,7 @@ pub(super) async fn begin(
     let parent = run.tracker().run(&run.pipeline.run_id).await?;
     let tags = vec![
         tag(PARENT_TAG, &run.pipeline.run_id),
-        tag("host.pipeline", &run.pipeline.name),
+        tag(PIPELINE_TAG, &run.pipeline.name),
         tag("host.step", &step.id),
         tag("host.cache_key", &key.to_string()),
     ];
@@ -100,13 +104,16 @@ pub(super) async fn finish(
     step: &PlannedStep,
     record: &StepRecord,
     outcome: JobOutcome,
-    key: Option<Digest>,
+    made_by: Option<MadeBy>,
 ) -> Result<(), RunError> {
     let tracker = run.tracker();
     let run_id = record.run_id.clone();
     keep_files(tracker, &run_id, &outcome, &run.runner.context).await?;
     let mut tags: Vec<Pair> = Vec::new();
-    tags.extend(text(&record.outputs, "bundle").map(|bundle| tag(BUNDLE_TAG, bundle)));
+    // Others answer with a bundle that was there before.
+    if !matches!(step.uses.kind, StepKind::Compare | StepKind::Register) {
+        tags.extend(text(&record.outputs, "bundle").map(|bundle| tag(BUNDLE_TAG, bundle)));
+    }
     tags.extend(text(&record.outputs, "dataset").map(|dataset| tag("host.dataset", dataset)));
     // A training reports to the run itself.
     let (metrics, params) = match matches!(step.uses.kind, StepKind::Train | StepKind::Sweep) {
@@ -122,7 +129,7 @@ pub(super) async fn finish(
     // At the same time, so that one sync serves both.
     let (ended, recorded) = tokio::join!(
         end(tracker, &run_id, status),
-        run.runner.records.step(&run.pipeline, record.clone(), key)
+        run.runner.records.step(&run.pipeline, record.clone(), made_by)
     );
     ended?;
     Ok(recorded?)

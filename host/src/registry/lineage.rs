@@ -1,157 +1,222 @@
-use std::collections::{BTreeMap, HashSet};
+//! What was made from what, across datasets, components, runs, bundles and models: a graph that can be walked from
+//! anything in it to all that it was made from and to all that it led to.
 
-use futures_core::future::BoxFuture;
+mod neighbours;
+mod subject;
+
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+
 use serde::Serialize;
-use sqlx::Row as _;
 
 use super::{Registry, RegistryError};
-use crate::data::{Catalog, DatasetManifest};
+use crate::data::Catalog;
 use crate::domain::{Digest, Name};
-use crate::track::TrackError;
+use crate::track::RunStatus;
 
-/// Generations of parents that are followed.
-const GENERATIONS_MAX: usize = 32;
+pub use subject::LineageSubject;
 
-/// Where a dataset version comes from, and what came of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct LineageDataset {
-    /// The dataset; none if the version was deleted.
-    pub name: Option<Name>,
-    /// The version's number.
-    pub version: Option<u32>,
-    /// Digest of its manifest.
-    pub digest: Digest,
-    /// What it was made from.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub parents: Vec<LineageDataset>,
-    /// Whether it stands in the lineage already, with its parents, which are left out here.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub is_told_above: bool,
-    /// Whether it was made from others that are left out here, because they are too many generations away.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+/// Things that one lineage tells of at most.
+const NODES_MAX: usize = 1_000;
+
+/// Everything that something was made from, and everything that it led to.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Lineage {
+    /// Each thing once; the first is the one that was asked about.
+    pub nodes: Vec<LineageNode>,
+    /// What went into what, in the order of `from` and `to`.
+    pub edges: Vec<LineageEdge>,
+    /// Whether there is more that is left out, because it is too much.
     pub is_truncated: bool,
-    /// What was made from it.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub children: Vec<LineageDataset>,
-    /// Runs that read it.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub runs: Vec<LineageRun>,
 }
 
-/// A run that read a dataset.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct LineageRun {
-    /// Its id.
-    pub run_id: String,
-    /// Its name.
-    pub run_name: String,
-    /// Model versions that it made.
-    pub models: Vec<LineageModel>,
+/// One thing went into the making of another. The numbers are places among the nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct LineageEdge {
+    /// What was taken.
+    pub from: usize,
+    /// What came of it.
+    pub to: usize,
 }
 
-/// A model version that a run made.
+/// Something that was made, or made something.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct LineageModel {
-    /// The model.
-    pub name: String,
-    /// The version's number.
-    pub version: i64,
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum LineageNode {
+    /// A version of a dataset.
+    Dataset {
+        /// The dataset; none if the version was deleted.
+        name: Option<Name>,
+        /// The version's number.
+        version: Option<u32>,
+        /// Digest of its manifest.
+        digest: Digest,
+    },
+    /// A component.
+    Component {
+        /// The plugin's name; empty where nobody has noted it.
+        name: String,
+        /// Digest of its bytes.
+        digest: Digest,
+    },
+    /// A run.
+    Run {
+        /// Its id.
+        run_id: String,
+        /// Its name.
+        name: String,
+        /// How far it is.
+        status: RunStatus,
+        /// The pipeline of which it is a step.
+        pipeline: Option<String>,
+    },
+    /// The content of a model version.
+    Bundle {
+        /// Its digest.
+        digest: Digest,
+        /// The library that trained its model; none if the bundle is gone.
+        framework: Option<String>,
+    },
+    /// A version of a model.
+    Model {
+        /// The model.
+        name: String,
+        /// The version's number.
+        version: i64,
+        /// Names of the version.
+        aliases: Vec<String>,
+    },
+}
+
+/// Which way to walk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LineageDirection {
+    /// To what things were made from.
+    Up,
+    /// To what they led to.
+    Down,
 }
 
 impl Registry {
-    /// Where the dataset version that `text` means comes from, and what came of it.
-    pub async fn lineage(&self, catalog: &Catalog, text: &str) -> Result<LineageDataset, RegistryError> {
-        let (name, version) = catalog.find_version(text).await?;
-        let mut lineage = self.ancestry(catalog, version.digest, 0, &mut HashSet::new()).await?;
-        (lineage.name, lineage.version) = (Some(name), Some(version.number));
-        for (name, child) in catalog.children(version.digest).await? {
-            lineage.children.push(LineageDataset {
-                name: Some(name),
-                version: Some(child.number),
-                ..LineageDataset::unnamed(child.digest)
-            });
-        }
-        lineage.runs = self.runs_that_read(version.digest).await?;
-        Ok(lineage)
-    }
-
-    /// A version with its parents and theirs; each of them once, since versions that share parents would otherwise double
-    /// the tree with every generation. `told` has those that stand in it.
-    fn ancestry<'a>(
-        &'a self,
-        catalog: &'a Catalog,
-        digest: Digest,
-        generation: usize,
-        told: &'a mut HashSet<Digest>,
-    ) -> BoxFuture<'a, Result<LineageDataset, RegistryError>> {
-        Box::pin(async move {
-            let mut dataset = LineageDataset::unnamed(digest);
-            if let Some((name, version)) = catalog.with_digest(digest).await?.into_iter().next() {
-                (dataset.name, dataset.version) = (Some(name), Some(version.number));
-            }
-            if told.contains(&digest) {
-                dataset.is_told_above = true;
-                return Ok(dataset);
-            }
-            let store = self.store().clone();
-            let parents =
-                tokio::task::spawn_blocking(move || DatasetManifest::parents_of(&store, digest)).await;
-            // The manifest of a version that was deleted may be gone.
-            let parents = parents.ok().and_then(Result::ok).unwrap_or_default();
-            if generation == GENERATIONS_MAX {
-                // It may stand elsewhere in the lineage, with its parents.
-                dataset.is_truncated = !parents.is_empty();
-                return Ok(dataset);
-            }
-            told.insert(digest);
-            for parent in parents {
-                dataset.parents.push(self.ancestry(catalog, parent, generation + 1, told).await?);
-            }
-            Ok(dataset)
-        })
-    }
-
-    /// Runs that read the version, with what they made.
-    async fn runs_that_read(&self, digest: Digest) -> Result<Vec<LineageRun>, RegistryError> {
-        let sql = "SELECT r.run_id, r.name, m.name, v.number FROM input_datasets d \
-                   JOIN run_inputs i ON i.dataset = d.id JOIN runs r ON r.id = i.run \
-                   LEFT JOIN model_versions v ON v.run_id = r.run_id \
-                   LEFT JOIN registered_models m ON m.id = v.model \
-                   WHERE d.source_type = 'host' AND d.source LIKE $1 AND r.deleted_at IS NULL \
-                   ORDER BY r.started_at, r.run_id, m.name, v.number";
-        let query = sqlx::query(sql).bind(format!("%@{digest}"));
-        let rows = query.fetch_all(self.database().readers()).await.map_err(TrackError::from)?;
-        let mut order: Vec<String> = Vec::new();
-        let mut runs: BTreeMap<String, LineageRun> = BTreeMap::new();
-        for row in rows {
-            let read = || -> Result<_, sqlx::Error> {
-                Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?))
-            };
-            let (run_id, run_name, model, number): (String, String, Option<String>, Option<i64>) =
-                read().map_err(TrackError::from)?;
-            let run = runs.entry(run_id.clone()).or_insert_with(|| {
-                order.push(run_id.clone());
-                LineageRun { run_id, run_name, models: Vec::new() }
-            });
-            if let (Some(name), Some(version)) = (model, number) {
-                run.models.push(LineageModel { name, version });
-            }
-        }
-        Ok(order.into_iter().filter_map(|run_id| runs.remove(&run_id)).collect())
+    /// All that `subject` was made from and led to.
+    pub async fn lineage(
+        &self,
+        catalog: &Catalog,
+        subject: &LineageSubject,
+    ) -> Result<Lineage, RegistryError> {
+        let root = self.lineage_root(catalog, subject).await?;
+        let mut walk = Walk::new(self, catalog, NODES_MAX);
+        walk.place(root);
+        walk.all(LineageDirection::Up).await?;
+        walk.all(LineageDirection::Down).await?;
+        Ok(walk.finish())
     }
 }
 
-impl LineageDataset {
-    fn unnamed(digest: Digest) -> Self {
+impl Lineage {
+    /// The places of what the node in a place was made from, or of what it led to.
+    pub fn next(&self, place: usize, direction: LineageDirection) -> Vec<usize> {
+        let next = self.edges.iter().filter_map(|edge| match direction {
+            LineageDirection::Up => (edge.to == place).then_some(edge.from),
+            LineageDirection::Down => (edge.from == place).then_some(edge.to),
+        });
+        next.collect()
+    }
+}
+
+/// What nodes are told apart by.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Key {
+    Dataset(Digest),
+    Component(Digest),
+    Run(String),
+    Bundle(Digest),
+    Model(String, i64),
+}
+
+impl LineageNode {
+    fn key(&self) -> Key {
+        match self {
+            Self::Dataset { digest, .. } => Key::Dataset(*digest),
+            Self::Component { digest, .. } => Key::Component(*digest),
+            Self::Run { run_id, .. } => Key::Run(run_id.clone()),
+            Self::Bundle { digest, .. } => Key::Bundle(*digest),
+            Self::Model { name, version, .. } => Key::Model(name.clone(), *version),
+        }
+    }
+}
+
+/// A graph that is being explored.
+struct Walk<'a> {
+    registry: &'a Registry,
+    catalog: &'a Catalog,
+    nodes: Vec<LineageNode>,
+    nodes_max: usize,
+    places: HashMap<Key, usize>,
+    edges: BTreeSet<LineageEdge>,
+    is_truncated: bool,
+}
+
+impl<'a> Walk<'a> {
+    fn new(registry: &'a Registry, catalog: &'a Catalog, nodes_max: usize) -> Self {
         Self {
-            name: None,
-            version: None,
-            digest,
-            parents: Vec::new(),
-            is_told_above: false,
+            registry,
+            catalog,
+            nodes: Vec::new(),
+            nodes_max,
+            places: HashMap::new(),
+            edges: BTreeSet::new(),
             is_truncated: false,
-            children: Vec::new(),
-            runs: Vec::new(),
+        }
+    }
+
+    /// The place of a node, which is new or not; none where there is no more room.
+    fn place(&mut self, node: LineageNode) -> Option<usize> {
+        let key = node.key();
+        if let Some(place) = self.places.get(&key) {
+            return Some(*place);
+        }
+        if self.nodes.len() >= self.nodes_max {
+            self.is_truncated = true;
+            return None;
+        }
+        let place = self.nodes.len();
+        self.places.insert(key, place);
+        self.nodes.push(node);
+        Some(place)
+    }
+
+    /// Explores all that can be reached from the first node, the nearest first.
+    async fn all(&mut self, direction: LineageDirection) -> Result<(), RegistryError> {
+        let mut waiting = VecDeque::from([0]);
+        let mut seen = HashSet::from([0]);
+        while let Some(place) = waiting.pop_front() {
+            let Some(node) = self.nodes.get(place).cloned() else { continue };
+            let next = match direction {
+                LineageDirection::Up => self.sources(&node).await?,
+                LineageDirection::Down => self.products(&node).await?,
+            };
+            for node in next {
+                let Some(other) = self.place(node) else { continue };
+                self.edges.insert(match direction {
+                    LineageDirection::Up => LineageEdge { from: other, to: place },
+                    LineageDirection::Down => LineageEdge { from: place, to: other },
+                });
+                if seen.insert(other) {
+                    waiting.push_back(other);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Lineage {
+        Lineage {
+            nodes: self.nodes,
+            edges: self.edges.into_iter().collect(),
+            is_truncated: self.is_truncated,
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -54,51 +54,79 @@ pub struct RunChange {
     pub run_name: Option<String>,
 }
 
+/// A run whose values have been checked and that has its id, but stands in no database yet: for what is to begin together
+/// with it, or not at all.
+#[derive(Debug, Clone)]
+pub struct PreparedRun {
+    run_id: String,
+    experiment: i64,
+    name: String,
+    user_id: String,
+    start_time: i64,
+    tags: Vec<Pair>,
+    dialect: Dialect,
+}
+
+impl PreparedRun {
+    /// The id that it will have.
+    pub fn run_id(&self) -> &str {
+        &self.run_id
+    }
+
+    /// Writes it, as a part of the transaction of `connection`.
+    pub async fn insert(self, connection: &mut AnyConnection) -> Result<Run, TrackError> {
+        let Self { run_id, experiment, name, user_id, start_time, mut tags, dialect } = self;
+        let location = active(connection, experiment).await?;
+        let artifact_uri = format!("{}/{run_id}/artifacts", location.trim_end_matches('/'));
+        let sql = "INSERT INTO runs (run_id, experiment, name, user_id, status, started_at, artifact_uri) \
+                   VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING id";
+        let row = sqlx::query(sql)
+            .bind(run_id.as_str())
+            .bind(experiment)
+            .bind(name.as_str())
+            .bind(user_id.as_str())
+            .bind(RunStatus::Running.as_str())
+            .bind(start_time)
+            .bind(artifact_uri.as_str())
+            .fetch_one(&mut *connection)
+            .await?;
+        write_tags(connection, dialect, row.try_get(0)?, &tags).await?;
+        tags.sort_by(|a, b| a.key.cmp(&b.key));
+        let info = RunInfo {
+            run_uuid: run_id.clone(),
+            run_id,
+            run_name: name,
+            experiment_id: experiment.to_string(),
+            user_id,
+            status: RunStatus::Running,
+            start_time,
+            end_time: None,
+            artifact_uri,
+            lifecycle_stage: Lifecycle::Active,
+        };
+        let data = RunData { tags, ..RunData::default() };
+        Ok(Run { info, data, inputs: RunInputs::default(), outputs: RunOutputs::default() })
+    }
+}
+
 impl Tracker {
     /// Starts a run.
     pub async fn create_run(&self, new: NewRun) -> Result<Run, TrackError> {
+        let prepared = self.prepare_run(new)?;
+        self.database
+            .write(move |connection| Box::pin(async move { prepared.insert(connection).await }))
+            .await
+    }
+
+    /// Checks what a run is to start with.
+    pub fn prepare_run(&self, new: NewRun) -> Result<PreparedRun, TrackError> {
         let experiment = parse_id(if new.experiment_id.is_empty() { "0" } else { &new.experiment_id })?;
         let run_id = uuid::Uuid::new_v4().simple().to_string();
-        let (name, mut tags) = name_and_tags(&run_id, new.run_name, new.tags)?;
+        let (name, tags) = name_and_tags(&run_id, new.run_name, new.tags)?;
         check_length("user_id", &new.user_id, USER_MAX_CHARS)?;
         let start_time = new.start_time.filter(|time| *time != 0).unwrap_or_else(now_ms);
-        let dialect = self.database.dialect();
-        self.database
-            .write(move |connection| {
-                Box::pin(async move {
-                    let location = active(connection, experiment).await?;
-                    let artifact_uri = format!("{}/{run_id}/artifacts", location.trim_end_matches('/'));
-                    let sql = "INSERT INTO runs (run_id, experiment, name, user_id, status, started_at, artifact_uri) \
-                               VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING id";
-                    let row = sqlx::query(sql)
-                        .bind(run_id.as_str())
-                        .bind(experiment)
-                        .bind(name.as_str())
-                        .bind(new.user_id.as_str())
-                        .bind(RunStatus::Running.as_str())
-                        .bind(start_time)
-                        .bind(artifact_uri.as_str())
-                        .fetch_one(&mut *connection)
-                        .await?;
-                    write_tags(connection, dialect, row.try_get(0)?, &tags).await?;
-                    tags.sort_by(|a, b| a.key.cmp(&b.key));
-                    let info = RunInfo {
-                        run_uuid: run_id.clone(),
-                        run_id,
-                        run_name: name,
-                        experiment_id: experiment.to_string(),
-                        user_id: new.user_id,
-                        status: RunStatus::Running,
-                        start_time,
-                        end_time: None,
-                        artifact_uri,
-                        lifecycle_stage: Lifecycle::Active,
-                    };
-                    let data = RunData { tags, ..RunData::default() };
-                    Ok(Run { info, data, inputs: RunInputs::default(), outputs: RunOutputs::default() })
-                })
-            })
-            .await
+        let (user_id, dialect) = (new.user_id, self.database.dialect());
+        Ok(PreparedRun { run_id, experiment, name, user_id, start_time, tags, dialect })
     }
 
     /// The run of an id, deleted or not.

@@ -47,7 +47,7 @@ fn a_part_of_mnist_keeps_its_splits_or_gets_others() {
     let text = host.run(["data", "show", "few", "--rows", "1"]).expect_success();
     assert!(text.contains("row 0, pixels") && text.contains("filter label in [0, 1]"), "{text}");
     let lineage = host.run(["data", "lineage", "few"]).expect_success();
-    assert!(lineage.contains("made from mnist@1"), "{lineage}");
+    assert!(lineage.contains("dataset mnist@1 ("), "{lineage}");
 
     let split = |seed: &str| {
         let seed = format!("seed={seed}");

@@ -46,6 +46,11 @@ impl<'a> Progress<'a> {
                     bar.set_message(format!("attempt {attempt}"));
                 }
             }
+            StepChange::Progress(text) => {
+                if let Some(bar) = self.running.get(&event.step) {
+                    bar.set_message(text);
+                }
+            }
             StepChange::Retrying { reason, after } => {
                 let pause = i64::try_from(after.as_millis()).unwrap_or(i64::MAX);
                 self.say(&format!("{id}: {reason}; again in {}", duration_text(pause)));

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use anyhow::bail;
 
 use crate::pipeline::RUN_ID;
-use crate::track::{InputDataset, Pair, Run, RunStatus};
+use crate::track::{InputDataset, PLUGIN_TAG, Pair, Run, RunStatus};
 use crate::train::{RunStart, TrainSpec, Trainer};
 
 pub(in crate::cli) fn tag(key: &str, value: impl Into<String>) -> Pair {
@@ -29,7 +29,7 @@ pub(in crate::cli) fn run_start(
     let mut tags = Vec::new();
     for transformer in spec.preprocess.iter().chain(&spec.postprocess) {
         let name = &transformer.plugin.manifest().name;
-        tags.push(tag(&format!("host.plugin.{name}"), transformer.plugin.digest().to_string()));
+        tags.push(tag(&format!("{PLUGIN_TAG}{name}"), transformer.plugin.digest().to_string()));
         let config = transformer.config.to_string();
         if config != "{}" {
             tags.push(tag(&format!("host.config.{name}"), config));
@@ -82,7 +82,7 @@ pub(in crate::cli) fn check_resumed(run: &Run, start: &RunStart) -> anyhow::Resu
             pair.map_or_else(|| "nothing".to_owned(), |pair| pair.value.clone())
         };
         // What a run notes while it goes on is not in its start; of its tags, only these say what it depends on.
-        let is_input = |key: &str| key.starts_with("host.plugin.") || key.starts_with("host.config.");
+        let is_input = |key: &str| key.starts_with(PLUGIN_TAG) || key.starts_with("host.config.");
         let keys = started.iter().chain(now.iter()).map(|pair| pair.key.as_str());
         for key in keys.filter(|key| what == "parameter" || is_input(key)) {
             let (then, found) = (value(started, key), value(now, key));

@@ -12,7 +12,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde_json::{Map, Value};
 
 use super::process::{self, Ended, Stopped};
-use super::{Cancel, Executor, ExecutorError, answer};
+use super::{Cancel, Executor, ExecutorError, PROGRESS, answer};
 use crate::domain::Digest;
 use crate::pipeline::job::{FILES_OUT, Job, JobEnd, JobFile, JobOutcome, OUTPUTS, Program};
 use crate::store::{Store, StoreError};
@@ -57,8 +57,8 @@ impl LocalExecutor {
         }
         command.arg("--");
         match &job.program {
-            Program::Host(arguments) => command.arg(&self.program).args(arguments),
-            Program::Command(arguments) => command.args(arguments),
+            Program::Host(arguments) => command.arg(&self.program).args(arguments).env(PROGRESS, "1"),
+            Program::Command(arguments) => command.args(arguments).env_remove(PROGRESS),
         };
         command
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
@@ -157,19 +157,24 @@ impl From<StoreError> for Unanswered {
 }
 
 impl Executor for LocalExecutor {
-    fn run(&self, job: &Job, cancel: &Cancel) -> Result<JobOutcome, ExecutorError> {
+    fn run(
+        &self,
+        job: &Job,
+        cancel: &Cancel,
+        progress: &mut dyn FnMut(String),
+    ) -> Result<JobOutcome, ExecutorError> {
         let folder = self.store.temporary_folder()?;
         self.fetch(job, folder.path())?;
         let cores = self.cores.take(job.limits.cores);
         let child = self
             .start(job, folder.path(), cores.numbers())
             .map_err(ExecutorError::io("start a process", job))?;
-        let answer_max_bytes = match job.program {
-            Program::Host(_) => answer::ANSWER_MAX_BYTES,
-            Program::Command(_) => 0,
+        let answers = match job.program {
+            Program::Host(_) => Some(process::Answers { max_bytes: answer::ANSWER_MAX_BYTES, progress }),
+            Program::Command(_) => None,
         };
         let timeout = job.limits.timeout_ms.map(Duration::from_millis);
-        let ended = process::wait(child, timeout, answer_max_bytes, cancel)
+        let ended = process::wait(child, timeout, answers, cancel)
             .map_err(ExecutorError::io("wait for a process", job))?;
         drop(cores);
         let end = match ended.stopped {

@@ -11,6 +11,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 use super::Cancel;
 use super::log::Log;
+use super::told::Told;
 
 /// How often it is looked whether somebody said stop.
 const CANCEL_INTERVAL: Duration = Duration::from_millis(100);
@@ -33,6 +34,14 @@ pub(super) struct Ended {
     pub(super) answer_cut: bool,
     /// What it printed.
     pub(super) log: Log,
+}
+
+/// What a program of this host says beside its log.
+pub(super) struct Answers<'a> {
+    /// Bytes of its standard output that are kept as its answer.
+    pub(super) max_bytes: usize,
+    /// Is told how far it is.
+    pub(super) progress: &'a mut dyn FnMut(String),
 }
 
 /// Why a process was told to end.
@@ -73,15 +82,15 @@ impl Pipe {
 
 /// Waits until `child` has ended; it leads a process group, none of which is left then.
 ///
-/// Up to `answer_max_bytes` of its standard output are kept apart; where that is 0, it belongs to the log.
+/// All that it prints belongs to the log, unless it is one that `answers`.
 pub(super) fn wait(
     mut child: Child,
     timeout: Option<Duration>,
-    answer_max_bytes: usize,
+    answers: Option<Answers<'_>>,
     cancel: &Cancel,
 ) -> std::io::Result<Ended> {
     let group = Pid::from_child(&child);
-    let waited = wait_in_group(&mut child, group, timeout, answer_max_bytes, cancel);
+    let waited = wait_in_group(&mut child, group, timeout, answers, cancel);
     // Also where the child has ended: what it started must not go on, and neither must anything after an error.
     let _ = kill_process_group(group, Signal::KILL);
     if waited.is_err() {
@@ -94,23 +103,24 @@ fn wait_in_group(
     child: &mut Child,
     group: Pid,
     timeout: Option<Duration>,
-    answer_max_bytes: usize,
+    mut answers: Option<Answers<'_>>,
     cancel: &Cancel,
 ) -> std::io::Result<Ended> {
     let ended = pidfd_open(group, PidfdFlags::empty())?;
     let mut output = Pipe::new(child.stdout.take())?;
     let mut errors = Pipe::new(child.stderr.take())?;
-    let (mut answer, mut answer_cut, mut log) = (Vec::new(), false, Log::default());
-    let mut read = |output: &mut Pipe, errors: &mut Pipe| {
-        errors.drain(|bytes| log.add(bytes));
-        output.drain(|bytes| {
-            if answer_max_bytes == 0 {
-                return log.add(bytes);
-            }
-            let kept = bytes.len().min(answer_max_bytes - answer.len());
-            answer.extend_from_slice(bytes.get(..kept).unwrap_or_default());
-            answer_cut |= kept < bytes.len();
-        });
+    let (mut answer, mut answer_cut, mut log, mut told) =
+        (Vec::new(), false, Log::default(), Told::default());
+    let mut read = |output: &mut Pipe, errors: &mut Pipe| match &mut answers {
+        None => [errors, output].into_iter().for_each(|pipe| pipe.drain(|bytes| log.add(bytes))),
+        Some(answers) => {
+            errors.drain(|bytes| told.split(bytes, |bytes| log.add(bytes), &mut answers.progress));
+            output.drain(|bytes| {
+                let kept = bytes.len().min(answers.max_bytes - answer.len());
+                answer.extend_from_slice(bytes.get(..kept).unwrap_or_default());
+                answer_cut |= kept < bytes.len();
+            });
+        }
     };
     let started = Instant::now();
     let mut stopped = None;
