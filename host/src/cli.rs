@@ -8,6 +8,7 @@ mod error;
 mod evaluate;
 mod gc;
 mod job;
+mod lineage;
 mod listener;
 mod model;
 mod monitor;
@@ -15,6 +16,7 @@ mod output;
 mod pipeline;
 mod plugin;
 mod predict;
+mod replay;
 mod run;
 mod serve;
 mod server;
@@ -81,6 +83,8 @@ enum Command {
     /// Compare, promote, name, import and export models.
     #[command(subcommand)]
     Model(model::ModelCommand),
+    /// Show what something was made from, and what it led to: datasets, components, runs, bundles, models.
+    Lineage(lineage::LineageArguments),
     /// List, show, compare and watch runs.
     #[command(subcommand)]
     Run(run::RunCommand),
@@ -93,6 +97,8 @@ enum Command {
     Evaluate(evaluate::EvaluateArguments),
     /// Serve a model over HTTP.
     Serve(serve::ServeArguments),
+    /// Compute a prediction that was served once more, and compare.
+    Replay(replay::ReplayArguments),
     /// Start the server of experiments, runs and models, which MLflow's clients can use.
     Server(server::ServerArguments),
     /// Watch what an endpoint sees.
@@ -133,11 +139,13 @@ fn run(cli: Cli, output: &Output) -> anyhow::Result<ExitCode> {
         Command::Train(arguments) => train::run(arguments, &cli.state, output)?,
         Command::Sweep(arguments) => sweep::run(&arguments, &cli.state, output)?,
         Command::Model(command) => return model::run(command, &cli.state, output),
+        Command::Lineage(arguments) => state::wait(lineage::run(&arguments, &cli.state, output))?,
         Command::Run(command) => run::run(command, &cli.state, output)?,
         Command::Pipeline(command) => return pipeline::run(command, &cli.state, output),
         Command::Predict(arguments) => predict::run(arguments, &cli.state, output)?,
         Command::Evaluate(arguments) => evaluate::run(arguments, &cli.state, output)?,
         Command::Serve(arguments) => serve::run(arguments, &cli.state, output)?,
+        Command::Replay(arguments) => return replay::run(&arguments, &cli.state, output),
         Command::Server(arguments) => server::run(&arguments, &cli.state, output)?,
         Command::Monitor(command) => return monitor::run(command, &cli.state, output),
         Command::Export(arguments) => archive::export(arguments, &cli.state, output)?,

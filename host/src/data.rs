@@ -1,4 +1,5 @@
-//! Datasets, readers of their formats, batches as JSON and safetensors, monitoring windows.
+//! Datasets, readers of their formats, batches as JSON and safetensors, monitoring windows, recorded
+//! predictions.
 //!
 //! Owns what files and texts from outside mean as batches, and refuses them in one sentence that names the place. Every
 //! reader streams: it holds one batch, whatever a header promises or a packed file unpacks to. Refuses to know what the
@@ -17,6 +18,7 @@ mod idx;
 mod inferred;
 mod json;
 mod parquet;
+mod prediction;
 mod safetensors;
 mod source;
 mod statistics;
@@ -33,6 +35,7 @@ pub use dataset::{
 pub use error::DataError;
 pub use filter::{Filter, FilterError};
 pub use json::{JsonError, RowForm, decode_rows, decode_untyped, encode_rows, encode_tensors};
+pub use prediction::{PredictionRecord, PredictionWriter, find_prediction, prediction_bundles};
 pub use safetensors::{decode_safetensors, encode_safetensors};
 pub use statistics::{
     ColumnStatistics, Distinct, Histogram, IntegerRange, LengthRange, Moments, Quantiles, ValueCount,

@@ -25,6 +25,7 @@ mod predictor;
 mod registered_models;
 mod registration;
 pub mod rest;
+mod sample;
 mod search;
 mod source;
 
@@ -42,13 +43,14 @@ pub use difference::{Difference, differences};
 pub use entities::{ModelAlias, ModelVersion, RegisteredModel, Stage};
 pub use external::{ExternalError, ExternalModel, ExternalSignature, ExternalTransformer, bundle_external};
 pub use features::{FeatureError, assemble};
-pub use lineage::{LineageDataset, LineageModel, LineageRun};
+pub use lineage::{Lineage, LineageDirection, LineageEdge, LineageNode, LineageSubject};
 pub use model_versions::NewVersion;
 pub use models::{ModelReference, ResolvedModel, VersionSelector, resolve_unnamed};
 pub use named_digests::NamedBundle;
 pub use names::check_new_alias;
 pub use predictor::{Prediction, PredictionError, Predictor, PredictorParts};
 pub use registration::BundleOrigin;
+pub use sample::{Sample, SampleError};
 pub use search::RegistrySearch;
 
 /// Reads and writes models and their versions; clones are cheap and mean the same registry.

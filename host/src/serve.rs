@@ -1,4 +1,7 @@
-//! Endpoints: a name, the predictor behind it, and the window of what it answered.
+//! Endpoints: names, the versions of models behind each, and the windows of what they answered.
+//!
+//! What endpoints should be stands in [`EndpointSpec`]s; [`Reconciler`] loads what is missing and swaps it in as one. An
+//! [`Endpoint`] chooses one of its [`Deployment`]s for each request.
 //!
 //! A request's way: body → JSON decoded by the signature's types → [`Predictor`] → JSON. Small requests go all of it on
 //! the thread that reads the socket, which is cheapest; large ones go all of it on the blocking pool, so that they hold
@@ -8,12 +11,26 @@
 
 mod answer;
 mod body;
+mod deployer;
+mod deployment;
 mod endpoint;
+mod endpoints;
+mod reconcile;
+mod recorder;
+mod replay;
 mod routes;
+mod spec;
 mod window;
 
 pub use answer::{ApiError, ErrorCode, forbid};
 pub use body::{RequestBody, ServeLimits};
-pub use endpoint::{Endpoint, EndpointConfig};
-pub use routes::router;
+pub use deployer::{DeployError, Deployer};
+pub use deployment::{Answer, Deployment, DeploymentConfig};
+pub use endpoint::{Endpoint, Route, Routing};
+pub use endpoints::Endpoints;
+pub use reconcile::{EndpointChange, EndpointOutcome, Reconciler};
+pub use recorder::{PredictionIds, Recorder};
+pub use replay::{Replay, ReplayError, replay};
+pub use routes::{ServeState, router};
+pub use spec::{ENDPOINT_FILE_MAX_BYTES, EndpointFileError, EndpointSpec, KEPT_DEFAULT, RouteSpec};
 pub use window::{WindowCapture, WindowError};

@@ -1,6 +1,7 @@
 //! The only place that knows where things lie on disk.
 //!
-//! Owns the state folder and the database: blobs by digest, rows of SQL, segments of monitoring windows. Everything is written
+//! Owns the state folder and the database: blobs by digest, rows of SQL, segments of monitoring windows and of
+//! recorded predictions. Everything is written
 //! to a temporary file of the same file system, synced, renamed into place, and acknowledged after its folder is synced
 //! too; so a name shows either the whole content or none, and what was acknowledged survives power loss. Knows nothing
 //! about tensors, datasets or models: it keeps bytes and JSON documents that others give meaning.
@@ -10,6 +11,7 @@
 //! blobs/sha256/ab/<64 hexadecimal digits>
 //! known-files/<dataset>.json
 //! windows/<endpoint>/<number>.safetensors
+//! predictions/<number>.predictions
 //! temporary/
 //! temporary/upload-<identifier>/<part>
 //! ```
@@ -20,7 +22,7 @@ mod error;
 mod files;
 mod known_files;
 mod part_uploads;
-mod windows;
+mod segments;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -36,6 +38,7 @@ pub use error::StoreError;
 pub use files::TemporaryFolder;
 pub use known_files::{KnownFiles, Stamp};
 pub use part_uploads::{AssembledUpload, PartUpload, PartUploadError};
+pub use segments::Segments;
 
 /// The state folder; clones are cheap and mean the same folder, which several processes may share.
 #[derive(Debug, Clone)]

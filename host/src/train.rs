@@ -32,7 +32,7 @@ use crate::store::StoreError;
 use crate::track::TrackError;
 
 pub use compare::{Candidate, CompareError, CompareSpec, ComparedBundle, Comparison, UnknownMetric, compare};
-pub use evaluate::{BundleEvaluation, EvaluateError, EvaluateSpec, evaluate, try_out};
+pub use evaluate::{BundleEvaluation, EvaluateError, EvaluateSpec, evaluate};
 pub use job::{TrainEvent, TrainReport, run};
 pub use prepared::{Learned, Prepared, TrainSpec, TransformerSpec};
 pub use promote::{Criterion, PromoteError, PromoteSpec, Promotion, promote};

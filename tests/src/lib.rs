@@ -6,6 +6,7 @@
 mod bucket;
 mod postgres;
 
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -328,6 +329,24 @@ impl Server {
     pub fn post(&self, path: &str, body: &str) -> Answer {
         let response = self.agent.post(format!("http://{}{path}", self.address)).send(body).unwrap();
         answer(response)
+    }
+
+    /// Sends a body with headers; also gives the headers of the answer.
+    pub fn post_with_headers(
+        &self,
+        path: &str,
+        body: &str,
+        headers: &[(&str, &str)],
+    ) -> (Answer, BTreeMap<String, String>) {
+        let mut request = self.agent.post(format!("http://{}{path}", self.address));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = request.send(body).unwrap();
+        let text = |value: &ureq::http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        let headers =
+            response.headers().iter().map(|(name, value)| (name.to_string(), text(value))).collect();
+        (answer(response), headers)
     }
 
     /// Asks for a page.

@@ -1,23 +1,31 @@
+mod replace;
+mod watch;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use axum::Router;
 use axum::body::Bytes;
 use axum::routing::post;
 use serde_json::json;
 
+use self::replace::replace_transformers;
+use self::watch::{Watch, note_failures};
 use super::listener::{HostsArguments, listen, stop_signal};
 use super::output::Output;
-use super::plugin::{PluginOptions, load, parse_pair};
+use super::plugin::{PluginOptions, parse_pair};
 use super::state::StateArguments;
-use crate::data::WindowWriter;
+use crate::data::PredictionWriter;
 use crate::domain::Name;
-use crate::plugin::{PluginRuntime, Transformer, block_on};
+use crate::plugin::Transformer;
 use crate::registry::{ModelReference, Predictor};
-use crate::serve::{Endpoint, EndpointConfig, ServeLimits, WindowCapture, forbid, router};
+use crate::serve::{
+    Deployer, Deployment, DeploymentConfig, Endpoint, EndpointSpec, Endpoints, Reconciler, Recorder, Routing,
+    ServeLimits, ServeState, forbid, router,
+};
 use crate::server::{Server, guarded};
 use crate::store::Store;
 
@@ -27,18 +35,30 @@ const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 /// Rows that one request may have.
 const REQUEST_ROWS_MAX: usize = 100_000;
 
+/// Endpoint of a model that has no name.
+const UNNAMED: &str = "model";
+
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Example:
-  host serve --model mnist --port 8080
-  curl localhost:8080/serve/mnist -d '{\"pixels\": [0, 0, …]}'")]
+Examples:
+  host serve --model mnist@champion --port 8080
+  curl localhost:8080/serve/mnist -d '{\"pixels\": [0, 0, …]}'
+  host serve --model digits=mnist@champion --model churn
+  host serve --endpoints endpoints.yaml")]
 pub(super) struct ServeArguments {
-    /// What to serve: a name, `name@version`, `name@alias`, a `sha256:` digest or a bundle folder.
-    #[arg(long)]
-    model: ModelReference,
+    /// What to serve: a name, `name@version`, `name@alias`, a `sha256:` digest or a bundle folder; with `ENDPOINT=` before it,
+    /// served by that name. May be given more than once. A newer version, or an alias that moves, is served at once.
+    #[arg(long = "model", value_name = "[ENDPOINT=]MODEL", required_unless_present = "endpoints")]
+    models: Vec<String>,
     /// Serve as `/serve/ENDPOINT` [default: the model's name].
     #[arg(long)]
     endpoint: Option<Name>,
+    /// A file that says which endpoints there are and who answers for each; changes of it are taken up at once.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["models", "endpoint", "replaced"])]
+    endpoints: Option<PathBuf>,
+    /// Seconds between two looks whether an alias has moved, there is a new version or the file has changed; 0 never looks.
+    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=86_400))]
+    refresh: u32,
     /// Replace the bundle's preprocess transformers by these components, in this order.
     #[arg(long = "plugin", value_name = "FILE", group = "replaced")]
     plugins: Vec<PathBuf>,
@@ -71,6 +91,9 @@ pub(super) struct ServeArguments {
     /// Newest rows that are kept for monitoring; 0 keeps none.
     #[arg(long, default_value_t = 10_000)]
     window_rows: usize,
+    /// Mebibytes of the newest predictions that are kept for `host replay`, of at most 4,096 a second; 0 keeps none.
+    #[arg(long, value_name = "MIB", default_value_t = 256)]
+    record_mib: u32,
     /// Also answer `POST /constant`, which reads a body and says always the same: the yardstick of the benches.
     #[arg(long, hide = true)]
     constant_endpoint: bool,
@@ -80,160 +103,240 @@ pub(super) struct ServeArguments {
 
 pub(super) fn run(arguments: ServeArguments, state: &StateArguments, output: &Output) -> anyhow::Result<()> {
     let store = state.open_store()?;
-    let runtime = arguments.options.start()?;
-    let endpoint = open_endpoint(&arguments, state, &store, &runtime, output)?;
     let mut threads = tokio::runtime::Builder::new_multi_thread();
     if let Some(count) = arguments.threads {
         threads.worker_threads(usize::from(count));
     }
     let threads = threads.enable_all().build().context("failed to start threads")?;
-    let served = threads.block_on(serve(&arguments, endpoint, output));
+    let served = threads.block_on(serve(&arguments, state, store, output));
     // What still computes on the blocking pool had its time to finish, and nothing else can stop it.
     threads.shutdown_background();
     served
 }
 
-fn open_endpoint(
+async fn serve(
     arguments: &ServeArguments,
     state: &StateArguments,
-    store: &Store,
-    runtime: &PluginRuntime,
+    store: Store,
     output: &Output,
-) -> anyhow::Result<Endpoint> {
-    let resolved = state.resolve_model(store, &arguments.model)?;
-    let name = match (&arguments.endpoint, &resolved.name) {
-        (Some(name), _) | (None, Some(name)) => name.clone(),
-        (None, None) => "model".parse()?,
-    };
-    let mut predictor = Predictor::load(store, runtime, &resolved.manifest)?;
-    if !arguments.plugins.is_empty() || !arguments.postprocess.is_empty() {
-        predictor = replace_transformers(predictor, arguments, runtime, output)?;
-    }
-    let window = match arguments.window_rows {
-        0 => None,
-        rows => Some(Arc::new(WindowCapture::new(WindowWriter::open(store, &name, resolved.digest, rows)?))),
-    };
-    let bundle = resolved.digest;
-    Ok(Endpoint::new(EndpointConfig { name, bundle, predictor, window, rows_max: REQUEST_ROWS_MAX }))
-}
-
-/// Puts the user's components where the bundle's were. A component of the same plugin takes over config and state.
-fn replace_transformers(
-    predictor: Predictor,
-    arguments: &ServeArguments,
-    runtime: &PluginRuntime,
-    output: &Output,
-) -> anyhow::Result<Predictor> {
-    let (mut parts, signature) = predictor.into_parts();
-    let replace = |files: &[PathBuf], bundled: &mut Vec<Transformer>| -> anyhow::Result<()> {
-        if files.is_empty() {
-            return Ok(());
-        }
-        let mut replacements = Vec::new();
-        for file in files {
-            let (plugin, _) = load(runtime, file)?;
-            let same = bundled.iter().find(|old| old.plugin().manifest().name == plugin.manifest().name);
-            let (config, state) =
-                same.map_or(("{}", None), |old| (old.config(), old.state().map(<[u8]>::to_vec)));
-            let given = arguments.config.iter().rev().find(|(name, _)| *name == plugin.manifest().name);
-            let config = given.map_or(config, |(_, config)| config.as_str());
-            if same.is_some_and(|old| old.plugin().digest() == plugin.digest()) {
-                output.note(&format!("`{}` is the bundle's own component", file.display()));
-            } else {
-                output.warn(&format!(
-                    "`{}` ({}) replaces the bundle's {}: answers may differ from what was measured in training",
-                    file.display(),
-                    plugin.digest(),
-                    describe(bundled),
-                ));
-            }
-            replacements.push(block_on(Transformer::open(&plugin, config, state))?);
-        }
-        *bundled = replacements;
-        Ok(())
-    };
-    replace(&arguments.plugins, &mut parts.preprocess)?;
-    replace(&arguments.postprocess, &mut parts.postprocess)?;
-    Ok(Predictor::new(parts, signature))
-}
-
-fn describe(transformers: &[Transformer]) -> String {
-    match transformers {
-        [] => "none".to_owned(),
-        all => {
-            all.iter().map(|old| format!("`{}`", old.plugin().manifest().name)).collect::<Vec<_>>().join(", ")
-        }
-    }
-}
-
-async fn serve(arguments: &ServeArguments, endpoint: Endpoint, output: &Output) -> anyhow::Result<()> {
+) -> anyhow::Result<()> {
     let stop = stop_signal()?;
     let hosts = arguments.hosts.allowed(arguments.ip)?;
+    let endpoints = Arc::new(Endpoints::default());
+    let recorder = match arguments.record_mib {
+        0 => None,
+        mib => {
+            let writer = PredictionWriter::open(&store, u64::from(mib) * 1024 * 1024)?;
+            Some(Arc::new(Recorder::new(writer)))
+        }
+    };
+    let watch = deploy(arguments, state, store, &endpoints, output).await?;
     let server = listen(arguments.ip, arguments.port).await?;
-    let window = endpoint.window().cloned();
-    announce(&endpoint, &server, output)?;
+    announce(&endpoints, &server, output)?;
     let limits = ServeLimits {
         body_max_bytes: arguments.body_max_bytes,
         body_max_ms: arguments.body_max_ms,
         bodies_max_bytes: arguments.bodies_max_bytes,
     };
-    let mut routes = router(vec![endpoint], limits);
+    let captured = Captured { endpoints: Arc::clone(&endpoints), recorder: recorder.clone() };
+    let mut routes = router(ServeState { endpoints, recorder, limits });
     if arguments.constant_endpoint {
         routes = routes.merge(constant_route());
     }
-    let flushing = window.clone().map(|window| tokio::spawn(flush_regularly(window)));
-    server.run(guarded(routes, hosts, forbid), stop).await;
-    if let Some(flushing) = flushing {
-        flushing.abort();
+    let flushing = tokio::spawn(captured.clone().flush_regularly());
+    tokio::select! {
+        () = server.run(guarded(routes, hosts, forbid), stop) => {}
+        () = watch.run(output) => {}
     }
-    if let Some(window) = window {
-        window.flush()?;
-    }
+    flushing.abort();
+    captured.flush()?;
     output.note("stopped");
     Ok(())
 }
 
-fn announce(endpoint: &Endpoint, server: &Server, output: &Output) -> anyhow::Result<()> {
-    let url = format!("http://{}/serve/{}", server.address(), endpoint.name());
+/// Loads what should be served. Where several endpoints are asked for, those that cannot be loaded are told, and the others
+/// are served.
+async fn deploy(
+    arguments: &ServeArguments,
+    state: &StateArguments,
+    store: Store,
+    endpoints: &Arc<Endpoints>,
+    output: &Output,
+) -> anyhow::Result<Watch> {
+    let (file, specs) = match &arguments.endpoints {
+        Some(path) => {
+            let (text, specs) = watch::read(path)?;
+            (Some((path.clone(), text)), specs)
+        }
+        None => (None, specs_of_models(arguments)?),
+    };
+    let is_named = |model: &ModelReference| matches!(model, ModelReference::Name(..));
+    let needs_registry = arguments.endpoints.is_some()
+        || specs.iter().flat_map(|spec| &spec.routes).any(|route| is_named(&route.model));
+    let registry = if needs_registry { Some(state.open_registry().await?) } else { None };
+    let deployer = Deployer {
+        store,
+        runtime: arguments.options.start()?,
+        registry,
+        window_rows: arguments.window_rows,
+        rows_max: REQUEST_ROWS_MAX,
+    };
+    if !arguments.plugins.is_empty() || !arguments.postprocess.is_empty() {
+        deploy_replaced(arguments, &specs, &deployer, endpoints, output).await?;
+        return Ok(Watch::never());
+    }
+    let mut reconciler = Reconciler::new(deployer, Arc::clone(endpoints));
+    let changes = reconciler.reconcile(&specs).await;
+    if endpoints.all().is_empty() {
+        let error = changes.into_iter().find_map(|change| change.outcome.err());
+        return Err(error.map_or_else(|| anyhow::anyhow!("there is no endpoint to serve"), Into::into));
+    }
+    note_failures(&changes, output);
+    let interval = Duration::from_secs(u64::from(arguments.refresh));
+    Ok(Watch::new(reconciler, specs, file, interval))
+}
+
+/// The endpoints that `--model` asks for.
+fn specs_of_models(arguments: &ServeArguments) -> anyhow::Result<Vec<EndpointSpec>> {
+    let mut specs: Vec<EndpointSpec> = Vec::new();
+    if arguments.models.len() > 1 && (arguments.endpoint.is_some() || !arguments.plugins.is_empty()) {
+        bail!("`--endpoint` and `--plugin` are for one model: name each with `--model ENDPOINT=MODEL`");
+    }
+    for text in &arguments.models {
+        let (name, model) = named_model(text)?;
+        let of_model = match &model {
+            ModelReference::Name(name, _) => Some(name.clone()),
+            ModelReference::Bundle(_) | ModelReference::Folder(_) => None,
+        };
+        let name = match arguments.endpoint.clone().or(name).or(of_model) {
+            Some(name) => name,
+            None => UNNAMED.parse()?,
+        };
+        if specs.iter().any(|spec| spec.name == name) {
+            bail!("two endpoints are called `{name}`: name them with `--model ENDPOINT=MODEL`");
+        }
+        specs.push(EndpointSpec::of_model(name, model));
+    }
+    Ok(specs)
+}
+
+/// An endpoint's name, if one is given, and a model. A folder may have `=` in its name.
+fn named_model(text: &str) -> anyhow::Result<(Option<Name>, ModelReference)> {
+    if let Ok(model) = text.parse() {
+        return Ok((None, model));
+    }
+    match text.split_once('=') {
+        Some((name, model)) => Ok((Some(name.parse()?), model.parse()?)),
+        None => Ok((None, text.parse()?)),
+    }
+}
+
+/// Serves one bundle with other transformers than its own.
+async fn deploy_replaced(
+    arguments: &ServeArguments,
+    specs: &[EndpointSpec],
+    deployer: &Deployer,
+    endpoints: &Endpoints,
+    output: &Output,
+) -> anyhow::Result<()> {
+    for spec in specs {
+        for route in &spec.routes {
+            let resolved = deployer.resolve(&route.model).await?;
+            // It starts instances and waits for them, which a thread that serves must not.
+            let predictor = tokio::task::block_in_place(|| {
+                let own = Predictor::load(&deployer.store, &deployer.runtime, &resolved.manifest)?;
+                replace_transformers(own, arguments, &deployer.runtime, output)
+            })?;
+            let deployment = Deployment::new(DeploymentConfig {
+                version: resolved.name.zip(resolved.version),
+                bundle: resolved.digest,
+                predictor,
+                is_of_bundle: false,
+                window: deployer.window(&spec.name, resolved.digest)?,
+                rows_max: REQUEST_ROWS_MAX,
+            });
+            endpoints.insert(Endpoint::new(spec.name.clone(), Routing::to(Arc::new(deployment))));
+        }
+    }
+    Ok(())
+}
+
+fn announce(endpoints: &Endpoints, server: &Server, output: &Output) -> anyhow::Result<()> {
+    let url = |endpoint: &Endpoint| format!("http://{}/serve/{}", server.address(), endpoint.name());
+    let all = endpoints.all();
     if output.is_json() {
+        let described = |endpoint: &Arc<Endpoint>| {
+            let routing = endpoint.routing();
+            let bundle = routing.routes().first().map(|route| route.deployment.bundle());
+            json!({ "name": endpoint.name(), "url": url(endpoint), "bundle": bundle })
+        };
         // One line, so that a program can wait for it.
         let ready = json!({
             "status": "ready",
             "address": server.address(),
-            "endpoints": [{ "name": endpoint.name(), "url": url, "bundle": endpoint.bundle() }],
+            "endpoints": all.iter().map(described).collect::<Vec<_>>(),
         });
         return Ok(output.line(&ready.to_string())?);
     }
-    let (preprocess, postprocess) = endpoint.predictor().transformers();
+    for endpoint in &all {
+        for route in endpoint.routing().routes() {
+            let of = if all.len() > 1 { format!("{}: ", endpoint.name()) } else { String::new() };
+            output.note(&format!("{of}{}", path_of(&route.deployment)));
+        }
+    }
+    match all.as_slice() {
+        [only] => Ok(output.line(&format!("ready: POST {}", url(only)))?),
+        several => {
+            let url = format!("http://{}/serve", server.address());
+            Ok(output.line(&format!("ready: POST {url}/ENDPOINT, of which there are {}", several.len()))?)
+        }
+    }
+}
+
+/// What a request to a deployment passes through.
+fn path_of(deployment: &Deployment) -> String {
+    let (preprocess, postprocess) = deployment.predictor().transformers();
     let names = |transformers: &[Transformer]| match transformers {
         [] => String::new(),
         all => all.iter().map(|one| format!("{} → ", one.plugin().manifest().name)).collect(),
     };
     let after = names(postprocess);
     let after = after.trim_end_matches(" → ");
-    output.note(&format!(
-        "bundle {}: {}model{}{after}",
-        endpoint.bundle().short(),
-        names(preprocess),
-        if after.is_empty() { "" } else { " → " },
-    ));
-    Ok(output.line(&format!("ready: POST {url}"))?)
+    let arrow = if after.is_empty() { "" } else { " → " };
+    let version =
+        deployment.version().map(|(model, number)| format!("{model}@{number}, ")).unwrap_or_default();
+    format!("{version}bundle {}: {}model{arrow}{after}", deployment.bundle().short(), names(preprocess))
 }
 
-async fn flush_regularly(window: Arc<WindowCapture>) {
-    let mut ticks = tokio::time::interval(FLUSH_INTERVAL);
-    loop {
-        ticks.tick().await;
-        let window = Arc::clone(&window);
-        match tokio::task::spawn_blocking(move || window.flush()).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => {
-                tracing::error!(
-                    "{}",
-                    anyhow::Error::new(error).chain().map(|e| e.to_string()).collect::<Vec<_>>().join(": ")
-                );
+/// What was captured of requests and is to be written.
+#[derive(Clone)]
+struct Captured {
+    endpoints: Arc<Endpoints>,
+    recorder: Option<Arc<Recorder>>,
+}
+
+impl Captured {
+    fn flush(&self) -> anyhow::Result<()> {
+        self.endpoints.flush_windows()?;
+        self.recorder.as_ref().map_or(Ok(()), |recorder| recorder.flush())?;
+        Ok(())
+    }
+
+    async fn flush_regularly(self) {
+        let mut ticks = tokio::time::interval(FLUSH_INTERVAL);
+        loop {
+            ticks.tick().await;
+            let captured = self.clone();
+            match tokio::task::spawn_blocking(move || captured.flush()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    tracing::error!(
+                        "{}",
+                        error.chain().map(|e| e.to_string()).collect::<Vec<_>>().join(": ")
+                    );
+                }
+                Err(error) => tracing::error!(%error, "the writer of what was captured failed"),
             }
-            Err(error) => tracing::error!(%error, "the window's writer failed"),
         }
     }
 }

@@ -235,6 +235,12 @@ pub enum DataError {
         /// The text.
         text: String,
     },
+    /// Recorded predictions cannot be read.
+    #[error("a segment of recorded predictions is damaged: {reason}")]
+    PredictionSegment {
+        /// What is wrong.
+        reason: String,
+    },
     /// A dataset's manifest cannot be read.
     #[error("blob {digest} is not a dataset manifest that can be read: {reason}")]
     Manifest {

@@ -10,7 +10,7 @@ use std::collections::{BTreeSet, VecDeque};
 use super::DataError;
 use super::safetensors::{decode_rows_of, encode_rows_of};
 use crate::domain::{Batch, ColumnSpec, Digest, Name};
-use crate::store::Store;
+use crate::store::{Segments, Store};
 
 /// Rows from which on a segment is no longer joined with the next.
 const SEGMENT_ROWS: usize = 1_024;
@@ -50,7 +50,7 @@ impl WindowWriter {
     pub fn open(store: &Store, endpoint: &Name, bundle: Digest, rows_max: usize) -> Result<Self, DataError> {
         let mut segments = VecDeque::new();
         let mut columns = Vec::new();
-        for number in store.window_segments(endpoint)? {
+        for number in store.segments(Segments::Window(endpoint))? {
             match read_segment(store, endpoint, number) {
                 Ok(Some(Window { bundle, rows })) => {
                     columns = ColumnSpec::of_batch(&rows);
@@ -59,7 +59,7 @@ impl WindowWriter {
                 Ok(None) => {}
                 Err(DataError::Window { source, .. }) => {
                     tracing::warn!(%endpoint, number, error = %source, "removing a damaged segment of a window");
-                    store.remove_window_segment(endpoint, number)?;
+                    store.remove_segment(Segments::Window(endpoint), number)?;
                 }
                 Err(error) => return Err(error),
             }
@@ -79,8 +79,9 @@ impl WindowWriter {
         let rows = batch.rows();
         let newest = batch.slice_rows(rows.saturating_sub(self.rows_max)..rows);
         let Some(batch) = newest.filter(|batch| batch.rows() > 0) else { return Ok(()) };
-        let number =
-            self.store.append_window_segment(&self.endpoint, &encode_rows_of(self.bundle, &batch)?)?;
+        let number = self
+            .store
+            .append_segment(Segments::Window(&self.endpoint), &encode_rows_of(self.bundle, &batch)?)?;
         self.segments.push_back(Segment { number, bundle: self.bundle, rows: batch.rows() });
         let columns = ColumnSpec::of_batch(&batch);
         if columns == self.columns {
@@ -108,8 +109,8 @@ impl WindowWriter {
                 return Ok(());
             }
             let bytes = encode_rows_of(self.bundle, &joined)?;
-            self.store.replace_window_segment(&self.endpoint, newer, &bytes)?;
-            self.store.remove_window_segment(&self.endpoint, older)?;
+            self.store.replace_segment(Segments::Window(&self.endpoint), newer, &bytes)?;
+            self.store.remove_segment(Segments::Window(&self.endpoint), older)?;
             self.segments.truncate(self.segments.len() - 2);
             self.segments.push_back(Segment { number: newer, bundle: self.bundle, rows: joined.rows() });
         }
@@ -119,7 +120,7 @@ impl WindowWriter {
     fn trim(&mut self) -> Result<(), DataError> {
         let mut rows: usize = self.segments.iter().map(|segment| segment.rows).sum();
         while let Some(oldest) = self.segments.front().filter(|oldest| rows - oldest.rows >= self.rows_max) {
-            self.store.remove_window_segment(&self.endpoint, oldest.number)?;
+            self.store.remove_segment(Segments::Window(&self.endpoint), oldest.number)?;
             rows -= oldest.rows;
             self.segments.pop_front();
         }
@@ -131,7 +132,7 @@ impl WindowWriter {
 pub fn window_bundles(store: &Store) -> Result<BTreeSet<Digest>, DataError> {
     let mut bundles = BTreeSet::new();
     for endpoint in store.window_endpoints()? {
-        for number in store.window_segments(&endpoint)? {
+        for number in store.segments(Segments::Window(&endpoint))? {
             // One that is gone meanwhile was joined with the next, which is read after it.
             bundles.extend(read_segment(store, &endpoint, number)?.map(|segment| segment.bundle));
         }
@@ -141,8 +142,8 @@ pub fn window_bundles(store: &Store) -> Result<BTreeSet<Digest>, DataError> {
 
 /// The newest at most `rows_max` rows of an endpoint's window; none if there are no rows.
 ///
-/// Ends at the first segment that another bundle filled than the newest, or whose columns differ, as they do where
-/// `host serve` replaced a transformer: those rows are not of the same model.
+/// Segments that another bundle filled than the newest, or whose columns differ, as they do where `host serve` replaced a
+/// transformer, are passed over: those rows are not of the same model.
 pub fn read_window(store: &Store, endpoint: &Name, rows_max: usize) -> Result<Option<Window>, DataError> {
     let mut segments = Vec::new();
     for _ in 0..READ_TRIES {
@@ -166,7 +167,7 @@ pub fn read_window(store: &Store, endpoint: &Name, rows_max: usize) -> Result<Op
 fn read_newest(store: &Store, endpoint: &Name, rows_max: usize) -> Result<(Vec<Window>, bool), DataError> {
     let mut segments: Vec<Window> = Vec::new();
     let mut rows = 0;
-    for number in store.window_segments(endpoint)?.into_iter().rev() {
+    for number in store.segments(Segments::Window(endpoint))?.into_iter().rev() {
         if rows >= rows_max {
             break;
         }
@@ -177,17 +178,16 @@ fn read_newest(store: &Store, endpoint: &Name, rows_max: usize) -> Result<(Vec<W
             let columns = ColumnSpec::of_batch(&newest.rows);
             newest.bundle == segment.bundle && columns == ColumnSpec::of_batch(&segment.rows)
         };
-        if !segments.first().is_none_or(continues) {
-            break;
+        if segments.first().is_none_or(continues) {
+            rows += segment.rows.rows();
+            segments.push(segment);
         }
-        rows += segment.rows.rows();
-        segments.push(segment);
     }
     Ok((segments, true))
 }
 
 fn read_segment(store: &Store, endpoint: &Name, number: u64) -> Result<Option<Window>, DataError> {
-    let Some(bytes) = store.read_window_segment(endpoint, number)? else { return Ok(None) };
+    let Some(bytes) = store.read_segment(Segments::Window(endpoint), number)? else { return Ok(None) };
     let (bundle, rows) = decode_rows_of(&bytes).map_err(|error| {
         let source = Box::new(error);
         DataError::Window { endpoint: endpoint.clone(), number, source }
@@ -246,7 +246,7 @@ mod tests {
         for start in (0..6_000).step_by(20) {
             writer.append(&batch("x", start..start + 20)).unwrap();
         }
-        let segments = store.window_segments(&endpoint).unwrap();
+        let segments = store.segments(Segments::Window(&endpoint)).unwrap();
         assert!(segments.len() <= 16, "{} segments", segments.len());
         let all = read(&store, &endpoint, usize::MAX);
         assert!((3_000..3_000 + SEGMENT_ROWS).contains(&all.rows()), "{} rows", all.rows());
@@ -285,20 +285,21 @@ mod tests {
         assert_eq!(read_window(&store, &endpoint, 100).unwrap().unwrap().bundle, bundle("first"));
         second.append(&batch("x", 8..12)).unwrap();
         second.append(&batch("x", 12..16)).unwrap();
-        assert_eq!(store.window_segments(&endpoint).unwrap().len(), 2, "one for each bundle");
+        assert_eq!(store.segments(Segments::Window(&endpoint)).unwrap().len(), 2, "one for each bundle");
         let window = read_window(&store, &endpoint, 100).unwrap().unwrap();
         assert_eq!((window.bundle, values(&window.rows)), (bundle("second"), (8..16).collect()));
+        // Two that share an endpoint's requests write by turns: neither hides what the other has kept.
         let mut first_again = WindowWriter::open(&store, &endpoint, bundle("first"), 100).unwrap();
         first_again.append(&batch("x", 16..18)).unwrap();
         let window = read_window(&store, &endpoint, 100).unwrap().unwrap();
-        assert_eq!((window.bundle, values(&window.rows)), (bundle("first"), (16..18).collect()));
+        assert_eq!((window.bundle, values(&window.rows)), (bundle("first"), (0..8).chain(16..18).collect()));
     }
 
     #[test]
     fn a_segment_that_names_no_bundle_is_damaged() {
         let (_folder, store, endpoint, _writer) = open(100);
         let bytes = encode_safetensors(&batch("x", 0..8)).unwrap();
-        store.append_window_segment(&endpoint, &bytes).unwrap();
+        store.append_segment(Segments::Window(&endpoint), &bytes).unwrap();
         assert!(matches!(read_window(&store, &endpoint, 100), Err(DataError::Window { .. })));
         WindowWriter::open(&store, &endpoint, bundle("first"), 100).unwrap();
         assert_eq!(read_window(&store, &endpoint, 100).unwrap(), None);
@@ -308,7 +309,7 @@ mod tests {
     fn a_damaged_segment_is_named_and_does_not_stop_the_server() {
         let (_folder, store, endpoint, mut writer) = open(100);
         writer.append(&batch("x", 0..8)).unwrap();
-        let number = store.append_window_segment(&endpoint, b"noise").unwrap();
+        let number = store.append_segment(Segments::Window(&endpoint), b"noise").unwrap();
         let error = read_window(&store, &endpoint, 100).unwrap_err();
         assert_eq!(
             error.to_string(),

@@ -203,6 +203,7 @@ impl Project {
             names.add_datasets(&datasets)?;
             names.add_bundles(&bundles)?;
             names.add_windows()?;
+            names.add_predictions()?;
             names.add_tracked(tracked)?;
             names.blobs.extend(noted);
             Ok(names)

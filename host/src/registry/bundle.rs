@@ -50,6 +50,9 @@ pub struct BundleManifest {
     /// was trained elsewhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<BlobRef>,
+    /// Rows with the answers to them, as [`super::Sample`] writes them; none where the model was trained elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sample: Option<BlobRef>,
 }
 
 /// A blob and its size.
@@ -204,6 +207,27 @@ pub enum RegistryError {
         /// The text.
         text: String,
     },
+    /// Nothing of which the lineage could be told.
+    #[error(
+        "nothing is called `{text}`: expected a dataset or its version, a model's version, a run's id, or the digest of a \
+         bundle or component"
+    )]
+    UnknownSubject {
+        /// The text.
+        text: String,
+    },
+    /// A name that a dataset and a model have.
+    #[error("`{text}` is a dataset and a model: say `data:{text}` or `model:{text}`")]
+    AmbiguousSubject {
+        /// The text.
+        text: String,
+    },
+    /// Digits that begin several ids.
+    #[error("`{text}` begins the ids of several runs: give more digits")]
+    AmbiguousRun {
+        /// The digits.
+        text: String,
+    },
     /// The model file cannot be used.
     #[error("the bundle's model file cannot be loaded")]
     Model(#[from] ModelError),
@@ -278,7 +302,8 @@ impl BundleManifest {
     pub fn blobs(&self) -> impl Iterator<Item = &BlobRef> {
         let transformers = self.preprocess.iter().chain(&self.postprocess);
         let of_transformers = transformers.flat_map(|entry| [Some(&entry.component), entry.state.as_ref()]);
-        [Some(&self.model.blob), self.reference.as_ref()].into_iter().chain(of_transformers).flatten()
+        let others = [Some(&self.model.blob), self.reference.as_ref(), self.sample.as_ref()];
+        others.into_iter().chain(of_transformers).flatten()
     }
 }
 

@@ -52,6 +52,8 @@ pub fn differences(a: &BundleManifest, b: &BundleManifest) -> Vec<Difference> {
     found.columns("outputs", &a.signature.outputs, &b.signature.outputs);
     let reference = |manifest: &BundleManifest| manifest.reference.as_ref().map(|blob| json!(blob.digest));
     found.add("reference", "digest", reference(a), reference(b));
+    let sample = |manifest: &BundleManifest| manifest.sample.as_ref().map(|blob| json!(blob.digest));
+    found.add("sample", "digest", sample(a), sample(b));
     found.0
 }
 
@@ -211,6 +213,7 @@ mod tests {
             metrics: BTreeMap::from([("accuracy".to_owned(), 0.5), ("odd".to_owned(), f64::NAN)]),
             confusion: vec![vec![1, 0], vec![0, 1]],
             reference: Some(blob("reference")),
+            sample: Some(blob("sample")),
         }
     }
 
@@ -230,6 +233,7 @@ mod tests {
         other.model.blob = blob("other");
         other.dataset = None;
         other.reference = None;
+        other.sample = None;
         other.parameters = BTreeMap::from([("max_depth".to_owned(), "4".to_owned())]);
         other.metrics.insert("accuracy".to_owned(), 0.75);
         other.confusion = Vec::new();
@@ -255,6 +259,7 @@ mod tests {
                 "inputs order",
                 "features x",
                 "reference digest",
+                "sample digest",
             ]
         );
         let metric = found.iter().find(|difference| difference.part == "metric").unwrap();
@@ -285,7 +290,8 @@ mod tests {
         let old = manifest();
         let text = String::from_utf8(old.to_bytes().unwrap()).unwrap();
         assert!(text.contains("\"dataset\": {") && text.contains("\"reference\": {"), "{text}");
-        let imported = BundleManifest { dataset: None, reference: None, metrics: BTreeMap::new(), ..old };
+        let imported =
+            BundleManifest { dataset: None, reference: None, sample: None, metrics: BTreeMap::new(), ..old };
         let bytes = imported.to_bytes().unwrap();
         let text = String::from_utf8(bytes.clone()).unwrap();
         assert!(!text.contains("dataset") && !text.contains("reference"), "{text}");

@@ -151,6 +151,7 @@ pub fn bundle_external(store: &Store, external: &ExternalModel) -> Result<Digest
         metrics: Default::default(),
         confusion: Vec::new(),
         reference: None,
+        sample: None,
     };
     Ok(write_bundle(store, &manifest)?)
 }

@@ -71,6 +71,17 @@ impl FromStr for ModelReference {
     }
 }
 
+impl ModelReference {
+    /// Like [`str::parse`], with bundle folders that start from `folder`.
+    pub fn parse_in(folder: &Path, text: &str) -> Result<Self, RegistryError> {
+        let path = folder.join(text);
+        match path.join(MANIFEST_FILE).is_file() {
+            true => Ok(Self::Folder(path)),
+            false => text.parse(),
+        }
+    }
+}
+
 impl std::fmt::Display for ModelReference {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

@@ -22,6 +22,8 @@ pub enum ErrorCode {
     Forbidden,
     /// No such endpoint or route.
     NotFound,
+    /// Nothing is loaded yet.
+    NotReady,
     /// Another method is needed.
     MethodNotAllowed,
     /// A plugin crashed, hit a limit or broke the contract.

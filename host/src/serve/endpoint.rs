@@ -1,222 +1,196 @@
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, HeaderName};
 
-use super::window::WindowCapture;
-use super::{ApiError, ErrorCode, RequestBody};
-use crate::data::{self, RowForm};
-use crate::domain::{Batch, Digest, Name};
-use crate::plugin::block_on;
-use crate::registry::Predictor;
+use super::Deployment;
+use crate::domain::{Name, mix};
 
-/// Rows up to which a request is computed on the thread that read it. At some 20 µs a row this is about a millisecond.
-const INLINE_ROWS_MAX: usize = 64;
-
-/// Bytes of a body up to which it is decoded on the thread that read it. Decoding takes about a nanosecond a byte.
-const INLINE_BODY_MAX_BYTES: usize = 100 * 1024;
-
-/// Scores up to which an answer is encoded on that thread.
-const INLINE_SCORES_MAX: usize = 16 * 1024;
-
-/// Scores that one answer may hold: 16 MiB of them, which are some 50 MB as JSON. A model of thousands of classes makes
-/// this of few rows, so the limits on body and rows do not bound it.
-const ANSWER_SCORES_MAX: usize = 4 * 1024 * 1024;
-
-/// What an endpoint is made of.
-pub struct EndpointConfig {
-    /// Its name: the last part of `/serve/{endpoint}`.
-    pub name: Name,
-    /// Digest of the bundle behind it.
-    pub bundle: Digest,
-    /// The bundle, loaded.
-    pub predictor: Predictor,
-    /// Where rows are kept for monitoring; none where monitoring is off.
-    pub window: Option<Arc<WindowCapture>>,
-    /// Rows that one request may have.
-    pub rows_max: usize,
+/// A served name: the last part of `/serve/{endpoint}`, and who answers what is asked of it.
+///
+/// What answers is replaced as one: a request that has begun ends with the deployment that it began with, and one that
+/// comes later sees the new routing whole.
+pub struct Endpoint {
+    name: Name,
+    routing: RwLock<Arc<Routing>>,
+    /// Requests so far, from which chance is drawn.
+    requests: AtomicU64,
 }
 
-/// A served name.
-pub struct Endpoint {
-    config: Arc<EndpointConfig>,
+/// Which deployments share the requests of an endpoint.
+#[derive(Clone)]
+pub struct Routing {
+    routes: Vec<Route>,
+    /// Loaded, but asked only by version: what was replaced, the newest first.
+    kept: Vec<Arc<Deployment>>,
+    /// Header by which requests stay with one of several deployments.
+    sticky: Option<HeaderName>,
+}
+
+/// A deployment and its part of the requests.
+#[derive(Clone)]
+pub struct Route {
+    /// Who answers.
+    pub deployment: Arc<Deployment>,
+    /// Its part: this weight of the sum of all.
+    pub weight: u32,
 }
 
 impl Endpoint {
     /// Makes an endpoint.
-    pub fn new(config: EndpointConfig) -> Self {
-        Self { config: Arc::new(config) }
+    pub fn new(name: Name, routing: Routing) -> Self {
+        Self { name, routing: RwLock::new(Arc::new(routing)), requests: AtomicU64::new(0) }
     }
 
     /// Its name.
     pub fn name(&self) -> &Name {
-        &self.config.name
+        &self.name
     }
 
-    /// Digest of the bundle behind it.
-    pub fn bundle(&self) -> Digest {
-        self.config.bundle
+    /// Who answers now.
+    pub fn routing(&self) -> Arc<Routing> {
+        Arc::clone(&self.routing.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The window it fills.
-    pub fn window(&self) -> Option<&Arc<WindowCapture>> {
-        self.config.window.as_ref()
+    /// Lets others answer from the next request on.
+    pub fn set_routing(&self, routing: Routing) {
+        *self.routing.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(routing);
     }
 
-    /// The predictor behind it.
-    pub fn predictor(&self) -> &Predictor {
-        &self.config.predictor
+    /// Who answers a request with these headers; none where nobody does.
+    pub fn choose(&self, headers: &HeaderMap) -> Option<Arc<Deployment>> {
+        let routing = self.routing.read().unwrap_or_else(PoisonError::into_inner);
+        let draw = || match routing.sticky.as_ref().and_then(|name| headers.get(name)) {
+            Some(key) => hash(key.as_bytes()),
+            None => mix(self.requests.fetch_add(1, Ordering::Relaxed)),
+        };
+        routing.choose(draw).map(Arc::clone)
+    }
+}
+
+impl Routing {
+    /// All requests to one deployment.
+    pub fn to(deployment: Arc<Deployment>) -> Self {
+        Self::split(vec![Route { deployment, weight: 1 }], None)
     }
 
-    /// Answers a body: a JSON object gets an object, a list gets a list.
-    pub async fn answer(&self, body: RequestBody) -> Result<Vec<u8>, ApiError> {
-        let config = Arc::clone(&self.config);
-        if body.bytes().len() > INLINE_BODY_MAX_BYTES {
-            return on_blocking_pool(move || {
-                let (inputs, form) = decode(&config, body.bytes())?;
-                block_on(compute(&config, inputs, form))
-            })
-            .await;
+    /// Requests by weight. Those with the same value of the header `sticky` get the same deployment, as long as neither
+    /// weights nor deployments change.
+    pub fn split(routes: Vec<Route>, sticky: Option<HeaderName>) -> Self {
+        Self { routes, kept: Vec::new(), sticky }
+    }
+
+    /// Keeps deployments loaded that are asked only by version, the newest first.
+    pub fn keeping(self, kept: Vec<Arc<Deployment>>) -> Self {
+        Self { kept, ..self }
+    }
+
+    /// The header by which requests stay with one of several deployments.
+    pub fn sticky(&self) -> Option<&HeaderName> {
+        self.sticky.as_ref()
+    }
+
+    /// Deployments with their parts of the requests.
+    pub fn routes(&self) -> &[Route] {
+        &self.routes
+    }
+
+    /// Deployments that are asked only by version.
+    pub fn kept(&self) -> &[Arc<Deployment>] {
+        &self.kept
+    }
+
+    /// Every deployment that is loaded.
+    pub fn deployments(&self) -> impl Iterator<Item = &Arc<Deployment>> {
+        self.routes.iter().map(|route| &route.deployment).chain(&self.kept)
+    }
+
+    /// The deployment of a version of the model.
+    pub fn version(&self, number: i64) -> Option<&Arc<Deployment>> {
+        self.deployments().find(|deployment| deployment.version().is_some_and(|(_, found)| *found == number))
+    }
+
+    fn choose(&self, draw: impl FnOnce() -> u64) -> Option<&Arc<Deployment>> {
+        if let [only] = self.routes.as_slice() {
+            return Some(&only.deployment);
         }
-        let (inputs, form) = decode(&config, body.bytes())?;
-        let scores = inputs.rows().saturating_mul(config.predictor.score_count());
-        if inputs.rows() <= INLINE_ROWS_MAX && scores <= INLINE_SCORES_MAX {
-            return compute(&config, inputs, form).await;
+        let sum: u64 = self.routes.iter().map(|route| u64::from(route.weight)).sum();
+        // The upper half of the product is even over the weights, whatever their sum is.
+        let mut place = ((u128::from(draw()) * u128::from(sum)) >> 64) as u64;
+        for route in &self.routes {
+            let weight = u64::from(route.weight);
+            if place < weight {
+                return Some(&route.deployment);
+            }
+            place -= weight;
         }
-        on_blocking_pool(move || block_on(compute(&config, inputs, form))).await
+        None
     }
 }
 
-/// Rows of a body that may be computed: neither they nor their scores are too many.
-fn decode(config: &EndpointConfig, body: &[u8]) -> Result<(Batch, RowForm), ApiError> {
-    let specs = &config.predictor.signature().inputs;
-    let (inputs, form) = data::decode_rows(body, specs, config.rows_max)?;
-    let scores = config.predictor.score_count();
-    let rows_max = ANSWER_SCORES_MAX / scores.max(1);
-    if inputs.rows() > rows_max {
-        let message = format!(
-            "the answer would be too large: expected at most {rows_max} rows, as the model has {scores} scores for \
-             each, found {}",
-            inputs.rows()
-        );
-        return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::AnswerTooLarge, message));
-    }
-    Ok((inputs, form))
-}
-
-async fn compute(config: &EndpointConfig, inputs: Batch, form: RowForm) -> Result<Vec<u8>, ApiError> {
-    let prediction = config.predictor.predict(&inputs).await?;
-    if let Some(window) = &config.window {
-        window.offer(prediction.features, prediction.scores);
-    }
-    data::encode_rows(&prediction.outputs, form).map_err(|error| internal(&error))
-}
-
-async fn on_blocking_pool(
-    answer: impl FnOnce() -> Result<Vec<u8>, ApiError> + Send + 'static,
-) -> Result<Vec<u8>, ApiError> {
-    tokio::task::spawn_blocking(answer).await.map_err(|error| internal(&error))?
-}
-
-fn internal(error: &dyn std::fmt::Display) -> ApiError {
-    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Internal, error.to_string())
+/// FNV-1a (Fowler, Noll, Vo) over the bytes, mixed once more so that its upper half is even too.
+fn hash(bytes: &[u8]) -> u64 {
+    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    mix(bytes.iter().fold(0xcbf2_9ce4_8422_2325, step))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-    use std::thread::ThreadId;
-
+    use super::super::deployment::tests::deployment;
     use super::*;
-    use crate::domain::{ColumnSpec, DataType, Signature};
-    use crate::model::Model;
-    use crate::registry::PredictorParts;
 
-    /// Says always 0, and remembers who asked.
-    #[derive(Debug)]
-    struct Zeros {
-        features: usize,
-        scores: usize,
-        asked_by: Mutex<Vec<ThreadId>>,
-    }
-
-    impl Model for Zeros {
-        fn description(&self) -> String {
-            "zeros".to_owned()
-        }
-
-        fn feature_count(&self) -> usize {
-            self.features
-        }
-
-        fn score_count(&self) -> usize {
-            self.scores
-        }
-
-        fn predicts_values(&self) -> bool {
-            true
-        }
-
-        fn byte_len(&self) -> usize {
-            0
-        }
-
-        fn score(&self, features: &[f32]) -> Vec<f32> {
-            self.asked_by.lock().unwrap().push(std::thread::current().id());
-            vec![0.0; features.len() / self.features * self.scores]
-        }
-    }
-
-    fn endpoint(features: usize, scores: usize) -> (Arc<Zeros>, Endpoint) {
-        let model = Arc::new(Zeros { features, scores, asked_by: Mutex::new(Vec::new()) });
-        let input = ColumnSpec {
-            name: "features".to_owned(),
-            dtype: DataType::Fp32,
-            shape: vec![features],
-            nullable: true,
+    fn split(weights: &[u32]) -> Endpoint {
+        let route = |(number, weight): (i64, &u32)| Route {
+            deployment: Arc::new(deployment(1, 1).1.named("m", number)),
+            weight: *weight,
         };
-        let signature =
-            Signature { inputs: vec![input.clone()], features: vec![input], outputs: vec![model.scores()] };
-        let parts = PredictorParts { preprocess: Vec::new(), model: model.clone(), postprocess: Vec::new() };
-        let endpoint = Endpoint::new(EndpointConfig {
-            name: "zeros".parse().unwrap(),
-            bundle: Digest::of(b""),
-            predictor: Predictor::new(parts, signature),
-            window: None,
-            rows_max: 100_000,
-        });
-        (model, endpoint)
+        let routes = (1..).zip(weights).map(route).collect();
+        Endpoint::new("e".parse().unwrap(), Routing::split(routes, Some(HeaderName::from_static("x-user"))))
     }
 
-    fn rows(count: usize, features: usize) -> RequestBody {
-        let row = format!("{{\"features\":[{}]}}", vec!["0"; features].join(","));
-        format!("[{}]", vec![row; count].join(",")).into_bytes().into()
+    fn number(deployment: &Deployment) -> i64 {
+        deployment.version().unwrap().1
     }
 
-    #[tokio::test]
-    async fn refuses_rows_whose_answer_would_be_too_large_before_computing_it() {
-        let (model, endpoint) = endpoint(1, 65_536);
-        let refused = endpoint.answer(rows(65, 1)).await.unwrap_err();
-        assert_eq!(refused.code(), ErrorCode::AnswerTooLarge);
-        assert_eq!(
-            refused.message(),
-            "the answer would be too large: expected at most 64 rows, as the model has 65536 scores for each, found 65"
+    #[test]
+    fn requests_are_shared_by_weight() {
+        let endpoint = split(&[90, 0, 10]);
+        let mut counts = [0_u32; 4];
+        for _ in 0..10_000 {
+            counts[number(&endpoint.choose(&HeaderMap::new()).unwrap()) as usize] += 1;
+        }
+        assert_eq!(counts[2], 0);
+        assert!((800..1_200).contains(&counts[3]), "{counts:?}");
+        assert_eq!(counts.iter().sum::<u32>(), 10_000);
+        assert!(
+            split(&[]).choose(&HeaderMap::new()).is_none()
+                && split(&[0, 0]).choose(&HeaderMap::new()).is_none()
         );
-        assert!(model.asked_by.lock().unwrap().is_empty());
-        assert!(endpoint.answer(rows(64, 1)).await.is_ok());
     }
 
-    #[tokio::test]
-    async fn only_small_requests_are_answered_on_the_thread_that_read_them() {
-        let asked_here = async |count: usize, features: usize, scores: usize| {
-            let (model, endpoint) = endpoint(features, scores);
-            endpoint.answer(rows(count, features)).await.unwrap();
-            let asked_by = model.asked_by.lock().unwrap();
-            asked_by.as_slice() == [std::thread::current().id()]
-        };
-        assert!(asked_here(1, 784, 10).await);
-        assert!(asked_here(64, 20, 10).await);
-        assert!(!asked_here(65, 20, 10).await, "many rows");
-        assert!(!asked_here(10, 20_000, 1).await, "a long body");
-        assert!(!asked_here(10, 20, 10_000).await, "a long answer");
+    #[test]
+    fn a_key_stays_with_its_deployment() {
+        let endpoint = split(&[1, 1]);
+        let mut counts = [0_u32; 3];
+        for user in 0..1_000_u32 {
+            let key = format!("user {user}").parse().unwrap();
+            let headers = HeaderMap::from_iter([(HeaderName::from_static("x-user"), key)]);
+            let chosen = number(&endpoint.choose(&headers).unwrap());
+            assert_eq!(number(&endpoint.choose(&headers).unwrap()), chosen);
+            counts[chosen as usize] += 1;
+        }
+        assert!((400..600).contains(&counts[1]), "{counts:?}");
+    }
+
+    #[test]
+    fn versions_that_are_kept_answer_only_by_number() {
+        let endpoint = split(&[1]);
+        let old = Arc::new(deployment(1, 1).1.named("m", 7));
+        endpoint.set_routing(Routing::clone(&endpoint.routing()).keeping(vec![old]));
+        assert!((0..100).all(|_| number(&endpoint.choose(&HeaderMap::new()).unwrap()) == 1));
+        let routing = endpoint.routing();
+        assert_eq!(number(routing.version(7).unwrap()), 7);
+        assert!(routing.version(1).is_some() && routing.version(2).is_none());
+        assert_eq!(routing.deployments().count(), 2);
     }
 }

@@ -1,101 +1,203 @@
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderName, HeaderValue, Response, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use axum::routing::{get, post};
 
 use super::answer::json_response;
 use super::body::BodyReader;
-use super::{ApiError, Endpoint, ErrorCode, ServeLimits};
+use super::{
+    Answer, ApiError, Deployment, Endpoint, Endpoints, ErrorCode, PredictionIds, Recorder, ServeLimits,
+};
+use crate::track::now_ms;
 
-/// Carries the digest of the bundle that answered.
-const BUNDLE_HEADER: HeaderName = HeaderName::from_static("x-bundle-digest");
+/// Carries the id of the prediction.
+const PREDICTION_HEADER: HeaderName = HeaderName::from_static("x-prediction-id");
 
-struct Shared {
-    endpoints: BTreeMap<String, ServedEndpoint>,
-    bodies: BodyReader,
+/// What the routes answer from.
+#[derive(Clone)]
+pub struct ServeState {
+    /// The endpoints.
+    pub endpoints: Arc<Endpoints>,
+    /// Where predictions are recorded; none where they are not.
+    pub recorder: Option<Arc<Recorder>>,
+    /// What a request may take.
+    pub limits: ServeLimits,
 }
 
-struct ServedEndpoint {
-    endpoint: Endpoint,
-    bundle_header: Option<HeaderValue>,
+struct Shared {
+    endpoints: Arc<Endpoints>,
+    recorder: Option<Arc<Recorder>>,
+    ids: PredictionIds,
+    bodies: BodyReader,
 }
 
 /// Routes of the serving part:
 ///
-/// - `POST /serve/{endpoint}`: a JSON object or a list of them in, the same out.
-/// - `GET /serve`: the endpoints with their signatures.
-/// - `GET /health`: the process lives. `GET /ready`: every endpoint's bundle is loaded, and its model fits its signature.
-pub fn router(endpoints: Vec<Endpoint>, limits: ServeLimits) -> Router {
-    let serve = |endpoint: Endpoint| {
-        let bundle_header = HeaderValue::from_str(&endpoint.bundle().to_string()).ok();
-        (endpoint.name().to_string(), ServedEndpoint { endpoint, bundle_header })
-    };
-    let endpoints = endpoints.into_iter().map(serve).collect();
-    let shared = Arc::new(Shared { endpoints, bodies: BodyReader::new(limits) });
+/// - `POST /serve/{endpoint}`: a JSON object or a list of them in, the same out. `POST /serve/{endpoint}/{version}` asks a
+///   version of the model that is loaded, whatever its part of the requests is.
+/// - `GET /serve`: the endpoints with the versions behind them and their signatures.
+/// - `GET /health`: the process lives. `GET /ready`: there is an endpoint, which answers.
+pub fn router(state: ServeState) -> Router {
+    let ServeState { endpoints, recorder, limits } = state;
+    let (ids, bodies) = (PredictionIds::default(), BodyReader::new(limits));
+    let shared = Arc::new(Shared { endpoints, recorder, ids, bodies });
     Router::new()
         .route("/serve/{endpoint}", post(answer).fallback(not_posted))
+        .route("/serve/{endpoint}/{version}", post(answer_of_version).fallback(not_posted_to_version))
         .route("/serve", get(list))
         .route("/health", get(alive))
-        .route("/ready", get(alive))
+        .route("/ready", get(ready))
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
         .with_state(shared)
 }
 
+type Server = State<Arc<Shared>>;
+
 async fn answer(
-    State(shared): State<Arc<Shared>>,
+    State(shared): Server,
     name: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Response<Body> {
-    let Ok(Path(name)) = name else {
-        return unknown_endpoint(&shared, "�").into_response();
+    match name {
+        Ok(Path(name)) => respond(&shared, &name, None, request).await,
+        Err(_) => unknown_endpoint(&shared, "�").into_response(),
+    }
+}
+
+async fn answer_of_version(
+    State(shared): Server,
+    path: Result<Path<(String, String)>, PathRejection>,
+    request: Request,
+) -> Response<Body> {
+    match path {
+        Ok(Path((name, version))) => respond(&shared, &name, Some(&version), request).await,
+        Err(_) => unknown_endpoint(&shared, "�").into_response(),
+    }
+}
+
+async fn respond(shared: &Shared, name: &str, version: Option<&str>, request: Request) -> Response<Body> {
+    let Some(endpoint) = shared.endpoints.get(name) else {
+        return unknown_endpoint(shared, name).into_response();
     };
-    let Some(served) = shared.endpoints.get(&name) else {
-        return unknown_endpoint(&shared, &name).into_response();
+    let (head, body) = request.into_parts();
+    // Who answers is chosen when all of the request is there: one that arrives slowly holds no old version.
+    let body = match shared.bodies.read(body).await {
+        Ok(body) => body,
+        Err(error) => return failed(name, &error, error.clone().into_response()),
     };
-    let answered = match shared.bodies.read(request.into_body()).await {
-        Ok(body) => served.endpoint.answer(body).await,
-        Err(error) => Err(error),
+    let deployment = match choose(&endpoint, version, &head.headers) {
+        Ok(deployment) => deployment,
+        Err(error) => return error.into_response(),
     };
-    let mut response = match answered {
-        Ok(body) => json_response(StatusCode::OK, body),
-        Err(error) => {
-            if error.code() != ErrorCode::InvalidInput {
-                tracing::warn!(endpoint = name, code = ?error.code(), "{}", error.message());
-            }
-            error.into_response()
-        }
+    let mut response = match deployment.answer(body).await {
+        Ok(answer) => answered(shared, &endpoint, &deployment, answer),
+        Err(error) => failed(name, &error, error.clone().into_response()),
     };
-    if let Some(bundle) = &served.bundle_header {
-        response.headers_mut().insert(BUNDLE_HEADER, bundle.clone());
+    for (header, value) in deployment.headers() {
+        response.headers_mut().insert(header, value.clone());
     }
     response
 }
 
-async fn list(State(shared): State<Arc<Shared>>) -> Response<Body> {
-    let endpoints: Vec<_> = shared
-        .endpoints
-        .values()
-        .map(|served| {
-            let endpoint = &served.endpoint;
-            serde_json::json!({
-                "name": endpoint.name(),
-                "bundle": endpoint.bundle(),
-                "signature": endpoint.predictor().signature(),
-                "window_rows": endpoint.window().map(|window| window.rows_written()),
-            })
-        })
-        .collect();
+/// The response of an answer, which is recorded.
+fn answered(
+    shared: &Shared,
+    endpoint: &Endpoint,
+    deployment: &Deployment,
+    mut answer: Answer,
+) -> Response<Body> {
+    let mut response = json_response(StatusCode::OK, std::mem::take(&mut answer.body));
+    let id = shared.ids.next();
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(PREDICTION_HEADER, value);
+    }
+    if let Some(recorder) = &shared.recorder {
+        recorder.offer(deployment.record(id, endpoint.name(), now_ms(), answer));
+    }
+    response
+}
+
+fn choose(
+    endpoint: &Endpoint,
+    version: Option<&str>,
+    headers: &HeaderMap,
+) -> Result<Arc<Deployment>, ApiError> {
+    let not_found = |message: String| ApiError::new(StatusCode::NOT_FOUND, ErrorCode::NotFound, message);
+    let Some(version) = version else {
+        let nobody = || not_found(format!("nobody answers for endpoint `{}`", endpoint.name()));
+        return endpoint.choose(headers).ok_or_else(nobody);
+    };
+    let routing = endpoint.routing();
+    let number = version.parse().ok();
+    number.and_then(|number| routing.version(number)).map(Arc::clone).ok_or_else(|| {
+        let version: String = version.chars().take(40).collect();
+        let loaded = routing.deployments().filter_map(|deployment| Some(deployment.version()?.1.to_string()));
+        let loaded = match loaded.collect::<Vec<_>>() {
+            none if none.is_empty() => "its versions have no numbers".to_owned(),
+            loaded => format!("loaded is {}", loaded.join(", ")),
+        };
+        not_found(format!("endpoint `{}` has no version `{version}`: {loaded}", endpoint.name()))
+    })
+}
+
+/// Logs what is not the caller's fault.
+fn failed(endpoint: &str, error: &ApiError, response: Response<Body>) -> Response<Body> {
+    if error.code() != ErrorCode::InvalidInput {
+        tracing::warn!(endpoint, code = ?error.code(), "{}", error.message());
+    }
+    response
+}
+
+async fn list(State(shared): Server) -> Response<Body> {
+    let endpoints: Vec<_> = shared.endpoints.all().iter().map(|endpoint| described(endpoint)).collect();
     json_response(StatusCode::OK, serde_json::json!({ "endpoints": endpoints }).to_string())
 }
 
-/// Endpoints are loaded, and refused if model and signature differ, before the socket is opened. So whoever gets an
-/// answer at all gets this one.
+/// An endpoint with the first of those that answer, which is the only one as a rule, and all that are loaded.
+fn described(endpoint: &Endpoint) -> serde_json::Value {
+    let routing = endpoint.routing();
+    let first = routing.routes().first().map(|route| &route.deployment);
+    let weight = |deployment: &Arc<Deployment>| {
+        let routes = routing.routes().iter();
+        routes
+            .filter(|route| Arc::ptr_eq(&route.deployment, deployment))
+            .map(|route| route.weight)
+            .sum::<u32>()
+    };
+    let versions: Vec<_> = routing
+        .deployments()
+        .map(|deployment| {
+            serde_json::json!({
+                "model": deployment.version().map(|(model, _)| model),
+                "version": deployment.version().map(|(_, number)| number),
+                "bundle": deployment.bundle(),
+                "weight": weight(deployment),
+                "window_rows": deployment.window().map(|window| window.rows_written()),
+            })
+        })
+        .collect();
+    serde_json::json!({
+        "name": endpoint.name(),
+        "bundle": first.map(|deployment| deployment.bundle()),
+        "signature": first.map(|deployment| deployment.predictor().signature()),
+        "window_rows": first.and_then(|first| first.window()).map(|window| window.rows_written()),
+        "versions": versions,
+    })
+}
+
+async fn ready(State(shared): Server) -> Response<Body> {
+    if shared.endpoints.all().is_empty() {
+        let message = "no endpoint is loaded";
+        return ApiError::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::NotReady, message).into_response();
+    }
+    alive().await
+}
+
 async fn alive() -> Response<Body> {
     json_response(StatusCode::OK, r#"{"status":"ok"}"#)
 }
@@ -105,16 +207,27 @@ async fn unknown_route(request: Request) -> Response<Body> {
     ApiError::new(StatusCode::NOT_FOUND, ErrorCode::NotFound, message).into_response()
 }
 
-/// Another method than `POST` on an endpoint, or on what is none.
+/// Something else than `POST` for an endpoint: what there is not at all is not found, rather than not allowed.
 async fn not_posted(
-    State(shared): State<Arc<Shared>>,
+    State(shared): Server,
     name: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Response<Body> {
-    match name {
-        Ok(Path(name)) if shared.endpoints.contains_key(&name) => wrong_method(request).await,
-        Ok(Path(name)) => unknown_endpoint(&shared, &name).into_response(),
-        Err(_) => unknown_endpoint(&shared, "�").into_response(),
+    wrong_method_of(&shared, name.as_ref().ok().map(|Path(name)| name.as_str()), request).await
+}
+
+async fn not_posted_to_version(
+    State(shared): Server,
+    path: Result<Path<(String, String)>, PathRejection>,
+    request: Request,
+) -> Response<Body> {
+    wrong_method_of(&shared, path.as_ref().ok().map(|Path((name, _))| name.as_str()), request).await
+}
+
+async fn wrong_method_of(shared: &Shared, endpoint: Option<&str>, request: Request) -> Response<Body> {
+    match endpoint {
+        Some(name) if shared.endpoints.get(name).is_some() => wrong_method(request).await,
+        name => unknown_endpoint(shared, name.unwrap_or("�")).into_response(),
     }
 }
 
@@ -131,7 +244,9 @@ fn shown_path(request: &Request) -> String {
 
 fn unknown_endpoint(shared: &Shared, name: &str) -> ApiError {
     let name: String = name.chars().take(80).collect();
-    let known: Vec<_> = shared.endpoints.keys().map(|name| format!("`{name}`")).collect();
-    let message = format!("there is no endpoint `{name}`: there is {}", known.join(", "));
+    let known: Vec<_> =
+        shared.endpoints.all().iter().take(10).map(|endpoint| format!("`{}`", endpoint.name())).collect();
+    let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+    let message = format!("there is no endpoint `{name}`: there is {known}");
     ApiError::new(StatusCode::NOT_FOUND, ErrorCode::NotFound, message)
 }

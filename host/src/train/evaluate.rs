@@ -6,14 +6,11 @@ use super::report::{self, Evaluation};
 use super::trainer::Task;
 use super::{TrainError, evaluation};
 use crate::data::{self, ResolvedDataset};
-use crate::domain::{BatchError, ColumnSpec};
+use crate::domain::BatchError;
 use crate::model::SCORES;
 use crate::plugin::{PluginRuntime, block_on};
 use crate::registry::{BundleManifest, PredictionError, Predictor, RegistryError};
 use crate::store::Store;
-
-/// Rows that a bundle is tried out with.
-const TRIED_ROWS: usize = 64;
 
 /// Rows to judge by.
 #[derive(Debug, Clone, Copy)]
@@ -75,34 +72,6 @@ impl From<TrainError> for EvaluateError {
     fn from(error: TrainError) -> Self {
         Self::Source(Box::new(error))
     }
-}
-
-/// Loads a bundle as serving does, and has it answer the first of the rows that training held out; gives how many
-/// those were. The label is no column of theirs: whatever the bundle takes of a row is all it gets.
-pub fn try_out(
-    store: &Store,
-    runtime: &PluginRuntime,
-    manifest: &BundleManifest,
-    dataset: &ResolvedDataset,
-) -> Result<usize, EvaluateError> {
-    let predictor = Predictor::load(store, runtime, manifest)?;
-    let inputs = &manifest.signature.inputs;
-    let is_input = |name: &str| inputs.iter().any(|input| input.name == name);
-    let schema = &dataset.manifest.schema;
-    let label = schema.iter().map(|column| column.name.as_str()).find(|name| !is_input(name));
-    let source = Source::open(store, dataset, label.unwrap_or("label"), None, TRIED_ROWS)?;
-    let Some(batch) = source.batches(Split::Test)?.next() else {
-        return Err(TrainError::EmptySplit { split: Split::Test.as_str() }.into());
-    };
-    let (rows, _) = batch?;
-    let refuse = |source| {
-        let (dataset, source) = (dataset.name.to_string(), Box::new(source));
-        EvaluateError::Prediction { dataset, source }
-    };
-    let prediction = block_on(predictor.predict(&predictor.select_inputs(rows)?)).map_err(refuse)?;
-    ColumnSpec::check(&manifest.signature.outputs, &prediction.outputs)
-        .map_err(|source| refuse(PredictionError::Input(source)))?;
-    Ok(prediction.outputs.rows())
 }
 
 /// Judges a bundle. Columns that it does not take, such as the label, are left out.

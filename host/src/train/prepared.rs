@@ -21,7 +21,7 @@ use crate::domain::{Batch, ColumnSpec, Signature, Tensor};
 use crate::model::{self, FEATURES, Model, SCORES};
 use crate::plugin::{Plugin, Transformer, TransformerFit, block_on};
 use crate::registry::{
-    self, BlobRef, BundleManifest, DatasetRef, MEDIA_TYPE, ModelEntry, Predictor, PredictorParts,
+    self, BlobRef, BundleManifest, DatasetRef, MEDIA_TYPE, ModelEntry, Predictor, PredictorParts, Sample,
     TransformerEntry,
 };
 use crate::store::Store;
@@ -135,7 +135,7 @@ impl<'a> Prepared<'a> {
         let started = Instant::now();
         let Learned { trained, model, evaluation, train_seconds } = learned;
         let postprocess = fit_postprocess(self.spec, model.as_ref(), &self.train)?;
-        let manifest = BundleManifest {
+        let mut manifest = BundleManifest {
             media_type: MEDIA_TYPE.to_owned(),
             model: ModelEntry {
                 framework: trained.framework.to_owned(),
@@ -154,8 +154,10 @@ impl<'a> Prepared<'a> {
             metrics: evaluation.metrics.clone(),
             confusion: evaluation.confusion.clone(),
             reference: Some(put(self.store, &reference(&self.train, model.as_ref())?)?),
+            sample: None,
         };
-        self.try_out(&manifest, model, postprocess)?;
+        let sample = self.try_out(&manifest, model, postprocess)?.and_then(|sample| sample.to_bytes());
+        manifest.sample = sample.map(|sample| put(self.store, &sample)).transpose()?;
         let bundle = registry::write_bundle(self.store, &manifest)?;
         Ok(TrainReport {
             bundle,
@@ -175,25 +177,25 @@ impl<'a> Prepared<'a> {
         Ok(Signature { inputs: self.source.inputs().to_vec(), features: self.features.clone(), outputs })
     }
 
-    /// Answers some rows of the test split as serving will, so that a bundle which cannot is never written.
+    /// Answers some rows of the test split as serving will, so that a bundle which cannot is never written; gives some of
+    /// them with their answers.
     fn try_out(
         &self,
         manifest: &BundleManifest,
         model: Arc<dyn Model>,
         postprocess: Vec<Transformer>,
-    ) -> Result<(), TrainError> {
+    ) -> Result<Option<Sample>, TrainError> {
         let reopen = |opened: &Transformer| {
             block_on(Transformer::open(opened.plugin(), opened.config(), opened.state().map(<[u8]>::to_vec)))
         };
         let preprocess = self.preprocess.iter().map(reopen).collect::<Result<Vec<_>, _>>()?;
         let parts = PredictorParts { preprocess, model, postprocess };
         let predictor = Predictor::new(parts, manifest.signature.clone());
-        if let Some(batch) = self.source.batches(Split::Test)?.next() {
-            let (inputs, _) = batch?;
-            let prediction = block_on(predictor.predict(&inputs))?;
-            ColumnSpec::check(&manifest.signature.outputs, &prediction.outputs)?;
-        }
-        Ok(())
+        let Some(batch) = self.source.batches(Split::Test)?.next() else { return Ok(None) };
+        let (inputs, _) = batch?;
+        let prediction = block_on(predictor.predict(&inputs))?;
+        ColumnSpec::check(&manifest.signature.outputs, &prediction.outputs)?;
+        Ok(block_on(Sample::record(&predictor, &inputs))?)
     }
 }
 

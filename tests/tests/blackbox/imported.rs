@@ -256,3 +256,63 @@ fn files_that_are_no_models_are_told() {
 fn ran_code(failure: &str) -> &str {
     failure.lines().next().unwrap()
 }
+
+/// A file of safetensors as any program can write it: a header of JSON, and numbers.
+fn safetensors(metadata: &Value, tensors: &[(&str, &[usize], &[f32])]) -> Vec<u8> {
+    let mut header = json!({ "__metadata__": { "host.network": metadata.to_string() } });
+    let mut data = Vec::new();
+    for (name, shape, values) in tensors {
+        let begin = data.len();
+        data.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        header[*name] = json!({ "dtype": "F32", "shape": shape, "data_offsets": [begin, data.len()] });
+    }
+    let header = header.to_string();
+    [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &data].concat()
+}
+
+#[test]
+fn a_network_of_elsewhere_becomes_a_version() {
+    let host = Host::new();
+    let dense =
+        |units: u32, activation: &str| json!({ "kind": "dense", "units": units, "activation": activation });
+    let architecture = json!({
+        "version": 1, "input": { "height": 1, "width": 1, "channels": 2 }, "missing": 0.0,
+        "layers": [dense(2, "relu"), dense(2, "none")], "output": { "kind": "classes" },
+    });
+    let weights = [1.0, -1.0, 0.5, 2.0];
+    let file = safetensors(
+        &architecture,
+        &[
+            ("layers.0.weight", &[2, 2], &weights),
+            ("layers.0.bias", &[2], &[0.25, -0.5]),
+            ("layers.1.weight", &[2, 2], &[1.0, 0.0, 0.0, 1.0]),
+            ("layers.1.bias", &[2], &[0.0, 0.0]),
+        ],
+    );
+    let path = host.state_dir().join("model.safetensors");
+    std::fs::write(&path, &file).unwrap();
+    let columns = ["a", "b"].map(|name| json!({ "name": name, "dtype": "FP32", "shape": [] }));
+    let signature = written(&host, "signature.json", &json!({ "inputs": columns }).to_string());
+    let path = path.to_str().unwrap();
+    host.run(["model", "import", path, "--name", "net", "--signature", &signature]).expect_success();
+    let shown = host.run(["model", "show", "net", "--json"]).json();
+    assert_eq!(shown["manifest"]["model"]["file_name"], "model.safetensors");
+    let server = host.serve(["--model", "net"]);
+    let answer = server.post("/serve/net", r#"{"a": 1, "b": -2}"#).json();
+    // 1 · 1 − 2 · 0.5 + 0.25 and −1 · 1 − 2 · 2 − 0.5, of which the second is cut off at 0.
+    let hidden = [0.25_f64, 0.0];
+    let sum: f64 = hidden.iter().map(|value| value.exp()).sum();
+    for (score, hidden) in answer["scores"].as_array().unwrap().iter().zip(hidden) {
+        let expected = hidden.exp() / sum;
+        assert!((score.as_f64().unwrap() - expected).abs() < 1e-6, "{answer}");
+    }
+    drop(server);
+    // Cut anywhere it is refused, and nothing is registered.
+    let short = host.state_dir().join("short.safetensors");
+    for length in [9, 40, file.len() - 1] {
+        std::fs::write(&short, &file[..length]).unwrap();
+        let said = host.run(["model", "import", short.to_str().unwrap(), "--name", "short"]);
+        assert_eq!(said.code, 2, "{length}: {}", said.stderr);
+    }
+    assert!(!host.run(["model", "list"]).expect_success().contains("short"));
+}

@@ -4,8 +4,8 @@ use serde_json::json;
 use crate::cli::output::{Output, thousands};
 use crate::cli::plugin::PluginOptions;
 use crate::cli::state::StateArguments;
-use crate::registry::ModelReference;
-use crate::train;
+use crate::plugin::block_on;
+use crate::registry::{ModelReference, Predictor, Sample};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -21,15 +21,16 @@ pub(in crate::cli) struct CheckArguments {
 pub(super) fn run(arguments: &CheckArguments, state: &StateArguments, output: &Output) -> anyhow::Result<()> {
     let store = state.open_store()?;
     let resolved = state.resolve_model(&store, &arguments.model)?;
-    let made_from = resolved.manifest.dataset.as_ref();
-    let made_from = made_from.context("the bundle was made elsewhere: there are no rows to try it with")?;
-    let dataset = state.resolve_dataset(&format!("{}@{}", made_from.name, made_from.version))?;
+    let recorded = resolved.manifest.sample.as_ref();
+    let recorded = recorded.context("the bundle has no recorded sample to answer: it was made elsewhere")?;
+    let sample = Sample::from_bytes(&store.get(recorded.digest)?)?;
     let runtime = arguments.options.start()?;
-    let answered = train::try_out(&store, &runtime, &resolved.manifest, &dataset)?;
+    let predictor = Predictor::load(&store, &runtime, &resolved.manifest)?;
+    let answered = block_on(sample.check(&predictor))?;
     if output.is_json() {
         return output.value(&json!({ "bundle": resolved.digest, "answered": answered }));
     }
     output.field("bundle", resolved.digest)?;
-    output.field("answered", format!("{} rows", thousands(answered as u64)))?;
+    output.field("answered", format!("{} rows as when it was made", thousands(answered as u64)))?;
     Ok(())
 }

@@ -1,7 +1,7 @@
 use std::collections::HashSet;
 
 use super::GcError;
-use crate::data::{DataError, DatasetManifest, DatasetVersion, window_bundles};
+use crate::data::{DataError, DatasetManifest, DatasetVersion, prediction_bundles, window_bundles};
 use crate::domain::{Digest, Name};
 use crate::registry::{NamedBundle, RegistryError, read_bundle};
 use crate::store::{Store, StoreError};
@@ -59,6 +59,15 @@ impl Names {
         let unreadable = |error| GcError::unreadable("a window of an endpoint".to_owned(), error);
         for bundle in window_bundles(&self.store).map_err(unreadable)? {
             self.add_bundle_if_any(bundle, "a window of an endpoint")?;
+        }
+        Ok(())
+    }
+
+    /// The bundles that answered recorded predictions: those can be computed again.
+    pub(super) fn add_predictions(&mut self) -> Result<(), GcError> {
+        let unreadable = |error| GcError::unreadable("recorded predictions".to_owned(), error);
+        for bundle in prediction_bundles(&self.store).map_err(unreadable)? {
+            self.add_bundle_if_any(bundle, "a recorded prediction")?;
         }
         Ok(())
     }

@@ -1,0 +1,139 @@
+use std::io::ErrorKind;
+use std::path::PathBuf;
+
+use super::files::{Existing, create_folders, read_plain, write_whole};
+use super::{Store, StoreError};
+use crate::domain::Name;
+
+/// Largest segment that is read; a thousand rows of 784 floats have 3 MiB.
+const SEGMENT_MAX_BYTES: u64 = 1024 * 1024 * 1024;
+
+/// Numbered pieces of bytes that come one after another, the oldest of which go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Segments<'a> {
+    /// The monitoring window of an endpoint.
+    Window(&'a Name),
+    /// Predictions that were served.
+    Predictions,
+}
+
+impl Segments<'_> {
+    /// What a segment's file is called after its number.
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::Window(_) => ".safetensors",
+            Self::Predictions => ".predictions",
+        }
+    }
+}
+
+impl Store {
+    /// Endpoints that have a window.
+    pub fn window_endpoints(&self) -> Result<Vec<Name>, StoreError> {
+        let folder = self.windows();
+        let mut endpoints = Vec::new();
+        for entry in std::fs::read_dir(&folder).map_err(StoreError::io("read", &folder))? {
+            let file_name = entry.map_err(StoreError::io("read", &folder))?.file_name();
+            endpoints.extend(file_name.to_str().and_then(|name| name.parse().ok()));
+        }
+        Ok(endpoints)
+    }
+
+    /// Numbers of the segments, oldest first.
+    pub fn segments(&self, of: Segments<'_>) -> Result<Vec<u64>, StoreError> {
+        let folder = self.segment_folder(of);
+        let entries = match std::fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(StoreError::io("read", &folder)(error)),
+        };
+        let mut numbers = Vec::new();
+        for entry in entries {
+            let file_name = entry.map_err(StoreError::io("read", &folder))?.file_name();
+            let stem = file_name.to_str().and_then(|name| name.strip_suffix(of.suffix()));
+            numbers.extend(stem.and_then(|stem| stem.parse::<u64>().ok()));
+        }
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+
+    /// Adds a segment after the newest; gives its number. Durable when it returns.
+    pub fn append_segment(&self, of: Segments<'_>, bytes: &[u8]) -> Result<u64, StoreError> {
+        create_folders(&self.segment_folder(of))?;
+        loop {
+            let number = self.segments(of)?.last().map_or(1, |last| last.saturating_add(1));
+            let path = self.segment_path(of, number);
+            // Another server may have taken the number; then the next one is free.
+            if write_whole(&self.temporary(), &path, bytes, Existing::Keep)? {
+                return Ok(number);
+            }
+            if number == u64::MAX {
+                return Err(StoreError::io("write", &path)(ErrorKind::AlreadyExists.into()));
+            }
+        }
+    }
+
+    /// Puts other bytes in place of a segment.
+    pub fn replace_segment(&self, of: Segments<'_>, number: u64, bytes: &[u8]) -> Result<(), StoreError> {
+        let path = self.segment_path(of, number);
+        write_whole(&self.temporary(), &path, bytes, Existing::Replace).map(|_| ())
+    }
+
+    /// The bytes of a segment; none if it is gone.
+    pub fn read_segment(&self, of: Segments<'_>, number: u64) -> Result<Option<Vec<u8>>, StoreError> {
+        read_plain(&self.segment_path(of, number), SEGMENT_MAX_BYTES)
+    }
+
+    /// Removes a segment; one that is gone already is no failure.
+    pub fn remove_segment(&self, of: Segments<'_>, number: u64) -> Result<(), StoreError> {
+        let path = self.segment_path(of, number);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(StoreError::io("remove", &path)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The size of a segment in bytes; none if it is gone.
+    pub fn segment_len(&self, of: Segments<'_>, number: u64) -> Result<Option<u64>, StoreError> {
+        let path = self.segment_path(of, number);
+        match std::fs::symlink_metadata(&path) {
+            Ok(metadata) => Ok(Some(metadata.len())),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StoreError::io("read", &path)(error)),
+        }
+    }
+
+    fn segment_folder(&self, of: Segments<'_>) -> PathBuf {
+        match of {
+            Segments::Window(endpoint) => self.windows().join(endpoint.as_str()),
+            Segments::Predictions => self.folder().join("predictions"),
+        }
+    }
+
+    fn segment_path(&self, of: Segments<'_>, number: u64) -> PathBuf {
+        self.segment_folder(of).join(format!("{number:08}{}", of.suffix()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_are_numbered_in_the_order_they_came() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let endpoint: Name = "mnist".parse().unwrap();
+        let of = Segments::Window(&endpoint);
+        assert!(store.segments(of).unwrap().is_empty());
+        for expected in 1..=11 {
+            assert_eq!(store.append_segment(of, &[expected]).unwrap(), u64::from(expected));
+        }
+        store.remove_segment(of, 1).unwrap();
+        store.remove_segment(of, 1).unwrap();
+        store.replace_segment(of, 2, b"two").unwrap();
+        assert_eq!(store.segments(of).unwrap(), (2..=11).collect::<Vec<_>>());
+        assert_eq!(store.read_segment(of, 2).unwrap().unwrap(), b"two");
+        assert_eq!(store.read_segment(of, 1).unwrap(), None);
+    }
+}

@@ -1,0 +1,230 @@
+//! Endpoints of `host serve`: many in one process, shared by versions, and swapped while they answer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use host_tests::{Host, Server, sha256};
+use serde_json::{Value, json};
+
+use super::registry::Registry;
+
+const ROW: &str = r#"{"a": 3, "b": 2}"#;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A project with two versions of the model `digits`, which answer differently.
+fn two_versions() -> Registry {
+    let registry = Registry::new(None);
+    registry.train("1");
+    registry.train("9");
+    registry
+}
+
+/// Status, version and body of an answer.
+fn ask(server: &Server, path: &str, headers: &[(&str, &str)]) -> (u16, String, String) {
+    let (answer, headers) = server.post_with_headers(path, ROW, headers);
+    (answer.status, headers.get("x-model-version").cloned().unwrap_or_default(), answer.body)
+}
+
+fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn write(host: &Host, text: &str) -> String {
+    let path = host.state_dir().join("endpoints.yaml");
+    // Whole or not at all, as editors do it.
+    let staged = host.state_dir().join("endpoints.new");
+    std::fs::write(&staged, text).unwrap();
+    std::fs::rename(staged, &path).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_moved_alias_swaps_all_of_a_version_under_load() {
+    let registry = two_versions();
+    registry.run(&["model", "alias", "digits@1", "champion"]).expect_success();
+    let server = registry.host.serve(["--model", "digits@champion"]);
+    let is_over = AtomicBool::new(false);
+    let answers: Vec<(u16, String, String)> = std::thread::scope(|scope| {
+        let load = |_| {
+            scope.spawn(|| {
+                let mut answers = Vec::new();
+                while !is_over.load(Ordering::Relaxed) {
+                    answers.push(ask(&server, "/serve/digits", &[]));
+                }
+                answers
+            })
+        };
+        let loads: Vec<_> = (0..4).map(load).collect();
+        for version in [2, 1, 2, 1, 2] {
+            let version = format!("digits@{version}");
+            registry.run(&["model", "alias", &version, "champion"]).expect_success();
+            wait_for("the alias is not followed", || ask(&server, "/serve/digits", &[]).1 == version);
+        }
+        is_over.store(true, Ordering::Relaxed);
+        loads.into_iter().flat_map(|load| load.join().unwrap()).collect()
+    });
+    let mut bodies: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for (status, version, body) in &answers {
+        assert_eq!(*status, 200, "{body}");
+        bodies.entry(version).or_default().insert(body);
+    }
+    let versions: Vec<_> = bodies.keys().copied().collect();
+    assert_eq!(versions, ["digits@1", "digits@2"], "of {} answers", answers.len());
+    assert!(bodies.values().all(|bodies| bodies.len() == 1), "each version has one answer: {bodies:?}");
+    assert_ne!(bodies["digits@1"], bodies["digits@2"]);
+}
+
+#[test]
+fn a_new_version_is_served_and_the_one_before_stays_for_those_who_ask_for_it() {
+    let registry = Registry::new(None);
+    registry.train("1");
+    let server = registry.host.serve(["--model", "digits"]);
+    let first = ask(&server, "/serve/digits", &[]);
+    assert_eq!(first.1, "digits@1");
+    registry.train("9");
+    wait_for("the new version is not served", || ask(&server, "/serve/digits", &[]).1 == "digits@2");
+    assert_eq!(ask(&server, "/serve/digits/1", &[]), first);
+    let told = server.get("/serve").json()["endpoints"][0]["versions"].clone();
+    let versions: Vec<_> =
+        told.as_array().unwrap().iter().map(|one| (&one["version"], &one["weight"])).collect();
+    assert_eq!(versions, [(&json!(2), &json!(1)), (&json!(1), &json!(0))]);
+    registry.train("5");
+    wait_for("the new version is not served", || ask(&server, "/serve/digits", &[]).1 == "digits@3");
+    // One is kept by default.
+    let gone = server.post("/serve/digits/1", ROW);
+    assert_eq!(gone.status, 404);
+    assert_eq!(gone.json()["error"]["message"], "endpoint `digits` has no version `1`: loaded is 3, 2");
+    assert_eq!(server.post("/serve/digits/x", ROW).status, 404);
+    assert_eq!(server.get("/serve/digits/2").status, 405);
+}
+
+#[test]
+fn versions_share_requests_by_weight_and_keys_stay() {
+    let registry = two_versions();
+    let file = write(
+        &registry.host,
+        "version: 1
+endpoints:
+  shared:
+    traffic:
+      - { model: digits@1, weight: 75 }
+      - { model: digits@2, weight: 25 }
+    sticky: x-user
+  alone: { model: digits@2 }
+",
+    );
+    let server = registry.host.serve(["--endpoints", &file]);
+    let mut counts: BTreeMap<String, u32> = BTreeMap::new();
+    for _ in 0..400 {
+        *counts.entry(ask(&server, "/serve/shared", &[]).1).or_default() += 1;
+    }
+    assert!((60..140).contains(&counts["digits@2"]), "{counts:?}");
+    let mut seen = BTreeSet::new();
+    for user in ["anna", "ben", "clara", "dora", "emil", "frida", "gustav", "hanna", "ida", "jan"] {
+        let versions: BTreeSet<_> =
+            (0..10).map(|_| ask(&server, "/serve/shared", &[("x-user", user)]).1).collect();
+        assert_eq!(versions.len(), 1, "{user}");
+        seen.extend(versions);
+    }
+    assert_eq!(seen.len(), 2, "{seen:?}");
+    assert_eq!(ask(&server, "/serve/shared/2", &[]).2, ask(&server, "/serve/alone", &[]).2);
+}
+
+#[test]
+fn an_edited_file_is_taken_up_and_a_bad_one_changes_nothing() {
+    let registry = two_versions();
+    let host = &registry.host;
+    let file = write(host, "version: 1\nendpoints: { one: { model: digits@1 } }\n");
+    let server = host.serve(["--endpoints", &file]);
+    let one = || ask(&server, "/serve/one", &[]).1;
+    assert_eq!(one(), "digits@1");
+    write(host, "version: 1\nendpoints: { one: { model: digits@2 }, two: { model: digits@1 } }\n");
+    wait_for("the file is not followed", || one() == "digits@2");
+    wait_for("a new endpoint is not served", || server.post("/serve/two", ROW).status == 200);
+    write(host, "version: 1\nendpoints: { one: { model: digits@1 ");
+    write(host, "version: 1\nendpoints: { one: { modell: digits@1 } }\n");
+    write(host, "version: 1\nendpoints: { one: { model: digits@9 }, two: { model: digits@2 } }\n");
+    wait_for("others are not served", || ask(&server, "/serve/two", &[]).1 == "digits@2");
+    assert_eq!(one(), "digits@2", "there is no version 9");
+    write(host, "version: 1\nendpoints: { two: { model: digits@2 } }\n");
+    wait_for("an endpoint is not removed", || server.post("/serve/one", ROW).status == 404);
+    assert_eq!(server.post("/serve/two", ROW).status, 200);
+    let told = server.stop().stderr;
+    assert!(told.contains("endpoint `one`: model `digits` has no version 9"), "{told}");
+    assert!(told.contains("endpoint `one`: removed"), "{told}");
+}
+
+/// A bundle that says it had answered otherwise than it does.
+fn with_another_sample(registry: &Registry) -> PathBuf {
+    let folder = registry.host.state_dir().join("tampered");
+    registry.run(&["model", "export", "digits@1", folder.to_str().unwrap()]).expect_success();
+    let manifest_path = folder.join("bundle.json");
+    let mut manifest: Value = serde_json::from_slice(&std::fs::read(&manifest_path).unwrap()).unwrap();
+    let digest = manifest["sample"]["digest"].as_str().unwrap().replace("sha256:", "");
+    let blob = |digest: &str| folder.join("blobs/sha256").join(digest);
+    let mut sample: Value = serde_json::from_slice(&std::fs::read(blob(&digest)).unwrap()).unwrap();
+    sample["outputs"][2] = json!({ "scores": 7 });
+    let bytes = sample.to_string().into_bytes();
+    let digest = sha256(&bytes);
+    manifest["sample"] = json!({ "digest": format!("sha256:{digest}"), "size": bytes.len() });
+    std::fs::write(blob(&digest), bytes).unwrap();
+    std::fs::write(manifest_path, manifest.to_string()).unwrap();
+    folder
+}
+
+#[test]
+fn a_version_that_does_not_answer_its_sample_gets_no_requests() {
+    let registry = two_versions();
+    let host = &registry.host;
+    let tampered = with_another_sample(&registry);
+    let reason = "of its recorded sample with";
+    let alone = host.run(["serve", "--model", tampered.to_str().unwrap(), "--port", "0"]);
+    assert_eq!(alone.code, 2);
+    assert!(alone.stderr.contains(reason), "{}", alone.stderr);
+    let checked = host.run(["model", "check", tampered.to_str().unwrap()]);
+    assert!(checked.code == 2 && checked.stderr.contains("it answers row 2"), "{}", checked.stderr);
+
+    let file = write(host, "version: 1\nendpoints: { one: { model: digits@1 } }\n");
+    let server = host.serve(["--endpoints", &file]);
+    let before = ask(&server, "/serve/one", &[]);
+    // The folder starts from where the file is.
+    write(host, "version: 1\nendpoints: { one: { model: tampered }, two: { model: digits@2 } }\n");
+    wait_for("another endpoint is not served", || server.post("/serve/two", ROW).status == 200);
+    assert_eq!(ask(&server, "/serve/one", &[]), before);
+    let told = server.stop().stderr;
+    assert_eq!(told.matches(reason).count(), 1, "{told}");
+}
+
+#[test]
+fn what_cannot_be_served_is_told_before_anything_is() {
+    let registry = two_versions();
+    let host = &registry.host;
+    let refused = |arguments: &[&str]| {
+        let ran = host.run(["serve", "--port", "0"].iter().chain(arguments).copied());
+        assert_eq!(ran.code, 2, "{arguments:?}");
+        ran.stderr
+    };
+    let twice = refused(&["--model", "digits@1", "--model", "digits@2"]);
+    assert!(
+        twice.contains("two endpoints are called `digits`: name them with `--model ENDPOINT=MODEL`"),
+        "{twice}"
+    );
+    assert!(refused(&["--model", "d=nothing"]).contains("there is no model `nothing`"));
+    assert!(refused(&["--model", "D=digits"]).contains("`D` is not a name"));
+    assert!(refused(&["--endpoints", "/nowhere"]).contains("failed to read `/nowhere`"));
+    assert!(refused(&[]).contains("--model"));
+    let file = write(host, "version: 1\nendpoints: {}\n");
+    assert!(refused(&["--endpoints", &file]).contains("there is no endpoint to serve"));
+    let file = write(host, "version: 1\nendpoints: { e: { model: digits@9 }, f: { model: nothing } }\n");
+    assert!(refused(&["--endpoints", &file]).contains("has no version 9"));
+    let server = host.serve(["--model", "first=digits@1", "--model", "second=digits@2"]);
+    let versions = ["first", "second"].map(|name| ask(&server, &format!("/serve/{name}"), &[]).1);
+    assert_eq!(versions, ["digits@1", "digits@2"]);
+}
