@@ -163,9 +163,9 @@ impl<E: Element> Sink for Numbers<'_, E> {
 
     fn take_plain(&mut self, scanner: &mut Scanner<'_>) -> usize {
         scanner.take_plain_naturals(|value| {
-            let (Some(value), Some(slot)) = (E::from_small_natural(value), self.slots.next()) else {
-                return false;
-            };
+            // A value that is left for `take_one` must find its slot still there.
+            let Some(value) = E::from_small_natural(value) else { return false };
+            let Some(slot) = self.slots.next() else { return false };
             value.write(slot);
             true
         })

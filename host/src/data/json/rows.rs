@@ -265,6 +265,16 @@ mod tests {
     }
 
     #[test]
+    fn whole_numbers_that_a_float_leaves_out_keep_their_place() {
+        for (dtype, large) in [(DataType::Fp32, 16_777_217_u64), (DataType::Fp64, (1 << 53) + 1)] {
+            let specs = [spec("x", dtype, &[3])];
+            let batch = decode(&format!(r#"{{"x":[{large},2,{large}]}}"#), &specs).unwrap();
+            let rounded = if dtype == DataType::Fp32 { f64::from(large as f32) } else { large as f64 };
+            assert_eq!(batch.tensors()[0].to_f64().unwrap(), [rounded, 2.0, rounded]);
+        }
+    }
+
+    #[test]
     fn integers_keep_every_digit() {
         let specs = [spec("x", DataType::Int64, &[])];
         let value = |text: &str| {
