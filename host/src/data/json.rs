@@ -4,6 +4,7 @@
 //! promises, which serde's generic data model cannot do at this speed; everything off that path is left to serde_json.
 
 mod elements;
+mod number;
 mod rows;
 mod scan;
 mod untyped;

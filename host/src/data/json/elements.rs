@@ -1,94 +1,10 @@
 use std::marker::PhantomData;
 use std::slice::ChunksExactMut;
 
+use super::number::Number;
 use super::scan::{Scanner, Wrong};
 use crate::data::error::excerpt;
 use crate::domain::{ColumnSpec, DataType};
-
-/// A type of numbers that JSON can hold.
-trait Element: Sized {
-    /// Bytes it takes.
-    const SIZE: usize;
-    /// What messages call it.
-    const WANTED: &'static str;
-    /// The element that a missing one becomes; none if it cannot be missing.
-    const MISSING: Option<Self>;
-
-    fn from_small_natural(value: u64) -> Option<Self>;
-    fn from_text(text: &str) -> Option<Self>;
-    fn write(self, slot: &mut [u8]);
-}
-
-/// Integers from which on a float leaves some out.
-const EXACT_F64: f64 = 9_007_199_254_740_992.0;
-const EXACT_F32: u64 = 16_777_216;
-
-macro_rules! integers {
-    ($($integer:ty: $wanted:literal),*) => {$(
-        impl Element for $integer {
-            const SIZE: usize = size_of::<Self>();
-            const WANTED: &'static str = $wanted;
-            const MISSING: Option<Self> = None;
-
-            #[inline]
-            fn from_small_natural(value: u64) -> Option<Self> {
-                Self::try_from(value).ok()
-            }
-
-            /// Also takes `5.0`, `5e0` and `-0`, which are integers that some programs write so.
-            fn from_text(text: &str) -> Option<Self> {
-                text.parse().ok().or_else(|| {
-                    let value: f64 = text.parse().ok()?;
-                    let exact = value.fract() == 0.0 && value.abs() < EXACT_F64;
-                    exact.then_some(value as i64).and_then(|value| Self::try_from(value).ok())
-                })
-            }
-
-            #[inline]
-            fn write(self, slot: &mut [u8]) {
-                slot.copy_from_slice(&self.to_le_bytes());
-            }
-        }
-    )*};
-}
-
-integers!(
-    u8: "UINT8 (0 to 255)",
-    u16: "UINT16 (0 to 65535)",
-    u32: "UINT32 (0 to 4294967295)",
-    u64: "UINT64",
-    i8: "INT8 (-128 to 127)",
-    i16: "INT16 (-32768 to 32767)",
-    i32: "INT32 (-2147483648 to 2147483647)",
-    i64: "INT64"
-);
-
-macro_rules! floats {
-    ($($float:ty: $wanted:literal, $exact:expr),*) => {$(
-        impl Element for $float {
-            const SIZE: usize = size_of::<Self>();
-            const WANTED: &'static str = $wanted;
-            const MISSING: Option<Self> = Some(Self::NAN);
-
-            #[inline]
-            fn from_small_natural(value: u64) -> Option<Self> {
-                (value <= $exact).then_some(value as Self)
-            }
-
-            /// Rounds the decimal once, to the nearest float of this very type.
-            fn from_text(text: &str) -> Option<Self> {
-                text.parse().ok().filter(|value: &Self| value.is_finite())
-            }
-
-            #[inline]
-            fn write(self, slot: &mut [u8]) {
-                slot.copy_from_slice(&self.to_le_bytes());
-            }
-        }
-    )*};
-}
-
-floats!(f32: "FP32", EXACT_F32, f64: "FP64", EXACT_F64 as u64);
 
 /// Takes one row of the column `spec` and appends its elements to `data`. The row may be nested as the shape is, or flat.
 pub(super) fn take_row(
@@ -116,13 +32,13 @@ pub(super) fn take_row(
     }
 }
 
-fn take_numbers<E: Element>(
+fn take_numbers<N: Number>(
     scanner: &mut Scanner<'_>,
     spec: &ColumnSpec,
     data: &mut Vec<u8>,
 ) -> Result<(), Wrong> {
-    let slots = reserve(scanner, spec, data, E::SIZE);
-    let mut numbers = Numbers { slots, nullable: spec.nullable, element: PhantomData::<E> };
+    let slots = reserve(scanner, spec, data, N::SIZE);
+    let mut numbers = Numbers { slots, nullable: spec.nullable, element: PhantomData::<N> };
     take_level(scanner, &spec.shape, &mut numbers)
 }
 
@@ -139,21 +55,23 @@ trait Sink {
     }
 }
 
-struct Numbers<'a, E> {
+struct Numbers<'a, N> {
     slots: ChunksExactMut<'a, u8>,
     nullable: bool,
-    element: PhantomData<E>,
+    element: PhantomData<N>,
 }
 
-impl<E: Element> Sink for Numbers<'_, E> {
-    const WANTED: &'static str = E::WANTED;
+impl<N: Number> Sink for Numbers<'_, N> {
+    const WANTED: &'static str = N::WANTED;
 
     fn take_one(&mut self, scanner: &mut Scanner<'_>) -> Result<(), Wrong> {
-        let value = match (scanner.number()?, E::MISSING) {
-            (Some(text), _) => E::from_text(text)
-                .ok_or_else(|| format!("expected {}, found {}", E::WANTED, excerpt(text.as_bytes())))?,
-            (None, Some(missing)) if self.nullable && scanner.word("null") => missing,
-            (None, _) => return Err(scanner.unexpected(E::WANTED)),
+        let place = scanner.clone();
+        let value = match scanner.decimal().and_then(N::from_decimal) {
+            Some(value) => value,
+            None => {
+                *scanner = place;
+                self.take_any(scanner)?
+            }
         };
         if let Some(slot) = self.slots.next() {
             value.write(slot);
@@ -164,11 +82,23 @@ impl<E: Element> Sink for Numbers<'_, E> {
     fn take_plain(&mut self, scanner: &mut Scanner<'_>) -> usize {
         scanner.take_plain_naturals(|value| {
             // A value that is left for `take_one` must find its slot still there.
-            let Some(value) = E::from_small_natural(value) else { return false };
+            let Some(value) = N::from_small_natural(value) else { return false };
             let Some(slot) = self.slots.next() else { return false };
             value.write(slot);
             true
         })
+    }
+}
+
+impl<N: Number> Numbers<'_, N> {
+    /// Takes a number however it is written, or `null` where that may be.
+    fn take_any(&self, scanner: &mut Scanner<'_>) -> Result<N, Wrong> {
+        match (scanner.number()?, N::MISSING) {
+            (Some(text), _) => N::from_text(text)
+                .ok_or_else(|| format!("expected {}, found {}", N::WANTED, excerpt(text.as_bytes()))),
+            (None, Some(missing)) if self.nullable && scanner.word("null") => Ok(missing),
+            (None, _) => Err(scanner.unexpected(N::WANTED)),
+        }
     }
 }
 

@@ -2,10 +2,16 @@ use std::borrow::Cow;
 
 use crate::data::error::excerpt;
 
+/// Digits that a number in plain notation may have: as many as 64 bits hold whatever they are.
+const DIGITS_MAX: usize = 18;
+
 /// What is wrong, without the row and column, which the caller knows.
 pub(super) type Wrong = String;
 
 /// Walks over JSON text, token by token. Accepts exactly the grammar of RFC 8259.
+///
+/// A clone keeps its place: what is skipped first can be read later.
+#[derive(Clone)]
 pub(super) struct Scanner<'a> {
     rest: &'a [u8],
     length: usize,
@@ -105,6 +111,34 @@ impl<'a> Scanner<'a> {
         }
         self.rest = rest;
         count
+    }
+
+    /// Takes a number of at most 18 digits without an exponent, if one comes next and something after it. Anything else,
+    /// also what is no JSON, is left for [`Self::number`], which takes three times as long.
+    #[inline]
+    pub(super) fn decimal(&mut self) -> Option<Decimal> {
+        self.peek();
+        let (is_negative, number) = match self.rest {
+            [b'-', number @ ..] => (true, number),
+            number => (false, number),
+        };
+        let (whole, after) = take_digits(0, number);
+        let whole_digits = number.len() - after.len();
+        let (mantissa, rest, decimals) = match after {
+            [b'.', fraction @ ..] => {
+                let (mantissa, rest) = take_digits(whole, fraction);
+                (mantissa, rest, fraction.len() - rest.len())
+            }
+            rest => (whole, rest, 0),
+        };
+        let has_fraction = decimals > 0 || !after.starts_with(b".");
+        let is_whole = whole_digits == 1 || (whole_digits > 1 && number.first() != Some(&b'0'));
+        let ends = matches!(rest, [b',' | b']' | b'}' | b' ' | b'\n' | b'\t' | b'\r', ..]);
+        if !(is_whole && has_fraction && ends) || whole_digits + decimals > DIGITS_MAX {
+            return None;
+        }
+        self.rest = rest;
+        Some(Decimal { is_negative, mantissa, decimals })
     }
 
     /// Takes a number; none if something else comes next.
@@ -212,6 +246,25 @@ impl<'a> Scanner<'a> {
     }
 }
 
+/// A number in plain notation: `mantissa` over ten to the power of `decimals`, which are at most 18.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Decimal {
+    pub(super) is_negative: bool,
+    pub(super) mantissa: u64,
+    pub(super) decimals: usize,
+}
+
+/// Goes on with a number whose digits so far are `value`; gives what follows too. Wraps for too many digits.
+#[inline]
+fn take_digits(value: u64, text: &[u8]) -> (u64, &[u8]) {
+    let (mut value, mut rest) = (value, text);
+    while let [digit @ b'0'..=b'9', after @ ..] = rest {
+        value = value.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'));
+        rest = after;
+    }
+    (value, rest)
+}
+
 /// How long the first four numbers are with the commas after them, if they are zeros, each as long as the others.
 #[inline]
 fn four_zeros(text: &[u8]) -> Option<usize> {
@@ -309,6 +362,31 @@ mod tests {
             let mut scanner = Scanner::new(text.as_bytes());
             assert_eq!(scanner.take_plain_naturals(|_| true), 0, "{text}");
             assert_eq!(scanner.remaining(), text.len(), "{text}");
+        }
+    }
+
+    #[test]
+    fn decimals_are_taken_only_if_plain() {
+        let decimal = |text: &str| {
+            let mut scanner = Scanner::new(text.as_bytes());
+            let found = scanner.decimal();
+            assert_eq!(scanner.remaining() == text.len(), found.is_none() || text.is_empty(), "{text}");
+            found.map(|found| (found.is_negative, found.mantissa, found.decimals))
+        };
+        for (text, expected) in [
+            ("0,", (false, 0, 0)),
+            ("-0]", (true, 0, 0)),
+            ("12.50}", (false, 1_250, 2)),
+            ("-0.003 ,", (true, 3, 3)),
+            ("123456789012345678,", (false, 123_456_789_012_345_678, 0)),
+            ("0.12345678901234567]", (false, 12_345_678_901_234_567, 17)),
+        ] {
+            assert_eq!(decimal(text), Some(expected), "{text}");
+        }
+        let texts = "- , .5, 1., 01, -01.5, 1e5, 1.5e5, 1.5 1.5x 1.5.5, 1234567890123456789, 0.123456789012345678, +1, --1, \
+                     nul, 1\" NaN,";
+        for text in texts.split_whitespace().chain([""]) {
+            assert_eq!(decimal(text), None, "{text}");
         }
     }
 

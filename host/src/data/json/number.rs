@@ -1,0 +1,173 @@
+use super::scan::Decimal;
+
+/// A type of numbers that a tensor can have.
+pub(super) trait Number: Sized {
+    /// Bytes it takes.
+    const SIZE: usize;
+    /// What messages call it.
+    const WANTED: &'static str;
+    /// The element that a missing one becomes; none if it cannot be missing.
+    const MISSING: Option<Self>;
+
+    /// The same as [`Self::from_text`] of the number, if it is exact without looking.
+    fn from_small_natural(value: u64) -> Option<Self>;
+    /// The same as [`Self::from_text`] of the number, if there is a short way.
+    fn from_decimal(decimal: Decimal) -> Option<Self>;
+    /// The number that `text`, a number of JSON, is; none if it is out of range.
+    fn from_text(text: &str) -> Option<Self>;
+    /// Puts it where the tensor has it.
+    fn write(self, slot: &mut [u8]);
+}
+
+/// Integers from which on a float leaves some out.
+const EXACT_F64: f64 = 9_007_199_254_740_992.0;
+const EXACT_F32: u64 = 16_777_216;
+
+/// Powers of ten, which are exact up to the 22nd.
+const POWERS_OF_TEN: [f64; 19] =
+    [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18];
+
+/// The binary64 nearest to a decimal: both sides of the division are exact, so that it rounds once (Clinger 1990).
+#[inline]
+fn f64_from_decimal(decimal: Decimal) -> Option<f64> {
+    let power = POWERS_OF_TEN.get(decimal.decimals)?;
+    if decimal.mantissa > EXACT_F64 as u64 {
+        return None;
+    }
+    let size = decimal.mantissa as f64 / power;
+    Some(if decimal.is_negative { -size } else { size })
+}
+
+/// The binary32 nearest to a decimal. Rounding its binary64 once more gives that, unless it is just half way between two:
+/// the decimal may then be on either side.
+#[inline]
+fn f32_from_decimal(decimal: Decimal) -> Option<f32> {
+    // The bits that a binary64 has more; the others are zero where it is half way.
+    const MORE: u64 = (1 << 29) - 1;
+    const HALF_WAY: u64 = 1 << 28;
+    // With at most 18 digits it is 0 or a number that a binary32 has without losing precision at either end.
+    f64_from_decimal(decimal).filter(|value| value.to_bits() & MORE != HALF_WAY).map(|value| value as f32)
+}
+
+macro_rules! integers {
+    ($($integer:ty: $wanted:literal),*) => {$(
+        impl Number for $integer {
+            const SIZE: usize = size_of::<Self>();
+            const WANTED: &'static str = $wanted;
+            const MISSING: Option<Self> = None;
+
+            #[inline]
+            fn from_small_natural(value: u64) -> Option<Self> {
+                Self::try_from(value).ok()
+            }
+
+            #[inline]
+            fn from_decimal(decimal: Decimal) -> Option<Self> {
+                let size = i64::try_from(decimal.mantissa).ok().filter(|_| decimal.decimals == 0)?;
+                Self::try_from(if decimal.is_negative { -size } else { size }).ok()
+            }
+
+            /// Also takes `5.0`, `5e0` and `-0`, which are integers that some programs write so.
+            fn from_text(text: &str) -> Option<Self> {
+                text.parse().ok().or_else(|| {
+                    let value: f64 = text.parse().ok()?;
+                    let exact = value.fract() == 0.0 && value.abs() < EXACT_F64;
+                    exact.then_some(value as i64).and_then(|value| Self::try_from(value).ok())
+                })
+            }
+
+            #[inline]
+            fn write(self, slot: &mut [u8]) {
+                slot.copy_from_slice(&self.to_le_bytes());
+            }
+        }
+    )*};
+}
+
+integers!(
+    u8: "UINT8 (0 to 255)",
+    u16: "UINT16 (0 to 65535)",
+    u32: "UINT32 (0 to 4294967295)",
+    u64: "UINT64",
+    i8: "INT8 (-128 to 127)",
+    i16: "INT16 (-32768 to 32767)",
+    i32: "INT32 (-2147483648 to 2147483647)",
+    i64: "INT64"
+);
+
+macro_rules! floats {
+    ($($float:ty: $wanted:literal, $exact:expr, $from_decimal:expr),*) => {$(
+        impl Number for $float {
+            const SIZE: usize = size_of::<Self>();
+            const WANTED: &'static str = $wanted;
+            const MISSING: Option<Self> = Some(Self::NAN);
+
+            #[inline]
+            fn from_small_natural(value: u64) -> Option<Self> {
+                (value <= $exact).then_some(value as Self)
+            }
+
+            #[inline]
+            fn from_decimal(decimal: Decimal) -> Option<Self> {
+                $from_decimal(decimal)
+            }
+
+            /// Rounds the decimal once, to the nearest float of this very type.
+            fn from_text(text: &str) -> Option<Self> {
+                text.parse().ok().filter(|value: &Self| value.is_finite())
+            }
+
+            #[inline]
+            fn write(self, slot: &mut [u8]) {
+                slot.copy_from_slice(&self.to_le_bytes());
+            }
+        }
+    )*};
+}
+
+floats!(f32: "FP32", EXACT_F32, f32_from_decimal, f64: "FP64", EXACT_F64 as u64, f64_from_decimal);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::json::scan::Scanner;
+
+    fn check<N: Number>(text: &str, bits: impl Fn(N) -> u64) {
+        let Some(decimal) = Scanner::new(format!("{text},").as_bytes()).decimal() else { return };
+        if let Some(short) = N::from_decimal(decimal) {
+            assert_eq!(Some(bits(short)), N::from_text(text).map(&bits), "{text}");
+        }
+    }
+
+    fn check_all(text: &str) {
+        check::<f32>(text, |value| value.to_bits().into());
+        check::<f64>(text, f64::to_bits);
+        check::<i8>(text, |value| value as u64);
+        check::<i64>(text, |value| value as u64);
+        check::<u64>(text, |value| value);
+    }
+
+    #[test]
+    fn the_short_way_to_a_number_ends_where_the_long_one_does() {
+        let texts = "0 -0 0.0 -0.0 1 -128 128 0.5 0.1 -0.3 0.99607843 65519.99 65520 3.4028235 999999999999999999 \
+                     0.00000000000000001 9007199254740991.5 9007199254740992 9007199254740993 0.000000059604644775";
+        texts.split_whitespace().for_each(check_all);
+        // Half way between two binary32, a little more, and a little less.
+        let texts = "16777217 16777217.0 16777217.000001 16777216.999999 8388608.5 8388608.50001 8388608.49999 1048576.0625 \
+                     1048576.062501 1048576.062499 -8388609.5";
+        texts.split_whitespace().for_each(check_all);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_decimal_is_read_as_rust_reads_it(text in "-?(0|[1-9][0-9]{0,9})(\\.[0-9]{1,9})?") {
+            check_all(&text);
+        }
+
+        #[test]
+        fn any_float_is_read_as_it_was_written(value in proptest::num::f32::NORMAL | proptest::num::f32::ZERO) {
+            check_all(&value.to_string());
+            check_all(&format!("{value:.8}"));
+        }
+    }
+}
