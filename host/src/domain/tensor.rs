@@ -1,6 +1,6 @@
 use std::borrow::Cow;
 
-use super::DataType;
+use super::{DataType, half_to_f64};
 
 /// One named column: elements in row-major order, little-endian, the first dimension being the row.
 #[derive(Clone, PartialEq)]
@@ -255,24 +255,11 @@ fn numbers(dtype: DataType, data: &[u8]) -> Option<Vec<f64>> {
         DataType::Int16 => each(data, |bytes| f64::from(i16::from_le_bytes(bytes))),
         DataType::Int32 => each(data, |bytes| f64::from(i32::from_le_bytes(bytes))),
         DataType::Int64 => each(data, |bytes| i64::from_le_bytes(bytes) as f64),
-        DataType::Fp16 => each(data, |bytes| half(u16::from_le_bytes(bytes))),
+        DataType::Fp16 => each(data, |bytes| half_to_f64(u16::from_le_bytes(bytes))),
         DataType::Fp32 => each(data, |bytes| f64::from(f32::from_le_bytes(bytes))),
         DataType::Fp64 => each(data, f64::from_le_bytes),
         DataType::Bytes => None,
     }
-}
-
-/// The value of an IEEE 754 binary16: a sign, five bits of exponent and ten of fraction.
-fn half(bits: u16) -> f64 {
-    let sign = if bits >> 15 == 1 { -1.0 } else { 1.0 };
-    let fraction = f64::from(bits & 0x3ff) / 1_024.0;
-    let size = match (bits >> 10) & 0x1f {
-        0 => fraction * 2.0_f64.powi(-14),
-        0x1f if fraction == 0.0 => f64::INFINITY,
-        0x1f => f64::NAN,
-        exponent => (1.0 + fraction) * 2.0_f64.powi(i32::from(exponent) - 15),
-    };
-    sign * size
 }
 
 struct ByteStrings<'a> {
@@ -375,7 +362,7 @@ mod tests {
         let tensor = Tensor::new("x", DataType::Fp16, vec![values.len()], data).unwrap();
         let expected: Vec<f64> = values.iter().map(|(_, value)| *value).collect();
         assert_eq!(tensor.number_blocks(3).collect::<Vec<_>>().concat(), expected);
-        assert!(half(0x7e00).is_nan());
+        assert!(half_to_f64(0x7e00).is_nan());
         assert!(tensor.to_f64().is_none());
     }
 

@@ -43,7 +43,7 @@ pub(super) fn rows(
     Ok(Preview { split, rows: Batch::new(tensors)? })
 }
 
-/// Half floats as FP32, which has a form in JSON.
+/// Half floats as FP32, which are numbers everywhere.
 fn widened(tensor: Tensor) -> Result<Tensor, TensorError> {
     if tensor.dtype() != DataType::Fp16 {
         return Ok(tensor);

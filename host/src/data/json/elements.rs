@@ -1,7 +1,7 @@
 use std::marker::PhantomData;
 use std::slice::ChunksExactMut;
 
-use super::number::Number;
+use super::number::{Half, Number};
 use super::scan::{Scanner, Wrong};
 use crate::data::error::excerpt;
 use crate::domain::{ColumnSpec, DataType};
@@ -21,6 +21,7 @@ pub(super) fn take_row(
         DataType::Int16 => take_numbers::<i16>(scanner, spec, data),
         DataType::Int32 => take_numbers::<i32>(scanner, spec, data),
         DataType::Int64 => take_numbers::<i64>(scanner, spec, data),
+        DataType::Fp16 => take_numbers::<Half>(scanner, spec, data),
         DataType::Fp32 => take_numbers::<f32>(scanner, spec, data),
         DataType::Fp64 => take_numbers::<f64>(scanner, spec, data),
         DataType::Bool => {
@@ -28,7 +29,6 @@ pub(super) fn take_row(
             take_level(scanner, &spec.shape, &mut Bools { slots })
         }
         DataType::Bytes => take_level(scanner, &spec.shape, &mut Strings { data }),
-        DataType::Fp16 => Err("FP16 has no form in JSON: expected a column of another type".to_owned()),
     }
 }
 

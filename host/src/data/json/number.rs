@@ -1,4 +1,5 @@
 use super::scan::Decimal;
+use crate::domain::half_from_f64;
 
 /// A type of numbers that a tensor can have.
 pub(super) trait Number: Sized {
@@ -22,6 +23,7 @@ pub(super) trait Number: Sized {
 /// Integers from which on a float leaves some out.
 const EXACT_F64: f64 = 9_007_199_254_740_992.0;
 const EXACT_F32: u64 = 16_777_216;
+const EXACT_F16: u64 = 2_048;
 
 /// Powers of ten, which are exact up to the 22nd.
 const POWERS_OF_TEN: [f64; 19] =
@@ -127,6 +129,41 @@ macro_rules! floats {
 
 floats!(f32: "FP32", EXACT_F32, f32_from_decimal, f64: "FP64", EXACT_F64 as u64, f64_from_decimal);
 
+/// A binary16 as its bits.
+pub(super) struct Half(u16);
+
+impl Number for Half {
+    const SIZE: usize = size_of::<u16>();
+    const WANTED: &'static str = "FP16 (-65504 to 65504)";
+    const MISSING: Option<Self> = Some(Self(0x7e00));
+
+    #[inline]
+    fn from_small_natural(value: u64) -> Option<Self> {
+        (value <= EXACT_F16).then_some(Self(half_from_f64(value as f64)))
+    }
+
+    fn from_decimal(decimal: Decimal) -> Option<Self> {
+        f64_from_decimal(decimal).and_then(Self::from_f64)
+    }
+
+    fn from_text(text: &str) -> Option<Self> {
+        text.parse().ok().and_then(Self::from_f64)
+    }
+
+    #[inline]
+    fn write(self, slot: &mut [u8]) {
+        slot.copy_from_slice(&self.0.to_le_bytes());
+    }
+}
+
+impl Half {
+    /// Rounds what was rounded to a binary64 already.
+    fn from_f64(value: f64) -> Option<Self> {
+        let bits = half_from_f64(value);
+        (bits & 0x7c00 != 0x7c00).then_some(Self(bits))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,6 +179,7 @@ mod tests {
     fn check_all(text: &str) {
         check::<f32>(text, |value| value.to_bits().into());
         check::<f64>(text, f64::to_bits);
+        check::<Half>(text, |value| value.0.into());
         check::<i8>(text, |value| value as u64);
         check::<i64>(text, |value| value as u64);
         check::<u64>(text, |value| value);

@@ -272,6 +272,11 @@ mod tests {
             let rounded = if dtype == DataType::Fp32 { f64::from(large as f32) } else { large as f64 };
             assert_eq!(batch.tensors()[0].to_f64().unwrap(), [rounded, 2.0, rounded]);
         }
+        let half = [spec("x", DataType::Fp16, &[3])];
+        let batch = decode(r#"{"x":[2049,2,65504]}"#, &half).unwrap();
+        assert_eq!(batch.tensors()[0].number_blocks(3).next().unwrap(), [2_048.0, 2.0, 65_504.0]);
+        let error = decode(r#"{"x":[1,65520,2]}"#, &half).unwrap_err();
+        assert_eq!(error, "row 0, column `x`: element 1: expected FP16 (-65504 to 65504), found `65520`");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 use serde_json::ser::{CompactFormatter, Formatter as _};
 
 use super::{JsonError, RowForm};
-use crate::domain::{Batch, DataType, Tensor};
+use crate::domain::{Batch, DataType, Tensor, half_to_f64};
 
 /// Writes the rows as objects: a scalar for a column with one element a row, nested lists for others.
 ///
@@ -9,7 +9,7 @@ use crate::domain::{Batch, DataType, Tensor};
 /// infinities, which JSON cannot hold, become `null`. [`RowForm::Object`] needs exactly one row.
 pub fn encode_rows(batch: &Batch, form: RowForm) -> Result<Vec<u8>, JsonError> {
     let mut text = Vec::with_capacity(batch.byte_len().saturating_mul(2));
-    let mut columns = batch.tensors().iter().map(Cursor::new).collect::<Result<Vec<_>, _>>()?;
+    let mut columns: Vec<_> = batch.tensors().iter().map(Cursor::new).collect();
     match (form, batch.rows()) {
         (RowForm::Object, 1) => write_object(&mut text, &mut columns, 0)?,
         (RowForm::Object, rows) => return Err(JsonError::new(format!("expected one row, found {rows}"))),
@@ -44,7 +44,7 @@ pub fn encode_tensors(batch: &Batch) -> Result<Vec<u8>, JsonError> {
         text.extend_from_slice(sizes.join(",").as_bytes());
         text.extend_from_slice(br#"],"data":["#);
         let elements = tensor.shape().iter().product::<usize>();
-        Cursor::new(tensor)?
+        Cursor::new(tensor)
             .write_flat(&mut text, elements)
             .map_err(|wrong| JsonError::in_column(wrong, None, tensor.name()))?;
         text.extend_from_slice(b"]}");
@@ -77,12 +77,8 @@ struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
-    fn new(tensor: &'a Tensor) -> Result<Self, JsonError> {
-        if tensor.dtype() == DataType::Fp16 {
-            let message = "FP16 has no form in JSON: expected a column of another type";
-            return Err(JsonError::in_column(message, None, tensor.name()));
-        }
-        Ok(Self { tensor, rest: tensor.data() })
+    fn new(tensor: &'a Tensor) -> Self {
+        Self { tensor, rest: tensor.data() }
     }
 
     fn write_nested(&mut self, text: &mut Vec<u8>, shape: &[usize]) -> Result<(), String> {
@@ -140,8 +136,18 @@ impl<'a> Cursor<'a> {
                     text.extend_from_slice(if byte == 0 { b"false" } else { b"true" });
                 }
             }
+            DataType::Fp16 => {
+                let (taken, rest) = self.rest.split_at_checked(count * 2).unwrap_or((self.rest, &[]));
+                self.rest = rest;
+                for (index, bytes) in taken.as_chunks::<2>().0.iter().enumerate() {
+                    text.extend_from_slice(if index > 0 { b"," } else { b"" });
+                    // A binary32 holds every binary16, and has fewer digits to tell apart than a binary64.
+                    let value = half_to_f64(u16::from_le_bytes(*bytes)) as f32;
+                    let _ =
+                        if value.is_finite() { json.write_f32(text, value) } else { json.write_null(text) };
+                }
+            }
             DataType::Bytes => self.write_strings(text, count)?,
-            DataType::Fp16 => {}
         }
         Ok(())
     }
@@ -204,6 +210,21 @@ mod tests {
             rows(&batch, RowForm::Object),
             r#"{"x":[null,null,1.7976931348623157e+308,2.2250738585072014e-308,-0.0]}"#
         );
+    }
+
+    #[test]
+    fn half_floats_come_back_bit_for_bit() {
+        let bits: Vec<u16> = (0..=u16::MAX).filter(|&bits| half_to_f64(bits).is_finite()).collect();
+        let data = bits.iter().flat_map(|bits| bits.to_le_bytes()).collect();
+        let shape = vec![1, bits.len()];
+        let batch = Batch::new(vec![Tensor::new("x", DataType::Fp16, shape, data).unwrap()]).unwrap();
+        let text = encode_rows(&batch, RowForm::Object).unwrap();
+        let (back, _) = decode_rows(&text, &ColumnSpec::of_batch(&batch), 1).unwrap();
+        assert_eq!(back.tensors()[0].data(), batch.tensors()[0].data());
+
+        let data = [0x3c00, 0x2e66, 0x7c00, 0x7e00_u16].iter().flat_map(|bits| bits.to_le_bytes()).collect();
+        let batch = Batch::new(vec![Tensor::new("x", DataType::Fp16, vec![1, 4], data).unwrap()]).unwrap();
+        assert_eq!(rows(&batch, RowForm::Object), r#"{"x":[1.0,0.099975586,null,null]}"#);
     }
 
     #[test]
