@@ -16,7 +16,7 @@ mod fetch;
 mod filter;
 mod idx;
 mod inferred;
-mod json;
+pub(crate) mod json;
 mod parquet;
 mod prediction;
 mod safetensors;

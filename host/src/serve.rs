@@ -15,6 +15,7 @@ mod deployer;
 mod deployment;
 mod endpoint;
 mod endpoints;
+pub mod inference;
 mod reconcile;
 mod recorder;
 mod replay;

@@ -2,6 +2,7 @@
 //!
 //! [`decode_rows`] is on the path of every request. It writes each number straight into the tensor that the schema
 //! promises, which serde's generic data model cannot do at this speed; everything off that path is left to serde_json.
+//! A protocol with a form of its own around the elements reads it with [`Scanner`] and leaves these to [`take_rows`].
 
 mod elements;
 mod number;
@@ -10,9 +11,12 @@ mod scan;
 mod untyped;
 mod write;
 
+pub(crate) use elements::take_rows;
 pub use rows::decode_rows;
+pub(crate) use scan::Scanner;
 pub use untyped::decode_untyped;
 pub use write::{encode_rows, encode_tensors};
+pub(crate) use write::{write_elements, write_string};
 
 /// Whether rows are written as one object or as a list of objects. An answer has the form of its question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +47,7 @@ impl JsonError {
         self.column.as_deref()
     }
 
-    fn new(message: impl Into<String>) -> Self {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), row: None, column: None }
     }
 
@@ -51,7 +55,7 @@ impl JsonError {
         Self { message: message.into(), row: Some(row), column: None }
     }
 
-    fn in_column(message: impl Into<String>, row: Option<usize>, column: &str) -> Self {
+    pub(crate) fn in_column(message: impl Into<String>, row: Option<usize>, column: &str) -> Self {
         Self { message: message.into(), row, column: Some(column.to_owned()) }
     }
 }

@@ -6,40 +6,77 @@ use super::scan::{Scanner, Wrong};
 use crate::data::error::excerpt;
 use crate::domain::{ColumnSpec, DataType};
 
+/// What is wrong, and in which row where that is known.
+pub(crate) type WrongInRow = (Option<usize>, Wrong);
+
 /// Takes one row of the column `spec` and appends its elements to `data`. The row may be nested as the shape is, or flat.
 pub(super) fn take_row(
     scanner: &mut Scanner<'_>,
     spec: &ColumnSpec,
     data: &mut Vec<u8>,
 ) -> Result<(), Wrong> {
+    take_column(scanner, spec, None, data).map_err(|(_, wrong)| wrong)
+}
+
+/// Takes all `rows` rows of the column `spec` and appends their elements to `data`. They are one list, which is flat, or
+/// has an item for each row; a row may be nested as the shape is, or flat.
+pub(crate) fn take_rows(
+    scanner: &mut Scanner<'_>,
+    spec: &ColumnSpec,
+    rows: usize,
+    data: &mut Vec<u8>,
+) -> Result<(), WrongInRow> {
+    take_column(scanner, spec, Some(rows), data)
+}
+
+/// Takes a list of so many rows; one row by itself if there is no number.
+fn take_column(
+    scanner: &mut Scanner<'_>,
+    spec: &ColumnSpec,
+    rows: Option<usize>,
+    data: &mut Vec<u8>,
+) -> Result<(), WrongInRow> {
     match spec.dtype {
-        DataType::Uint8 => take_numbers::<u8>(scanner, spec, data),
-        DataType::Uint16 => take_numbers::<u16>(scanner, spec, data),
-        DataType::Uint32 => take_numbers::<u32>(scanner, spec, data),
-        DataType::Uint64 => take_numbers::<u64>(scanner, spec, data),
-        DataType::Int8 => take_numbers::<i8>(scanner, spec, data),
-        DataType::Int16 => take_numbers::<i16>(scanner, spec, data),
-        DataType::Int32 => take_numbers::<i32>(scanner, spec, data),
-        DataType::Int64 => take_numbers::<i64>(scanner, spec, data),
-        DataType::Fp16 => take_numbers::<Half>(scanner, spec, data),
-        DataType::Fp32 => take_numbers::<f32>(scanner, spec, data),
-        DataType::Fp64 => take_numbers::<f64>(scanner, spec, data),
+        DataType::Uint8 => take_numbers::<u8>(scanner, spec, rows, data),
+        DataType::Uint16 => take_numbers::<u16>(scanner, spec, rows, data),
+        DataType::Uint32 => take_numbers::<u32>(scanner, spec, rows, data),
+        DataType::Uint64 => take_numbers::<u64>(scanner, spec, rows, data),
+        DataType::Int8 => take_numbers::<i8>(scanner, spec, rows, data),
+        DataType::Int16 => take_numbers::<i16>(scanner, spec, rows, data),
+        DataType::Int32 => take_numbers::<i32>(scanner, spec, rows, data),
+        DataType::Int64 => take_numbers::<i64>(scanner, spec, rows, data),
+        DataType::Fp16 => take_numbers::<Half>(scanner, spec, rows, data),
+        DataType::Fp32 => take_numbers::<f32>(scanner, spec, rows, data),
+        DataType::Fp64 => take_numbers::<f64>(scanner, spec, rows, data),
         DataType::Bool => {
-            let slots = reserve(scanner, spec, data, 1);
-            take_level(scanner, &spec.shape, &mut Bools { slots })
+            let slots = reserve(scanner, spec, rows, data, 1);
+            take_into(scanner, &spec.shape, rows, &mut Bools { slots })
         }
-        DataType::Bytes => take_level(scanner, &spec.shape, &mut Strings { data }),
+        DataType::Bytes => take_into(scanner, &spec.shape, rows, &mut Strings { data }),
     }
 }
 
 fn take_numbers<N: Number>(
     scanner: &mut Scanner<'_>,
     spec: &ColumnSpec,
+    rows: Option<usize>,
     data: &mut Vec<u8>,
-) -> Result<(), Wrong> {
-    let slots = reserve(scanner, spec, data, N::SIZE);
+) -> Result<(), WrongInRow> {
+    let slots = reserve(scanner, spec, rows, data, N::SIZE);
     let mut numbers = Numbers { slots, nullable: spec.nullable, element: PhantomData::<N> };
-    take_level(scanner, &spec.shape, &mut numbers)
+    take_into(scanner, &spec.shape, rows, &mut numbers)
+}
+
+fn take_into<S: Sink>(
+    scanner: &mut Scanner<'_>,
+    shape: &[usize],
+    rows: Option<usize>,
+    sink: &mut S,
+) -> Result<(), WrongInRow> {
+    match rows {
+        None => take_level(scanner, shape, sink).map_err(|wrong| (None, wrong)),
+        Some(rows) => take_list_of_rows(scanner, shape, rows, sink),
+    }
 }
 
 /// Where elements go. Elements beyond the room there is are counted by the caller, and dropped.
@@ -140,15 +177,17 @@ impl Sink for Strings<'_> {
     }
 }
 
-/// Makes room for one row. Where the text is too short to hold it there is no room: the elements are only counted then.
+/// Makes room for the rows. Where the text is too short to hold them there is none: the elements are only counted then.
 fn reserve<'a>(
     scanner: &Scanner<'_>,
     spec: &ColumnSpec,
+    rows: Option<usize>,
     data: &'a mut Vec<u8>,
     size: usize,
 ) -> ChunksExactMut<'a, u8> {
     let start = data.len();
-    let elements = element_count(&spec.shape).filter(|&elements| elements <= scanner.remaining());
+    let elements = element_count(&spec.shape).and_then(|elements| elements.checked_mul(rows.unwrap_or(1)));
+    let elements = elements.filter(|&elements| elements <= scanner.remaining());
     data.resize(start + elements.unwrap_or(0) * size, 0);
     data.get_mut(start..).unwrap_or_default().chunks_exact_mut(size)
 }
@@ -192,21 +231,72 @@ fn take_level<S: Sink>(scanner: &mut Scanner<'_>, shape: &[usize], sink: &mut S)
     if found == lists { Ok(()) } else { Err(format!("expected {lists} lists, found {found}")) }
 }
 
+/// Takes a list of rows; a flat list holds the elements of them all.
+fn take_list_of_rows<S: Sink>(
+    scanner: &mut Scanner<'_>,
+    shape: &[usize],
+    rows: usize,
+    sink: &mut S,
+) -> Result<(), WrongInRow> {
+    let whole: Vec<usize> = [rows].into_iter().chain(shape.iter().copied()).collect();
+    let row_elements = element_count(shape);
+    let Some((expected, row_elements)) = element_count(&whole).zip(row_elements) else {
+        return Err((None, format!("its shape {whole:?} is too large to address")));
+    };
+    if !scanner.take(b'[') {
+        return Err((None, scanner.unexpected(&format!("a list of {}", values_text(&whole, expected)))));
+    }
+    if scanner.peek() != Some(b'[') {
+        return match take_elements(scanner, sink) {
+            Ok(found) if found == expected => Ok(()),
+            Ok(found) => Err((None, format!("expected {}, found {found}", values_text(&whole, expected)))),
+            Err((Some(element), wrong)) if element < expected && row_elements > 0 => {
+                Err((Some(element / row_elements), in_element(element % row_elements, row_elements, wrong)))
+            }
+            Err((_, wrong)) => Err((None, wrong)),
+        };
+    }
+    let mut found = 0;
+    loop {
+        if found == rows {
+            return Err((None, format!("expected {rows} lists, found more")));
+        }
+        take_level(scanner, shape, sink).map_err(|wrong| (Some(found), wrong))?;
+        found += 1;
+        if !scanner.more(b']').map_err(|wrong| (None, wrong))? {
+            break;
+        }
+    }
+    if found == rows { Ok(()) } else { Err((None, format!("expected {rows} lists, found {found}"))) }
+}
+
 /// Takes the rest of a flat list whose bracket was taken; gives the number of elements.
 fn take_flat<S: Sink>(scanner: &mut Scanner<'_>, sink: &mut S, expected: usize) -> Result<usize, Wrong> {
+    take_elements(scanner, sink).map_err(|(element, wrong)| match element {
+        Some(element) => in_element(element, expected, wrong),
+        None => wrong,
+    })
+}
+
+/// Takes the rest of a flat list whose bracket was taken; gives the number of elements, or which of them is wrong.
+fn take_elements<S: Sink>(scanner: &mut Scanner<'_>, sink: &mut S) -> Result<usize, (Option<usize>, Wrong)> {
     if scanner.take(b']') {
         return Ok(0);
     }
     let mut count = 0;
     loop {
         count += sink.take_plain(scanner);
-        sink.take_one(scanner)
-            .map_err(|wrong| if expected == 1 { wrong } else { format!("element {count}: {wrong}") })?;
+        sink.take_one(scanner).map_err(|wrong| (Some(count), wrong))?;
         count += 1;
-        if !scanner.more(b']')? {
+        if !scanner.more(b']').map_err(|wrong| (None, wrong))? {
             return Ok(count);
         }
     }
+}
+
+/// What is wrong with one of `expected` elements.
+fn in_element(element: usize, expected: usize, wrong: Wrong) -> Wrong {
+    if expected == 1 { wrong } else { format!("element {element}: {wrong}") }
 }
 
 fn values_text(shape: &[usize], count: usize) -> String {

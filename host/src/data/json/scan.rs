@@ -2,34 +2,38 @@ use std::borrow::Cow;
 
 use crate::data::error::excerpt;
 
+/// Lists and objects in each other that [`Scanner::skip`] goes through. Nothing that means something here has ten.
+const DEPTH_MAX: usize = 64;
+
 /// Digits that a number in plain notation may have: as many as 64 bits hold whatever they are.
 const DIGITS_MAX: usize = 18;
 
 /// What is wrong, without the row and column, which the caller knows.
-pub(super) type Wrong = String;
+pub(crate) type Wrong = String;
 
 /// Walks over JSON text, token by token. Accepts exactly the grammar of RFC 8259.
 ///
 /// A clone keeps its place: what is skipped first can be read later.
 #[derive(Clone)]
-pub(super) struct Scanner<'a> {
+pub(crate) struct Scanner<'a> {
     rest: &'a [u8],
     length: usize,
 }
 
 impl<'a> Scanner<'a> {
-    pub(super) fn new(text: &'a [u8]) -> Self {
+    /// Starts at the beginning of `text`.
+    pub(crate) fn new(text: &'a [u8]) -> Self {
         Self { rest: text, length: text.len() }
     }
 
     /// Bytes that are left.
-    pub(super) fn remaining(&self) -> usize {
+    pub(crate) fn remaining(&self) -> usize {
         self.rest.len()
     }
 
     /// The next byte that is not white space, which stays.
     #[inline]
-    pub(super) fn peek(&mut self) -> Option<u8> {
+    pub(crate) fn peek(&mut self) -> Option<u8> {
         while let [first, rest @ ..] = self.rest {
             if !matches!(first, b' ' | b'\n' | b'\t' | b'\r') {
                 return Some(*first);
@@ -41,7 +45,7 @@ impl<'a> Scanner<'a> {
 
     /// Takes `wanted` if it comes next.
     #[inline]
-    pub(super) fn take(&mut self, wanted: u8) -> bool {
+    pub(crate) fn take(&mut self, wanted: u8) -> bool {
         let found = self.peek() == Some(wanted);
         if let (true, [_, rest @ ..]) = (found, self.rest) {
             self.rest = rest;
@@ -51,13 +55,13 @@ impl<'a> Scanner<'a> {
 
     /// Takes `wanted`, or says that it should be there.
     #[inline]
-    pub(super) fn expect(&mut self, wanted: u8) -> Result<(), Wrong> {
+    pub(crate) fn expect(&mut self, wanted: u8) -> Result<(), Wrong> {
         if self.take(wanted) { Ok(()) } else { Err(self.unexpected(&format!("`{}`", char::from(wanted)))) }
     }
 
     /// After an item: whether a comma announces another; otherwise `end` was taken.
     #[inline]
-    pub(super) fn more(&mut self, end: u8) -> Result<bool, Wrong> {
+    pub(crate) fn more(&mut self, end: u8) -> Result<bool, Wrong> {
         if self.take(b',') {
             return Ok(true);
         }
@@ -142,7 +146,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Takes a number; none if something else comes next.
-    pub(super) fn number(&mut self) -> Result<Option<&'a str>, Wrong> {
+    pub(crate) fn number(&mut self) -> Result<Option<&'a str>, Wrong> {
         if !matches!(self.peek(), Some(b'-' | b'0'..=b'9')) {
             return Ok(None);
         }
@@ -156,7 +160,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Takes the literal `word` if it comes next.
-    pub(super) fn word(&mut self, word: &str) -> bool {
+    pub(crate) fn word(&mut self, word: &str) -> bool {
         self.peek();
         let (token, rest) = self.split_token();
         let found = token == word.as_bytes();
@@ -167,7 +171,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Takes a string; none if something else comes next.
-    pub(super) fn string(&mut self) -> Result<Option<Cow<'a, str>>, Wrong> {
+    pub(crate) fn string(&mut self) -> Result<Option<Cow<'a, str>>, Wrong> {
         if self.peek() != Some(b'"') {
             return Ok(None);
         }
@@ -195,13 +199,72 @@ impl<'a> Scanner<'a> {
         Ok(Some(text))
     }
 
+    /// Takes the name of an object's next field, and the colon after it.
+    pub(crate) fn key(&mut self) -> Result<Cow<'a, str>, Wrong> {
+        let Some(name) = self.string()? else {
+            return Err(self.unexpected("a field's name"));
+        };
+        self.expect(b':')?;
+        Ok(name)
+    }
+
+    /// Takes a value of any kind.
+    pub(crate) fn skip(&mut self) -> Result<(), Wrong> {
+        // The brackets that end what is open. No recursion: how deep text is nested is the sender's choice.
+        let mut open = Vec::new();
+        loop {
+            let end = match self.peek() {
+                Some(b'[') => Some(b']'),
+                Some(b'{') => Some(b'}'),
+                _ => None,
+            };
+            if let Some(end) = end {
+                self.rest = self.rest.get(1..).unwrap_or_default();
+                if !self.take(end) {
+                    if open.len() == DEPTH_MAX {
+                        return Err(format!(
+                            "expected at most {DEPTH_MAX} lists and objects in each other, found more"
+                        ));
+                    }
+                    open.push(end);
+                    if end == b'}' {
+                        self.key()?;
+                    }
+                    continue;
+                }
+            } else {
+                self.skip_scalar()?;
+            }
+            loop {
+                let Some(&end) = open.last() else { return Ok(()) };
+                if self.more(end)? {
+                    if end == b'}' {
+                        self.key()?;
+                    }
+                    break;
+                }
+                open.pop();
+            }
+        }
+    }
+
+    /// Takes a string, number or literal.
+    fn skip_scalar(&mut self) -> Result<(), Wrong> {
+        let is_taken = match self.peek() {
+            Some(b'"') => self.string()?.is_some(),
+            Some(b'-' | b'0'..=b'9') => self.number()?.is_some(),
+            _ => self.word("null") || self.word("true") || self.word("false"),
+        };
+        if is_taken { Ok(()) } else { Err(self.unexpected("a value")) }
+    }
+
     /// Says that only white space may follow.
-    pub(super) fn end(&mut self) -> Result<(), Wrong> {
+    pub(crate) fn end(&mut self) -> Result<(), Wrong> {
         if self.peek().is_none() { Ok(()) } else { Err(self.not_json("the end")) }
     }
 
     /// Says what comes next, for "expected …, found …".
-    pub(super) fn found(&mut self) -> String {
+    pub(crate) fn found(&mut self) -> String {
         match self.peek() {
             None => "the end".to_owned(),
             Some(b'"') => "a string".to_owned(),
@@ -215,7 +278,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// The sentence for a value of another kind than `expected`; says where, if it is no JSON at all.
-    pub(super) fn unexpected(&mut self, expected: &str) -> Wrong {
+    pub(crate) fn unexpected(&mut self, expected: &str) -> Wrong {
         let is_value = match self.peek() {
             Some(b'"' | b'[' | b'{') => true,
             Some(_) => {
@@ -388,6 +451,21 @@ mod tests {
         for text in texts.split_whitespace().chain([""]) {
             assert_eq!(decimal(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn values_are_skipped_if_serde_json_takes_them() {
+        let texts = r#"1 null true "a\"b" [] {} [[],{}] {"a":[1,{"b":null}],"c":"]"} [ [1 [1, [1,] {"a"} {"a":} {"a":1,} {1:2} ]
+                      nul [} {] [1} {"a":1]"#;
+        for text in texts.split_whitespace().chain(["", " [ 1 , 2 ] ", "[1 2]"]) {
+            let mut scanner = Scanner::new(text.as_bytes());
+            let skipped = scanner.skip().and_then(|()| scanner.end());
+            assert_eq!(skipped.is_ok(), serde_json::from_str::<serde_json::Value>(text).is_ok(), "{text}");
+        }
+        let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert!(Scanner::new(nested(65).as_bytes()).skip().is_ok());
+        let error = Scanner::new(nested(1_000_000).as_bytes()).skip().unwrap_err();
+        assert_eq!(error, "expected at most 64 lists and objects in each other, found more");
     }
 
     #[test]

@@ -43,14 +43,19 @@ pub fn encode_tensors(batch: &Batch) -> Result<Vec<u8>, JsonError> {
         let sizes: Vec<_> = tensor.shape().iter().map(ToString::to_string).collect();
         text.extend_from_slice(sizes.join(",").as_bytes());
         text.extend_from_slice(br#"],"data":["#);
-        let elements = tensor.shape().iter().product::<usize>();
-        Cursor::new(tensor)
-            .write_flat(&mut text, elements)
-            .map_err(|wrong| JsonError::in_column(wrong, None, tensor.name()))?;
+        write_elements(&mut text, tensor)?;
         text.extend_from_slice(b"]}");
     }
     text.extend_from_slice(b"]}");
     Ok(text)
+}
+
+/// Writes all elements of `tensor` with commas between them, as [`encode_rows`] writes them.
+pub(crate) fn write_elements(text: &mut Vec<u8>, tensor: &Tensor) -> Result<(), JsonError> {
+    let elements = tensor.shape().iter().product();
+    Cursor::new(tensor)
+        .write_flat(text, elements)
+        .map_err(|wrong| JsonError::in_column(wrong, None, tensor.name()))
 }
 
 fn write_object(text: &mut Vec<u8>, columns: &mut [Cursor<'_>], row: usize) -> Result<(), JsonError> {
@@ -169,7 +174,8 @@ impl<'a> Cursor<'a> {
     }
 }
 
-fn write_string(text: &mut Vec<u8>, value: &str) {
+/// Writes a string with its quotes.
+pub(crate) fn write_string(text: &mut Vec<u8>, value: &str) {
     // Writing a string to a vector cannot fail.
     let _ = serde_json::to_writer(text, value);
 }

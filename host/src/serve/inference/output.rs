@@ -1,0 +1,116 @@
+use std::borrow::Cow;
+
+use super::InferenceError;
+use super::classification::classify;
+use super::error::{shown, some_names};
+use crate::domain::{Batch, Tensor};
+
+/// Outputs that a request may name; a bundle has a few.
+pub(super) const OUTPUTS_MAX: usize = 256;
+
+/// How an output is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputForm {
+    /// Its elements are numbers and strings of the JSON.
+    Json,
+    /// Its elements follow the JSON as bytes.
+    Binary,
+}
+
+/// An output that a request names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestedOutput {
+    /// Its name.
+    pub name: String,
+    /// How it is to be written; none for the form that the whole request asks for.
+    pub form: Option<OutputForm>,
+    /// How many of its largest elements are to be told instead of all of them; 0 for all.
+    pub classes: usize,
+}
+
+/// Which outputs a request asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutputSelection {
+    requested: Vec<RequestedOutput>,
+    form: OutputForm,
+}
+
+/// An output as it is answered.
+pub type SelectedOutput<'a> = (Cow<'a, Tensor>, OutputForm);
+
+impl OutputSelection {
+    /// The outputs `requested`, in that order, or all where it is empty; `form` for those that name none.
+    pub fn new(requested: Vec<RequestedOutput>, form: OutputForm) -> Result<Self, InferenceError> {
+        if requested.len() > OUTPUTS_MAX {
+            return Err(InferenceError::TooManyOutputs { limit: OUTPUTS_MAX });
+        }
+        for (index, output) in requested.iter().enumerate() {
+            let earlier = requested.get(..index).unwrap_or_default();
+            if earlier.iter().any(|other| other.name == output.name) {
+                return Err(InferenceError::RepeatedOutput { name: shown(&output.name) });
+            }
+        }
+        Ok(Self { requested, form })
+    }
+
+    /// Takes what was asked for out of what was computed.
+    ///
+    /// Not sooner: what the last transformer makes is its own to say, and need not be what the signature promises.
+    pub fn select<'a>(&self, outputs: &'a Batch) -> Result<Vec<SelectedOutput<'a>>, InferenceError> {
+        if self.requested.is_empty() {
+            return Ok(outputs.tensors().iter().map(|tensor| (Cow::Borrowed(tensor), self.form)).collect());
+        }
+        let select = |requested: &RequestedOutput| {
+            let Some(tensor) = outputs.column(&requested.name) else {
+                let expected = some_names(outputs.tensors().iter().map(Tensor::name));
+                return Err(InferenceError::UnknownOutput { name: shown(&requested.name), expected });
+            };
+            let form = requested.form.unwrap_or(self.form);
+            match requested.classes {
+                0 => Ok((Cow::Borrowed(tensor), form)),
+                classes => Ok((Cow::Owned(classify(tensor, classes)?), form)),
+            }
+        };
+        self.requested.iter().map(select).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn requested(name: &str) -> RequestedOutput {
+        RequestedOutput { name: name.to_owned(), form: None, classes: 0 }
+    }
+
+    fn outputs() -> Batch {
+        let column = |name: &str| Tensor::from_f32(name, vec![1], &[0.5]).unwrap();
+        Batch::new(vec![column("a"), column("b")]).unwrap()
+    }
+
+    fn names(selection: &OutputSelection) -> Result<Vec<(String, OutputForm)>, String> {
+        let outputs = outputs();
+        let selected = selection.select(&outputs).map_err(|error| error.to_string())?;
+        Ok(selected.into_iter().map(|(tensor, form)| (tensor.name().to_owned(), form)).collect())
+    }
+
+    #[test]
+    fn outputs_come_in_the_order_asked_for() {
+        let all = OutputSelection::new(Vec::new(), OutputForm::Binary).unwrap();
+        let expected = [("a".to_owned(), OutputForm::Binary), ("b".to_owned(), OutputForm::Binary)];
+        assert_eq!(names(&all).unwrap(), expected);
+        let json = RequestedOutput { form: Some(OutputForm::Json), ..requested("a") };
+        let some = OutputSelection::new(vec![requested("b"), json], OutputForm::Binary).unwrap();
+        let expected = [("b".to_owned(), OutputForm::Binary), ("a".to_owned(), OutputForm::Json)];
+        assert_eq!(names(&some).unwrap(), expected);
+    }
+
+    #[test]
+    fn unknown_repeated_and_endless_outputs_are_refused() {
+        let unknown = OutputSelection::new(vec![requested("c")], OutputForm::Json).unwrap();
+        assert_eq!(names(&unknown).unwrap_err(), "output `c` is unknown: expected `a`, `b`");
+        let error = |requested| OutputSelection::new(requested, OutputForm::Json).unwrap_err().to_string();
+        assert_eq!(error(vec![requested("a"), requested("a")]), "output `a` is asked for twice");
+        assert_eq!(error(vec![requested("a"); 257]), "expected at most 256 outputs, found more");
+    }
+}
