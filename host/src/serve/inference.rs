@@ -9,13 +9,15 @@
 //! to know HTTP, endpoints and the clock.
 
 mod classification;
+mod compression;
 mod error;
 mod input;
 mod output;
 mod request;
 mod response;
 
-pub use error::InferenceError;
+pub use compression::ContentEncoding;
+pub use error::{CompressionError, InferenceError};
 pub use input::{check_head, find_column, tensor_of_bytes};
 pub use output::{OutputForm, OutputSelection, RequestedOutput, SelectedOutput};
 pub use request::{HEADER_LENGTH, InferenceRequest, decode_request, parse_header_length};

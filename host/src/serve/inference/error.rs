@@ -179,6 +179,40 @@ impl From<TensorError> for InferenceError {
     }
 }
 
+/// A body that cannot be unpacked.
+#[derive(Debug, thiserror::Error)]
+pub enum CompressionError {
+    /// Another format, or one on top of another.
+    #[error("`Content-Encoding` is `{found}`: expected `gzip`, `deflate` or `identity`")]
+    Encoding {
+        /// What it says.
+        found: String,
+    },
+    /// The packed bytes are damaged or cut off.
+    #[error("the body is not {encoding}")]
+    Damaged {
+        /// What it should be.
+        encoding: &'static str,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Something follows.
+    #[error("expected the body to end with the {encoding} data, found {found} more bytes")]
+    Trailing {
+        /// What should end it.
+        encoding: &'static str,
+        /// How much follows.
+        found: usize,
+    },
+    /// The unpacked bytes are too many.
+    #[error("the unpacked body is larger than the limit of {limit} bytes")]
+    TooLarge {
+        /// The limit.
+        limit: usize,
+    },
+}
+
 fn list(names: &[String]) -> String {
     names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }

@@ -1,0 +1,190 @@
+use std::io::{Read, Write as _};
+
+use flate2::Compression;
+use flate2::bufread::{MultiGzDecoder, ZlibDecoder};
+use flate2::write::{GzEncoder, ZlibEncoder};
+
+use super::CompressionError;
+
+/// How a body is packed: HTTP's `gzip`, and `deflate`, which is zlib's format (RFC 9110, section 8.4.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ContentEncoding {
+    /// Not at all.
+    Identity,
+    /// RFC 1952.
+    Gzip,
+    /// RFC 1950.
+    Deflate,
+}
+
+impl ContentEncoding {
+    /// Bytes of an answer from which on packing it may be worth the time; less fits a packet or two.
+    pub const PACKED_MIN_BYTES: usize = 2_048;
+
+    /// What the `Content-Encoding` of a request says.
+    pub fn of_request(header: Option<&str>) -> Result<Self, CompressionError> {
+        match header.map(str::trim) {
+            None | Some("" | "identity") => Ok(Self::Identity),
+            Some("gzip" | "x-gzip") => Ok(Self::Gzip),
+            Some("deflate") => Ok(Self::Deflate),
+            Some(other) => Err(CompressionError::Encoding { found: super::error::shown(other) }),
+        }
+    }
+
+    /// What the `Accept-Encoding` of a request likes best; not packed where it says nothing.
+    pub fn accepted(header: Option<&str>) -> Self {
+        let mut best = (0.0, Self::Identity);
+        for item in header.unwrap_or_default().split(',') {
+            let (name, parameters) = item.split_once(';').unwrap_or((item, ""));
+            let encoding = match name.trim() {
+                "gzip" | "x-gzip" => Self::Gzip,
+                "deflate" => Self::Deflate,
+                "identity" => Self::Identity,
+                _ => continue,
+            };
+            let weight = match parameters.trim().strip_prefix("q=") {
+                Some(weight) => weight.trim().parse().unwrap_or(0.0),
+                None => 1.0,
+            };
+            if weight > best.0 {
+                best = (weight, encoding);
+            }
+        }
+        best.1
+    }
+
+    /// Its name in a head; none where there is nothing to name.
+    pub fn name(self) -> Option<&'static str> {
+        match self {
+            Self::Identity => None,
+            Self::Gzip => Some("gzip"),
+            Self::Deflate => Some("deflate"),
+        }
+    }
+
+    /// Unpacks a whole body, of at most `limit` bytes however many its packed bytes promise.
+    pub fn unpack(self, body: Vec<u8>, limit: usize) -> Result<Vec<u8>, CompressionError> {
+        match self {
+            Self::Identity if body.len() > limit => Err(CompressionError::TooLarge { limit }),
+            Self::Identity => Ok(body),
+            Self::Gzip => read_to_limit(&mut MultiGzDecoder::new(body.as_slice()), "gzip", limit),
+            Self::Deflate => {
+                let mut decoder = ZlibDecoder::new(body.as_slice());
+                let unpacked = read_to_limit(&mut decoder, "deflate", limit)?;
+                match decoder.into_inner().len() {
+                    0 => Ok(unpacked),
+                    found => Err(CompressionError::Trailing { encoding: "deflate", found }),
+                }
+            }
+        }
+    }
+
+    /// Packs an answer, fast rather than small.
+    pub fn pack(self, body: Vec<u8>) -> Result<Vec<u8>, std::io::Error> {
+        let packed = || Vec::with_capacity(body.len() / 2);
+        match self {
+            Self::Identity => Ok(body),
+            Self::Gzip => {
+                let mut encoder = GzEncoder::new(packed(), Compression::fast());
+                encoder.write_all(&body)?;
+                encoder.finish()
+            }
+            Self::Deflate => {
+                let mut encoder = ZlibEncoder::new(packed(), Compression::fast());
+                encoder.write_all(&body)?;
+                encoder.finish()
+            }
+        }
+    }
+}
+
+/// Reads all that `decoder` makes of its bytes, and looks no further than `limit`.
+fn read_to_limit(
+    decoder: &mut impl Read,
+    encoding: &'static str,
+    limit: usize,
+) -> Result<Vec<u8>, CompressionError> {
+    let mut unpacked = Vec::new();
+    let within = (limit as u64).saturating_add(1);
+    let read = decoder.take(within).read_to_end(&mut unpacked);
+    read.map_err(|source| CompressionError::Damaged { encoding, source })?;
+    if unpacked.len() > limit { Err(CompressionError::TooLarge { limit }) } else { Ok(unpacked) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: usize = 100_000;
+
+    fn sample() -> Vec<u8> {
+        (0..50_000_u32).map(|index| (index * index / 7) as u8).collect()
+    }
+
+    #[test]
+    fn packed_bodies_come_back() {
+        for encoding in [ContentEncoding::Identity, ContentEncoding::Gzip, ContentEncoding::Deflate] {
+            for body in [Vec::new(), vec![7], sample(), vec![0; LIMIT]] {
+                let packed = encoding.pack(body.clone()).unwrap();
+                assert_eq!(encoding.unpack(packed, LIMIT).unwrap(), body);
+            }
+        }
+    }
+
+    #[test]
+    fn half_a_body_and_one_with_more_behind_it_are_refused() {
+        for encoding in [ContentEncoding::Gzip, ContentEncoding::Deflate] {
+            let packed = encoding.pack(sample()).unwrap();
+            for length in [0, 1, 5, packed.len() / 2, packed.len() - 1] {
+                let error = encoding.unpack(packed[..length].to_vec(), LIMIT).unwrap_err();
+                assert!(matches!(error, CompressionError::Damaged { .. }), "{encoding:?} {length} {error}");
+            }
+            assert!(encoding.unpack([&packed[..], b"{}"].concat(), LIMIT).is_err());
+            let mut damaged = packed;
+            let middle = damaged.len() / 2;
+            damaged[middle] ^= 0x55;
+            assert!(encoding.unpack(damaged, LIMIT).is_err());
+            assert!(encoding.unpack(sample(), LIMIT).is_err());
+        }
+    }
+
+    #[test]
+    fn a_small_body_that_unpacks_to_much_stops_at_the_limit() {
+        for encoding in [ContentEncoding::Gzip, ContentEncoding::Deflate] {
+            let bomb = encoding.pack(vec![0; 64 << 20]).unwrap();
+            assert!(bomb.len() < 400_000);
+            let error = encoding.unpack(bomb, LIMIT).unwrap_err();
+            assert_eq!(error.to_string(), "the unpacked body is larger than the limit of 100000 bytes");
+            let one_more = encoding.pack(vec![0; LIMIT + 1]).unwrap();
+            assert!(encoding.unpack(one_more, LIMIT).is_err());
+        }
+        assert!(ContentEncoding::Identity.unpack(vec![0; LIMIT + 1], LIMIT).is_err());
+    }
+
+    #[test]
+    fn heads_are_read_as_http_says() {
+        let of_request = |header| ContentEncoding::of_request(header).ok();
+        assert_eq!(of_request(None), Some(ContentEncoding::Identity));
+        assert_eq!(of_request(Some("gzip")), Some(ContentEncoding::Gzip));
+        assert_eq!(of_request(Some(" deflate ")), Some(ContentEncoding::Deflate));
+        assert_eq!(
+            ContentEncoding::of_request(Some("br")).unwrap_err().to_string(),
+            "`Content-Encoding` is `br`: expected `gzip`, `deflate` or `identity`"
+        );
+        assert!(of_request(Some("gzip, gzip")).is_none());
+        for (header, expected) in [
+            ("", ContentEncoding::Identity),
+            ("*", ContentEncoding::Identity),
+            ("br", ContentEncoding::Identity),
+            ("gzip, deflate", ContentEncoding::Gzip),
+            ("deflate", ContentEncoding::Deflate),
+            ("gzip;q=0.5, deflate;q=0.8", ContentEncoding::Deflate),
+            ("gzip;q=0", ContentEncoding::Identity),
+            ("identity, gzip;q=0.9", ContentEncoding::Identity),
+            ("gzip;q=x", ContentEncoding::Identity),
+        ] {
+            assert_eq!(ContentEncoding::accepted(Some(header)), expected, "{header}");
+        }
+        assert_eq!(ContentEncoding::accepted(None), ContentEncoding::Identity);
+    }
+}
