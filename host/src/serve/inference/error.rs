@@ -103,6 +103,14 @@ pub enum InferenceError {
         /// The output.
         name: String,
     },
+    /// Something is asked of the repository that it does not do.
+    #[error("{what} is not supported: expected {expected}")]
+    Unsupported {
+        /// What was asked for.
+        what: String,
+        /// What can be.
+        expected: &'static str,
+    },
     /// An output cannot be made, which is our fault.
     #[error("the answer cannot be written")]
     Output(#[source] TensorError),

@@ -1,0 +1,197 @@
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// Batch sizes that are counted each for themselves; sizes that come when so many were seen only count in the sums.
+const BATCH_SIZES_MAX: usize = 128;
+
+/// What one version of a model has done since it was loaded.
+#[derive(Debug, Default)]
+pub struct ModelStatistics {
+    counters: Mutex<Counters>,
+}
+
+/// How long the parts of a request took.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Durations {
+    /// From its arrival to its answer.
+    pub total: Duration,
+    /// Waiting for a thread or an instance.
+    pub queue: Duration,
+    /// Making a batch of the request.
+    pub input: Duration,
+    /// Transformers and model.
+    pub infer: Duration,
+    /// Making an answer of the outputs.
+    pub output: Duration,
+}
+
+/// The statistics at one time, as `GET /v2/models/{name}/stats` answers them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StatisticsRecord {
+    /// The model.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// When the last request was answered, in milliseconds since 1970.
+    pub last_inference: u64,
+    /// Rows that were answered.
+    pub inference_count: u64,
+    /// Batches that were computed.
+    pub execution_count: u64,
+    /// Sums over all requests.
+    pub inference_stats: InferenceSums,
+    /// Sums over the batches of one size.
+    pub batch_stats: Vec<BatchSums>,
+}
+
+/// How often something was done, and how long it took in all.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct DurationSum {
+    /// How often.
+    pub count: u64,
+    /// Nanoseconds.
+    pub ns: u64,
+}
+
+/// Sums over requests.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[expect(missing_docs, reason = "the protocol's names")]
+pub struct InferenceSums {
+    pub success: DurationSum,
+    pub fail: DurationSum,
+    pub queue: DurationSum,
+    pub compute_input: DurationSum,
+    pub compute_infer: DurationSum,
+    pub compute_output: DurationSum,
+    /// Always 0: answers are not kept.
+    pub cache_hit: DurationSum,
+    /// Always 0.
+    pub cache_miss: DurationSum,
+}
+
+/// Sums over batches of one size.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[expect(missing_docs, reason = "the protocol's names")]
+pub struct BatchSums {
+    pub batch_size: u64,
+    pub compute_input: DurationSum,
+    pub compute_infer: DurationSum,
+    pub compute_output: DurationSum,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    last_inference_ms: u64,
+    rows: u64,
+    sums: InferenceSums,
+    batches: BTreeMap<u64, BatchSums>,
+}
+
+impl ModelStatistics {
+    /// Counts a request of `rows` rows that was answered at `now_ms`, milliseconds since 1970.
+    pub fn count_answer(&self, rows: usize, durations: &Durations, now_ms: u64) {
+        let batch_size = rows as u64;
+        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        counters.last_inference_ms = counters.last_inference_ms.max(now_ms);
+        counters.rows = counters.rows.saturating_add(batch_size);
+        let sums = &mut counters.sums;
+        sums.success.add(durations.total);
+        sums.queue.add(durations.queue);
+        sums.compute_input.add(durations.input);
+        sums.compute_infer.add(durations.infer);
+        sums.compute_output.add(durations.output);
+        let is_room = counters.batches.len() < BATCH_SIZES_MAX;
+        if is_room || counters.batches.contains_key(&batch_size) {
+            let batch = counters.batches.entry(batch_size).or_default();
+            batch.batch_size = batch_size;
+            batch.compute_input.add(durations.input);
+            batch.compute_infer.add(durations.infer);
+            batch.compute_output.add(durations.output);
+        }
+    }
+
+    /// Counts a request that got an error.
+    pub fn count_failure(&self, total: Duration) {
+        self.counters.lock().unwrap_or_else(PoisonError::into_inner).sums.fail.add(total);
+    }
+
+    /// What was counted so far.
+    pub fn record(&self, name: impl Into<String>, version: impl Into<String>) -> StatisticsRecord {
+        let counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        StatisticsRecord {
+            name: name.into(),
+            version: version.into(),
+            last_inference: counters.last_inference_ms,
+            inference_count: counters.rows,
+            execution_count: counters.sums.compute_infer.count,
+            inference_stats: counters.sums,
+            batch_stats: counters.batches.values().copied().collect(),
+        }
+    }
+}
+
+impl DurationSum {
+    fn add(&mut self, duration: Duration) {
+        self.count = self.count.saturating_add(1);
+        let ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        self.ns = self.ns.saturating_add(ns);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn durations(ns: u64) -> Durations {
+        let ns = |factor| Duration::from_nanos(ns * factor);
+        Durations { total: ns(10), queue: ns(1), input: ns(2), infer: ns(3), output: ns(4) }
+    }
+
+    #[test]
+    fn rows_requests_and_times_add_up() {
+        let statistics = ModelStatistics::default();
+        statistics.count_answer(1, &durations(1), 5_000);
+        statistics.count_answer(64, &durations(100), 7_000);
+        statistics.count_answer(1, &durations(10), 6_000);
+        statistics.count_failure(Duration::from_nanos(9));
+        let sum = |count, ns| serde_json::json!({"count": count, "ns": ns});
+        let expected = serde_json::json!({
+            "name": "mnist",
+            "version": "3",
+            "last_inference": 7_000,
+            "inference_count": 66,
+            "execution_count": 3,
+            "inference_stats": {
+                "success": sum(3, 1_110),
+                "fail": sum(1, 9),
+                "queue": sum(3, 111),
+                "compute_input": sum(3, 222),
+                "compute_infer": sum(3, 333),
+                "compute_output": sum(3, 444),
+                "cache_hit": sum(0, 0),
+                "cache_miss": sum(0, 0),
+            },
+            "batch_stats": [
+                {"batch_size": 1, "compute_input": sum(2, 22), "compute_infer": sum(2, 33), "compute_output": sum(2, 44)},
+                {"batch_size": 64, "compute_input": sum(1, 200), "compute_infer": sum(1, 300), "compute_output": sum(1, 400)},
+            ],
+        });
+        assert_eq!(serde_json::to_value(statistics.record("mnist", "3")).unwrap(), expected);
+    }
+
+    #[test]
+    fn callers_cannot_make_the_statistics_grow_without_end() {
+        let statistics = ModelStatistics::default();
+        for rows in 1..=1_000 {
+            statistics.count_answer(rows, &durations(1), 0);
+        }
+        statistics.count_answer(1, &durations(1), 0);
+        let record = statistics.record("mnist", "3");
+        assert_eq!(record.batch_stats.len(), 128);
+        assert_eq!(record.batch_stats[0].compute_infer.count, 2);
+        assert_eq!((record.inference_count, record.execution_count), (500_501, 1_001));
+    }
+}
