@@ -11,11 +11,13 @@
 
 mod answer;
 mod body;
+mod control;
 mod deployer;
 mod deployment;
 mod endpoint;
 mod endpoints;
 pub mod inference;
+mod protocol;
 mod reconcile;
 mod recorder;
 mod replay;
@@ -25,6 +27,7 @@ mod window;
 
 pub use answer::{ApiError, ErrorCode, forbid};
 pub use body::{RequestBody, ServeLimits};
+pub use control::{Control, ControlChange, ControlRequest};
 pub use deployer::{DeployError, Deployer};
 pub use deployment::{Answer, Deployment, DeploymentConfig};
 pub use endpoint::{Endpoint, Route, Routing};

@@ -23,8 +23,8 @@ use crate::domain::Name;
 use crate::plugin::Transformer;
 use crate::registry::{ModelReference, Predictor};
 use crate::serve::{
-    Deployer, Deployment, DeploymentConfig, Endpoint, EndpointSpec, Endpoints, Reconciler, Recorder, Routing,
-    ServeLimits, ServeState, forbid, router,
+    Control, Deployer, Deployment, DeploymentConfig, Endpoint, EndpointSpec, Endpoints, Reconciler, Recorder,
+    Routing, ServeLimits, ServeState, forbid, router,
 };
 use crate::server::{Server, guarded};
 use crate::store::Store;
@@ -94,6 +94,9 @@ pub(super) struct ServeArguments {
     /// Mebibytes of the newest predictions that are kept for `host replay`, of at most 4,096 a second; 0 keeps none.
     #[arg(long, value_name = "MIB", default_value_t = 256)]
     record_mib: u32,
+    /// Let clients load and unload models, as the Open Inference Protocol's repository has it.
+    #[arg(long, conflicts_with = "replaced")]
+    model_control: bool,
     /// Also answer `POST /constant`, which reads a body and says always the same: the yardstick of the benches.
     #[arg(long, hide = true)]
     constant_endpoint: bool,
@@ -139,14 +142,16 @@ async fn serve(
         bodies_max_bytes: arguments.bodies_max_bytes,
     };
     let captured = Captured { endpoints: Arc::clone(&endpoints), recorder: recorder.clone() };
-    let mut routes = router(ServeState { endpoints, recorder, limits });
+    let (control, asked) = Control::new();
+    let control = arguments.model_control.then_some(control);
+    let mut routes = router(ServeState { endpoints, recorder, control, limits });
     if arguments.constant_endpoint {
         routes = routes.merge(constant_route());
     }
     let flushing = tokio::spawn(captured.clone().flush_regularly());
     tokio::select! {
         () = server.run(guarded(routes, hosts, forbid), stop) => {}
-        () = watch.run(output) => {}
+        () = watch.run(asked, output) => {}
     }
     flushing.abort();
     captured.flush()?;
@@ -250,6 +255,7 @@ async fn deploy_replaced(
             let deployment = Deployment::new(DeploymentConfig {
                 version: resolved.name.zip(resolved.version),
                 bundle: resolved.digest,
+                platform: resolved.manifest.model.platform(),
                 predictor,
                 is_of_bundle: false,
                 window: deployer.window(&spec.name, resolved.digest)?,

@@ -276,6 +276,16 @@ fn known(models: &[String]) -> String {
     }
 }
 
+impl ModelEntry {
+    /// The library and the format of the file, such as `xgboost_ubj`, as the Open Inference Protocol names platforms.
+    pub fn platform(&self) -> String {
+        match self.file_name.rsplit_once('.') {
+            Some((_, format)) => format!("{}_{format}", self.framework),
+            None => self.framework.clone(),
+        }
+    }
+}
+
 impl BundleManifest {
     /// The bytes whose digest names the bundle.
     pub fn to_bytes(&self) -> Result<Vec<u8>, RegistryError> {

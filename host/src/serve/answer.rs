@@ -2,6 +2,7 @@ use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 
+use super::inference::{CompressionError, InferenceError};
 use crate::data::JsonError;
 use crate::plugin::{ErrorClass, Fault, PluginError};
 use crate::registry::PredictionError;
@@ -24,6 +25,8 @@ pub enum ErrorCode {
     NotFound,
     /// Nothing is loaded yet.
     NotReady,
+    /// The request asks for what this server does not do.
+    Unsupported,
     /// Another method is needed.
     MethodNotAllowed,
     /// A plugin crashed, hit a limit or broke the contract.
@@ -58,6 +61,11 @@ impl ApiError {
         self.code
     }
 
+    /// The status of its response.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
     /// The sentence.
     pub fn message(&self) -> &str {
         &self.message
@@ -74,10 +82,16 @@ impl ApiError {
             error: ApiError,
         }
         let status = self.status;
-        let body = serde_json::to_vec(&Envelope { error: self }).unwrap_or_default();
-        let mut response = json_response(status, body);
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        error_response(status, serde_json::to_vec(&Envelope { error: self }).unwrap_or_default())
+    }
+
+    /// The same as the Open Inference Protocol tells errors: `{"error": "…"}`.
+    pub fn into_inference_response(self) -> Response<Body> {
+        let body = serde_json::json!({ "error": self.message }).to_string();
+        let mut response = error_response(self.status, body);
+        if self.status == StatusCode::UNSUPPORTED_MEDIA_TYPE {
+            let encodings = HeaderValue::from_static("gzip, deflate");
+            response.headers_mut().insert(header::ACCEPT_ENCODING, encodings);
         }
         response
     }
@@ -90,6 +104,40 @@ impl From<JsonError> for ApiError {
             error.row().map(|row| row as u64),
             error.column().map(str::to_owned),
         )
+    }
+}
+
+impl From<InferenceError> for ApiError {
+    fn from(error: InferenceError) -> Self {
+        let message = error.to_string();
+        match error {
+            InferenceError::Output(_) => {
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Internal, message)
+            }
+            InferenceError::Unsupported { .. } => {
+                Self::new(StatusCode::NOT_IMPLEMENTED, ErrorCode::Unsupported, message)
+            }
+            error => Self::invalid_input(
+                message,
+                error.row().map(|row| row as u64),
+                error.column().map(str::to_owned),
+            ),
+        }
+    }
+}
+
+impl From<CompressionError> for ApiError {
+    fn from(error: CompressionError) -> Self {
+        let message = error.to_string();
+        match error {
+            CompressionError::Encoding { .. } => {
+                Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, ErrorCode::Unsupported, message)
+            }
+            CompressionError::TooLarge { .. } => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::BodyTooLarge, message)
+            }
+            _ => Self::invalid_input(message, None, None),
+        }
     }
 }
 
@@ -136,6 +184,14 @@ pub fn forbid(why: &impl std::fmt::Display) -> Response<Body> {
 }
 
 /// A response with a JSON body.
+fn error_response(status: StatusCode, body: impl Into<Body>) -> Response<Body> {
+    let mut response = json_response(status, body);
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
 pub(super) fn json_response(status: StatusCode, body: impl Into<Body>) -> Response<Body> {
     let mut response = Response::new(body.into());
     *response.status_mut() = status;

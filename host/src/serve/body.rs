@@ -6,6 +6,7 @@ use axum::http::StatusCode;
 use http_body_util::BodyExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::inference::ContentEncoding;
 use super::{ApiError, ErrorCode};
 
 /// Bodies up to this size are not counted, which most are. There are never more of them than connections.
@@ -40,7 +41,7 @@ impl Default for ServeLimits {
 #[derive(Debug)]
 pub struct RequestBody {
     bytes: Vec<u8>,
-    _share: Share,
+    share: Share,
 }
 
 impl RequestBody {
@@ -53,7 +54,7 @@ impl RequestBody {
 impl From<Vec<u8>> for RequestBody {
     /// A body that was not read from a socket, and is not counted.
     fn from(bytes: Vec<u8>) -> Self {
-        Self { bytes, _share: Share::default() }
+        Self { bytes, share: Share::default() }
     }
 }
 
@@ -86,6 +87,26 @@ impl BodyReader {
         })
     }
 
+    /// Unpacks a body. It has room for the largest that there may be from the beginning, whatever comes out of it.
+    pub(super) async fn unpack(
+        &self,
+        body: RequestBody,
+        encoding: ContentEncoding,
+    ) -> Result<RequestBody, ApiError> {
+        if encoding == ContentEncoding::Identity {
+            return Ok(body);
+        }
+        let RequestBody { bytes, mut share } = body;
+        let limit = self.limits.body_max_bytes;
+        self.grow(&mut share, limit)?;
+        let unpacked = tokio::task::spawn_blocking(move || encoding.unpack(bytes, limit)).await;
+        let stopped = |_| {
+            let message = "the server is stopping";
+            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Overloaded, message)
+        };
+        Ok(RequestBody { bytes: unpacked.map_err(stopped)??, share })
+    }
+
     async fn collect(&self, mut body: Body) -> Result<RequestBody, ApiError> {
         let mut share = Share::default();
         // What the head announces is refused before any of it is read. A body of unknown length grows its share.
@@ -102,7 +123,7 @@ impl BodyReader {
             self.grow(&mut share, bytes.len() + data.len())?;
             bytes.extend_from_slice(data);
         }
-        Ok(RequestBody { bytes, _share: share })
+        Ok(RequestBody { bytes, share })
     }
 
     /// Makes `share` large enough for a body of so many bytes.

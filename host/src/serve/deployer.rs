@@ -73,6 +73,7 @@ impl Deployer {
         Ok(Deployment::new(DeploymentConfig {
             version: model.name.zip(model.version),
             bundle: model.digest,
+            platform: model.manifest.model.platform(),
             predictor,
             is_of_bundle: true,
             window: self.window(endpoint, model.digest)?,

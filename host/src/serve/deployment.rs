@@ -1,13 +1,16 @@
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 
+use super::inference::{Durations, ModelStatistics};
 use super::window::WindowCapture;
 use super::{ApiError, ErrorCode, RequestBody};
-use crate::data::{self, PredictionRecord, RowForm};
-use crate::domain::{Batch, Digest, Name};
+use crate::data::{self, PredictionRecord};
+use crate::domain::{Batch, ColumnSpec, Digest, Name};
 use crate::plugin::block_on;
 use crate::registry::Predictor;
+use crate::track::now_ms;
 
 /// Rows up to which a request is computed on the thread that read it. At some 20 µs a row this is about a millisecond.
 const INLINE_ROWS_MAX: usize = 64;
@@ -34,6 +37,8 @@ pub struct DeploymentConfig {
     pub version: Option<(Name, i64)>,
     /// Digest of the bundle.
     pub bundle: Digest,
+    /// The library that made the model and the format of its file, such as `xgboost_ubj`.
+    pub platform: String,
     /// The bundle, loaded.
     pub predictor: Predictor,
     /// Whether its transformers are the bundle's own, and no others in their place.
@@ -48,6 +53,7 @@ pub struct DeploymentConfig {
 pub struct Deployment {
     config: Arc<DeploymentConfig>,
     headers: Vec<(HeaderName, HeaderValue)>,
+    statistics: ModelStatistics,
 }
 
 impl Deployment {
@@ -58,7 +64,8 @@ impl Deployment {
         let named = [Some((BUNDLE_HEADER, config.bundle.to_string())), version];
         let headers =
             named.into_iter().flatten().filter_map(|(name, value)| Some((name, value.parse().ok()?)));
-        Self { headers: headers.collect(), config: Arc::new(config) }
+        let statistics = ModelStatistics::default();
+        Self { headers: headers.collect(), statistics, config: Arc::new(config) }
     }
 
     /// What an answer says of who gave it.
@@ -76,6 +83,11 @@ impl Deployment {
         self.config.bundle
     }
 
+    /// The library that made the model and the format of its file.
+    pub fn platform(&self) -> &str {
+        &self.config.platform
+    }
+
     /// The window it fills.
     pub fn window(&self) -> Option<&Arc<WindowCapture>> {
         self.config.window.as_ref()
@@ -86,26 +98,80 @@ impl Deployment {
         &self.config.predictor
     }
 
-    /// Answers a body: a JSON object gets an object, a list gets a list.
-    pub async fn answer(&self, body: RequestBody) -> Result<Answer, ApiError> {
+    /// What it has done since it was loaded.
+    pub fn statistics(&self) -> &ModelStatistics {
+        &self.statistics
+    }
+
+    /// Rows that one request may have.
+    pub fn rows_max(&self) -> usize {
+        self.config.rows_max
+    }
+
+    /// Answers a body of JSON: an object gets an object, a list gets a list.
+    pub async fn answer(&self, body: RequestBody) -> Result<Answer<Vec<u8>>, ApiError> {
+        let decode =
+            |body: &[u8], specs: &[ColumnSpec], rows_max| Ok(data::decode_rows(body, specs, rows_max)?);
+        let encode =
+            |outputs: &Batch, form| data::encode_rows(outputs, form).map_err(|error| internal(&error));
+        self.answer_as(body, decode, encode).await
+    }
+
+    /// Answers a body that `decode` makes a batch of, by the columns of the signature and the most rows that there may be;
+    /// `encode` writes the outputs, with what `decode` has noted beside the batch.
+    ///
+    /// Small requests go all of their way on the thread that calls, others on the blocking pool.
+    pub async fn answer_as<N, T>(
+        &self,
+        body: RequestBody,
+        decode: impl FnOnce(&[u8], &[ColumnSpec], usize) -> Result<(Batch, N), ApiError> + Send + 'static,
+        encode: impl FnOnce(&Batch, N) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<Answer<T>, ApiError>
+    where
+        N: Send + 'static,
+        T: Send + 'static,
+    {
+        let started = Instant::now();
         let config = Arc::clone(&self.config);
-        if body.bytes().len() > INLINE_BODY_MAX_BYTES {
-            return on_blocking_pool(move || {
-                let (inputs, form) = decode(&config, body.bytes())?;
-                block_on(compute(&config, inputs, form))
-            })
-            .await;
+        let answer = async {
+            if body.bytes().len() > INLINE_BODY_MAX_BYTES {
+                return on_blocking_pool(move || {
+                    let (inputs, note) = decoded(&config, body.bytes(), decode)?;
+                    block_on(compute(&config, inputs, |outputs| encode(outputs, note)))
+                })
+                .await;
+            }
+            let (inputs, note) = decoded(&config, body.bytes(), decode)?;
+            let scores = inputs.rows().saturating_mul(config.predictor.score_count());
+            if inputs.rows() <= INLINE_ROWS_MAX && scores <= INLINE_SCORES_MAX {
+                return compute(&config, inputs, |outputs| encode(outputs, note)).await;
+            }
+            on_blocking_pool(move || block_on(compute(&config, inputs, |outputs| encode(outputs, note))))
+                .await
+        };
+        let answer = answer.await;
+        let total = started.elapsed();
+        match &answer {
+            Ok(answer) => {
+                let (infer, output) = (answer.infer, answer.output);
+                let input = total.saturating_sub(infer + output);
+                let durations = Durations { total, queue: Duration::ZERO, input, infer, output };
+                let now = u64::try_from(now_ms()).unwrap_or_default();
+                self.statistics.count_answer(answer.inputs.rows(), &durations, now);
+            }
+            Err(_) => self.statistics.count_failure(total),
         }
-        let (inputs, form) = decode(&config, body.bytes())?;
-        let scores = inputs.rows().saturating_mul(config.predictor.score_count());
-        if inputs.rows() <= INLINE_ROWS_MAX && scores <= INLINE_SCORES_MAX {
-            return compute(&config, inputs, form).await;
-        }
-        on_blocking_pool(move || block_on(compute(&config, inputs, form))).await
+        answer
     }
 
     /// The record of an answer that it gave at `endpoint`.
-    pub fn record(&self, id: String, endpoint: &Name, answered_at: i64, answer: Answer) -> PredictionRecord {
+    pub fn record<T>(
+        &self,
+        id: String,
+        endpoint: &Name,
+        answered_at: i64,
+        answer: Answer<T>,
+    ) -> PredictionRecord {
         PredictionRecord {
             id,
             answered_at,
@@ -121,19 +187,26 @@ impl Deployment {
 
 /// An answer, and what it was made of.
 #[derive(Debug)]
-pub struct Answer {
-    /// The body that is sent.
-    pub body: Vec<u8>,
+pub struct Answer<T> {
+    /// What is sent.
+    pub body: T,
     /// What was asked.
     pub inputs: Batch,
     /// What was answered.
     pub outputs: Batch,
+    /// Time in transformers and model.
+    infer: Duration,
+    /// Time in which the outputs were written.
+    output: Duration,
 }
 
 /// Rows of a body that may be computed: neither they nor their scores are too many.
-fn decode(config: &DeploymentConfig, body: &[u8]) -> Result<(Batch, RowForm), ApiError> {
-    let specs = &config.predictor.signature().inputs;
-    let (inputs, form) = data::decode_rows(body, specs, config.rows_max)?;
+fn decoded<N>(
+    config: &DeploymentConfig,
+    body: &[u8],
+    decode: impl FnOnce(&[u8], &[ColumnSpec], usize) -> Result<(Batch, N), ApiError>,
+) -> Result<(Batch, N), ApiError> {
+    let (inputs, note) = decode(body, &config.predictor.signature().inputs, config.rows_max)?;
     let scores = config.predictor.score_count();
     let rows_max = ANSWER_SCORES_MAX / scores.max(1);
     if inputs.rows() > rows_max {
@@ -144,22 +217,28 @@ fn decode(config: &DeploymentConfig, body: &[u8]) -> Result<(Batch, RowForm), Ap
         );
         return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::AnswerTooLarge, message));
     }
-    Ok((inputs, form))
+    Ok((inputs, note))
 }
 
-async fn compute(config: &DeploymentConfig, inputs: Batch, form: RowForm) -> Result<Answer, ApiError> {
+async fn compute<T>(
+    config: &DeploymentConfig,
+    inputs: Batch,
+    encode: impl FnOnce(&Batch) -> Result<T, ApiError>,
+) -> Result<Answer<T>, ApiError> {
+    let started = Instant::now();
     let prediction = config.predictor.predict(&inputs).await?;
+    let infer = started.elapsed();
     if let Some(window) = &config.window {
         window.offer(prediction.features, prediction.scores);
     }
-    let outputs = prediction.outputs;
-    let body = data::encode_rows(&outputs, form).map_err(|error| internal(&error))?;
-    Ok(Answer { body, inputs, outputs })
+    let (outputs, started) = (prediction.outputs, Instant::now());
+    let body = encode(&outputs)?;
+    Ok(Answer { body, inputs, outputs, infer, output: started.elapsed() })
 }
 
-async fn on_blocking_pool(
-    answer: impl FnOnce() -> Result<Answer, ApiError> + Send + 'static,
-) -> Result<Answer, ApiError> {
+async fn on_blocking_pool<T: Send + 'static>(
+    answer: impl FnOnce() -> Result<Answer<T>, ApiError> + Send + 'static,
+) -> Result<Answer<T>, ApiError> {
     tokio::task::spawn_blocking(answer).await.map_err(|error| internal(&error))?
 }
 
@@ -234,6 +313,7 @@ pub(super) mod tests {
         let deployment = Deployment::new(DeploymentConfig {
             version: None,
             bundle: Digest::of(b""),
+            platform: "test".to_owned(),
             is_of_bundle: true,
             predictor: Predictor::new(parts, signature),
             window: None,

@@ -56,6 +56,12 @@ impl Reconciler {
         &self.endpoints
     }
 
+    /// Tries again what has failed for an endpoint, and tells it again.
+    pub fn forget_failure(&mut self, endpoint: &Name) {
+        self.refused.remove(endpoint);
+        self.told.remove(endpoint);
+    }
+
     /// Makes the endpoints what `specs` say. An endpoint for which that fails stays what it is, and so do all others; gives
     /// what has changed and what has failed, the same failure only once.
     pub async fn reconcile(&mut self, specs: &[EndpointSpec]) -> Vec<EndpointChange> {

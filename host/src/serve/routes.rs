@@ -10,7 +10,8 @@ use axum::routing::{get, post};
 use super::answer::json_response;
 use super::body::BodyReader;
 use super::{
-    Answer, ApiError, Deployment, Endpoint, Endpoints, ErrorCode, PredictionIds, Recorder, ServeLimits,
+    Answer, ApiError, Control, Deployment, Endpoint, Endpoints, ErrorCode, PredictionIds, Recorder,
+    ServeLimits, protocol,
 };
 use crate::track::now_ms;
 
@@ -24,15 +25,45 @@ pub struct ServeState {
     pub endpoints: Arc<Endpoints>,
     /// Where predictions are recorded; none where they are not.
     pub recorder: Option<Arc<Recorder>>,
+    /// Whom clients may ask to load and unload models; none where they may not.
+    pub control: Option<Control>,
     /// What a request may take.
     pub limits: ServeLimits,
 }
 
-struct Shared {
-    endpoints: Arc<Endpoints>,
+pub(super) struct Shared {
+    pub(super) endpoints: Arc<Endpoints>,
+    pub(super) control: Option<Control>,
+    pub(super) bodies: BodyReader,
     recorder: Option<Arc<Recorder>>,
     ids: PredictionIds,
-    bodies: BodyReader,
+}
+
+impl Shared {
+    /// The endpoint of a name.
+    pub(super) fn endpoint(&self, name: &str) -> Result<Arc<Endpoint>, ApiError> {
+        self.endpoints.get(name).ok_or_else(|| unknown_endpoint(self, name))
+    }
+
+    /// Names the prediction and who answered in a response, and records it.
+    pub(super) fn finish<T>(
+        &self,
+        endpoint: &Endpoint,
+        deployment: &Deployment,
+        answer: Answer<T>,
+        response: &mut Response<Body>,
+    ) {
+        let id = self.ids.next();
+        if let Ok(value) = HeaderValue::from_str(&id) {
+            response.headers_mut().insert(PREDICTION_HEADER, value);
+        }
+        for (header, value) in deployment.headers() {
+            response.headers_mut().insert(header, value.clone());
+        }
+        if let Some(recorder) = &self.recorder {
+            recorder.offer(deployment.record(id, endpoint.name(), now_ms(), answer));
+        }
+    }
 }
 
 /// Routes of the serving part:
@@ -42,15 +73,16 @@ struct Shared {
 /// - `GET /serve`: the endpoints with the versions behind them and their signatures.
 /// - `GET /health`: the process lives. `GET /ready`: there is an endpoint, which answers.
 pub fn router(state: ServeState) -> Router {
-    let ServeState { endpoints, recorder, limits } = state;
+    let ServeState { endpoints, recorder, control, limits } = state;
     let (ids, bodies) = (PredictionIds::default(), BodyReader::new(limits));
-    let shared = Arc::new(Shared { endpoints, recorder, ids, bodies });
+    let shared = Arc::new(Shared { endpoints, control, bodies, recorder, ids });
     Router::new()
         .route("/serve/{endpoint}", post(answer).fallback(not_posted))
         .route("/serve/{endpoint}/{version}", post(answer_of_version).fallback(not_posted_to_version))
         .route("/serve", get(list))
         .route("/health", get(alive))
         .route("/ready", get(ready))
+        .merge(protocol::router())
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
         .with_state(shared)
@@ -81,8 +113,9 @@ async fn answer_of_version(
 }
 
 async fn respond(shared: &Shared, name: &str, version: Option<&str>, request: Request) -> Response<Body> {
-    let Some(endpoint) = shared.endpoints.get(name) else {
-        return unknown_endpoint(shared, name).into_response();
+    let endpoint = match shared.endpoint(name) {
+        Ok(endpoint) => endpoint,
+        Err(error) => return error.into_response(),
     };
     let (head, body) = request.into_parts();
     // Who answers is chosen when all of the request is there: one that arrives slowly holds no old version.
@@ -94,35 +127,24 @@ async fn respond(shared: &Shared, name: &str, version: Option<&str>, request: Re
         Ok(deployment) => deployment,
         Err(error) => return error.into_response(),
     };
-    let mut response = match deployment.answer(body).await {
-        Ok(answer) => answered(shared, &endpoint, &deployment, answer),
-        Err(error) => failed(name, &error, error.clone().into_response()),
-    };
-    for (header, value) in deployment.headers() {
-        response.headers_mut().insert(header, value.clone());
+    match deployment.answer(body).await {
+        Ok(mut answer) => {
+            let mut response = json_response(StatusCode::OK, std::mem::take(&mut answer.body));
+            shared.finish(&endpoint, &deployment, answer, &mut response);
+            response
+        }
+        Err(error) => {
+            let mut response = failed(name, &error, error.clone().into_response());
+            for (header, value) in deployment.headers() {
+                response.headers_mut().insert(header, value.clone());
+            }
+            response
+        }
     }
-    response
 }
 
-/// The response of an answer, which is recorded.
-fn answered(
-    shared: &Shared,
-    endpoint: &Endpoint,
-    deployment: &Deployment,
-    mut answer: Answer,
-) -> Response<Body> {
-    let mut response = json_response(StatusCode::OK, std::mem::take(&mut answer.body));
-    let id = shared.ids.next();
-    if let Ok(value) = HeaderValue::from_str(&id) {
-        response.headers_mut().insert(PREDICTION_HEADER, value);
-    }
-    if let Some(recorder) = &shared.recorder {
-        recorder.offer(deployment.record(id, endpoint.name(), now_ms(), answer));
-    }
-    response
-}
-
-fn choose(
+/// The version of an endpoint that answers, or the one of its versions that is asked for.
+pub(super) fn choose(
     endpoint: &Endpoint,
     version: Option<&str>,
     headers: &HeaderMap,
@@ -204,7 +226,7 @@ async fn alive() -> Response<Body> {
 
 async fn unknown_route(request: Request) -> Response<Body> {
     let message = format!("there is no route `{}`: see `GET /serve` for the endpoints", shown_path(&request));
-    ApiError::new(StatusCode::NOT_FOUND, ErrorCode::NotFound, message).into_response()
+    in_form_of(&request, ApiError::new(StatusCode::NOT_FOUND, ErrorCode::NotFound, message))
 }
 
 /// Something else than `POST` for an endpoint: what there is not at all is not found, rather than not allowed.
@@ -234,7 +256,15 @@ async fn wrong_method_of(shared: &Shared, endpoint: Option<&str>, request: Reque
 async fn wrong_method(request: Request) -> Response<Body> {
     let method: String = request.method().as_str().chars().take(20).collect();
     let message = format!("`{}` does not take {method}", shown_path(&request));
-    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::MethodNotAllowed, message).into_response()
+    in_form_of(&request, ApiError::new(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::MethodNotAllowed, message))
+}
+
+/// An error as clients of what was asked for read it.
+fn in_form_of(request: &Request, error: ApiError) -> Response<Body> {
+    match request.uri().path().starts_with("/v2") {
+        true => error.into_inference_response(),
+        false => error.into_response(),
+    }
 }
 
 /// The path as a message shows it: not longer than people read.

@@ -228,3 +228,52 @@ fn what_cannot_be_served_is_told_before_anything_is() {
     let versions = ["first", "second"].map(|name| ask(&server, &format!("/serve/{name}"), &[]).1);
     assert_eq!(versions, ["digits@1", "digits@2"]);
 }
+
+#[test]
+fn a_prediction_is_computed_again_bit_for_bit() {
+    let registry = two_versions();
+    let host = &registry.host;
+    let server = host.serve(["--model", "digits@1", "--model", "other=digits@2"]);
+    let id = |path: &str, body: &str| {
+        let (answer, headers) = server.post_with_headers(path, body, &[]);
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        headers["x-prediction-id"].clone()
+    };
+    let first = id("/serve/digits", ROW);
+    let tensors = r#"{"inputs":[{"name":"a","datatype":"INT64","shape":[2],"data":[1,2]},{"name":"b","datatype":"INT64","shape":[2],"data":[3,4]}]}"#;
+    let second = id("/v2/models/other/infer", tensors);
+    assert_ne!(first, second);
+    let (refused, headers) = server.post_with_headers("/serve/digits", "{}", &[]);
+    assert!(refused.status == 400 && !headers.contains_key("x-prediction-id"), "{}", refused.body);
+    server.stop().expect_success();
+    for (id, endpoint, version, rows) in
+        [(&first, "digits", "digits@1", 1), (&second, "other", "digits@2", 2)]
+    {
+        let told = host.run(["replay", id, "--json"]).json();
+        assert_eq!(told["identical"], true, "{told}");
+        assert_eq!((&told["endpoint"], &told["version"]), (&json!(endpoint), &json!(version)));
+        assert_eq!(told["inputs"].as_array().unwrap().len(), rows);
+        assert_eq!(told["outputs"], told["outputs_now"]);
+    }
+    // What answered stays, as long as there is a record of it.
+    registry.run(&["model", "delete", "digits@1"]).expect_success();
+    host.run(["gc", "--older-than", "0s"]).expect_success();
+    assert!(host.run(["replay", &first]).expect_success().contains("identical, bit for bit"));
+    let unknown = host.run(["replay", "0123"]);
+    assert!(
+        unknown.code == 2 && unknown.stderr.contains("prediction `0123` is not recorded here"),
+        "{}",
+        unknown.stderr
+    );
+}
+
+#[test]
+fn nothing_is_recorded_where_that_is_not_wanted() {
+    let registry = two_versions();
+    let server = registry.host.serve(["--model", "digits", "--record-mib", "0"]);
+    let (_, headers) = server.post_with_headers("/serve/digits", ROW, &[]);
+    server.stop().expect_success();
+    let unknown = registry.host.run(["replay", &headers["x-prediction-id"]]);
+    assert_eq!(unknown.code, 2, "{}", unknown.stderr);
+    assert!(!registry.host.state_dir().join("predictions").exists());
+}

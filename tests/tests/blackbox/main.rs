@@ -10,6 +10,7 @@ mod evaluate;
 mod faults;
 mod gc;
 mod imported;
+mod inference;
 mod lineage;
 mod models;
 mod monitor;

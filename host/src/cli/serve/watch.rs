@@ -1,14 +1,19 @@
 //! Looks now and then whether what is served is still what should be.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use tokio::sync::mpsc;
 
 use super::path_of;
 use crate::cli::output::Output;
+use crate::domain::Name;
+use crate::registry::{ModelReference, VersionSelector};
 use crate::serve::{
-    ENDPOINT_FILE_MAX_BYTES, EndpointChange, EndpointOutcome, EndpointSpec, Endpoints, Reconciler,
+    ControlChange, ControlRequest, ENDPOINT_FILE_MAX_BYTES, EndpointChange, EndpointOutcome, EndpointSpec,
+    Endpoints, Reconciler,
 };
 
 /// Keeps endpoints what they should be.
@@ -19,6 +24,8 @@ struct Watched {
     specs: Vec<EndpointSpec>,
     file: Option<WatchedFile>,
     interval: Duration,
+    /// Endpoints that clients have unloaded.
+    unloaded: BTreeSet<Name>,
 }
 
 struct WatchedFile {
@@ -39,25 +46,71 @@ impl Watch {
         interval: Duration,
     ) -> Self {
         let file = file.map(|(path, text)| WatchedFile { path, text });
-        let watched = Watched { reconciler, specs, file, interval };
-        Self((!interval.is_zero()).then_some(watched))
+        Self(Some(Watched { reconciler, specs, file, interval, unloaded: BTreeSet::new() }))
     }
 
-    /// Goes on for ever.
-    pub(super) async fn run(self, output: &Output) {
+    /// Goes on for ever; does what is asked for by `requests`, too.
+    pub(super) async fn run(self, mut requests: mpsc::Receiver<ControlRequest>, output: &Output) {
         let Some(mut watched) = self.0 else { return std::future::pending().await };
         loop {
-            tokio::time::sleep(watched.interval).await;
-            if let Some(file) = &mut watched.file {
+            let asked = tokio::select! {
+                Some(request) = requests.recv() => Some(request),
+                () = watched.next_look() => None,
+            };
+            if let Some(request) = &asked {
+                watched.change(request);
+            } else if let Some(file) = &mut watched.file {
                 match file.changed() {
                     Ok(Some(specs)) => watched.specs = specs,
                     Ok(None) => {}
                     Err(error) => output.warn(&format!("{error:#}: the endpoints stay as they are")),
                 }
             }
-            let changes = watched.reconciler.reconcile(&watched.specs).await;
+            let specs: Vec<_> =
+                watched.specs.iter().filter(|spec| !watched.unloaded.contains(&spec.name)).cloned().collect();
+            let changes = watched.reconciler.reconcile(&specs).await;
             note_changes(&changes, watched.reconciler.endpoints(), output);
+            if let Some(request) = asked {
+                watched.reply(request, changes);
+            }
         }
+    }
+}
+
+impl Watched {
+    async fn next_look(&self) {
+        match self.interval.is_zero() {
+            true => std::future::pending().await,
+            false => tokio::time::sleep(self.interval).await,
+        }
+    }
+
+    /// Takes note of what should be.
+    fn change(&mut self, request: &ControlRequest) {
+        match request.change {
+            ControlChange::Unload => drop(self.unloaded.insert(request.name.clone())),
+            ControlChange::Load => {
+                self.unloaded.remove(&request.name);
+                if !self.specs.iter().any(|spec| spec.name == request.name) {
+                    let model = ModelReference::Name(request.name.clone(), VersionSelector::Newest);
+                    self.specs.push(EndpointSpec::of_model(request.name.clone(), model));
+                }
+                // What has failed before is to be tried again.
+                self.reconciler.forget_failure(&request.name);
+            }
+        }
+    }
+
+    /// Tells who has asked what has become of it. A model that cannot be loaded is no longer wanted.
+    fn reply(&mut self, request: ControlRequest, changes: Vec<EndpointChange>) {
+        let failed = changes.into_iter().find(|change| change.endpoint == request.name);
+        let failed = failed.and_then(|change| change.outcome.err());
+        let is_there = self.reconciler.endpoints().get(request.name.as_str()).is_some();
+        if request.change == ControlChange::Load && !is_there {
+            self.specs.retain(|spec| spec.name != request.name);
+        }
+        // Whoever has asked may have gone.
+        let _ = request.reply.send(failed.map_or(Ok(()), |error| Err(error.to_string())));
     }
 }
 

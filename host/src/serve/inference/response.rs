@@ -21,7 +21,7 @@ pub struct ResponseHead<'a> {
 }
 
 /// The body of an answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct EncodedResponse {
     /// The JSON, and after it the bytes of the outputs that are binary.
     pub body: Vec<u8>,

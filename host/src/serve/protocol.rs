@@ -1,0 +1,377 @@
+//! The routes of the Open Inference Protocol v2 and of Triton's extensions of it that other servers speak too: model
+//! repository, configuration, statistics, classification and binary tensors.
+//!
+//! A *model* of the protocol is an endpoint here, and its versions are those that are loaded.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{FromRequestParts, Path, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use axum::routing::{get, post};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::answer::json_response;
+use super::inference::{
+    ContentEncoding, EXTENSIONS, EncodedResponse, HEADER_LENGTH, ModelConfig, ModelIndexEntry, ModelMetadata,
+    ModelState, ResponseHead, ServerMetadata, StatisticsRecord, TensorConfig, TensorMetadata,
+    decode_index_request, decode_load_request, decode_request, encode_response, parse_header_length,
+};
+use super::routes::Shared;
+use super::{ApiError, ControlChange, Deployment, Endpoint, ErrorCode};
+
+/// What is answered for the version of a bundle that is none of a model's.
+const UNNUMBERED: &str = "1";
+
+/// The routes below `/v2`.
+pub(super) fn router() -> Router<Arc<Shared>> {
+    Router::new()
+        .route("/v2", get(server))
+        .route("/v2/", get(server))
+        .route("/v2/health/live", get(live))
+        .route("/v2/health/ready", get(ready))
+        .route("/v2/models/stats", get(all_statistics))
+        .route("/v2/models/{model}", get(metadata))
+        .route("/v2/models/{model}/{what}", get(document).post(infer))
+        .route("/v2/models/{model}/versions/{version}", get(version_metadata))
+        .route("/v2/models/{model}/versions/{version}/{what}", get(version_document).post(version_infer))
+        .route("/v2/repository/index", post(index))
+        .route("/v2/repository/models/{model}/{change}", post(change))
+        .route("/v2/{*rest}", get(unknown).post(unknown))
+}
+
+type Server = State<Arc<Shared>>;
+
+/// What stands in a path; where that is no text, it names nothing.
+struct InPath<T>(T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for InPath<T> {
+    type Rejection = Response<Body>;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
+        let path = Path::<T>::from_request_parts(parts, state).await;
+        path.map(|Path(value)| Self(value)).map_err(|_| {
+            let message = "the path names nothing: it is no text";
+            ApiError::new(StatusCode::NOT_FOUND, ErrorCode::NotFound, message).into_inference_response()
+        })
+    }
+}
+
+/// A version of a model that was asked for.
+struct Asked {
+    endpoint: Arc<Endpoint>,
+    deployment: Arc<Deployment>,
+}
+
+async fn server() -> Response<Body> {
+    document_response(&ServerMetadata {
+        name: env!("CARGO_PKG_NAME"),
+        version: env!("CARGO_PKG_VERSION"),
+        extensions: &EXTENSIONS,
+    })
+}
+
+async fn live() -> Response<Body> {
+    json_response(StatusCode::OK, r#"{"live":true}"#)
+}
+
+async fn ready(State(shared): Server) -> Response<Body> {
+    match shared.endpoints.all().is_empty() {
+        true => {
+            let message = "no model is loaded";
+            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::NotReady, message)
+                .into_inference_response()
+        }
+        false => json_response(StatusCode::OK, r#"{"ready":true}"#),
+    }
+}
+
+async fn unknown(request: Request) -> Response<Body> {
+    let path: String = request.uri().path().chars().take(200).collect();
+    let (status, code, message) =
+        match ["sharedmemory", "trace", "logging"].iter().find(|part| path.contains(*part)) {
+            Some(part) => {
+                let message = format!("`{part}` is not supported: expected the protocol's own routes");
+                (StatusCode::NOT_IMPLEMENTED, ErrorCode::Unsupported, message)
+            }
+            None => (StatusCode::NOT_FOUND, ErrorCode::NotFound, format!("there is no route `{path}`")),
+        };
+    ApiError::new(status, code, message).into_inference_response()
+}
+
+async fn metadata(State(shared): Server, InPath(model): InPath<String>) -> Response<Body> {
+    told(asked(&shared, &model, None, &HeaderMap::new()).map(|asked| document_response(&metadata_of(&asked))))
+}
+
+async fn version_metadata(
+    State(shared): Server,
+    InPath((model, version)): InPath<(String, String)>,
+) -> Response<Body> {
+    let asked = asked(&shared, &model, Some(&version), &HeaderMap::new());
+    told(asked.map(|asked| document_response(&metadata_of(&asked))))
+}
+
+async fn document(State(shared): Server, InPath((model, what)): InPath<(String, String)>) -> Response<Body> {
+    told(document_of(&shared, &model, None, &what))
+}
+
+async fn version_document(
+    State(shared): Server,
+    InPath((model, version, what)): InPath<(String, String, String)>,
+) -> Response<Body> {
+    told(document_of(&shared, &model, Some(&version), &what))
+}
+
+fn document_of(
+    shared: &Shared,
+    model: &str,
+    version: Option<&str>,
+    what: &str,
+) -> Result<Response<Body>, ApiError> {
+    let asked = asked(shared, model, version, &HeaderMap::new())?;
+    match what {
+        "ready" => {
+            Ok(document_response(&serde_json::json!({ "name": asked.endpoint.name(), "ready": true })))
+        }
+        "config" => Ok(document_response(&config_of(&asked))),
+        "stats" => {
+            let all = match version {
+                Some(_) => vec![statistics_of(&asked.endpoint, &asked.deployment)],
+                None => statistics_of_all(&asked.endpoint),
+            };
+            Ok(document_response(&serde_json::json!({ "model_stats": all })))
+        }
+        "infer" => {
+            let message = "`infer` does not take GET: expected POST";
+            Err(ApiError::new(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::MethodNotAllowed, message))
+        }
+        other => Err(no_document(other)),
+    }
+}
+
+fn no_document(what: &str) -> ApiError {
+    let what: String = what.chars().take(80).collect();
+    let message = format!("there is no `{what}` of a model: expected `infer`, `ready`, `config` or `stats`");
+    ApiError::new(StatusCode::NOT_FOUND, ErrorCode::NotFound, message)
+}
+
+async fn all_statistics(State(shared): Server) -> Response<Body> {
+    let all: Vec<_> =
+        shared.endpoints.all().iter().flat_map(|endpoint| statistics_of_all(endpoint)).collect();
+    document_response(&serde_json::json!({ "model_stats": all }))
+}
+
+async fn infer(
+    State(shared): Server,
+    InPath((model, what)): InPath<(String, String)>,
+    request: Request,
+) -> Response<Body> {
+    told(inferred(&shared, &model, None, &what, request).await)
+}
+
+async fn version_infer(
+    State(shared): Server,
+    InPath((model, version, what)): InPath<(String, String, String)>,
+    request: Request,
+) -> Response<Body> {
+    told(inferred(&shared, &model, Some(&version), &what, request).await)
+}
+
+async fn inferred(
+    shared: &Shared,
+    model: &str,
+    version: Option<&str>,
+    what: &str,
+    request: Request,
+) -> Result<Response<Body>, ApiError> {
+    if what != "infer" {
+        return Err(no_document(what));
+    }
+    // Before the body is read: who asks for what is not there need not send it.
+    asked(shared, model, version, request.headers())?;
+    let (head, body) = request.into_parts();
+    let header = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
+    let length = header(HEADER_LENGTH).map(parse_header_length).transpose()?;
+    let encoding = ContentEncoding::of_request(header(header::CONTENT_ENCODING.as_str()))?;
+    let accepted = ContentEncoding::accepted(header(header::ACCEPT_ENCODING.as_str()));
+    let body = shared.bodies.unpack(shared.bodies.read(body).await?, encoding).await?;
+    let asked = asked(shared, model, version, &head.headers)?;
+    let (name, number) = (asked.endpoint.name().to_string(), number_of(&asked.deployment));
+    let answer = asked.deployment.answer_as(
+        body,
+        move |body, specs, rows_max| {
+            let request = decode_request(body, length, specs, rows_max)?;
+            Ok((request.inputs, (request.id, request.outputs)))
+        },
+        move |outputs, (id, selection)| {
+            let head = ResponseHead {
+                model_name: &name,
+                model_version: Some(&number),
+                id: id.as_deref(),
+                parameters: &[],
+            };
+            Ok(encode_response(head, outputs, &selection)?)
+        },
+    );
+    let mut answer = answer.await?;
+    let encoded = std::mem::take(&mut answer.body);
+    let mut response = packed_response(encoded, accepted).await;
+    shared.finish(&asked.endpoint, &asked.deployment, answer, &mut response);
+    Ok(response)
+}
+
+/// The response with an answer, packed where the caller likes that and it is worth it.
+async fn packed_response(encoded: EncodedResponse, accepted: ContentEncoding) -> Response<Body> {
+    let (content_type, length) = (encoded.content_type(), encoded.header_length);
+    let (mut body, mut packed_by) = (encoded.body, None);
+    if accepted != ContentEncoding::Identity && body.len() >= ContentEncoding::PACKED_MIN_BYTES {
+        let unpacked = body.clone();
+        // Where packing fails there is still the answer.
+        if let Ok(Ok(packed)) = tokio::task::spawn_blocking(move || accepted.pack(unpacked)).await {
+            (body, packed_by) = (packed, accepted.name());
+        }
+    }
+    let mut response = Response::new(Body::from(body));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    if let Some(name) = packed_by {
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(name));
+    }
+    if let Some(length) = length {
+        headers.insert(HeaderName::from_static(HEADER_LENGTH), HeaderValue::from(length));
+    }
+    response
+}
+
+async fn index(State(shared): Server, request: Request) -> Response<Body> {
+    let body = match shared.bodies.read(request.into_body()).await {
+        Ok(body) => body,
+        Err(error) => return error.into_inference_response(),
+    };
+    // All that is in the index is ready.
+    if let Err(error) = decode_index_request(body.bytes()) {
+        return ApiError::from(error).into_inference_response();
+    }
+    let entries: Vec<_> = shared
+        .endpoints
+        .all()
+        .iter()
+        .flat_map(|endpoint| {
+            let routing = endpoint.routing();
+            let entry = |deployment: &Arc<Deployment>| ModelIndexEntry {
+                name: endpoint.name().to_string(),
+                version: number_of(deployment),
+                state: ModelState::Ready,
+                reason: String::new(),
+            };
+            routing.deployments().map(entry).collect::<Vec<_>>()
+        })
+        .collect();
+    document_response(&entries)
+}
+
+async fn change(
+    State(shared): Server,
+    InPath((model, change)): InPath<(String, String)>,
+    request: Request,
+) -> Response<Body> {
+    told(changed(&shared, &model, &change, request).await)
+}
+
+async fn changed(
+    shared: &Shared,
+    model: &str,
+    change: &str,
+    request: Request,
+) -> Result<Response<Body>, ApiError> {
+    let change = match change {
+        "load" => ControlChange::Load,
+        "unload" => ControlChange::Unload,
+        other => return Err(no_document(other)),
+    };
+    let Some(control) = &shared.control else {
+        let message =
+            "models are not loaded and unloaded by requests: start the server with `--model-control`";
+        return Err(ApiError::new(StatusCode::FORBIDDEN, ErrorCode::Forbidden, message));
+    };
+    let body = shared.bodies.read(request.into_body()).await?;
+    decode_load_request(body.bytes())?;
+    let name = model.parse().map_err(|error: crate::domain::NameError| {
+        ApiError::new(StatusCode::BAD_REQUEST, ErrorCode::InvalidInput, error.to_string())
+    })?;
+    control.ask(name, change).await?;
+    Ok(json_response(StatusCode::OK, "{}"))
+}
+
+fn asked(
+    shared: &Shared,
+    model: &str,
+    version: Option<&str>,
+    headers: &HeaderMap,
+) -> Result<Asked, ApiError> {
+    let endpoint = shared.endpoint(model)?;
+    let is_unnumbered = |deployment: &Arc<Deployment>| deployment.version().is_none();
+    let unnumbered =
+        || endpoint.routing().deployments().find(|deployment| is_unnumbered(deployment)).cloned();
+    let deployment = match version {
+        Some(UNNUMBERED) => unnumbered(),
+        _ => None,
+    };
+    let deployment = match deployment {
+        Some(deployment) => deployment,
+        None => super::routes::choose(&endpoint, version, headers)?,
+    };
+    Ok(Asked { endpoint, deployment })
+}
+
+fn number_of(deployment: &Deployment) -> String {
+    deployment.version().map_or_else(|| UNNUMBERED.to_owned(), |(_, number)| number.to_string())
+}
+
+fn metadata_of(asked: &Asked) -> ModelMetadata {
+    let signature = asked.deployment.predictor().signature();
+    ModelMetadata {
+        name: asked.endpoint.name().to_string(),
+        versions: asked.endpoint.routing().deployments().map(|deployment| number_of(deployment)).collect(),
+        platform: asked.deployment.platform().to_owned(),
+        inputs: TensorMetadata::of(&signature.inputs),
+        outputs: TensorMetadata::of(&signature.outputs),
+    }
+}
+
+fn config_of(asked: &Asked) -> ModelConfig {
+    let signature = asked.deployment.predictor().signature();
+    ModelConfig {
+        name: asked.endpoint.name().to_string(),
+        platform: asked.deployment.platform().to_owned(),
+        backend: env!("CARGO_PKG_NAME").to_owned(),
+        max_batch_size: asked.deployment.rows_max(),
+        input: TensorConfig::of(&signature.inputs),
+        output: TensorConfig::of(&signature.outputs),
+    }
+}
+
+fn statistics_of(endpoint: &Endpoint, deployment: &Deployment) -> StatisticsRecord {
+    deployment.statistics().record(endpoint.name().as_str(), number_of(deployment))
+}
+
+fn statistics_of_all(endpoint: &Endpoint) -> Vec<StatisticsRecord> {
+    let routing = endpoint.routing();
+    routing.deployments().map(|deployment| statistics_of(endpoint, deployment)).collect()
+}
+
+fn document_response(document: &impl Serialize) -> Response<Body> {
+    json_response(StatusCode::OK, serde_json::to_vec(document).unwrap_or_default())
+}
+
+fn told(answered: Result<Response<Body>, ApiError>) -> Response<Body> {
+    answered.unwrap_or_else(|error| {
+        if error.status().is_server_error() {
+            tracing::warn!(code = ?error.code(), "{}", error.message());
+        }
+        error.into_inference_response()
+    })
+}

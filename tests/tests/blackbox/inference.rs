@@ -1,0 +1,102 @@
+//! The Open Inference Protocol: its official client, and what no client sends.
+
+use std::process::Command;
+
+use host_tests::{Host, Server, pixels_json, python, ran, repository, test_images};
+use serde_json::{Value, json};
+
+#[test]
+fn the_official_client_works_unmodified() {
+    let server = Host::trained().serve(["--model", "mnist", "--model-control"]);
+    let images = &test_images()[..9];
+    let answers: Vec<Value> =
+        images.iter().map(|image| server.post("/serve/mnist", &pixels_json(image)).json()).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("case.json");
+    std::fs::write(&file, json!({ "rows": images, "answers": answers }).to_string()).unwrap();
+    let script = repository().join("tests/python/inference_client.py");
+    let output = Command::new(python()).arg(script).arg(server.address()).arg(file).output().unwrap();
+    assert!(ran(output).expect_success().contains("all as documented"));
+}
+
+/// Status and message of a refusal; and that the next request is answered.
+fn refused(server: &Server, path: &str, body: &str, headers: &[(&str, &str)]) -> (u16, String) {
+    let (answer, _) = server.post_with_headers(path, body, headers);
+    let told = answer.json();
+    let message = told["error"].as_str().unwrap_or_else(|| panic!("{}", answer.body)).to_owned();
+    assert_eq!(told.as_object().unwrap().len(), 1, "{told}");
+    assert!(!message.contains('\n') && message.len() < 400, "{message}");
+    let good = server.post("/v2/models/mnist/infer", &request("[1, 28, 28]", 784));
+    assert_eq!(good.status, 200, "{}", good.body);
+    (answer.status, message)
+}
+
+fn request(shape: &str, count: usize) -> String {
+    let zeros = vec!["0"; count].join(",");
+    format!(r#"{{"inputs":[{{"name":"pixels","datatype":"UINT8","shape":{shape},"data":[{zeros}]}}]}}"#)
+}
+
+#[test]
+fn bad_requests_are_told_as_the_protocol_tells_them_and_harm_nobody() {
+    let server = Host::trained().serve(["--model", "mnist", "--body-max-bytes", "100000"]);
+    let infer = "/v2/models/mnist/infer";
+    let binary = |size: &str| {
+        format!(
+            r#"{{"inputs":[{{"name":"pixels","datatype":"UINT8","shape":[1,28,28],"parameters":{{"binary_data_size":{size}}}}}]}}"#
+        )
+    };
+    let cases: Vec<(String, Vec<(&str, &str)>, u16, &str)> = vec![
+        (request("[1, 28, 27]", 756), vec![], 400, "`pixels`"),
+        (request("[-1, 28, 28]", 784), vec![], 400, ""),
+        (request("[18446744073709551615, 28, 28]", 784), vec![], 400, ""),
+        (request("[1000000, 28, 28]", 784), vec![], 400, "expected at most"),
+        (request("[2, 28, 28]", 784), vec![], 400, "`pixels`"),
+        (request("[0, 28, 28]", 0), vec![], 400, "at least one row"),
+        (request("[1, 28, 28]", 783), vec![], 400, "`pixels`"),
+        (request("[1, 28, 28]", 784).replace("UINT8", "FP32"), vec![], 400, "expected UINT8, found FP32"),
+        (request("[1, 28, 28]", 784).replace("[0,0", "[NaN,0"), vec![], 400, ""),
+        (request("[1, 28, 28]", 784).replace("[0,0", "[256,0"), vec![], 400, "row 0, column `pixels`"),
+        (String::new(), vec![], 400, ""),
+        ("[".repeat(50_000), vec![], 400, ""),
+        ("{}".to_owned(), vec![], 400, "inputs"),
+        (binary("784"), vec![], 400, "784"),
+        (binary("9999999999"), vec![("inference-header-content-length", "20")], 400, ""),
+        (binary("-1"), vec![], 400, ""),
+        (binary("784"), vec![("inference-header-content-length", "99999")], 400, "expected at most"),
+        (binary("784"), vec![("inference-header-content-length", "x")], 400, "expected a number of bytes"),
+        (" ".repeat(100_001), vec![], 413, "limit"),
+        ("no gzip".to_owned(), vec![("content-encoding", "gzip")], 400, ""),
+        ("{}".to_owned(), vec![("content-encoding", "br")], 415, "br"),
+    ];
+    for (body, headers, status, message) in &cases {
+        let (found, told) = refused(&server, infer, body, headers);
+        let shown: String = body.chars().take(80).collect();
+        assert_eq!(found, *status, "{shown} {headers:?}: {told}");
+        assert!(told.contains(message), "{shown}: {told}");
+    }
+    // What is small when it is packed and large when it is not.
+    let packed = {
+        let mut gzip = Command::new("sh");
+        gzip.args(["-c", "head -c 50000000 /dev/zero | gzip -9"]);
+        gzip.output().unwrap().stdout
+    };
+    let head = format!(
+        "POST {infer} HTTP/1.1\r\nhost: localhost\r\ncontent-encoding: gzip\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        packed.len()
+    );
+    let answer = server.send_raw(&[head.as_bytes(), &packed].concat());
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    assert!(server.peak_memory() < 1 << 30);
+    for (path, status) in [
+        ("/v2/models/none/infer", 404),
+        ("/v2/models/mnist/versions/9/infer", 404),
+        ("/v2/models/mnist/versions/x/infer", 404),
+        ("/v2/models/mnist/nothing", 404),
+        ("/v2/models/%ff/infer", 404),
+        ("/v2/nothing", 404),
+        ("/v2/health/live", 405),
+        ("/v2/repository/models/mnist/load", 403),
+    ] {
+        assert_eq!(refused(&server, path, "{}", &[]).0, status, "{path}");
+    }
+}
