@@ -20,6 +20,7 @@ pub mod model;
 pub mod monitor;
 pub mod pipeline;
 pub mod plugin;
+pub mod process;
 pub mod project;
 pub mod registry;
 pub mod serve;

@@ -1,13 +1,15 @@
 //! Trainers: rows and labels in, the bytes of a model file out, one report a round on the way.
 //!
-//! Owns one training run from a dataset version to a bundle ([`run`]), the binding to libxgboost with its parameters,
-//! the metrics of predictions, and what is decided by them: which of several bundles is the best ([`compare`]), and whether
+//! Owns one training run from a dataset version to a bundle ([`run`]), the trainers (libxgboost with its binding, candle,
+//! any program: [`command`]), the metrics of predictions, and what is decided by them: which of several bundles is the best ([`compare`]), and whether
 //! a version becomes the champion ([`promote`]). What is trained here, [`crate::model`] loads; runs that fail leave no bundle.
 
 mod checkpoint;
+pub mod command;
 mod compare;
 mod evaluate;
 pub mod evaluation;
+mod files;
 mod job;
 mod matrix;
 pub mod network;
@@ -33,12 +35,13 @@ use crate::track::TrackError;
 
 pub use compare::{Candidate, CompareError, CompareSpec, ComparedBundle, Comparison, UnknownMetric, compare};
 pub use evaluate::{BundleEvaluation, EvaluateError, EvaluateSpec, evaluate};
+pub use files::DataFiles;
 pub use job::{TrainEvent, TrainReport, run};
 pub use prepared::{Learned, Prepared, TrainSpec, TransformerSpec};
 pub use promote::{Criterion, PromoteError, PromoteSpec, Promotion, promote};
 pub use report::{EVALUATION_METRICS, Evaluation};
 pub use run_log::{RunLog, RunStart};
-pub use trainer::{Checkpoints, Task, TrainSession, Trained, Trainer};
+pub use trainer::{Checkpoints, ShowPrinted, Surroundings, Task, TrainData, TrainSession, Trained, Trainer};
 pub use transform::{TransformError, TransformEvent, TransformSpec, transform};
 pub use xgboost_library::{Booster, DMatrix, Library, LibrarySearch};
 
@@ -227,6 +230,17 @@ pub enum TrainError {
     /// The trained model cannot be loaded.
     #[error("the trained model cannot be loaded: {0}")]
     Model(#[from] ModelError),
+    /// The model does not go with the rows.
+    #[error("the model takes {found} features a row: expected {expected}, as many as the transformers make")]
+    ModelFeatures {
+        /// Features of a row.
+        expected: usize,
+        /// Features that the model takes.
+        found: usize,
+    },
+    /// The program that was to train did not.
+    #[error("{0}")]
+    Command(#[from] command::CommandError),
     /// Scores and labels do not go together.
     #[error("{0}")]
     Evaluation(#[from] evaluation::EvaluationError),

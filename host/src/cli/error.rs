@@ -4,6 +4,7 @@ use super::output::Output;
 use crate::plugin::{ErrorClass, PluginError};
 use crate::serve::WindowError;
 use crate::store::{DatabaseError, StoreError};
+use crate::train::TrainError;
 
 /// The host itself failed, or the machine under it: disk, memory, threads.
 const HOST_FAILED: u8 = 1;
@@ -11,6 +12,9 @@ const HOST_FAILED: u8 = 1;
 const USER_ERROR: u8 = 2;
 /// A plugin crashed, hit a limit or broke the contract.
 const PLUGIN_FAILED: u8 = 3;
+
+/// Somebody said stop: what shells give to a program that the keyboard ended.
+pub(super) const CANCELLED: u8 = 130;
 
 /// Prints an error with its causes, and gives the exit code for its class.
 pub(super) fn report(error: &anyhow::Error, output: &Output) -> ExitCode {
@@ -38,6 +42,9 @@ fn exit_code(error: &anyhow::Error) -> u8 {
                 ErrorClass::Plugin => PLUGIN_FAILED,
                 ErrorClass::Overload | ErrorClass::Host => HOST_FAILED,
             };
+        }
+        if let Some(TrainError::Stopped) = cause.downcast_ref() {
+            return CANCELLED;
         }
         let ours = cause.is::<WindowError>()
             || cause.is::<crate::plugin::RuntimeError>()

@@ -3,9 +3,9 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 
-use crate::pipeline::executor::{LimitedCommand, exec_limited};
+use crate::process::{LimitedCommand, exec_limited};
 
-/// How a pipeline starts its steps.
+/// How this program starts others that must not outlive it.
 #[derive(Debug, clap::Args)]
 pub(super) struct JobArguments {
     /// The process that must live.

@@ -3,6 +3,7 @@ mod told_progress;
 use std::io::Write as _;
 use std::time::Duration;
 
+use chrono::{DateTime, SecondsFormat};
 use console::{Alignment, Term, measure_text_width, pad_str, style};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
@@ -41,6 +42,11 @@ impl Output {
     /// Whether the user asked for JSON.
     pub(super) fn is_json(&self) -> bool {
         self.json
+    }
+
+    /// Whether the user wants to be told of failures only.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.quiet
     }
 
     /// Writes bytes as they are.
@@ -270,6 +276,12 @@ pub(super) fn age_text(ms: i64) -> String {
     format!("{} ago", duration_text(ms))
 }
 
+/// A time of the calendar, in UTC.
+pub(super) fn time_text(ms: i64) -> String {
+    let time = DateTime::from_timestamp_millis(ms);
+    time.map_or_else(|| ms.to_string(), |time| time.to_rfc3339_opts(SecondsFormat::Secs, true))
+}
+
 /// A length of time in the units that people read.
 pub(super) fn duration_text(ms: i64) -> String {
     let seconds = ms.max(0) / 1_000;
@@ -318,6 +330,7 @@ mod tests {
     fn says_how_long() {
         let texts = [5, 5_000, 65_000, 3_700_000, 200_000_000].map(duration_text);
         assert_eq!(texts, ["5 ms", "5 s", "1 min 5 s", "1 h 1 min", "2 d"]);
+        assert_eq!(time_text(1_795_608_000_789), "2026-11-25T12:00:00Z");
     }
 
     #[test]

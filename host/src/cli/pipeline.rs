@@ -1,35 +1,33 @@
 mod progress;
 mod show;
+mod trigger;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::{Subcommand, ValueEnum};
 use console::style;
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use self::progress::Progress;
+use super::error::CANCELLED;
 use super::output::{Output, Table, printable};
 use super::plugin::parse_pair;
-use super::state::StateArguments;
-use crate::data::Catalog;
-use crate::pipeline::executor::{Cancel, LocalExecutor};
+use super::state::{StateArguments, pipelines_before};
+use crate::pipeline::executor::LocalExecutor;
+use crate::pipeline::trigger::led_by;
 use crate::pipeline::{
-    self, NewPipelineRecord, PipelineRecord, PipelineReport, PipelineRunner, PipelineSpec, PipelineStatus,
-    Plan, PreviewedOutcome, Records, RunOptions, StepContext, begin_pipeline, preview,
+    self, NewPipelineRecord, PipelineFile, PipelineRecord, PipelineReport, PipelineRunner, PipelineStatus,
+    Plan, PreviewedOutcome, Records, RunOptions, StepContext, preview, start_pipeline,
 };
+use crate::process::Cancel;
 use crate::registry::Registry;
+use crate::store::Store;
 
 /// A step has failed.
 const STEP_FAILED: u8 = 5;
-
-/// Somebody said stop.
-const CANCELLED: u8 = 130;
-
-/// Largest pipeline file.
-const FILE_MAX_BYTES: u64 = 1024 * 1024;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum PipelineCommand {
@@ -79,6 +77,35 @@ Exit codes: 0 every step ended well, 5 a step failed, 130 it was stopped.")]
         /// Show at most so many.
         #[arg(long, default_value_t = 20)]
         limit: u16,
+    },
+    /// Have it started by its triggers, wherever `host server` runs on this state.
+    ///
+    /// The file and the parameters are kept as they are now: say it again after a change. What there is already (versions
+    /// of datasets, alerts, times that have passed) starts nothing.
+    #[command(after_help = "\
+Example:
+  host pipeline enable pipeline.yaml -p rounds=200
+  host server
+
+with, in the file:
+  triggers:
+    - schedule: \"0 3 * * *\"     # every night, in UTC
+    - dataset: penguins         # for a new version of it
+    - drift: penguins           # when `host monitor run` finds that the endpoint's data drifted")]
+    Enable {
+        #[command(flatten)]
+        file: FileArguments,
+    },
+    /// Have it started by nothing but people again; a run that is under way goes on.
+    Disable {
+        /// The pipeline's name.
+        pipeline: String,
+    },
+    /// List the triggers of enabled pipelines, and what each started last.
+    Triggers {
+        /// Only those of this pipeline.
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
     },
     /// Draw what needs what.
     Graph {
@@ -152,27 +179,26 @@ async fn with_state(
     let records = Records::new(registry.tracker().database().clone());
     match command {
         PipelineCommand::Plan { file } => {
-            let file = PipelineFile::read(&file.file)?.plan(&file.params)?;
             show_plan(&file, registry, &records, output).await?;
         }
         PipelineCommand::Run { file, options } => {
-            let params = params_map(&file.params);
-            let file = PipelineFile::read(&file.file)?.plan(&file.params)?;
-            let new = NewPipelineRecord {
-                name: file.plan.name.to_string(),
-                file_name: file.name.clone(),
-                file: file.text.clone(),
-                folder: file.folder.display().to_string(),
-                params,
-            };
-            let record = begin_pipeline(registry.tracker(), &records, new).await?;
-            return execute(file, record, registry, records, &options, state, output).await;
+            let (file, plan) = file.plan()?;
+            let name = plan.name.clone();
+            let pipelines = led_by(&[&pipelines_before()], name.as_str());
+            let new = NewPipelineRecord { name, file, triggered_by: String::new(), pipelines };
+            let record = start_pipeline(registry.tracker(), &records, new).await?;
+            return execute(plan, record, registry, records, &options, state, output).await;
         }
         PipelineCommand::Resume { run, take_over, options } => {
             let found = records.find(&run).await?;
-            let file = PipelineFile::of_record(&found)?;
+            let plan = Arc::new(PipelineFile::from(&found).plan()?);
             let record = records.take_over(&found, take_over).await?;
-            return execute(file, record, registry, records, &options, state, output).await;
+            return execute(plan, record, registry, records, &options, state, output).await;
+        }
+        PipelineCommand::Enable { file } => trigger::enable(&file, &registry, output).await?,
+        PipelineCommand::Disable { pipeline } => trigger::disable(&pipeline, &registry, output).await?,
+        PipelineCommand::Triggers { name } => {
+            trigger::list(name.as_deref(), &registry, output).await?;
         }
         PipelineCommand::Show { run } => show::show(&run, &records, output).await?,
         PipelineCommand::List { name, limit } => {
@@ -183,100 +209,45 @@ async fn with_state(
     Ok(ExitCode::SUCCESS)
 }
 
-/// A file that was read, and its plan.
-struct PipelineFile {
-    name: String,
-    text: String,
-    folder: PathBuf,
-    plan: Arc<Plan>,
-}
-
-/// A file that was read.
-struct ReadFile {
-    name: String,
-    text: String,
-    folder: PathBuf,
-    spec: PipelineSpec,
-}
-
-impl PipelineFile {
-    fn read(path: &Path) -> anyhow::Result<ReadFile> {
-        use std::io::Read as _;
-        let name = path.display().to_string();
-        let file = std::fs::File::open(path).with_context(|| format!("failed to read `{name}`"))?;
-        let mut text = String::new();
-        file.take(FILE_MAX_BYTES + 1)
-            .read_to_string(&mut text)
-            .with_context(|| format!("failed to read `{name}`"))?;
-        let folder = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        let folder =
-            folder.canonicalize().with_context(|| format!("failed to read `{}`", folder.display()))?;
-        let spec = PipelineSpec::parse(&name, &text)?;
-        Ok(ReadFile { name, text, folder, spec })
+impl FileArguments {
+    /// Reads the file, and plans it.
+    fn plan(&self) -> anyhow::Result<(PipelineFile, Arc<Plan>)> {
+        let file = PipelineFile::read(&self.file, self.params.clone())?;
+        let plan = Arc::new(file.plan()?);
+        Ok((file, plan))
     }
-
-    /// The file as it was when a pipeline was started.
-    fn of_record(record: &PipelineRecord) -> anyhow::Result<Self> {
-        let spec = PipelineSpec::parse(&record.file_name, &record.file)?;
-        let params = record.params.iter().map(|(name, value)| {
-            (name.clone(), value.as_str().map_or_else(|| value.to_string(), str::to_owned))
-        });
-        let plan = Arc::new(spec.plan(&params.collect::<Vec<_>>())?);
-        let (name, text) = (record.file_name.clone(), record.file.clone());
-        Ok(Self { name, text, folder: PathBuf::from(&record.folder), plan })
-    }
-}
-
-impl ReadFile {
-    fn plan(self, params: &[(String, String)]) -> anyhow::Result<PipelineFile> {
-        let plan = Arc::new(self.spec.plan(params)?);
-        Ok(PipelineFile { name: self.name, text: self.text, folder: self.folder, plan })
-    }
-}
-
-fn params_map(params: &[(String, String)]) -> Map<String, Value> {
-    params.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect()
 }
 
 fn check(arguments: &FileArguments, output: &Output) -> anyhow::Result<()> {
-    let file = PipelineFile::read(&arguments.file)?.plan(&arguments.params)?;
+    let (_, plan) = arguments.plan()?;
     if output.is_json() {
-        let steps: Vec<&str> = file.plan.steps.iter().map(|step| step.id.as_str()).collect();
-        return output
-            .value(&json!({ "name": file.plan.name, "params": file.plan.parameters, "steps": steps }));
+        let steps: Vec<&str> = plan.steps.iter().map(|step| step.id.as_str()).collect();
+        return output.value(&json!({ "name": plan.name, "params": plan.parameters, "steps": steps }));
     }
-    let steps = file.plan.steps.len();
-    Ok(output.line(&format!("{}: {steps} {}", file.plan.name, if steps == 1 { "step" } else { "steps" }))?)
+    let steps = plan.steps.len();
+    Ok(output.line(&format!("{}: {steps} {}", plan.name, if steps == 1 { "step" } else { "steps" }))?)
 }
 
 fn graph(arguments: &FileArguments, format: Drawing, output: &Output) -> anyhow::Result<()> {
-    let file = PipelineFile::read(&arguments.file)?.plan(&arguments.params)?;
+    let (_, plan) = arguments.plan()?;
     let drawn = match format {
-        Drawing::Text => pipeline::graph::text(&file.plan, &[]),
-        Drawing::Svg => pipeline::graph::svg(&file.plan, &[]),
-        Drawing::Mermaid => pipeline::graph::mermaid(&file.plan, &[]),
+        Drawing::Text => pipeline::graph::text(&plan, &[]),
+        Drawing::Svg => pipeline::graph::svg(&plan, &[]),
+        Drawing::Mermaid => pipeline::graph::mermaid(&plan, &[]),
     };
     Ok(output.bytes(drawn.as_bytes())?)
 }
 
-fn context(registry: Registry, folder: PathBuf) -> StepContext {
-    let tracker = registry.tracker();
-    let (database, store) = (tracker.database().clone(), tracker.store().clone());
-    StepContext { catalog: Catalog::new(database, store.clone()), registry, store, folder }
-}
-
 async fn show_plan(
-    file: &PipelineFile,
+    file: &FileArguments,
     registry: Registry,
     records: &Records,
     output: &Output,
 ) -> anyhow::Result<()> {
-    let previews = preview(&file.plan, &context(registry, file.folder.clone()), records).await?;
+    let (file, plan) = file.plan()?;
+    let previews = preview(&plan, &StepContext::new(registry, file.folder), records).await?;
     if output.is_json() {
-        return output.value(&json!({ "name": file.plan.name, "steps": previews }));
+        return output.value(&json!({ "name": plan.name, "steps": previews }));
     }
     let mut table = Table::new(&["STEP", "USES", "WILL", "WHY"]);
     for preview in &previews {
@@ -293,8 +264,14 @@ async fn show_plan(
     Ok(output.table(&table)?)
 }
 
+/// What runs steps on this machine, for a state.
+pub(super) fn local_executor(state: &StateArguments, store: Store) -> anyhow::Result<LocalExecutor> {
+    let program = std::env::current_exe().context("failed to find this program")?;
+    Ok(LocalExecutor::new(store, program, state.to_environment()?))
+}
+
 async fn execute(
-    file: PipelineFile,
+    plan: Arc<Plan>,
     record: PipelineRecord,
     registry: Registry,
     records: Records,
@@ -302,9 +279,8 @@ async fn execute(
     state: &StateArguments,
     output: &Output,
 ) -> anyhow::Result<ExitCode> {
-    let context = context(registry, file.folder.clone());
-    let program = std::env::current_exe().context("failed to find this program")?;
-    let executor = LocalExecutor::new(context.store.clone(), program, state.to_environment()?);
+    let context = StepContext::new(registry, PathBuf::from(&record.folder));
+    let executor = local_executor(state, context.store.clone())?;
     let runner = PipelineRunner {
         cores: options.cores.unwrap_or_else(|| executor.cores()),
         context,
@@ -312,11 +288,11 @@ async fn execute(
         executor: Arc::new(executor),
         options: RunOptions { ignore_results: options.force, fail_fast: options.fail_fast },
     };
-    output.note(&format!("{} run {}", file.plan.name, record.run_id));
+    output.note(&format!("{} run {}", plan.name, record.run_id));
     let cancel = Arc::new(Cancel::default());
     let waiter = tokio::spawn(cancel_on_signal(Arc::clone(&cancel)));
-    let mut progress = Progress::new(&file.plan, output);
-    let report = runner.run(Arc::clone(&file.plan), &record, cancel, &mut |event| progress.on(event)).await;
+    let mut progress = Progress::new(&plan, output);
+    let report = runner.run(plan, &record, cancel, &mut |event| progress.on(event)).await;
     progress.finish();
     waiter.abort();
     let report = report?;

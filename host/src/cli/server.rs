@@ -1,13 +1,17 @@
 use std::net::IpAddr;
 
 use anyhow::Context as _;
+use axum::Router;
 use serde_json::json;
 
 use super::listener::{HostsArguments, listen, stop_signal};
 use super::output::Output;
+use super::pipeline::local_executor;
 use super::state::StateArguments;
+use crate::pipeline::trigger::Scheduler;
+use crate::registry::{self, Registry};
 use crate::server::guarded;
-use crate::{registry, track};
+use crate::track;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -23,6 +27,15 @@ pub(super) struct ServerArguments {
     ip: IpAddr,
     #[command(flatten)]
     hosts: HostsArguments,
+    /// Start no pipelines by their triggers: where several servers share a database, only those should that have the
+    /// pipelines' folders.
+    #[arg(long)]
+    no_triggers: bool,
+}
+
+/// MLflow's API of runs and models.
+pub(super) fn routes(registry: Registry) -> Router {
+    track::rest::router(registry.tracker().clone()).merge(registry::rest::router(registry))
 }
 
 pub(super) fn run(
@@ -48,9 +61,24 @@ pub(super) fn run(
         } else {
             output.line(&format!("ready: MLFLOW_TRACKING_URI={url}"))?;
         }
-        let tracking = track::rest::router(registry.tracker().clone());
-        let routes = tracking.merge(registry::rest::router(registry));
-        server.run(guarded(routes, hosts, track::rest::forbid), stop).await;
+        let (stop_triggers, stopped) = tokio::sync::oneshot::channel::<()>();
+        let scheduler = match arguments.no_triggers {
+            true => None,
+            false => {
+                let executor = local_executor(state, registry.tracker().store().clone())?;
+                let scheduler = Scheduler::new(registry.clone(), executor);
+                Some(tokio::spawn(scheduler.run(async { _ = stopped.await })))
+            }
+        };
+        let stop = async {
+            stop.await;
+            // At the same time as requests.
+            let _ = stop_triggers.send(());
+        };
+        server.run(guarded(routes(registry), hosts, track::rest::forbid), stop).await;
+        if let Some(scheduler) = scheduler {
+            scheduler.await.context("the triggers were given up")?;
+        }
         output.note("stopped");
         Ok(())
     });

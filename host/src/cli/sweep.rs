@@ -1,6 +1,7 @@
+mod progress;
+
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
@@ -10,17 +11,20 @@ use indicatif::ProgressBar;
 use serde_json::json;
 use tokio::runtime::Runtime;
 
+use self::progress::Progress;
 use super::output::{Output, Table, number_text};
 use super::run::find;
 use super::state::StateArguments;
-use super::train::{TrainOptions, check_resumed, run_start, start_threads, tag};
+use super::train::{ProgramSupport, TrainOptions, check_resumed, run_start, start_threads, status_of, tag};
 use crate::domain::{Direction, Name, closest};
 use crate::registry::{ModelVersion, Registry};
 use crate::store::Store;
 use crate::track::{BUNDLE_TAG, Run, RunStatus, Tracker};
 use crate::train::search::{Assignment, Dimension, Method, Schedule, Scheduler, Search, Space};
-use crate::train::sweep::{self, BEST_TAG, Sweep, SweepState, TrialEnd, TrialPlan, TrialReport};
-use crate::train::{EVALUATION_METRICS, Prepared, RunLog, RunStart, TrainEvent, TrainSpec};
+use crate::train::sweep::{self, BEST_TAG, Sweep, SweepState, TrialPlan, TrialReport};
+use crate::train::{
+    EVALUATION_METRICS, Prepared, RunLog, RunStart, TrainError, TrainEvent, TrainSpec, Trainer,
+};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -107,15 +111,37 @@ pub(super) fn run(arguments: &SweepArguments, state: &StateArguments, output: &O
     let direction = arguments.direction.unwrap_or_else(|| Direction::of_metric(&arguments.metric));
     let search = arguments.search(direction)?;
     let store = state.open_store()?;
-    let spec = arguments.train.spec(state)?;
+    let program = arguments.train.program(&store)?;
+    let trainer =
+        |assignment: &Assignment, threads| arguments.train.trainer(program.as_ref(), assignment, threads);
+    let spec = arguments.train.spec(state, program.as_ref())?;
     let threads = arguments.threads_of_a_trial();
     for assignment in search.space().bounds() {
-        arguments.train.trainer(&assignment, Some(threads))?;
+        trainer(&assignment, Some(threads))?;
+    }
+    let common = trainer(&Vec::new(), None)?;
+    if common.rounds() == 0 && !matches!(arguments.schedule, ScheduleKind::None) {
+        bail!(
+            "the rounds of a program are its own, and its trials are not ended early: leave out `--schedule`"
+        );
     }
     let runtime = start_threads()?;
     let tracker = runtime.block_on(state.open_tracker())?;
-    let parent = Parent::begin(arguments, &spec, direction, &runtime, tracker)?;
-    let work = Work { arguments, search, direction, began, spec: &spec, threads, parent: &parent };
+    let support =
+        arguments.train.is_command().then(|| ProgramSupport::start(&runtime, tracker.clone())).transpose()?;
+    let start = arguments.run_start(&spec, common.as_ref(), direction);
+    let parent = Parent::begin(arguments, start, &runtime, tracker)?;
+    let work = Work {
+        arguments,
+        search,
+        direction,
+        began,
+        spec: &spec,
+        trainer: &|assignment| trainer(assignment, Some(threads)),
+        rounds: common.rounds(),
+        support: support.as_ref(),
+        parent: &parent,
+    };
     let finished = work.trials(&store, output).and_then(|reports| {
         let best = best(&reports, &arguments.metric, direction)?.clone();
         let version = parent.keep_best(&best, arguments.name.as_ref())?;
@@ -129,7 +155,7 @@ pub(super) fn run(arguments: &SweepArguments, state: &StateArguments, output: &O
         }
         Err(error) => {
             // The sweep's error is the one to tell.
-            if let Err(error) = parent.log.finish(RunStatus::Failed, Vec::new(), Vec::new()) {
+            if let Err(error) = parent.log.finish(status_of(&error), Vec::new(), Vec::new()) {
                 tracing::warn!(%error, "the run's end was not recorded");
             }
             Err(error)
@@ -171,11 +197,10 @@ impl SweepArguments {
     }
 
     /// What the sweep's own run records: what is common to all trials, and what is searched how.
-    fn run_start(&self, spec: &TrainSpec, direction: Direction) -> anyhow::Result<RunStart> {
+    fn run_start(&self, spec: &TrainSpec, trainer: &dyn Trainer, direction: Direction) -> RunStart {
         let name = self.name.as_ref().unwrap_or(&spec.dataset.name).to_string();
         let experiment = self.experiment.clone().unwrap_or(name);
-        let trainer = self.train.trainer(&[], None)?;
-        let mut start = run_start(spec, trainer.as_ref(), experiment, self.run_name.clone());
+        let mut start = run_start(spec, trainer, experiment, self.run_name.clone());
         let name_of = |kind: &dyn Fn() -> Option<clap::builder::PossibleValue>| {
             kind().map(|value| value.get_name().to_owned()).unwrap_or_default()
         };
@@ -194,7 +219,7 @@ impl SweepArguments {
             tag("sweep.reduction", self.reduction.to_string()),
             tag("sweep.seed", self.train.seed.to_string()),
         ]);
-        Ok(RunStart { source: SOURCE, ..start })
+        RunStart { source: SOURCE, ..start }
     }
 }
 
@@ -212,12 +237,10 @@ struct Parent<'a> {
 impl<'a> Parent<'a> {
     fn begin(
         arguments: &SweepArguments,
-        spec: &TrainSpec,
-        direction: Direction,
+        start: RunStart,
         runtime: &'a Runtime,
         tracker: Tracker,
     ) -> anyhow::Result<Self> {
-        let start = arguments.run_start(spec, direction)?;
         let handle = runtime.handle().clone();
         let (log, resumed) = match &arguments.resume {
             None => (RunLog::start(handle, tracker.clone(), start)?, None),
@@ -258,6 +281,8 @@ impl<'a> Parent<'a> {
     }
 }
 
+type MakeTrainer<'a> = dyn Fn(&Assignment) -> Result<Box<dyn Trainer>, TrainError> + Sync + 'a;
+
 /// What is to be swept.
 struct Work<'a> {
     arguments: &'a SweepArguments,
@@ -265,16 +290,20 @@ struct Work<'a> {
     direction: Direction,
     began: Instant,
     spec: &'a TrainSpec,
-    threads: u16,
+    /// Makes what a trial trains with.
+    trainer: &'a MakeTrainer<'a>,
+    /// Rounds of a trial, as far as they are known.
+    rounds: u32,
+    support: Option<&'a ProgramSupport>,
     parent: &'a Parent<'a>,
 }
 
 impl Work<'_> {
     fn trials(&self, store: &Store, output: &Output) -> anyhow::Result<Vec<TrialReport>> {
         let (arguments, parent) = (self.arguments, self.parent);
-        let prepared = prepare(store, self.spec, output)?;
+        let prepared = prepare(store, self.spec, self.support, output)?;
         let plan = |assignment: &Assignment| {
-            let trainer = arguments.train.trainer(assignment, Some(self.threads))?;
+            let trainer = (self.trainer)(assignment)?;
             let above = Some(parent.log.run_id().to_owned());
             let start = run_start(self.spec, trainer.as_ref(), parent.experiment.clone(), None);
             // A run that was created for the sweep is the sweep's, and no trial's.
@@ -293,10 +322,11 @@ impl Work<'_> {
             deadline: arguments.time.and_then(|time| self.began.checked_add(time)),
             tracker: parent.tracker.clone(),
             runtime: parent.runtime.handle().clone(),
+            surroundings: self.support.map(ProgramSupport::surroundings).unwrap_or_default(),
             plan: &plan,
             ended: &|report| progress.ended(report),
         };
-        let scheduler = arguments.scheduler(arguments.train.trainer(&[], None)?.rounds());
+        let scheduler = arguments.scheduler(self.rounds);
         let state = match &parent.resumed {
             None => SweepState::new(scheduler),
             Some(run) => parent.runtime.block_on(sweep::resume(&sweep, run, scheduler))?,
@@ -309,7 +339,12 @@ impl Work<'_> {
 }
 
 /// Reads the data with a bar of its own for each phase.
-fn prepare<'a>(store: &'a Store, spec: &'a TrainSpec, output: &Output) -> anyhow::Result<Prepared<'a>> {
+fn prepare<'a>(
+    store: &'a Store,
+    spec: &'a TrainSpec,
+    support: Option<&ProgramSupport>,
+    output: &Output,
+) -> anyhow::Result<Prepared<'a>> {
     let mut bar: Option<ProgressBar> = None;
     let prepared = Prepared::read(store, spec, &mut |event| {
         match event {
@@ -321,7 +356,10 @@ fn prepare<'a>(store: &'a Store, spec: &'a TrainSpec, output: &Output) -> anyhow
             TrainEvent::Progress(steps) => bar.iter().for_each(|bar| bar.inc(steps)),
             TrainEvent::Round(_) => {}
         }
-        ControlFlow::Continue(())
+        match support.is_some_and(ProgramSupport::is_stopping) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
     });
     if let Some(bar) = bar {
         bar.finish();
@@ -364,78 +402,6 @@ fn duration(text: &str) -> Result<Duration, String> {
     let (number, seconds) = unit.unwrap_or((text, 1));
     let number: u64 = number.trim().parse().map_err(|_| refuse())?;
     number.checked_mul(seconds).filter(|seconds| *seconds > 0).map(Duration::from_secs).ok_or_else(refuse)
-}
-
-/// Shows each trial that ends, and logs the best so far with the sweep's run.
-struct Progress<'a> {
-    output: &'a Output,
-    log: &'a RunLog,
-    metric: &'a str,
-    direction: Direction,
-    bar: ProgressBar,
-    /// Trials that have ended, and the best value among them.
-    so_far: Mutex<(u32, Option<f64>)>,
-}
-
-impl<'a> Progress<'a> {
-    fn new(output: &'a Output, log: &'a RunLog, metric: &'a str, direction: Direction, trials: u64) -> Self {
-        Self {
-            output,
-            log,
-            metric,
-            direction,
-            bar: output.progress(trials, "trials"),
-            so_far: Mutex::default(),
-        }
-    }
-
-    /// Takes what was known when the sweep was resumed.
-    fn knows(&self, reports: &[TrialReport]) {
-        for report in reports {
-            self.count(report);
-        }
-        if !reports.is_empty() {
-            self.output.note(&format!("going on after {} trials", reports.len()));
-        }
-    }
-
-    fn ended(&self, report: &TrialReport) {
-        let value = report.metrics.get(self.metric).copied();
-        let tried = report.params.iter().map(|(name, value)| format!("{name}={value}"));
-        let tried = tried.collect::<Vec<_>>().join(" ");
-        let told = match (&report.error, value) {
-            (Some(error), _) => format!("failed: {error}"),
-            (None, value) => {
-                let value = value.map_or_else(|| "-".to_owned(), number_text);
-                match report.ended {
-                    TrialEnd::Finished | TrialEnd::Failed => format!("{} {value}", self.metric),
-                    TrialEnd::Stopped => format!("{} {value}, stopped early", self.metric),
-                    TrialEnd::Time => format!("{} {value}, out of time", self.metric),
-                }
-            }
-        };
-        self.bar.suspend(|| self.output.note(&format!("trial {}: {told} ({tried})", report.trial)));
-        let (count, best) = self.count(report);
-        if let Some(best) = best {
-            self.log.metric(format!("best_{}", self.metric), best, count);
-        }
-    }
-
-    fn count(&self, report: &TrialReport) -> (u32, Option<f64>) {
-        let mut so_far = self.so_far.lock().unwrap_or_else(PoisonError::into_inner);
-        let value = report.bundle.and(report.metrics.get(self.metric).copied());
-        so_far.0 += 1;
-        if let Some(value) = value
-            && so_far.1.is_none_or(|best| self.direction.is_better_by(value, best, 0.0))
-        {
-            so_far.1 = Some(value);
-        }
-        self.bar.set_position(u64::from(so_far.0));
-        if let Some(best) = so_far.1 {
-            self.bar.set_message(format!("best {} {}", self.metric, number_text(best)));
-        }
-        *so_far
-    }
 }
 
 fn print(

@@ -1,13 +1,16 @@
 mod options;
+mod program;
 mod record;
+mod tracking;
 
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use console::style;
 use indicatif::ProgressBar;
 use serde_json::json;
+use tokio::runtime::Runtime;
 
 use super::output::{Output, Table, number_text, thousands};
 use super::run::find;
@@ -15,19 +18,21 @@ use super::state::StateArguments;
 use crate::domain::{Digest, Name};
 use crate::registry::{ModelReference, ModelVersion};
 use crate::store::Store;
-use crate::track::{BUNDLE_TAG, RunStatus};
+use crate::track::{BUNDLE_TAG, RunStatus, Tracker};
 use crate::train::evaluation::ClassMetrics;
-use crate::train::{self, Checkpoints, RunLog, TrainEvent, TrainReport};
+use crate::train::{self, Checkpoints, RunLog, RunStart, Surroundings, TrainError, TrainEvent, TrainReport};
 
 pub(super) use options::{TrainOptions, start_threads, transformers};
 pub(super) use record::{check_resumed, pairs, run_start, tag};
+pub(super) use tracking::ProgramSupport;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
   host train --data mnist --preprocess mnist-pixels.wasm --postprocess argmax-label.wasm \\
     --model xgboost --name mnist --rounds 100 --set max_depth=6
-  host train --data mnist --preprocess mnist-pixels.wasm --model cnn --set epochs=3")]
+  host train --data mnist --preprocess mnist-pixels.wasm --model cnn --set epochs=3
+  host train --data mnist --preprocess mnist-pixels.wasm --model command -- python3 train.py --depth 6")]
 pub(super) struct TrainArguments {
     #[command(flatten)]
     train: TrainOptions,
@@ -58,8 +63,12 @@ pub(super) fn run(arguments: TrainArguments, state: &StateArguments, output: &Ou
     arguments.train.let_idle_threads_sleep();
     let store = state.open_store()?;
     let options = &arguments.train;
-    let spec = options.spec(state)?;
-    let trainer = options.trainer(&[], options.threads)?;
+    if options.is_command() && arguments.checkpoint_every.is_some() {
+        bail!("`--checkpoint-every` is for the trainers of the host: a program keeps its checkpoints itself");
+    }
+    let program = options.program(&store)?;
+    let spec = options.spec(state, program.as_ref())?;
+    let trainer = options.trainer(program.as_ref(), &[], options.threads)?;
     let model = arguments.name.clone().unwrap_or_else(|| spec.dataset.name.clone());
     let experiment = arguments.experiment.clone().unwrap_or_else(|| model.to_string());
     let mut start = run_start(&spec, trainer.as_ref(), experiment, arguments.run_name.clone());
@@ -71,14 +80,9 @@ pub(super) fn run(arguments: TrainArguments, state: &StateArguments, output: &Ou
     }
     let threads = start_threads()?;
     let tracker = threads.block_on(state.open_tracker())?;
-    let log = match &arguments.resume {
-        None => RunLog::start(threads.handle().clone(), tracker, start)?,
-        Some(text) => {
-            let run = threads.block_on(find(&tracker, text))?;
-            check_resumed(&run, &start)?;
-            RunLog::resume(threads.handle().clone(), tracker, &run)?
-        }
-    };
+    let support =
+        options.is_command().then(|| ProgramSupport::start(&threads, tracker.clone())).transpose()?;
+    let log = open_log(&arguments, start, &threads, tracker)?;
     if arguments.resume.is_some() {
         match log.newest_checkpoint()? {
             Some((round, bytes)) => {
@@ -88,11 +92,17 @@ pub(super) fn run(arguments: TrainArguments, state: &StateArguments, output: &Ou
             None => output.note("the run has no checkpoint: it starts anew"),
         }
     }
-    let mut progress = Progress { output, bar: None, log: &log };
+    let mut progress = Progress { output, bar: None, log: &log, support: support.as_ref() };
     let mut keep = |round, bytes| Ok(log.checkpoint(round, bytes)?);
     let checkpoints = arguments.checkpoint_every.map(|every| Checkpoints { every, keep: &mut keep });
+    let surroundings = Surroundings {
+        log: Some(&log),
+        show: tracking::is_watched(output).then_some(&tracking::show),
+        ..support.as_ref().map(ProgramSupport::surroundings).unwrap_or_default()
+    };
     let mut on_event = |event| progress.on(event);
-    let trained = train::run(&store, &spec, trainer.as_ref(), checkpoints, start_from, &mut on_event);
+    let trained =
+        train::run(&store, &spec, trainer.as_ref(), checkpoints, start_from, surroundings, &mut on_event);
     progress.finish();
     let registered = trained.map_err(anyhow::Error::from).and_then(|report| {
         let version = (!arguments.no_register).then(|| log.register(&model, report.bundle)).transpose()?;
@@ -115,11 +125,36 @@ pub(super) fn run(arguments: TrainArguments, state: &StateArguments, output: &Ou
         }
         Err(error) => {
             // The training's error is the one to tell.
-            if let Err(error) = log.finish(RunStatus::Failed, Vec::new(), Vec::new()) {
+            if let Err(error) = log.finish(status_of(&error), Vec::new(), Vec::new()) {
                 tracing::warn!(%error, "the run's end was not recorded");
             }
             Err(error)
         }
+    }
+}
+
+/// Begins the run, or goes on with it.
+fn open_log(
+    arguments: &TrainArguments,
+    start: RunStart,
+    threads: &Runtime,
+    tracker: Tracker,
+) -> anyhow::Result<RunLog> {
+    match &arguments.resume {
+        None => Ok(RunLog::start(threads.handle().clone(), tracker, start)?),
+        Some(text) => {
+            let run = threads.block_on(find(&tracker, text))?;
+            check_resumed(&run, &start)?;
+            Ok(RunLog::resume(threads.handle().clone(), tracker, &run)?)
+        }
+    }
+}
+
+/// How a run ends that ends with this error.
+pub(super) fn status_of(error: &anyhow::Error) -> RunStatus {
+    match error.downcast_ref() {
+        Some(TrainError::Stopped) => RunStatus::Killed,
+        _ => RunStatus::Failed,
     }
 }
 
@@ -138,6 +173,7 @@ struct Progress<'a> {
     output: &'a Output,
     bar: Option<ProgressBar>,
     log: &'a RunLog,
+    support: Option<&'a ProgramSupport>,
 }
 
 impl Progress<'_> {
@@ -145,7 +181,8 @@ impl Progress<'_> {
         match event {
             TrainEvent::Phase { name, steps } => {
                 self.finish();
-                self.bar = Some(self.output.progress(steps, name));
+                // Of a program it is not known how long it takes, and what it prints is to be seen.
+                self.bar = (steps > 0).then(|| self.output.progress(steps, name));
             }
             TrainEvent::Progress(steps) => {
                 if let Some(bar) = &self.bar {
@@ -164,7 +201,10 @@ impl Progress<'_> {
                 }
             }
         }
-        ControlFlow::Continue(())
+        match self.support.is_some_and(ProgramSupport::is_stopping) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
     }
 
     fn finish(&mut self) {

@@ -21,7 +21,7 @@ pub use check::{FileProblem, verify_files, verify_folder};
 pub use diff::{DatasetDiff, FileChange, diff};
 pub use files::FileFormat;
 pub(super) use files::check_path;
-pub use get::{GetReport, get_files};
+pub use get::{GetReport, copy_files, get_files};
 pub use manifest::{DatasetManifest, FileEntry, SplitEntry};
 pub use recipe::{AppliedTransformer, Recipe, SplitRule};
 pub use shards::{Shard, ShardPlace, ShardWriter, ShardedSplit, ShardedVersion};

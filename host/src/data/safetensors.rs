@@ -17,6 +17,7 @@ use crate::domain::{Batch, DataType, Digest, Tensor};
 
 pub(super) use self::file::{SafetensorsReader, infer_safetensors};
 pub(super) use self::shard::read_as_safetensors;
+pub use self::shard::read_f32_as_safetensors;
 
 /// Key of the metadata that lists the columns, as a JSON list.
 const COLUMNS: &str = "columns";

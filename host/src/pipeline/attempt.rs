@@ -5,7 +5,6 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::cache_key::identity;
-use super::executor::Cancel;
 use super::job::{Job, JobEnd, JobLimits, JobOutcome};
 use super::plan::PlannedStep;
 use super::record::{MadeBy, StepRecord, StepResult};
@@ -14,6 +13,7 @@ use super::status::StepStatus;
 use super::step::{self, PreparedStep};
 use super::step_run::{self, StepRun};
 use crate::domain::Digest;
+use crate::process::Cancel;
 use crate::track::now_ms;
 
 /// How often a pause between attempts looks whether somebody said stop.
@@ -150,6 +150,7 @@ async fn execute(run: &StepRun, job: Job) -> Result<JobOutcome, RunError> {
 fn job(run: &StepRun, step: &PlannedStep, prepared: &PreparedStep, run_id: &str) -> Job {
     let mut environment = prepared.environment.clone();
     environment.insert(step_run::RUN_ID.to_owned(), run_id.to_owned());
+    environment.insert(step_run::PIPELINES.to_owned(), run.pipeline.pipelines.clone());
     Job {
         name: step.id.clone(),
         program: prepared.program.clone(),

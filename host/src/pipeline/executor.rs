@@ -3,23 +3,12 @@
 
 mod answer;
 mod local;
-mod log;
-mod process;
-mod told;
-
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::job::{Job, JobOutcome};
+use crate::process::Cancel;
 use crate::store::StoreError;
 
-pub use local::{LimitedCommand, LocalExecutor, exec_limited};
-
-/// Variable of the environment that asks a program of this host to say how far it is, by lines on standard error that
-/// begin with [`PROGRESS_MARK`].
-pub const PROGRESS: &str = "HOST_PROGRESS";
-
-/// What a line begins with that says how far a program is: the record separator of ASCII.
-pub const PROGRESS_MARK: u8 = 0x1e;
+pub use local::LocalExecutor;
 
 /// Runs jobs.
 pub trait Executor: Send + Sync {
@@ -33,22 +22,6 @@ pub trait Executor: Send + Sync {
         cancel: &Cancel,
         progress: &mut dyn FnMut(String),
     ) -> Result<JobOutcome, ExecutorError>;
-}
-
-/// Says to jobs that they should stop.
-#[derive(Debug, Default)]
-pub struct Cancel(AtomicBool);
-
-impl Cancel {
-    /// Says stop.
-    pub fn cancel(&self) {
-        self.0.store(true, Ordering::Release);
-    }
-
-    /// Whether somebody said stop.
-    pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Acquire)
-    }
 }
 
 /// A job could not be run, whatever it is.

@@ -6,6 +6,7 @@ use super::node::{Entry, Node, Value};
 use super::problem::{PipelineError, Place, Problems, listed, quoted, suggestion};
 use super::quantity;
 use super::tree::{Tree, TreeKind};
+use super::trigger::{Schedule, TRIGGERS_MAX, Trigger};
 use super::uses::{self, StepKind, USES, Uses};
 use crate::domain::Name;
 
@@ -34,17 +35,6 @@ pub struct PipelineSpec {
     pub(super) parameters: Vec<ParameterSpec>,
     /// In the order of the file.
     pub(super) steps: Vec<StepSpec>,
-}
-
-/// What starts a pipeline.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Trigger {
-    /// A time, in cron's syntax with five fields.
-    Schedule(String),
-    /// A new version of a dataset.
-    Dataset(Name),
-    /// An alert that the data of an endpoint drifted.
-    Drift(Name),
 }
 
 /// How often and after which wait a failed step is run again.
@@ -107,6 +97,7 @@ static UNKNOWN: Uses = Uses {
     outputs: &[],
     is_open: true,
     is_cached: false,
+    only_with: None,
 };
 
 impl PipelineSpec {
@@ -185,7 +176,12 @@ fn read_parameters(node: &Node, problems: &mut Problems) -> Vec<ParameterSpec> {
 fn read_triggers(node: &Node, problems: &mut Problems) -> Vec<Trigger> {
     let expected = "`schedule`, `dataset` or `drift`";
     let mut triggers = Vec::new();
-    for element in list(node, "`triggers`", problems).unwrap_or_default() {
+    let elements = list(node, "`triggers`", problems).unwrap_or_default();
+    if let Some(element) = elements.get(TRIGGERS_MAX) {
+        problems.add(element.place, format!("too many triggers: expected at most {TRIGGERS_MAX}"));
+        return triggers;
+    }
+    for element in elements {
         let Some(entries) = record(element, "a trigger", &["schedule", "dataset", "drift"], problems) else {
             continue;
         };
@@ -196,10 +192,9 @@ fn read_triggers(node: &Node, problems: &mut Problems) -> Vec<Trigger> {
         };
         let trigger = match entry.key.as_str() {
             "schedule" => text(&entry.node, "`schedule`", problems).and_then(|cron| {
-                read_cron(cron)
-                    .map_err(|message| problems.add(entry.node.place, message))
-                    .ok()
-                    .map(|()| Trigger::Schedule(cron.to_owned()))
+                let schedule = cron.parse::<Schedule>();
+                let schedule = schedule.map_err(|message| problems.add(entry.node.place, message));
+                schedule.ok().map(Trigger::Schedule)
             }),
             "dataset" => name(&entry.node, "`dataset`", problems).map(Trigger::Dataset),
             "drift" => name(&entry.node, "`drift`", problems).map(Trigger::Drift),
@@ -208,15 +203,6 @@ fn read_triggers(node: &Node, problems: &mut Problems) -> Vec<Trigger> {
         triggers.extend(trigger);
     }
     triggers
-}
-
-fn read_cron(cron: &str) -> Result<(), String> {
-    use croner::parser::{CronParser, Seconds, Year};
-    let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
-    parser.parse(cron).map(|_| ()).map_err(|_| {
-        let cron = quoted(cron);
-        format!("{cron} is not a schedule: expected cron's five fields, minute to day of week, such as `0 3 * * *`")
-    })
 }
 
 fn read_steps(node: &Node, problems: &mut Problems) -> Vec<StepSpec> {

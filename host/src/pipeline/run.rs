@@ -14,12 +14,13 @@ use serde_json::{Map, Value};
 use tokio::task::JoinSet;
 
 use super::attempt::{Attempted, attempt};
-use super::executor::{Cancel, Executor, ExecutorError};
+use super::executor::{Executor, ExecutorError};
 use super::plan::{Decision, Finished, Plan, PlannedStep};
 use super::record::{PipelineRecord, PipelineStatus, RecordError, Records, StepRecord};
 use super::status::StepStatus;
 use super::step::StepContext;
 use super::step_run::{self, StepRun};
+use crate::process::Cancel;
 use crate::track::{RunStatus, TrackError, now_ms};
 
 /// Runs plans.

@@ -2,7 +2,8 @@ use serde_json::{Map, Value as Json, json};
 
 use super::check::MEMBERS_MAX;
 use super::file::{CORES_MAX, FORMAT_VERSION, NAME_MAX_BYTES, RETRIES_MAX};
-use super::uses::{Field, FieldKind, USES, Uses};
+use super::trigger::TRIGGERS_MAX;
+use super::uses::{Field, FieldKind, OnlyWith, USES, Uses};
 
 /// The JSON Schema (draft 2020-12) of pipeline files, by which editors complete, explain and check them.
 ///
@@ -23,7 +24,11 @@ pub fn schema() -> Json {
     definitions.insert("names".to_owned(), texts());
     definitions.insert("step".to_owned(), step());
     for uses in USES {
-        definitions.insert(with_name(uses), record(uses.fields, uses.doc));
+        let mut with = record(uses.fields, uses.doc);
+        if let Some(rule) = &uses.only_with {
+            set(&mut with, "allOf", only_with(rule, uses.fields));
+        }
+        definitions.insert(with_name(uses), with);
     }
     let name = json!({"type": "string", "pattern": "^[a-z0-9][a-z0-9._-]{0,63}$"});
     let named = |what: &str| {
@@ -48,17 +53,19 @@ pub fn schema() -> Json {
                 "additionalProperties": {"type": ["string", "number", "boolean", "array", "object"]},
             },
             "triggers": {
-                "description": "What is to start the pipeline besides a person; checked, and not yet acted upon.",
+                "description": "What starts the pipeline besides people, once `host pipeline enable` was said and while \
+                                `host server` runs.",
                 "type": "array",
+                "maxItems": TRIGGERS_MAX,
                 "items": {
                     "type": "object",
                     "additionalProperties": false,
                     "minProperties": 1,
                     "maxProperties": 1,
                     "properties": {
-                        "schedule": {"type": "string", "description": "A time, in cron's five fields: `0 3 * * *`."},
+                        "schedule": {"type": "string", "description": "A time in UTC, in cron's five fields: `0 3 * * *`."},
                         "dataset": named("A dataset: starts when it gets a new version."),
-                        "drift": named("An endpoint: starts when its data drifted."),
+                        "drift": named("An endpoint: starts when `host monitor run` finds that its data drifted."),
                     },
                 },
             },
@@ -183,6 +190,25 @@ fn record(fields: &[Field], doc: &str) -> Json {
         "additionalProperties": false,
         "properties": properties,
     })
+}
+
+/// What holds of fields that are for one value of another. Where a template stands for that, nothing does.
+fn only_with(rule: &OnlyWith, fields: &[Field]) -> Json {
+    let choices = fields.iter().find(|field| field.name == rule.field).map(|field| field.kind);
+    let others: Vec<&str> = match choices {
+        Some(FieldKind::Choice(choices)) => {
+            choices.iter().copied().filter(|choice| *choice != rule.value).collect()
+        }
+        _ => Vec::new(),
+    };
+    let forbidden: Map<String, Json> = rule.fields().map(|name| (name.to_owned(), json!(false))).collect();
+    json!([
+        {
+            "if": {"required": [rule.field], "properties": {rule.field: {"const": rule.value}}},
+            "then": {"required": rule.needs},
+        },
+        {"if": {"properties": {rule.field: {"enum": others}}}, "then": {"properties": forbidden}},
+    ])
 }
 
 fn value(field: &Field) -> Json {

@@ -28,6 +28,15 @@ pub struct StepContext {
     pub folder: std::path::PathBuf,
 }
 
+impl StepContext {
+    /// What is in the database and the store of `registry`, for a pipeline in `folder`.
+    pub fn new(registry: Registry, folder: std::path::PathBuf) -> Self {
+        let tracker = registry.tracker();
+        let (database, store) = (tracker.database().clone(), tracker.store().clone());
+        Self { catalog: Catalog::new(database, store.clone()), registry, store, folder }
+    }
+}
+
 /// A step that is ready to run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PreparedStep {
@@ -85,7 +94,10 @@ pub async fn prepare(
     context: &StepContext,
 ) -> Result<PreparedStep, StepError> {
     let inputs = inputs::resolve(uses.kind, with, context).await?;
-    let environment = arguments::environment(with);
+    let environment = match uses.kind {
+        StepKind::Command => arguments::environment(with),
+        _ => BTreeMap::new(),
+    };
     Ok(PreparedStep {
         program: arguments::program(uses.kind, &inputs.values, &context.folder)?,
         files: inputs.files,

@@ -5,15 +5,15 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::executor::Cancel;
 use super::job::JobOutcome;
 use super::plan::{Plan, PlannedStep};
-use super::record::{MadeBy, NewPipelineRecord, PipelineRecord, Records, StepRecord};
+use super::record::{MadeBy, PipelineRecord, StepRecord};
 use super::run::{PipelineRunner, RunError, StepChange, StepEvent};
 use super::status::StepStatus;
 use super::step::StepContext;
 use super::uses::StepKind;
 use crate::domain::Digest;
+use crate::process::Cancel;
 use crate::track::{
     ArtifactPath, BUNDLE_TAG, Metric, NewRun, PARENT_TAG, PIPELINE_TAG, Pair, RunChange, RunSearch,
     RunStatus, TrackError, Tracker, now_ms,
@@ -21,6 +21,9 @@ use crate::track::{
 
 /// Variable of the environment with the run of the step that a program runs for.
 pub const RUN_ID: &str = "HOST_RUN_ID";
+
+/// Variable of the environment with the names of the pipelines that led to a process, with spaces between.
+pub const PIPELINES: &str = "HOST_PIPELINES";
 
 /// Longest value of a parameter of a run.
 const PARAM_MAX_CHARS: usize = 500;
@@ -48,18 +51,6 @@ impl StepRun {
     fn tracker(&self) -> &Tracker {
         self.runner.context.registry.tracker()
     }
-}
-
-/// Starts a pipeline: its run, in the experiment of its name, and its record.
-pub async fn begin_pipeline(
-    tracker: &Tracker,
-    records: &Records,
-    new: NewPipelineRecord,
-) -> Result<PipelineRecord, RunError> {
-    let experiment_id = tracker.ensure_experiment(&new.name).await?;
-    let tags = vec![tag(PIPELINE_TAG, &new.name), tag("mlflow.source.name", &new.file_name)];
-    let run = NewRun { experiment_id, run_name: None, user_id: user(), start_time: None, tags };
-    Ok(records.start(tracker.prepare_run(run)?, new).await?)
 }
 
 /// Creates the run of a step, and records that it is under way.
@@ -234,10 +225,10 @@ fn text<'a>(outputs: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
     outputs.get(name).and_then(Value::as_str)
 }
 
-fn tag(key: &str, value: &str) -> Pair {
+pub(super) fn tag(key: &str, value: &str) -> Pair {
     Pair { key: key.to_owned(), value: value.to_owned() }
 }
 
-fn user() -> String {
+pub(super) fn user() -> String {
     std::env::var("USER").unwrap_or_default()
 }

@@ -7,7 +7,7 @@ mod table;
 use serde_json::{Map, Value as Json};
 
 use super::problem::{Place, Problems, listed, quoted, suggestion};
-use super::tree::{Tree, TreeKind};
+use super::tree::{Key, Tree, TreeKind};
 
 pub use table::USES;
 
@@ -28,6 +28,33 @@ pub struct Uses {
     pub is_open: bool,
     /// Whether its result is taken from the cache where `cache` says nothing.
     pub is_cached: bool,
+    /// Fields that go with one value of another.
+    pub only_with: Option<OnlyWith>,
+}
+
+/// Fields that are for one value of another field alone.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct OnlyWith {
+    /// The other field.
+    pub field: &'static str,
+    /// The value.
+    pub value: &'static str,
+    /// Fields that must be given with it.
+    pub needs: &'static [&'static str],
+    /// Fields that may be given with it.
+    pub takes: &'static [&'static str],
+}
+
+impl OnlyWith {
+    /// The fields that are for the value alone.
+    pub(super) fn fields(&self) -> impl Iterator<Item = &'static str> {
+        self.needs.iter().chain(self.takes).copied()
+    }
+
+    /// The value, for messages.
+    fn shown(&self) -> String {
+        format!("`{}: {}`", self.field, self.value)
+    }
 }
 
 /// A field of `with`, or of a mapping within it.
@@ -132,6 +159,33 @@ impl FieldKind {
 pub(super) fn check(uses: &Uses, step: &str, with: &Tree, problems: &mut Problems) {
     let owner = format!("`with` of step {}", quoted(step));
     check_record(uses.fields, &owner, with, problems);
+    if let (Some(rule), TreeKind::Map(entries)) = (&uses.only_with, &with.kind) {
+        check_only_with(rule, &owner, with.place, entries, problems);
+    }
+}
+
+fn check_only_with(
+    rule: &OnlyWith,
+    owner: &str,
+    place: Place,
+    entries: &[(Key, Tree)],
+    problems: &mut Problems,
+) {
+    let given = |name: &str| entries.iter().find(|(key, _)| key.name == name);
+    match given(rule.field).map(|(_, value)| &value.kind) {
+        // It is looked at again when it is known.
+        Some(TreeKind::Template(_)) => {}
+        Some(TreeKind::Text(text)) if text == rule.value => {
+            for name in rule.needs.iter().filter(|name| given(name).is_none()) {
+                problems.add(place, format!("{owner} lacks `{name}`, which {} needs", rule.shown()));
+            }
+        }
+        _ => {
+            for (key, _) in rule.fields().filter_map(given) {
+                problems.add(key.place, format!("`{}` in {owner} is for {} alone", key.name, rule.shown()));
+            }
+        }
+    }
 }
 
 fn check_record(fields: &[Field], owner: &str, tree: &Tree, problems: &mut Problems) {
@@ -258,7 +312,18 @@ pub(super) fn described(value: &Json) -> String {
 ///
 /// The error is one sentence without the step's name.
 pub(super) fn checked(uses: &Uses, values: Map<String, Json>) -> Result<Map<String, Json>, String> {
-    checked_record(uses.fields, "with", values)
+    let values = checked_record(uses.fields, "with", values)?;
+    let Some(rule) = &uses.only_with else { return Ok(values) };
+    if values.get(rule.field).and_then(Json::as_str) == Some(rule.value) {
+        return match rule.needs.iter().find(|name| !values.contains_key(**name)) {
+            Some(name) => Err(format!("`with.{name}` is missing, which {} needs", rule.shown())),
+            None => Ok(values),
+        };
+    }
+    match rule.fields().find(|name| values.contains_key(*name)) {
+        Some(name) => Err(format!("`with.{name}` is for {} alone", rule.shown())),
+        None => Ok(values),
+    }
 }
 
 fn checked_record(

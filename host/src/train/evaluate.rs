@@ -100,11 +100,7 @@ pub fn evaluate(
         return Err(TrainError::EmptySplit { split: split.as_str() }.into());
     }
     let columns = predictor.score_count();
-    let task = match columns {
-        _ if predictor.predicts_values() => Task::Regression,
-        1 => Task::Binary,
-        _ => Task::Classes,
-    };
+    let task = Task::of_scores(columns, predictor.predicts_values());
     let evaluation = report::evaluate(task, &scores, columns, &labels);
     let evaluation =
         evaluation.map_err(|source| EvaluateError::Evaluation { label: spec.label.to_owned(), source })?;

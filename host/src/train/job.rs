@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::prepared::{Prepared, TrainSpec};
 use super::report::Evaluation;
-use super::trainer::{Checkpoints, TrainSession, Trainer};
+use super::trainer::{Checkpoints, Surroundings, TrainSession, Trainer};
 use super::{RoundReport, TrainError};
 use crate::domain::Digest;
 use crate::store::Store;
@@ -53,6 +53,7 @@ pub fn run(
     trainer: &dyn Trainer,
     checkpoints: Option<Checkpoints<'_>>,
     start_from: Option<Vec<u8>>,
+    surroundings: Surroundings<'_>,
     progress: &mut dyn FnMut(TrainEvent) -> ControlFlow<()>,
 ) -> Result<TrainReport, TrainError> {
     let started = Instant::now();
@@ -60,7 +61,8 @@ pub fn run(
     phase(progress, "training", u64::from(trainer.rounds()))?;
     let mut on_round = |round| progress(TrainEvent::Round(round));
     let checkpoints = checkpoints.map(|Checkpoints { every, keep }| Checkpoints { every, keep: &mut *keep });
-    let mut session = TrainSession { progress: &mut on_round, checkpoints, start_from };
+    let mut session =
+        TrainSession { checkpoints, start_from, surroundings, ..TrainSession::new(&mut on_round) };
     let report = prepared.train(trainer, &mut session)?;
     Ok(TrainReport { total_seconds: started.elapsed().as_secs_f64(), ..report })
 }

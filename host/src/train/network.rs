@@ -24,7 +24,7 @@ use self::loss::Sums;
 use self::optimizer::Descent;
 use self::random::{Purpose, Random};
 use self::variables::{Differentiated, Dropout, Variables};
-use super::trainer::{TrainSession, Trained, Trainer, check_classes};
+use super::trainer::{TrainData, TrainSession, Trained, Trainer, check_classes};
 use super::{Matrix, RoundMetric, RoundReport, RowSet, Task, TrainError, evaluation};
 use crate::model::Model as _;
 use crate::model::network::{Network, NetworkModel, Output};
@@ -50,12 +50,8 @@ impl Trainer for NetworkTrainer {
         self.parameters.epochs
     }
 
-    fn train(
-        &self,
-        train: Matrix<'_>,
-        test: Matrix<'_>,
-        session: &mut TrainSession<'_>,
-    ) -> Result<Trained, TrainError> {
+    fn train(&self, data: &TrainData<'_>, session: &mut TrainSession<'_>) -> Result<Trained, TrainError> {
+        let TrainData { train, test, .. } = *data;
         let (expected, found) = (train.feature_count(), test.feature_count());
         if found != expected {
             return Err(TrainError::FeatureCount { expected, found });
@@ -73,7 +69,7 @@ impl Trainer for NetworkTrainer {
             framework: "network",
             framework_version: crate::model::network::ARCHITECTURE_VERSION.to_string(),
             file_name: "model.safetensors",
-            task,
+            task: Some(task),
             parameters: parameters.to_map(),
             // The epochs' test rows were scored by the host's evaluator itself.
             test_scores: None,

@@ -8,14 +8,15 @@
 //! blobs.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use super::TrainError;
+use super::files::DataFiles;
 use super::job::{TrainEvent, TrainReport, advance, phase};
 use super::matrix::{LabelledMatrix, Source, Split};
 use super::report::{Evaluation, evaluate};
-use super::trainer::{TrainSession, Trained, Trainer};
+use super::trainer::{TrainData, TrainSession, Trained, Trainer};
+use super::{Task, TrainError};
 use crate::data::{self, ResolvedDataset};
 use crate::domain::{Batch, ColumnSpec, Signature, Tensor};
 use crate::model::{self, FEATURES, Model, SCORES};
@@ -66,6 +67,8 @@ pub struct Prepared<'a> {
     features: Vec<ColumnSpec>,
     train: LabelledMatrix,
     test: LabelledMatrix,
+    /// What programs are given, once one has asked for it.
+    files: Mutex<Option<Arc<DataFiles>>>,
 }
 
 /// A model that was trained and judged, but not kept yet.
@@ -89,7 +92,19 @@ impl<'a> Prepared<'a> {
         let preprocess = fit_preprocess(spec, &source, progress)?;
         let (train, features) = collect(&source, Split::Train, &preprocess, progress)?;
         let (test, _) = collect(&source, Split::Test, &preprocess, progress)?;
-        Ok(Self { store, spec, source, preprocess, features, train, test })
+        Ok(Self { store, spec, source, preprocess, features, train, test, files: Mutex::default() })
+    }
+
+    /// The rows and the dataset version as files, which are written at the first call.
+    fn files(&self) -> Result<Arc<DataFiles>, TrainError> {
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(files) = files.as_ref() {
+            return Ok(Arc::clone(files));
+        }
+        let (dataset, label) = (&self.spec.dataset, &self.spec.label);
+        let written =
+            DataFiles::write(self.store, dataset, label, &self.features, [&self.train, &self.test])?;
+        Ok(Arc::clone(files.insert(Arc::new(written))))
     }
 
     /// Rows to learn from.
@@ -121,12 +136,19 @@ impl<'a> Prepared<'a> {
         session: &mut TrainSession<'_>,
     ) -> Result<Learned, TrainError> {
         let started = Instant::now();
-        let trained = trainer.train(self.train.as_matrix()?, self.test.as_matrix()?, session)?;
+        let (train, test) = (self.train.as_matrix()?, self.test.as_matrix()?);
+        let trained = trainer.train(&TrainData { train, test, files: &|| self.files() }, session)?;
         let train_seconds = started.elapsed().as_secs_f64();
         let model = model::load(&trained.model)?;
+        let (expected, found) = (self.train.columns, model.feature_count());
+        if found != expected {
+            return Err(TrainError::ModelFeatures { expected, found });
+        }
         cross_check(model.as_ref(), &self.test, &trained)?;
         let scores = model.score(&self.test.features);
-        let evaluation = evaluate(trained.task, &scores, model.score_count(), &self.test.labels)?;
+        let columns = model.score_count();
+        let task = trained.task.unwrap_or_else(|| Task::of_scores(columns, model.predicts_values()));
+        let evaluation = evaluate(task, &scores, columns, &self.test.labels)?;
         Ok(Learned { trained, model: Arc::from(model), evaluation, train_seconds })
     }
 

@@ -12,8 +12,8 @@ use super::{Evaluation, RoundReport, checkpoint};
 use crate::domain::{Digest, Name};
 use crate::registry::{ModelVersion, Registry, RegistryError};
 use crate::track::{
-    DatasetInput, InputDataset, Metric, NewRun, PARENT_TAG, Pair, Run, RunChange, RunStatus, TrackError,
-    Tracker, now_ms,
+    ArtifactPath, DatasetInput, InputDataset, Metric, NewRun, PARENT_TAG, Pair, Run, RunChange, RunStatus,
+    TrackError, Tracker, now_ms,
 };
 
 /// Metrics that may wait to be written; a training that is faster than the database waits.
@@ -115,6 +115,18 @@ impl RunLog {
             self.tracker.put_run_artifact(&run, path, content).await
         };
         self.runtime.block_on(stored)
+    }
+
+    /// Shows blobs that are in the store already as files of the run: of each its path, digest and size.
+    pub fn link(&self, files: &[(String, Digest, u64)]) -> Result<(), TrackError> {
+        self.runtime.block_on(async {
+            let folder = self.tracker.artifact_folder(&self.tracker.run(&self.run_id).await?)?;
+            let link = |(path, digest, size): &(String, Digest, u64)| {
+                Ok((folder.join(&ArtifactPath::parse(path)?), *digest, *size))
+            };
+            let links = files.iter().map(link).collect::<Result<Vec<_>, TrackError>>()?;
+            self.tracker.link_artifacts(links).await
+        })
     }
 
     /// Keeps what the test split said: metrics as `test_…`, and all of it as `evaluation.json`.

@@ -15,7 +15,9 @@ use serde::Serialize;
 use tokio::runtime::Handle;
 
 use super::search::{Assignment, Observation, Scheduler, Search};
-use super::{Prepared, RoundReport, RowSet, RunLog, RunStart, TrainError, TrainSession, Trainer};
+use super::{
+    Prepared, RoundReport, RowSet, RunLog, RunStart, Surroundings, TrainError, TrainSession, Trainer,
+};
 use crate::domain::{Digest, Direction};
 use crate::track::{BUNDLE_TAG, Pair, RunStatus, Tracker};
 
@@ -50,6 +52,8 @@ pub struct Sweep<'a> {
     pub tracker: Tracker,
     /// What writes them.
     pub runtime: Handle,
+    /// What programs need that train, besides the trial's run.
+    pub surroundings: Surroundings<'a>,
     /// What a trial trains with and what its run starts with.
     pub plan: &'a (dyn Fn(&Assignment) -> Result<TrialPlan, TrainError> + Sync),
     /// Is told of each trial that has ended.
@@ -211,6 +215,11 @@ impl Sweep<'_> {
         let kept = learned.and_then(|learned| self.keep(learned, &log, &mut report));
         let (status, params) = match kept {
             Ok(params) => (RunStatus::Finished, params),
+            // Not the trial's error: it is done anew when the sweep is resumed.
+            Err(TrainError::Stopped) => {
+                log.finish(RunStatus::Killed, Vec::new(), Vec::new())?;
+                return Err(TrainError::Stopped);
+            }
             Err(error) => {
                 report.ended = TrialEnd::Failed;
                 report.error = Some(error.to_string());
@@ -225,8 +234,10 @@ impl Sweep<'_> {
     }
 
     fn learn(&self, trainer: &dyn Trainer, live: &mut Live<'_>) -> Result<super::Learned, TrainError> {
+        let log = live.log;
         let mut on_round = |round: RoundReport| live.on_round(&round);
-        let mut session = TrainSession { progress: &mut on_round, checkpoints: None, start_from: None };
+        let surroundings = Surroundings { log: Some(log), ..self.surroundings };
+        let mut session = TrainSession { surroundings, ..TrainSession::new(&mut on_round) };
         self.prepared.learn(trainer, &mut session)
     }
 

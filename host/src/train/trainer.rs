@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use super::evaluation::class_of;
-use super::{Matrix, RoundReport, TrainError};
+use super::{DataFiles, Matrix, RoundReport, RunLog, TrainError};
+use crate::process::Cancel;
 
 /// Whole numbers are taken for classes only below this; counts and years are values.
 const CLASSES_GUESSED_MAX: f32 = 256.0;
@@ -21,6 +23,15 @@ pub enum Task {
 }
 
 impl Task {
+    /// What a model tells that makes `count` scores of a row, which are values or else probabilities.
+    pub fn of_scores(count: usize, are_values: bool) -> Self {
+        match count {
+            _ if are_values => Self::Regression,
+            1 => Self::Binary,
+            _ => Self::Classes,
+        }
+    }
+
     /// What labels suggest: few different whole numbers from 0 without gaps are classes, anything else is a value.
     pub fn for_labels(labels: &[f32]) -> Self {
         let largest = labels.iter().copied().fold(0.0, f32::max);
@@ -42,21 +53,34 @@ impl Task {
     }
 }
 
+/// What a model is learned from.
+#[derive(Clone, Copy)]
+pub struct TrainData<'a> {
+    /// Rows to learn from.
+    pub train: Matrix<'a>,
+    /// Rows that are scored but not learned from.
+    pub test: Matrix<'a>,
+    /// Both as files, with those of the dataset version, for trainers that are programs of their own. They are written
+    /// when they are asked for, and once.
+    pub files: &'a dyn Fn() -> Result<Arc<DataFiles>, TrainError>,
+}
+
 /// Learns a model from rows. Everything that can be wrong with its parameters is told when it is made.
 pub trait Trainer: Send + Sync {
     /// Its parameters, for the record of a run that begins: what follows from the labels is not among them.
     fn parameters(&self) -> BTreeMap<String, String>;
 
-    /// How many reports there will be at most: rounds, or epochs.
+    /// What else its result depends on, as tags of the run.
+    fn tags(&self) -> BTreeMap<String, String> {
+        BTreeMap::new()
+    }
+
+    /// How many reports there will be at most: rounds, or epochs. 0 where that is not known; such a training cannot be
+    /// ended early.
     fn rounds(&self) -> u32;
 
-    /// Learns from `train`. The rows of `test` are scored after each round, but not learned from.
-    fn train(
-        &self,
-        train: Matrix<'_>,
-        test: Matrix<'_>,
-        session: &mut TrainSession<'_>,
-    ) -> Result<Trained, TrainError>;
+    /// Learns from the training rows. The test rows are scored after each round, but not learned from.
+    fn train(&self, data: &TrainData<'_>, session: &mut TrainSession<'_>) -> Result<Trained, TrainError>;
 }
 
 /// What goes on around a training.
@@ -67,7 +91,32 @@ pub struct TrainSession<'a> {
     pub checkpoints: Option<Checkpoints<'a>>,
     /// What an earlier training gave as a checkpoint, or a model file of the same trainer: to go on from there.
     pub start_from: Option<Vec<u8>>,
+    /// What programs need that train.
+    pub surroundings: Surroundings<'a>,
 }
+
+impl<'a> TrainSession<'a> {
+    /// A training from nothing, without checkpoints.
+    pub fn new(progress: &'a mut dyn FnMut(RoundReport) -> ControlFlow<()>) -> Self {
+        Self { progress, checkpoints: None, start_from: None, surroundings: Surroundings::default() }
+    }
+}
+
+/// What programs need that train, see [`super::command`]. Each may be missing.
+#[derive(Clone, Copy, Default)]
+pub struct Surroundings<'a> {
+    /// The run that the training reports to.
+    pub log: Option<&'a RunLog>,
+    /// Where MLflow's clients find that run.
+    pub tracking_url: Option<&'a str>,
+    /// Says that the training should end without a model.
+    pub cancel: Option<&'a Cancel>,
+    /// Takes what a program prints, as it does.
+    pub show: Option<&'a ShowPrinted>,
+}
+
+/// Takes what a program prints, as it does.
+pub type ShowPrinted = dyn Fn(&[u8]) + Sync;
 
 /// Where checkpoints go.
 pub struct Checkpoints<'a> {
@@ -88,8 +137,8 @@ pub struct Trained {
     pub framework_version: String,
     /// The file's usual name, for example `model.ubj`.
     pub file_name: &'static str,
-    /// What was predicted, by which the model is judged.
-    pub task: Task,
+    /// What was predicted, by which the model is judged; where it is not known, the model's scores tell it.
+    pub task: Option<Task>,
     /// Every parameter that was used, with what followed from the labels.
     pub parameters: BTreeMap<String, String>,
     /// What the trainer's own library says of the test rows, where the host's evaluator has to answer the same bits.

@@ -17,7 +17,7 @@ mod parameters;
 
 use std::collections::BTreeMap;
 
-use super::trainer::{TrainSession, Trained, Trainer};
+use super::trainer::{TrainData, TrainSession, Trained, Trainer};
 use super::xgboost_library::{Booster, DMatrix};
 use super::{Library, LibrarySearch, Matrix, RoundMetric, RoundReport, RowSet, Task, TrainError};
 use crate::domain::Direction;
@@ -49,12 +49,8 @@ impl Trainer for XgboostTrainer {
         self.parameters.rounds
     }
 
-    fn train(
-        &self,
-        train: Matrix<'_>,
-        test: Matrix<'_>,
-        session: &mut TrainSession<'_>,
-    ) -> Result<Trained, TrainError> {
+    fn train(&self, data: &TrainData<'_>, session: &mut TrainSession<'_>) -> Result<Trained, TrainError> {
+        let TrainData { train, test, .. } = *data;
         let library = Library::load(&self.library)?;
         let mut parameters = self.parameters.clone();
         if self.objective_by_labels {
@@ -69,7 +65,7 @@ impl Trainer for XgboostTrainer {
             framework: "xgboost",
             framework_version: library.version_text(),
             file_name: "model.ubj",
-            task: parameters.objective.task(),
+            task: Some(parameters.objective.task()),
             parameters: used,
             test_scores: Some(boosted.test_scores),
         })

@@ -19,6 +19,7 @@ mod networks;
 mod pipelines;
 mod place;
 mod plugins;
+mod programs;
 mod registry;
 mod serving;
 mod sweeps;

@@ -7,7 +7,9 @@ use serde_json::json;
 
 use super::super::plugin::{PluginOptions, load, parse_pair};
 use super::super::state::{StateArguments, given};
+use super::program::ProgramOptions;
 use crate::plugin::PluginRuntime;
+use crate::train::command::{CommandError, CommandTrainer};
 use crate::train::network::{NetworkKind, NetworkParameters, NetworkTrainer};
 use crate::train::xgboost::{XgboostParameters, XgboostTrainer};
 use crate::train::{LibrarySearch, TrainError, TrainSpec, Trainer, TransformerSpec};
@@ -53,6 +55,8 @@ pub(in crate::cli) struct TrainOptions {
     xgboost_library: Option<OsString>,
     #[command(flatten)]
     options: PluginOptions,
+    #[command(flatten)]
+    pub(super) program: ProgramOptions,
 }
 
 /// The trainers there are.
@@ -64,29 +68,60 @@ enum ModelKind {
     Cnn,
     /// Dense layers.
     Mlp,
+    /// Any program: it is given after `--`.
+    Command,
 }
 
 /// Says to OpenMP how idle threads wait. Its default, spinning, costs a factor of two where cores are shared.
 const OMP_WAIT_POLICY: &str = "OMP_WAIT_POLICY";
 
 impl TrainOptions {
-    /// The trainer, with more parameters that count for more than those of `--set`.
+    /// The trainer, with more parameters that count for more than those of `--set`; `program` is [`Self::program`].
     pub(in crate::cli) fn trainer(
         &self,
+        program: Option<&CommandTrainer>,
         more: &[(String, String)],
         threads: Option<u16>,
     ) -> Result<Box<dyn Trainer>, TrainError> {
-        let kind = match self.model {
-            ModelKind::Xgboost => return self.xgboost(more, threads),
-            ModelKind::Cnn => NetworkKind::Cnn,
-            ModelKind::Mlp => NetworkKind::Mlp,
-        };
-        if let Some(rounds) = self.rounds {
-            let (name, value) = ("--rounds".to_owned(), rounds.to_string());
-            let expected =
-                format!("none for a {}\nhint: set its epochs with `--set epochs={rounds}`", kind.name());
-            return Err(TrainError::ParameterValue { name, value, expected });
+        match self.model {
+            ModelKind::Xgboost => self.xgboost(more, threads),
+            ModelKind::Cnn => self.network(NetworkKind::Cnn, more, threads),
+            ModelKind::Mlp => self.network(NetworkKind::Mlp, more, threads),
+            ModelKind::Command => self.command(program.ok_or(CommandError::NoProgram)?, more, threads),
         }
+    }
+
+    fn command(
+        &self,
+        program: &CommandTrainer,
+        more: &[(String, String)],
+        threads: Option<u16>,
+    ) -> Result<Box<dyn Trainer>, TrainError> {
+        self.check_no_rounds("program", "rounds")?;
+        let mut trainer = program.clone();
+        trainer.threads = usize::from(threads.unwrap_or_default());
+        trainer.seed = self.seed;
+        for (name, value) in self.parameters.iter().chain(more) {
+            trainer.set(name, value)?;
+        }
+        Ok(Box::new(trainer))
+    }
+
+    fn check_no_rounds(&self, trainer: &str, parameter: &str) -> Result<(), TrainError> {
+        let Some(rounds) = self.rounds else { return Ok(()) };
+        let expected =
+            format!("none for a {trainer}\nhint: set its {parameter} with `--set {parameter}={rounds}`");
+        let (name, value) = ("--rounds".to_owned(), rounds.to_string());
+        Err(TrainError::ParameterValue { name, value, expected })
+    }
+
+    fn network(
+        &self,
+        kind: NetworkKind,
+        more: &[(String, String)],
+        threads: Option<u16>,
+    ) -> Result<Box<dyn Trainer>, TrainError> {
+        self.check_no_rounds(kind.name(), "epochs")?;
         let mut parameters = NetworkParameters::new(kind);
         parameters.threads = usize::from(threads.unwrap_or_default());
         parameters.seed = self.seed;
@@ -118,6 +153,7 @@ impl TrainOptions {
         let name = match self.model {
             ModelKind::Xgboost => "objective",
             ModelKind::Cnn | ModelKind::Mlp => "task",
+            ModelKind::Command => return None,
         };
         (!self.sets(name)).then_some(name)
     }
@@ -129,16 +165,25 @@ impl TrainOptions {
         }
     }
 
+    /// Whether a program of the user's trains.
+    pub(in crate::cli) fn is_command(&self) -> bool {
+        matches!(self.model, ModelKind::Command)
+    }
+
     /// Whether the user set a parameter.
     pub(in crate::cli) fn sets(&self, name: &str) -> bool {
         self.parameters.iter().any(|(set, _)| set == name)
     }
 
-    /// What to train on, through what.
-    pub(in crate::cli) fn spec(&self, state: &StateArguments) -> anyhow::Result<TrainSpec> {
+    /// What to train on, through what; `program` is [`Self::program`].
+    pub(in crate::cli) fn spec(
+        &self,
+        state: &StateArguments,
+        program: Option<&CommandTrainer>,
+    ) -> anyhow::Result<TrainSpec> {
         let dataset = state.resolve_dataset(&self.data)?;
         // Before plugins are compiled: what is mistyped is to be told at once.
-        self.trainer(&[], self.threads)?;
+        self.trainer(program, &[], self.threads)?;
         let runtime = self.options.start()?;
         let preprocess = transformers(&self.preprocess, &self.config, &runtime)?;
         let postprocess = transformers(&self.postprocess, &self.config, &runtime)?;

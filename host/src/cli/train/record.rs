@@ -26,7 +26,7 @@ pub(in crate::cli) fn run_start(
     if let Some(rows) = spec.train_rows {
         params.push(tag("train_rows", rows.to_string()));
     }
-    let mut tags = Vec::new();
+    let mut tags = pairs(&trainer.tags());
     for transformer in spec.preprocess.iter().chain(&spec.postprocess) {
         let name = &transformer.plugin.manifest().name;
         tags.push(tag(&format!("{PLUGIN_TAG}{name}"), transformer.plugin.digest().to_string()));
@@ -82,7 +82,9 @@ pub(in crate::cli) fn check_resumed(run: &Run, start: &RunStart) -> anyhow::Resu
             pair.map_or_else(|| "nothing".to_owned(), |pair| pair.value.clone())
         };
         // What a run notes while it goes on is not in its start; of its tags, only these say what it depends on.
-        let is_input = |key: &str| key.starts_with(PLUGIN_TAG) || key.starts_with("host.config.");
+        let is_input = |key: &str| {
+            [PLUGIN_TAG, "host.config.", "host.command"].iter().any(|begin| key.starts_with(begin))
+        };
         let keys = started.iter().chain(now.iter()).map(|pair| pair.key.as_str());
         for key in keys.filter(|key| what == "parameter" || is_input(key)) {
             let (then, found) = (value(started, key), value(now, key));

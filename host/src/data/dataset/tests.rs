@@ -514,6 +514,22 @@ fn what_was_got_is_what_was_added() {
 }
 
 #[test]
+fn a_copy_for_now_is_what_was_added_and_cannot_be_written_by_mistake() {
+    let place = place();
+    place.write("a/b/1.txt", "one");
+    place.write("2.txt", "two");
+    let manifest = place.add().unwrap().dataset.manifest;
+    let folder = place.folder.path().join("copied");
+    copy_files(&place.store, &manifest, &folder).unwrap();
+    assert!(verify_folder(&manifest, &folder, &|_| {}).unwrap().is_empty());
+    assert!(std::fs::metadata(folder.join("2.txt")).unwrap().permissions().readonly());
+    assert!(copy_files(&place.store, &manifest, &folder).is_err(), "the folder is not new");
+    std::fs::write(place.blob_path(Digest::of(b"two")), b"TWO").unwrap();
+    let error = copy_files(&place.store, &manifest, &place.folder.path().join("other")).unwrap_err();
+    assert!(error.to_string().contains("is damaged"), "{error}");
+}
+
+#[test]
 fn getting_never_leaves_the_folder() {
     let place = place();
     place.write("a/1.txt", "one");

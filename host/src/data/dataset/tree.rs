@@ -108,6 +108,12 @@ impl Place<'_> {
         plain(opened.into()).map(|(file, _)| file)
     }
 
+    /// Creates the file, of which there is none yet, for writing now and for reading later.
+    pub(super) fn create(&self) -> std::io::Result<File> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | FILE;
+        Ok(rustix::fs::openat(&self.folder, self.name, flags, Mode::from_raw_mode(0o444))?.into())
+    }
+
     /// Opens a file beside it for reading and writing, with what is in it, and locks it; creates it where there is none,
     /// with the rights that any new file has. Waits for others who have it.
     pub(super) fn lock_beside(&self, name: &str) -> std::io::Result<File> {

@@ -1,27 +1,29 @@
 //! Jobs as processes of this machine.
 
 use std::ffi::OsString;
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::ops::ControlFlow;
 use std::path::{Component, Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, getppid, setrlimit};
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::thread::{CpuSet, sched_getaffinity};
 use serde_json::{Map, Value};
 
-use super::process::{self, Ended, Stopped};
-use super::{Cancel, Executor, ExecutorError, PROGRESS, answer};
+use super::{Executor, ExecutorError, answer};
 use crate::domain::Digest;
 use crate::pipeline::job::{FILES_OUT, Job, JobEnd, JobFile, JobOutcome, OUTPUTS, Program};
+use crate::process::{self, Cancel, Ended, LimitedCommand, PROGRESS, Stopped, Waiting, how_it_ended};
 use crate::store::{Store, StoreError};
 
 /// Files that a command may hand on.
 const FILES_OUT_MAX: usize = 10_000;
 
-/// The hidden subcommand that this executor starts, see [`exec_limited`].
-const SUBCOMMAND: &str = "job";
+/// Time that a job has to end by itself when it is told to.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// The exit code by which `host monitor run` says that data drifted, for which it was asked.
+const DRIFTED: i32 = 4;
 
 /// Starts a process of this machine for each job: in a folder and a process group of its own, on cores of its own, with
 /// bounded memory; it ends when this process does, however that ends.
@@ -46,19 +48,20 @@ impl LocalExecutor {
     }
 
     fn start(&self, job: &Job, folder: &Path, cores: &[usize]) -> std::io::Result<Child> {
-        let mut command = Command::new(&self.program);
-        command.arg(SUBCOMMAND).arg("--parent").arg(std::process::id().to_string());
-        if let Some(bytes) = job.limits.memory_bytes {
-            command.arg("--memory").arg(bytes.to_string());
-        }
-        if !cores.is_empty() {
-            let cores: Vec<String> = cores.iter().map(usize::to_string).collect();
-            command.arg("--cores").arg(cores.join(","));
-        }
-        command.arg("--");
-        match &job.program {
-            Program::Host(arguments) => command.arg(&self.program).args(arguments).env(PROGRESS, "1"),
-            Program::Command(arguments) => command.args(arguments).env_remove(PROGRESS),
+        let arguments = |arguments: &[String]| arguments.iter().map(OsString::from).collect::<Vec<_>>();
+        let command = match &job.program {
+            Program::Host(words) => [vec![self.program.clone().into_os_string()], arguments(words)].concat(),
+            Program::Command(words) => arguments(words),
+        };
+        let limited = LimitedCommand {
+            memory_bytes: job.limits.memory_bytes,
+            cores: cores.to_vec(),
+            ..LimitedCommand::of_this_process(command)
+        };
+        let mut command = limited.to_command(&self.program);
+        match job.program {
+            Program::Host(_) => command.env(PROGRESS, "1"),
+            Program::Command(_) => command.env_remove(PROGRESS),
         };
         command
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
@@ -70,7 +73,6 @@ impl LocalExecutor {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .process_group(0)
             .spawn()
     }
 
@@ -169,19 +171,27 @@ impl Executor for LocalExecutor {
         let child = self
             .start(job, folder.path(), cores.numbers())
             .map_err(ExecutorError::io("start a process", job))?;
-        let answers = match job.program {
-            Program::Host(_) => Some(process::Answers { max_bytes: answer::ANSWER_MAX_BYTES, progress }),
-            Program::Command(_) => None,
+        let mut tell = |line| progress(line);
+        let (answer_max_bytes, progress): (_, Option<&mut dyn FnMut(String)>) = match job.program {
+            Program::Host(_) => (answer::ANSWER_MAX_BYTES, Some(&mut tell)),
+            Program::Command(_) => (0, None),
         };
-        let timeout = job.limits.timeout_ms.map(Duration::from_millis);
-        let ended = process::wait(child, timeout, answers, cancel)
-            .map_err(ExecutorError::io("wait for a process", job))?;
+        let waiting = Waiting {
+            timeout: job.limits.timeout_ms.map(Duration::from_millis),
+            grace: GRACE,
+            answer_max_bytes,
+            cancel,
+            progress,
+            printed: &mut |_| {},
+            tick: &mut || ControlFlow::Continue(()),
+        };
+        let ended = process::wait(child, waiting).map_err(ExecutorError::io("wait for a process", job))?;
         drop(cores);
         let end = match ended.stopped {
             Some(Stopped::TimedOut) => JobEnd::TimedOut,
             Some(Stopped::Cancelled) => JobEnd::Cancelled,
-            None if ended.status.success() => JobEnd::Done,
-            None => JobEnd::Failed(reason(ended.status, ended.log.last_line())),
+            None if ended.status.success() || is_answer(job, ended.status) => JobEnd::Done,
+            None => JobEnd::Failed(format!("it {}", how_it_ended(ended.status, ended.log.last_line()))),
         };
         let (end, (outputs, files)) = match end {
             JobEnd::Done => match self.collect(job, folder.path(), &ended) {
@@ -207,16 +217,9 @@ fn files_out(folder: &Path) -> PathBuf {
     folder.join("files")
 }
 
-fn reason(status: ExitStatus, last_line: Option<String>) -> String {
-    let how = match (status.code(), status.signal()) {
-        (Some(code), _) => format!("it exited with code {code}"),
-        (None, Some(signal)) => format!("it was killed by signal {signal}"),
-        (None, None) => "it ended in an unknown way".to_owned(),
-    };
-    match last_line {
-        Some(line) => format!("{how}: {line}"),
-        None => how,
-    }
+/// Whether this program has answered although it did not exit with 0.
+fn is_answer(job: &Job, status: ExitStatus) -> bool {
+    matches!(job.program, Program::Host(_)) && status.code() == Some(DRIFTED)
 }
 
 /// The cores of this process, and how many jobs are on each.
@@ -278,52 +281,6 @@ impl Drop for TakenCores<'_> {
             }
         }
     }
-}
-
-/// What the process of a job is told before it becomes the job's program.
-#[derive(Debug)]
-pub struct LimitedCommand {
-    /// The process that must live.
-    pub parent: i32,
-    /// Bytes of memory that it may write to.
-    pub memory_bytes: Option<u64>,
-    /// Cores that it may run on; all where there are none.
-    pub cores: Vec<usize>,
-    /// What it becomes: a program and its arguments.
-    pub command: Vec<OsString>,
-}
-
-/// Takes on the limits of a job and becomes its program; returns only if that fails.
-///
-/// A program of its own, because between `fork` and `exec` only what is safe in a copied process may be called.
-pub fn exec_limited(limited: &LimitedCommand) -> std::io::Error {
-    match limit(limited) {
-        Ok(()) => {}
-        Err(error) => return error.into(),
-    }
-    let Some((program, rest)) = limited.command.split_first() else {
-        return std::io::ErrorKind::InvalidInput.into();
-    };
-    Command::new(program).args(rest).exec()
-}
-
-fn limit(limited: &LimitedCommand) -> rustix::io::Result<()> {
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    // It may have died before that was said.
-    if getppid() != Pid::from_raw(limited.parent) {
-        return Err(rustix::io::Errno::SRCH);
-    }
-    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
-    if let Some(bytes) = limited.memory_bytes {
-        // Not the address space, of which sandboxes reserve much more than they use.
-        setrlimit(Resource::Data, Rlimit { current: Some(bytes), maximum: Some(bytes) })?;
-    }
-    if !limited.cores.is_empty() {
-        let mut set = CpuSet::new();
-        limited.cores.iter().filter(|core| **core < CpuSet::MAX_CPU).for_each(|core| set.set(*core));
-        sched_setaffinity(None, &set)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -17,7 +17,9 @@ pub(super) fn program(
 ) -> Result<Program, StepError> {
     let line = Line { values, arguments: Vec::new() };
     let line = match kind {
-        StepKind::Command => return command(values),
+        StepKind::Command => {
+            return Ok(Program::Command(words(values.get("run").unwrap_or(&Value::Null))?));
+        }
         StepKind::Data => line
             .words(&["data", "add"])
             .positional("name")
@@ -67,6 +69,10 @@ pub(super) fn program(
     };
     let mut arguments = line.arguments;
     arguments.push("--json".to_owned());
+    if let (StepKind::Train | StepKind::Sweep, Some(run)) = (kind, values.get("run")) {
+        arguments.push("--".to_owned());
+        arguments.extend(words(run)?);
+    }
     Ok(Program::Host(arguments))
 }
 
@@ -76,8 +82,8 @@ pub(super) fn environment(with: &Map<String, Value>) -> BTreeMap<String, String>
     variables.map(|(name, value)| (name.clone(), written(value))).collect()
 }
 
-fn command(values: &Map<String, Value>) -> Result<Program, StepError> {
-    let run = values.get("run").unwrap_or(&Value::Null);
+/// The program that `run` means, and its arguments.
+fn words(run: &Value) -> Result<Vec<String>, StepError> {
     let words = match run {
         Value::String(script) => vec!["sh".to_owned(), "-c".to_owned(), script.clone()],
         Value::Array(words) => words.iter().map(written).collect(),
@@ -89,7 +95,7 @@ fn command(values: &Map<String, Value>) -> Result<Program, StepError> {
             found: run.to_string(),
             expected: "a line for the shell, or a list of a program and its arguments",
         }),
-        false => Ok(Program::Command(words)),
+        false => Ok(words),
     }
 }
 
@@ -189,6 +195,8 @@ impl<'a> Line<'a> {
             .option("seed", "--seed")
             .option("threads", "--threads")
             .option("experiment", "--experiment")
+            .option("inputs", "--input")
+            .pairs("env", "--env")
     }
 
     fn map(&self, field: &str) -> impl Iterator<Item = (&'a String, &'a Value)> + use<'a> {

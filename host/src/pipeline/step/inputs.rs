@@ -40,7 +40,7 @@ enum Names {
 fn names(kind: StepKind, field: &str) -> Names {
     match (kind, field) {
         (_, "preprocess" | "postprocess" | "detector") => Names::Components,
-        (StepKind::Command, "inputs") => Names::Files,
+        (StepKind::Command | StepKind::Train | StepKind::Sweep, "inputs") => Names::Files,
         (StepKind::Data, _) => Names::Nothing,
         (_, "data") => Names::Dataset,
         (_, "bundle" | "candidates") => Names::Bundles,

@@ -1,4 +1,4 @@
-use super::{Field, FieldKind, Output, StepKind, Uses};
+use super::{Field, FieldKind, OnlyWith, Output, StepKind, Uses};
 
 const fn required(name: &'static str, kind: FieldKind, doc: &'static str) -> Field {
     Field { name, kind, is_required: true, doc }
@@ -26,12 +26,16 @@ const LABEL: Field = optional("label", FieldKind::Text, "The column to predict."
 const METRIC: &str = "The metric to compare by, such as `accuracy`.";
 const DIRECTION: &str = "Whether more or less of the metric is better.";
 
+/// The fields of a program that trains.
+const OF_PROGRAM: OnlyWith =
+    OnlyWith { field: "model", value: "command", needs: &["run"], takes: &["inputs", "env"] };
+
 /// The fields that `train` and `sweep` share.
-const TRAIN: [Field; 11] = [
+const TRAIN: [Field; 14] = [
     required("data", FieldKind::Text, "The dataset version to learn from."),
     optional(
         "model",
-        FieldKind::Choice(&["xgboost", "cnn", "mlp"]),
+        FieldKind::Choice(&["xgboost", "cnn", "mlp", "command"]),
         "What is trained; `xgboost` if not given.",
     ),
     optional("preprocess", FieldKind::Texts, "Transformers before the model: component files, in order."),
@@ -43,12 +47,37 @@ const TRAIN: [Field; 11] = [
     optional("seed", FieldKind::Integer, "What all randomness comes from."),
     optional("threads", FieldKind::Integer, "Threads to train with."),
     optional("experiment", FieldKind::Text, "The experiment that the run belongs to."),
+    optional(
+        "run",
+        FieldKind::Command,
+        "Of `model: command`: a line for the shell, or a program and its arguments.",
+    ),
+    optional(
+        "inputs",
+        FieldKind::Files,
+        "Of `model: command`: files that the program needs, as of a command.",
+    ),
+    optional("env", FieldKind::Map, "Of `model: command`: environment variables."),
 ];
 
 /// The fields of `train` and what a search adds.
-const SWEEP: [Field; 13] = {
-    let [data, model, preprocess, postprocess, config, params, label, train_rows, seed, threads, experiment] =
-        TRAIN;
+const SWEEP: [Field; 16] = {
+    let [
+        data,
+        model,
+        preprocess,
+        postprocess,
+        config,
+        params,
+        label,
+        train_rows,
+        seed,
+        threads,
+        experiment,
+        run,
+        inputs,
+        env,
+    ] = TRAIN;
     [
         data,
         model,
@@ -61,6 +90,9 @@ const SWEEP: [Field; 13] = {
         seed,
         threads,
         experiment,
+        run,
+        inputs,
+        env,
         required(
             "space",
             FieldKind::Map,
@@ -103,6 +135,7 @@ pub const USES: &[Uses] = &[
         outputs: &[DATASET, VERSION],
         is_open: false,
         is_cached: false,
+        only_with: None,
     },
     Uses {
         kind: StepKind::Transform,
@@ -121,6 +154,7 @@ pub const USES: &[Uses] = &[
         outputs: &[DATASET, VERSION, output("rows", "The number of rows.")],
         is_open: false,
         is_cached: true,
+        only_with: None,
     },
     Uses {
         kind: StepKind::Train,
@@ -130,6 +164,7 @@ pub const USES: &[Uses] = &[
         outputs: &[BUNDLE, output("run_id", "The run in the tracker."), METRICS],
         is_open: false,
         is_cached: true,
+        only_with: Some(OF_PROGRAM),
     },
     Uses {
         kind: StepKind::Evaluate,
@@ -143,6 +178,7 @@ pub const USES: &[Uses] = &[
         outputs: &[METRICS],
         is_open: false,
         is_cached: true,
+        only_with: None,
     },
     Uses {
         kind: StepKind::Sweep,
@@ -157,6 +193,7 @@ pub const USES: &[Uses] = &[
         ],
         is_open: false,
         is_cached: true,
+        only_with: Some(OF_PROGRAM),
     },
     Uses {
         kind: StepKind::Compare,
@@ -177,6 +214,7 @@ pub const USES: &[Uses] = &[
         ],
         is_open: false,
         is_cached: true,
+        only_with: None,
     },
     Uses {
         kind: StepKind::Register,
@@ -190,6 +228,7 @@ pub const USES: &[Uses] = &[
         outputs: &[output("model", "The model."), VERSION, BUNDLE],
         is_open: false,
         is_cached: false,
+        only_with: None,
     },
     Uses {
         kind: StepKind::Promote,
@@ -211,6 +250,7 @@ pub const USES: &[Uses] = &[
         ],
         is_open: false,
         is_cached: false,
+        only_with: None,
     },
     Uses {
         kind: StepKind::Serve,
@@ -220,6 +260,7 @@ pub const USES: &[Uses] = &[
         outputs: &[output("answered", "The rows that were answered.")],
         is_open: false,
         is_cached: false,
+        only_with: None,
     },
     Uses {
         kind: StepKind::Monitor,
@@ -241,6 +282,7 @@ pub const USES: &[Uses] = &[
         ],
         is_open: false,
         is_cached: false,
+        only_with: None,
     },
     Uses {
         kind: StepKind::Command,
@@ -258,5 +300,6 @@ pub const USES: &[Uses] = &[
         outputs: &[],
         is_open: true,
         is_cached: true,
+        only_with: None,
     },
 ];

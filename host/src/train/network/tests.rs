@@ -87,11 +87,12 @@ fn train_on(
         Ok(())
     };
     let mut session = TrainSession {
-        progress: &mut progress,
         checkpoints: Some(Checkpoints { every: 1, keep: &mut keep }),
         start_from: around.start_from,
+        ..TrainSession::new(&mut progress)
     };
-    let trained = NetworkTrainer { parameters: parameters.clone() }.train(train, test, &mut session)?;
+    let data = TrainData { train, test, files: &|| Err(TrainError::Stopped) };
+    let trained = NetworkTrainer { parameters: parameters.clone() }.train(&data, &mut session)?;
     Ok(Outcome { trained, reports, checkpoint })
 }
 
@@ -112,7 +113,7 @@ fn learns_what_no_linear_function_tells() {
         ];
         let outcome = train(&parameters(NetworkKind::Mlp, &set), &exclusive_or(), Around::default());
         assert_eq!(outcome.reports.len(), 60);
-        assert_eq!(outcome.trained.task, Task::Binary);
+        assert_eq!(outcome.trained.task, Some(Task::Binary));
         assert_eq!(outcome.last(RowSet::Test, "accuracy"), 1.0, "{optimizer}");
         assert!(outcome.last(RowSet::Test, "loss") < 0.1, "{optimizer}");
         let model = model::load(&outcome.trained.model).unwrap();
@@ -140,7 +141,7 @@ fn small_cnn(more: &[(&str, &str)]) -> NetworkParameters {
 #[test]
 fn a_convolution_learns_bars_wherever_they_are() {
     let outcome = train_on(&small_cnn(&[]), &bars(600), &bars(300), Around::default()).unwrap();
-    assert_eq!(outcome.trained.task, Task::Classes);
+    assert_eq!(outcome.trained.task, Some(Task::Classes));
     assert!(outcome.last(RowSet::Test, "accuracy") > 0.95, "{:?}", outcome.reports.last());
     assert_eq!(outcome.trained.parameters["image"], "8x8x1");
     assert_eq!(outcome.trained.parameters["task"], "classes");
@@ -152,7 +153,7 @@ fn learns_values_far_from_zero() {
     let labels = features.iter().map(|value| 50_000.0 + 10_000.0 * value * value).collect();
     let set = [("epochs", "60"), ("hidden", "32,16"), ("lr", "0.01"), ("activation", "tanh")];
     let outcome = train(&parameters(NetworkKind::Mlp, &set), &(features, labels), Around::default());
-    assert_eq!(outcome.trained.task, Task::Regression);
+    assert_eq!(outcome.trained.task, Some(Task::Regression));
     assert!(outcome.last(RowSet::Test, "rmse") < 500.0, "{:?}", outcome.reports.last());
     let score = model::load(&outcome.trained.model).unwrap().score(&[0.0]);
     assert!((score[0] - 50_000.0).abs() < 1_500.0, "{score:?}");

@@ -52,7 +52,7 @@ fn boost(
     parameters: &XgboostParameters,
     progress: &mut dyn FnMut(RoundReport) -> ControlFlow<()>,
 ) -> Result<Boosted, TrainError> {
-    let mut session = TrainSession { progress, checkpoints: None, start_from: None };
+    let mut session = TrainSession::new(progress);
     super::boost(library, train, test, parameters, &mut session)
 }
 
@@ -239,23 +239,20 @@ fn a_training_goes_on_from_a_checkpoint_as_if_it_had_never_ended() {
             kept.push((round, bytes));
             Ok(())
         };
+        let mut go_on = |_| ControlFlow::Continue(());
         let mut session = TrainSession {
-            progress: &mut |_| ControlFlow::Continue(()),
             checkpoints: Some(Checkpoints { every: 4, keep: &mut keep }),
-            start_from: None,
+            ..TrainSession::new(&mut go_on)
         };
         let whole = super::boost(&library, train, Some(test), &parameters, &mut session).unwrap();
         let (round, checkpoint) = kept.into_iter().next().unwrap();
         assert_eq!(round, 4);
         let mut rounds = Vec::new();
-        let mut session = TrainSession {
-            progress: &mut |report| {
-                rounds.push(report.round);
-                ControlFlow::Continue(())
-            },
-            checkpoints: None,
-            start_from: Some(checkpoint),
+        let mut progress = |report: RoundReport| {
+            rounds.push(report.round);
+            ControlFlow::Continue(())
         };
+        let mut session = TrainSession { start_from: Some(checkpoint), ..TrainSession::new(&mut progress) };
         let resumed = super::boost(&library, train, Some(test), &parameters, &mut session).unwrap();
         assert_eq!(rounds.first(), Some(&5));
         assert!(resumed == whole, "{more:?}");
@@ -270,11 +267,8 @@ fn a_model_that_does_not_fit_is_not_continued() {
     let parameters = XgboostParameters { rounds: 3, nthread: 1, ..Default::default() };
     let file = boost(&library, matrix, None, &parameters, &mut |_| ControlFlow::Continue(())).unwrap().model;
     let refusal = |bytes: &[u8], matrix, parameters: &XgboostParameters| {
-        let mut session = TrainSession {
-            progress: &mut |_| ControlFlow::Continue(()),
-            checkpoints: None,
-            start_from: Some(bytes.to_vec()),
-        };
+        let mut go_on = |_| ControlFlow::Continue(());
+        let mut session = TrainSession { start_from: Some(bytes.to_vec()), ..TrainSession::new(&mut go_on) };
         super::boost(&library, matrix, None, parameters, &mut session).unwrap_err().to_string()
     };
     assert_eq!(

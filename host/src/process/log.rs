@@ -1,18 +1,19 @@
 use std::collections::VecDeque;
 
-/// Bytes that are kept of the beginning and of the end of what a job prints.
+/// Bytes that are kept of the beginning and of the end of what a program prints.
 const KEPT_BYTES: usize = 256 * 1024;
 
-/// What a job prints: the beginning and the end of it, however much there is.
+/// What a program prints: the beginning and the end of it, however much there is.
 #[derive(Debug, Default)]
-pub(super) struct Log {
+pub struct Log {
     head: Vec<u8>,
     tail: VecDeque<u8>,
     left_out: u64,
 }
 
 impl Log {
-    pub(super) fn add(&mut self, bytes: &[u8]) {
+    /// Adds what it has just printed.
+    pub fn add(&mut self, bytes: &[u8]) {
         let (head, rest) = bytes.split_at(bytes.len().min(KEPT_BYTES - self.head.len().min(KEPT_BYTES)));
         self.head.extend_from_slice(head);
         let skipped = rest.len().saturating_sub(KEPT_BYTES);
@@ -24,7 +25,7 @@ impl Log {
     }
 
     /// All that was kept, with a line where something is missing.
-    pub(super) fn into_bytes(self) -> Vec<u8> {
+    pub fn into_bytes(self) -> Vec<u8> {
         let mut bytes = self.head;
         if self.left_out > 0 {
             bytes.extend_from_slice(format!("\n[… {} bytes left out …]\n", self.left_out).as_bytes());
@@ -34,7 +35,7 @@ impl Log {
     }
 
     /// The last line that says something, for an error.
-    pub(super) fn last_line(&self) -> Option<String> {
+    pub fn last_line(&self) -> Option<String> {
         let (front, back) = self.tail.as_slices();
         let text = [self.head.as_slice(), front, back].concat();
         let text = String::from_utf8_lossy(&text);

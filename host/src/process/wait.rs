@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
@@ -9,45 +10,55 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
-use super::Cancel;
-use super::log::Log;
 use super::told::Told;
+use super::{Cancel, Log};
 
 /// How often it is looked whether somebody said stop.
 const CANCEL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Time that a process has to end by itself when it is told to.
-const GRACE: Duration = Duration::from_secs(2);
-
 /// Time for what is still in the pipes when the process has ended but others hold them open.
 const DRAIN: Duration = Duration::from_millis(200);
 
-/// What became of a process.
-pub(super) struct Ended {
-    /// How it ended.
-    pub(super) status: ExitStatus,
-    /// Why it was told to.
-    pub(super) stopped: Option<Stopped>,
-    /// The beginning of its standard output, where that was to be kept.
-    pub(super) answer: Vec<u8>,
-    /// Its standard output was longer than what is kept.
-    pub(super) answer_cut: bool,
-    /// What it printed.
-    pub(super) log: Log,
+/// How a process is waited for.
+pub struct Waiting<'a> {
+    /// Time to its end; none if it may take as long as it wants.
+    pub timeout: Option<Duration>,
+    /// Time that it has to end by itself when it is told to.
+    pub grace: Duration,
+    /// Bytes of its standard output that are kept apart; where that is 0, it belongs to the log.
+    pub answer_max_bytes: usize,
+    /// Says that it should end.
+    pub cancel: &'a Cancel,
+    /// Takes the lines by which a program of this host says how far it is, which are then no part of the log; none where they
+    /// are nothing special.
+    pub progress: Option<&'a mut dyn FnMut(String)>,
+    /// Takes what belongs to the log, as it is printed.
+    pub printed: &'a mut dyn FnMut(&[u8]),
+    /// Is called again and again, several times a second, and once at the end; tells the process to end when it breaks.
+    pub tick: &'a mut dyn FnMut() -> ControlFlow<()>,
 }
 
-/// What a program of this host says beside its log.
-pub(super) struct Answers<'a> {
-    /// Bytes of its standard output that are kept as its answer.
-    pub(super) max_bytes: usize,
-    /// Is told how far it is.
-    pub(super) progress: &'a mut dyn FnMut(String),
+/// What became of a process.
+#[derive(Debug)]
+pub struct Ended {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// Why it was told to.
+    pub stopped: Option<Stopped>,
+    /// The beginning of its standard output, where that was to be kept.
+    pub answer: Vec<u8>,
+    /// Its standard output was longer than what is kept.
+    pub answer_cut: bool,
+    /// What it printed.
+    pub log: Log,
 }
 
 /// Why a process was told to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stopped {
+pub enum Stopped {
+    /// It took too long.
     TimedOut,
+    /// Somebody said stop.
     Cancelled,
 }
 
@@ -81,16 +92,9 @@ impl Pipe {
 }
 
 /// Waits until `child` has ended; it leads a process group, none of which is left then.
-///
-/// All that it prints belongs to the log, unless it is one that `answers`.
-pub(super) fn wait(
-    mut child: Child,
-    timeout: Option<Duration>,
-    answers: Option<Answers<'_>>,
-    cancel: &Cancel,
-) -> std::io::Result<Ended> {
+pub fn wait(mut child: Child, waiting: Waiting<'_>) -> std::io::Result<Ended> {
     let group = Pid::from_child(&child);
-    let waited = wait_in_group(&mut child, group, timeout, answers, cancel);
+    let waited = wait_in_group(&mut child, group, waiting);
     // Also where the child has ended: what it started must not go on, and neither must anything after an error.
     let _ = kill_process_group(group, Signal::KILL);
     if waited.is_err() {
@@ -99,42 +103,46 @@ pub(super) fn wait(
     waited
 }
 
-fn wait_in_group(
-    child: &mut Child,
-    group: Pid,
-    timeout: Option<Duration>,
-    mut answers: Option<Answers<'_>>,
-    cancel: &Cancel,
-) -> std::io::Result<Ended> {
+fn wait_in_group(child: &mut Child, group: Pid, waiting: Waiting<'_>) -> std::io::Result<Ended> {
+    let Waiting { timeout, grace, answer_max_bytes, cancel, mut progress, printed, tick } = waiting;
     let ended = pidfd_open(group, PidfdFlags::empty())?;
     let mut output = Pipe::new(child.stdout.take())?;
     let mut errors = Pipe::new(child.stderr.take())?;
     let (mut answer, mut answer_cut, mut log, mut told) =
         (Vec::new(), false, Log::default(), Told::default());
-    let mut read = |output: &mut Pipe, errors: &mut Pipe| match &mut answers {
-        None => [errors, output].into_iter().for_each(|pipe| pipe.drain(|bytes| log.add(bytes))),
-        Some(answers) => {
-            errors.drain(|bytes| told.split(bytes, |bytes| log.add(bytes), &mut answers.progress));
-            output.drain(|bytes| {
-                let kept = bytes.len().min(answers.max_bytes - answer.len());
-                answer.extend_from_slice(bytes.get(..kept).unwrap_or_default());
-                answer_cut |= kept < bytes.len();
-            });
+    let mut read = |output: &mut Pipe, errors: &mut Pipe| {
+        let mut note = |bytes: &[u8]| {
+            log.add(bytes);
+            printed(bytes);
+        };
+        output.drain(|bytes| {
+            if answer_max_bytes == 0 {
+                return note(bytes);
+            }
+            let kept = bytes.len().min(answer_max_bytes - answer.len());
+            answer.extend_from_slice(bytes.get(..kept).unwrap_or_default());
+            answer_cut |= kept < bytes.len();
+        });
+        // After the output that came with them: the last line is to be the one that says what went wrong.
+        match &mut progress {
+            None => errors.drain(&mut note),
+            Some(progress) => errors.drain(|bytes| told.split(bytes, &mut note, &mut **progress)),
         }
     };
     let started = Instant::now();
     let mut stopped = None;
     let mut kill_at = None;
+    let mut is_wanted = true;
     loop {
         let now = Instant::now();
         let reason = match timeout {
-            _ if cancel.is_cancelled() => Some(Stopped::Cancelled),
+            _ if cancel.is_cancelled() || !is_wanted => Some(Stopped::Cancelled),
             Some(timeout) if now.duration_since(started) >= timeout => Some(Stopped::TimedOut),
             _ => None,
         };
         if let (Some(reason), None) = (reason, stopped) {
             stopped = Some(reason);
-            kill_at = Some(now + GRACE);
+            kill_at = Some(now + grace);
             let _ = kill_process_group(group, Signal::TERM);
         }
         if kill_at.is_some_and(|at| now >= at) {
@@ -148,6 +156,7 @@ fn wait_in_group(
         };
         let has_ended = wait_for(&[Some(ended.as_fd()), fd(&output), fd(&errors)], patience)?;
         read(&mut output, &mut errors);
+        is_wanted &= tick().is_continue();
         if has_ended {
             break;
         }
