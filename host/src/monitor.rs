@@ -1,11 +1,13 @@
 //! Compares the window of an endpoint with the reference of the bundle that filled it, by a detector.
 //!
+//! What drifted is an alert, which is kept, and may start pipelines that wait for one.
+//!
 //! Windows and references hold features and scores side by side, so a detector sees drift of the input and of the
 //! predictions in one pass. Knows neither how windows are captured nor who looks at the report.
 
 use serde::Serialize;
 
-use crate::data::{self, DataError};
+use crate::data::{self, Alerts, DataError, NewAlert};
 use crate::domain::{Digest, Name};
 use crate::plugin::{Detector, Plugin, PluginError, Score, Verdict};
 use crate::registry::{self, RegistryError};
@@ -40,6 +42,8 @@ pub struct MonitorReport {
     pub window_rows: usize,
     /// The worst verdict of any score.
     pub verdict: Verdict,
+    /// How many scores say that the data drifted.
+    pub drifted: usize,
     /// Every score, worst first.
     pub scores: Vec<Score>,
 }
@@ -101,6 +105,29 @@ pub async fn run(store: &Store, spec: &MonitorSpec<'_>) -> Result<MonitorReport,
         reference_rows: reference.rows(),
         window_rows: window.rows.rows(),
         verdict: scores.iter().map(|score| score.verdict).max().unwrap_or(Verdict::Stable),
+        drifted: scores.iter().filter(|score| score.verdict == Verdict::Drifted).count(),
         scores,
     })
+}
+
+/// Keeps an alert, if the report says that the data drifted; gives its number.
+pub async fn record_alert(
+    alerts: &Alerts,
+    report: &MonitorReport,
+    now_ms: i64,
+) -> Result<Option<i64>, DataError> {
+    if report.verdict != Verdict::Drifted {
+        return Ok(None);
+    }
+    let alert = NewAlert {
+        endpoint: report.endpoint.clone(),
+        bundle: report.bundle,
+        detector: report.detector.clone(),
+        detector_digest: report.detector_digest,
+        verdict: report.verdict,
+        drifted: report.drifted,
+        scores: report.scores.len(),
+        now_ms,
+    };
+    alerts.record(alert).await.map(Some)
 }

@@ -14,6 +14,8 @@
 //!    an [`executor::Executor`] runs as a process of its own; what it answers is recorded, so that a pipeline that is
 //!    killed goes on. This layer therefore needs to know neither training nor serving.
 //!
+//! 6. [`trigger`] starts pipelines at times, for new versions of datasets and for alerts of drift.
+//!
 //! [`graph`] draws a plan, and [`schema()`] describes the file for editors.
 //!
 //! What `uses` may be stands in one table, [`uses::USES`]. A template `${{ … }}` stands for a parameter, a value of the
@@ -40,20 +42,20 @@ mod quantity;
 mod record;
 mod run;
 mod schema;
+mod source;
+mod start;
 mod status;
 mod step;
 mod step_run;
 mod template;
 mod tree;
+pub mod trigger;
 pub mod uses;
 
 pub use cache_key::cache_key;
 pub use check::{MEMBERS_MAX, STEPS_MAX, TEMPLATES_MAX};
 pub use condition::Condition;
-pub use executor::{PROGRESS, PROGRESS_MARK};
-pub use file::{
-    CORES_MAX, FORMAT_VERSION, NAME_MAX_BYTES, PipelineSpec, RETRIES_MAX, Resources, Retry, Trigger,
-};
+pub use file::{CORES_MAX, FORMAT_VERSION, NAME_MAX_BYTES, PipelineSpec, RETRIES_MAX, Resources, Retry};
 pub use job::{FILES_OUT, Job, JobEnd, JobFile, JobLimits, JobOutcome, OUTPUTS, Program};
 pub use node::{ALIASED_MAX, ALIASES_MAX, DEPTH_MAX, FILE_MAX_BYTES, NODES_MAX};
 pub use parameter::PARAMETERS_MAX_BYTES;
@@ -66,9 +68,11 @@ pub use quantity::DURATION_MAX;
 pub use record::{NewPipelineRecord, PipelineRecord, PipelineStatus, RecordError, Records, StepRecord};
 pub use run::{PipelineReport, PipelineRunner, RunError, RunOptions, StepChange, StepEvent};
 pub use schema::schema;
+pub use source::{PipelineFile, PipelineFileError};
+pub use start::start_pipeline;
 pub use status::StepStatus;
 pub use step::StepContext;
-pub use step_run::{RUN_ID, begin_pipeline};
+pub use step_run::{PIPELINES, RUN_ID};
 pub use template::Reference;
 
 #[cfg(test)]

@@ -335,14 +335,14 @@ impl Server {
     pub fn post_with_headers(
         &self,
         path: &str,
-        body: &str,
+        body: &(impl AsRef<[u8]> + ?Sized),
         headers: &[(&str, &str)],
     ) -> (Answer, BTreeMap<String, String>) {
         let mut request = self.agent.post(format!("http://{}{path}", self.address));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let response = request.send(body).unwrap();
+        let response = request.send(body.as_ref()).unwrap();
         let text = |value: &ureq::http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
         let headers =
             response.headers().iter().map(|(name, value)| (name.to_string(), text(value))).collect();

@@ -1,15 +1,18 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::Subcommand;
 use console::style;
 
-use super::output::{Output, Table, number_text, thousands};
+use super::output::{Output, Table, age_text, number_text, printable, thousands};
 use super::plugin::{PluginOptions, load};
-use super::state::StateArguments;
+use super::state::{StateArguments, wait};
+use crate::data::Alert;
 use crate::domain::Name;
-use crate::monitor::{self, MonitorReport, MonitorSpec};
+use crate::monitor::{self, MonitorReport, MonitorSpec, record_alert};
 use crate::plugin::{Verdict, block_on};
+use crate::track::now_ms;
 
 /// Drift was found.
 const DRIFTED: u8 = 4;
@@ -20,25 +23,39 @@ const SHOWN: usize = 10;
 #[derive(Debug, Subcommand)]
 pub(super) enum MonitorCommand {
     /// Compare what an endpoint saw with what the model was trained on that answered.
-    Run {
-        /// The endpoint.
-        #[arg(long)]
-        endpoint: Name,
-        /// The detector, a component.
-        #[arg(long, value_name = "FILE")]
-        detector: PathBuf,
-        /// Config of the detector, a JSON object.
-        #[arg(long, value_name = "JSON", default_value = "{}")]
-        config: String,
-        /// Newest rows to look at.
-        #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
-        rows: u32,
-        /// Show every score.
-        #[arg(long)]
-        all: bool,
-        #[command(flatten)]
-        options: PluginOptions,
+    ///
+    /// Where it drifted, the exit code is 4, and an alert is kept, which starts pipelines that wait for one.
+    Run(RunArguments),
+    /// List alerts: what drifted, the newest first.
+    Alerts {
+        /// Only those of this endpoint.
+        #[arg(long, value_name = "NAME")]
+        endpoint: Option<Name>,
+        /// Show at most so many.
+        #[arg(long, default_value_t = 20)]
+        limit: u16,
     },
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct RunArguments {
+    /// The endpoint.
+    #[arg(long)]
+    endpoint: Name,
+    /// The detector, a component.
+    #[arg(long, value_name = "FILE")]
+    detector: PathBuf,
+    /// Config of the detector, a JSON object.
+    #[arg(long, value_name = "JSON", default_value = "{}")]
+    config: String,
+    /// Newest rows to look at.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    rows: u32,
+    /// Show every score.
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    options: PluginOptions,
 }
 
 pub(super) fn run(
@@ -46,23 +63,58 @@ pub(super) fn run(
     state: &StateArguments,
     output: &Output,
 ) -> anyhow::Result<ExitCode> {
-    let MonitorCommand::Run { endpoint, detector, config, rows, all, options } = command;
+    match command {
+        MonitorCommand::Run(arguments) => monitor(&arguments, state, output),
+        MonitorCommand::Alerts { endpoint, limit } => {
+            let limit = u32::from(limit);
+            let alerts =
+                wait(async { Ok(state.open_alerts().await?.list(endpoint.as_ref(), limit).await?) })?;
+            list(&alerts, output)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn monitor(arguments: &RunArguments, state: &StateArguments, output: &Output) -> anyhow::Result<ExitCode> {
     let store = state.open_store()?;
-    let runtime = options.start()?;
-    let (detector, _) = load(&runtime, &detector)?;
+    let runtime = arguments.options.start()?;
+    let (detector, _) = load(&runtime, &arguments.detector)?;
     let spec = MonitorSpec {
-        endpoint: &endpoint,
+        endpoint: &arguments.endpoint,
         detector: &detector,
-        config: &config,
-        rows_max: usize::try_from(rows)?,
+        config: &arguments.config,
+        rows_max: usize::try_from(arguments.rows)?,
     };
     let report = block_on(monitor::run(&store, &spec))?;
     if output.is_json() {
         output.value(&report)?;
     } else {
-        print(&report, if all { usize::MAX } else { SHOWN }, output)?;
+        print(&report, if arguments.all { usize::MAX } else { SHOWN }, output)?;
     }
-    Ok(if report.verdict == Verdict::Drifted { ExitCode::from(DRIFTED) } else { ExitCode::SUCCESS })
+    if report.verdict != Verdict::Drifted {
+        return Ok(ExitCode::SUCCESS);
+    }
+    wait(async { Ok(record_alert(&state.open_alerts().await?, &report, now_ms()).await?) })
+        .context("failed to keep the alert")?;
+    Ok(ExitCode::from(DRIFTED))
+}
+
+fn list(alerts: &[Alert], output: &Output) -> anyhow::Result<()> {
+    if output.is_json() {
+        return output.value(&alerts);
+    }
+    let mut table = Table::new(&["ENDPOINT", "FOUND", "DRIFTED", "DETECTOR", "BUNDLE"]);
+    for alert in alerts {
+        let bundle = alert.bundle.rsplit(':').next().unwrap_or_default();
+        table.row(vec![
+            alert.endpoint.clone(),
+            age_text(now_ms() - alert.created_at),
+            format!("{} of {}", alert.drifted, alert.scores),
+            printable(&alert.detector),
+            bundle.chars().take(12).collect(),
+        ]);
+    }
+    Ok(output.table(&table)?)
 }
 
 fn print(report: &MonitorReport, shown: usize, output: &Output) -> anyhow::Result<()> {
@@ -80,11 +132,11 @@ fn print(report: &MonitorReport, shown: usize, output: &Output) -> anyhow::Resul
     if let Some(more) = report.scores.len().checked_sub(shown).filter(|&more| more > 0) {
         output.note(&format!("… and {more} more, see them with --all"));
     }
-    let drifted = report.scores.iter().filter(|score| score.verdict == Verdict::Drifted).count();
     output.line("")?;
     Ok(output.line(&format!(
-        "{}: {drifted} of {} feature groups of `{}` drifted ({} rows against {} of training, by {})",
+        "{}: {} of {} feature groups of `{}` drifted ({} rows against {} of training, by {})",
         verdict_text(report.verdict),
+        report.drifted,
         report.scores.len(),
         report.endpoint,
         thousands(report.window_rows as u64),

@@ -3,7 +3,8 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 
-use crate::data::{Catalog, ResolvedDataset};
+use crate::data::{Alerts, Catalog, ResolvedDataset};
+use crate::pipeline::PIPELINES;
 use crate::project::Project;
 use crate::registry::{self, ModelReference, Registry, ResolvedModel};
 use crate::store::{BlobsUrl, BlobsUrlError, Database, DatabaseUrl, DatabaseUrlError, Store};
@@ -74,7 +75,14 @@ impl StateArguments {
     /// Opens the datasets.
     pub(super) async fn open_catalog(&self) -> anyhow::Result<Catalog> {
         let tracker = self.open_tracker().await?;
-        Ok(Catalog::new(tracker.database().clone(), tracker.store().clone()))
+        let catalog = Catalog::new(tracker.database().clone(), tracker.store().clone());
+        Ok(catalog.for_pipelines(pipelines_before()))
+    }
+
+    /// Opens the alerts.
+    pub(super) async fn open_alerts(&self) -> anyhow::Result<Alerts> {
+        let tracker = self.open_tracker().await?;
+        Ok(Alerts::new(tracker.database().clone()).for_pipelines(pipelines_before()))
     }
 
     /// Finds the dataset that `text` means.
@@ -114,6 +122,11 @@ impl StateArguments {
             .context("no state folder: give `--state-dir DIR`, or set HOST_STATE_DIR or HOME")?
             .join("host"))
     }
+}
+
+/// The names of the pipelines that led to this process, with spaces between: it is a step of the last.
+pub(super) fn pipelines_before() -> String {
+    std::env::var(PIPELINES).unwrap_or_default()
 }
 
 /// Threads beside this one, for work that goes back and forth between what waits and what computes.

@@ -18,6 +18,8 @@ use crate::store::{Database, Store};
 pub struct Catalog {
     database: Database,
     store: Store,
+    /// What led to versions that are added by this one.
+    pipelines: String,
 }
 
 /// A version of a dataset.
@@ -79,7 +81,13 @@ const VERSION_COLUMNS: &str =
 impl Catalog {
     /// The datasets of a database and a store.
     pub fn new(database: Database, store: Store) -> Self {
-        Self { database, store }
+        Self { database, store, pipelines: String::new() }
+    }
+
+    /// The same datasets, for a process that pipelines led to: their names with spaces between, which versions that are
+    /// added keep.
+    pub fn for_pipelines(self, pipelines: String) -> Self {
+        Self { pipelines, ..self }
     }
 
     /// Where the contents are.
@@ -166,7 +174,7 @@ impl Catalog {
         name: &Name,
         new: NewVersion<'_>,
     ) -> Result<(DatasetVersion, bool), DataError> {
-        let row = NewRow::of(name, &new)?;
+        let row = NewRow { pipelines: self.pipelines.clone(), ..NewRow::of(name, &new)? };
         let unchanged = self
             .database
             .write(move |connection| Box::pin(async move { insert_row(connection, &row).await }))
@@ -296,6 +304,7 @@ struct NewRow {
     bytes: i64,
     rows: String,
     now_ms: i64,
+    pipelines: String,
 }
 
 impl NewRow {
@@ -312,6 +321,7 @@ impl NewRow {
             bytes: i64::try_from(manifest.bytes()).unwrap_or(i64::MAX),
             rows: serde_json::to_string(&rows).map_err(DataError::Encode)?,
             now_ms: *now_ms,
+            pipelines: String::new(),
         })
     }
 }
@@ -349,8 +359,9 @@ async fn insert_content(
     number: i64,
     row: &NewRow,
 ) -> Result<i64, DataError> {
-    let sql = "INSERT INTO dataset_versions (dataset, number, digest, content, files, bytes, rows, created_at) \
-               VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING id";
+    let sql = "INSERT INTO dataset_versions \
+               (dataset, number, digest, content, files, bytes, rows, created_at, pipelines) \
+               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING id";
     let inserted = sqlx::query(sql)
         .bind(dataset)
         .bind(number)
@@ -360,6 +371,7 @@ async fn insert_content(
         .bind(row.bytes)
         .bind(row.rows.as_str())
         .bind(row.now_ms)
+        .bind(row.pipelines.as_str())
         .fetch_one(&mut *connection)
         .await?;
     let version: i64 = inserted.try_get(0)?;

@@ -11,6 +11,7 @@ use super::condition::Condition;
 use super::file::{PipelineSpec, Resources, Retry};
 use super::problem::{PipelineError, Problems};
 use super::tree::Tree;
+use super::trigger::Trigger;
 use super::uses::Uses;
 use crate::domain::Name;
 
@@ -28,6 +29,8 @@ pub const RESOLVED_MAX_BYTES: usize = 16 << 20;
 pub struct Plan {
     /// The pipeline's name.
     pub name: Name,
+    /// What starts it besides people.
+    pub triggers: Vec<Trigger>,
     /// The values of the parameters, in the order of the file.
     pub parameters: Map<String, Json>,
     /// The steps: each after all that it needs, otherwise in the order of the file; members of a matrix in the order

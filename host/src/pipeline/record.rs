@@ -1,14 +1,17 @@
 //! What is kept of pipelines that were started: enough to go on after any end, and the results that need not be made
 //! again.
 
+mod rows;
+
 use serde::Serialize;
 use serde_json::{Map, Value};
-use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row as _};
 
+use self::rows::COLUMNS;
 use super::owner::Owner;
+use super::source::PipelineFile;
 use super::status::StepStatus;
-use crate::domain::Digest;
+use crate::domain::{Digest, Name};
 use crate::store::{Database, DatabaseError};
 use crate::track::{PreparedRun, TrackError, now_ms};
 
@@ -79,21 +82,49 @@ pub struct PipelineRecord {
     pub started_at: i64,
     /// When it ended.
     pub ended_at: Option<i64>,
+    /// What triggered it, such as `schedule 0 3 * * *`; empty where a person did.
+    pub triggered_by: String,
+    /// The names of the pipelines that led to it, with spaces between; its own is the last.
+    #[serde(skip)]
+    pub pipelines: String,
+}
+
+impl PipelineRecord {
+    /// How far it is, in a word: one whose process is gone is not running, whatever it wrote last.
+    pub fn status_text(&self) -> String {
+        status_text(self.status.as_str(), self.owner.as_ref().map(Owner::to_string).as_deref())
+    }
+}
+
+/// How far a pipeline is, from what its record says.
+pub(super) fn status_text(status: &str, owner: Option<&str>) -> String {
+    let may_live = || owner.and_then(|owner| owner.parse().ok()).is_some_and(|owner: Owner| owner.may_live());
+    let is_abandoned = status == PipelineStatus::Running.as_str() && !may_live();
+    if is_abandoned { "interrupted".to_owned() } else { status.to_owned() }
 }
 
 /// A pipeline that starts.
 #[derive(Debug, Clone)]
 pub struct NewPipelineRecord {
     /// The pipeline's name.
-    pub name: String,
-    /// What its file is called.
-    pub file_name: String,
-    /// The file's text.
-    pub file: String,
-    /// The folder that its paths start from.
-    pub folder: String,
-    /// The parameters that were given.
-    pub params: Map<String, Value>,
+    pub name: Name,
+    /// Its file.
+    pub file: PipelineFile,
+    /// What triggered it; empty where a person did.
+    pub triggered_by: String,
+    /// The names of the pipelines that led to it, its own among them.
+    pub pipelines: String,
+}
+
+/// A pipeline that has not ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct RunningPipeline {
+    pub(super) run_id: String,
+    pub(super) name: String,
+    /// Who runs it.
+    pub(super) owner: Option<Owner>,
+    /// Whether a trigger started it.
+    pub(super) is_triggered: bool,
 }
 
 /// How far a step is.
@@ -141,7 +172,7 @@ pub enum RecordError {
     /// The database failed.
     #[error("{0}")]
     Database(#[from] DatabaseError),
-    /// A pipeline's run cannot be started.
+    /// Its run cannot be created.
     #[error("{0}")]
     Track(#[from] TrackError),
     /// A row is not what this program writes.
@@ -197,64 +228,21 @@ pub struct Records {
     database: Database,
 }
 
-const COLUMNS: &str =
-    "id, run_id, name, file_name, file, folder, params, status, owner, started_at, ended_at";
-
 impl Records {
     /// The records in `database`.
     pub fn new(database: Database) -> Self {
         Self { database }
     }
 
-    /// Records a pipeline that this process starts together with its run: a process that is killed leaves both or none.
-    pub async fn start(
+    /// Writes the run of a pipeline that this process starts, and records it; both or none.
+    pub(super) async fn start(
         &self,
         run: PreparedRun,
         new: NewPipelineRecord,
     ) -> Result<PipelineRecord, RecordError> {
-        let owner = Owner::this_process();
-        let started_at = now_ms();
-        let NewPipelineRecord { name, file_name, file, folder, params } = new;
-        let row = PipelineRecord {
-            key: 0,
-            run_id: run.run_id().to_owned(),
-            name,
-            file_name,
-            file,
-            folder,
-            params,
-            status: PipelineStatus::Running,
-            owner: Some(owner.clone()),
-            started_at,
-            ended_at: None,
-        };
-        let written = row.clone();
-        let key = self
-            .database
-            .write(move |connection| {
-                Box::pin(async move {
-                    run.insert(&mut *connection).await?;
-                    let sql = "INSERT INTO pipeline_runs \
-                               (run_id, name, file_name, file, folder, params, status, owner, started_at) \
-                               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING id";
-                    let params = Value::Object(written.params).to_string();
-                    let row = sqlx::query(sql)
-                        .bind(written.run_id.as_str())
-                        .bind(written.name.as_str())
-                        .bind(written.file_name.as_str())
-                        .bind(written.file.as_str())
-                        .bind(written.folder.as_str())
-                        .bind(params.as_str())
-                        .bind(written.status.as_str())
-                        .bind(owner.to_string())
-                        .bind(written.started_at)
-                        .fetch_one(connection)
-                        .await?;
-                    Ok::<i64, RecordError>(row.try_get(0)?)
-                })
-            })
-            .await?;
-        Ok(PipelineRecord { key, ..row })
+        self.database
+            .write(move |connection| Box::pin(async move { insert(connection, run, new).await }))
+            .await
     }
 
     /// Makes this process the one that runs a pipeline whose process is gone; of several that try, one succeeds.
@@ -325,15 +313,32 @@ impl Records {
         self.database
             .write(move |connection| {
                 Box::pin(async move {
-                    write_step(connection, key, &step).await?;
+                    rows::write_step(connection, key, &step).await?;
                     if let Some(made_by) = made_by {
-                        write_result(connection, made_by.cache_key, &step).await?;
-                        write_identity(connection, &pipeline, &step.step, &made_by.identity).await?;
+                        rows::write_result(connection, made_by.cache_key, &step).await?;
+                        rows::write_identity(connection, &pipeline, &step.step, &made_by.identity).await?;
                     }
                     Ok(())
                 })
             })
             .await
+    }
+
+    /// Those that are running, or were when their process was killed.
+    pub(super) async fn running(&self) -> Result<Vec<RunningPipeline>, RecordError> {
+        let sql = "SELECT run_id, name, owner, triggered_by FROM pipeline_runs WHERE status = 'running' ORDER BY id";
+        let rows = sqlx::query(sql).fetch_all(self.database.readers()).await?;
+        rows.iter()
+            .map(|row| {
+                let (owner, triggered_by): (&str, &str) = (row.try_get(2)?, row.try_get(3)?);
+                Ok(RunningPipeline {
+                    run_id: row.try_get(0)?,
+                    name: row.try_get(1)?,
+                    owner: owner.parse().ok(),
+                    is_triggered: !triggered_by.is_empty(),
+                })
+            })
+            .collect()
     }
 
     /// The newest pipelines first.
@@ -343,7 +348,7 @@ impl Records {
         );
         let rows =
             sqlx::query(sqlx::AssertSqlSafe(sql)).bind(name.unwrap_or_default()).bind(i64::from(limit));
-        rows.fetch_all(self.database.readers()).await?.iter().map(pipeline).collect()
+        rows.fetch_all(self.database.readers()).await?.iter().map(rows::pipeline).collect()
     }
 
     /// The pipeline whose run's id is `run` or begins with it, or the newest of that name.
@@ -354,7 +359,7 @@ impl Records {
         );
         let row = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(run);
         match row.fetch_optional(self.database.readers()).await? {
-            Some(row) => pipeline(&row),
+            Some(row) => rows::pipeline(&row),
             None => {
                 let newest = self.list(None, 5).await?;
                 let runs = newest.into_iter().map(|record| format!("{} ({})", record.run_id, record.name));
@@ -368,7 +373,7 @@ impl Records {
         let sql = "SELECT step, status, run_id, attempts, outputs, reason, started_at, ended_at \
                    FROM pipeline_steps WHERE pipeline_run = $1 ORDER BY started_at, step";
         let rows = sqlx::query(sql).bind(record.key).fetch_all(self.database.readers()).await?;
-        rows.iter().map(|row| step(row, &record.run_id)).collect()
+        rows.iter().map(|row| rows::step(row, &record.run_id)).collect()
     }
 
     /// What a step of a pipeline depended on when it last made something.
@@ -390,7 +395,7 @@ impl Records {
         let query = sqlx::query(sql).bind(pipeline).bind(step);
         let Some(row) = query.fetch_optional(self.database.readers()).await? else { return Ok(None) };
         let (run_id, outputs): (&str, &str) = (row.try_get(0)?, row.try_get(1)?);
-        object(outputs, run_id, "step's outputs").map(Some)
+        rows::object(outputs, run_id, "step's outputs").map(Some)
     }
 
     /// What was made for some keys.
@@ -408,8 +413,8 @@ impl Records {
             for row in query.fetch_all(self.database.readers()).await? {
                 let (key, outputs): (&str, &str) = (row.try_get(0)?, row.try_get(1)?);
                 let run_id: String = row.try_get(2)?;
-                let key: Digest = key.parse().map_err(|_| odd(&run_id, "cache key", key))?;
-                let outputs = object(outputs, &run_id, "outputs")?;
+                let key: Digest = key.parse().map_err(|_| rows::odd(&run_id, "cache key", key))?;
+                let outputs = rows::object(outputs, &run_id, "outputs")?;
                 results.push((key, StepResult { outputs, run_id }));
             }
         }
@@ -417,100 +422,45 @@ impl Records {
     }
 }
 
-async fn write_step(
+/// Writes the run of a pipeline that this process starts, and records it.
+pub(super) async fn insert(
     connection: &mut AnyConnection,
-    pipeline_run: i64,
-    step: &StepRecord,
-) -> Result<(), RecordError> {
-    let sql = "INSERT INTO pipeline_steps \
-               (pipeline_run, step, status, run_id, attempts, outputs, reason, started_at, ended_at) \
-               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
-               ON CONFLICT (pipeline_run, step) DO UPDATE SET status = excluded.status, run_id = excluded.run_id, \
-               attempts = excluded.attempts, outputs = excluded.outputs, reason = excluded.reason, \
-               started_at = excluded.started_at, ended_at = excluded.ended_at";
-    sqlx::query(sql)
-        .bind(pipeline_run)
-        .bind(step.step.as_str())
-        .bind(step.status.as_str())
-        .bind(step.run_id.as_str())
-        .bind(i64::from(step.attempts))
-        .bind(Value::Object(step.outputs.clone()).to_string())
-        .bind(step.reason.as_str())
-        .bind(step.started_at)
-        .bind(step.ended_at)
-        .execute(connection)
+    run: PreparedRun,
+    new: NewPipelineRecord,
+) -> Result<PipelineRecord, RecordError> {
+    let NewPipelineRecord { name, file, triggered_by, pipelines } = new;
+    let run = run.insert(&mut *connection).await?.info;
+    let owner = Owner::this_process();
+    let params = file.params_map();
+    let sql = "INSERT INTO pipeline_runs (run_id, name, file_name, file, folder, params, status, owner, started_at, \
+               triggered_by, pipelines) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) RETURNING id";
+    let row = sqlx::query(sql)
+        .bind(run.run_id.as_str())
+        .bind(name.as_str())
+        .bind(file.name.as_str())
+        .bind(file.text.as_str())
+        .bind(file.folder.display().to_string())
+        .bind(Value::Object(params.clone()).to_string())
+        .bind(PipelineStatus::Running.as_str())
+        .bind(owner.to_string())
+        .bind(run.start_time)
+        .bind(triggered_by.as_str())
+        .bind(pipelines.as_str())
+        .fetch_one(connection)
         .await?;
-    Ok(())
-}
-
-async fn write_result(
-    connection: &mut AnyConnection,
-    cache_key: Digest,
-    step: &StepRecord,
-) -> Result<(), RecordError> {
-    let sql = "INSERT INTO step_results (cache_key, outputs, run_id, made_at) VALUES ($1, $2, $3, $4) \
-               ON CONFLICT (cache_key) DO UPDATE SET outputs = excluded.outputs, run_id = excluded.run_id, \
-               made_at = excluded.made_at";
-    sqlx::query(sql)
-        .bind(cache_key.to_string())
-        .bind(Value::Object(step.outputs.clone()).to_string())
-        .bind(step.run_id.as_str())
-        .bind(now_ms())
-        .execute(connection)
-        .await?;
-    Ok(())
-}
-
-async fn write_identity(
-    connection: &mut AnyConnection,
-    pipeline: &str,
-    step: &str,
-    identity: &str,
-) -> Result<(), RecordError> {
-    let sql = "INSERT INTO step_identities (pipeline, step, identity) VALUES ($1, $2, $3) \
-               ON CONFLICT (pipeline, step) DO UPDATE SET identity = excluded.identity";
-    sqlx::query(sql).bind(pipeline).bind(step).bind(identity).execute(connection).await?;
-    Ok(())
-}
-
-fn odd(run: &str, column: &'static str, found: &str) -> RecordError {
-    let found = found.chars().take(100).collect();
-    RecordError::Row { run: run.to_owned(), column, found }
-}
-
-fn object(text: &str, run: &str, column: &'static str) -> Result<Map<String, Value>, RecordError> {
-    serde_json::from_str(text).map_err(|_| odd(run, column, text))
-}
-
-fn pipeline(row: &AnyRow) -> Result<PipelineRecord, RecordError> {
-    let run_id: String = row.try_get(1)?;
-    let (params, status, owner): (&str, &str, &str) = (row.try_get(6)?, row.try_get(7)?, row.try_get(8)?);
     Ok(PipelineRecord {
         key: row.try_get(0)?,
-        name: row.try_get(2)?,
-        file_name: row.try_get(3)?,
-        file: row.try_get(4)?,
-        folder: row.try_get(5)?,
-        params: object(params, &run_id, "parameters")?,
-        status: PipelineStatus::parse(status).ok_or_else(|| odd(&run_id, "status", status))?,
-        owner: owner.parse().ok(),
-        started_at: row.try_get(9)?,
-        ended_at: row.try_get(10)?,
-        run_id,
-    })
-}
-
-fn step(row: &AnyRow, run: &str) -> Result<StepRecord, RecordError> {
-    let (status, outputs): (&str, &str) = (row.try_get(1)?, row.try_get(4)?);
-    let attempts: i64 = row.try_get(3)?;
-    Ok(StepRecord {
-        step: row.try_get(0)?,
-        status: StepStatus::parse(status).ok_or_else(|| odd(run, "step's status", status))?,
-        run_id: row.try_get(2)?,
-        attempts: u32::try_from(attempts).unwrap_or_default(),
-        outputs: object(outputs, run, "step's outputs")?,
-        reason: row.try_get(5)?,
-        started_at: row.try_get(6)?,
-        ended_at: row.try_get(7)?,
+        run_id: run.run_id,
+        name: name.to_string(),
+        file_name: file.name,
+        file: file.text,
+        folder: file.folder.display().to_string(),
+        params,
+        status: PipelineStatus::Running,
+        owner: Some(owner),
+        started_at: run.start_time,
+        ended_at: None,
+        triggered_by,
+        pipelines,
     })
 }

@@ -43,8 +43,9 @@ impl Recorder {
         pending.records.push(record);
     }
 
-    /// Writes what has come since the last time.
+    /// Writes what has come since the last time. When it returns, what another thread was writing is written too.
     pub fn flush(&self) -> Result<(), DataError> {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let pending = std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner));
         if pending.records.is_empty() {
             return Ok(());
@@ -53,7 +54,7 @@ impl Recorder {
         for record in &pending.records {
             record.write_to(&mut segment)?;
         }
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner).append(&segment)
+        writer.append(&segment)
     }
 
     /// Predictions that were too many to be kept.

@@ -91,8 +91,10 @@ impl WindowCapture {
         self.reservoir.lock().unwrap_or_else(PoisonError::into_inner).offer(batch);
     }
 
-    /// Writes what was captured since the last time; gives the number of rows.
+    /// Writes what was captured since the last time; gives the number of rows. When it returns, what another thread was writing
+    /// is written too.
     pub fn flush(&self) -> Result<usize, WindowError> {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let rows = {
             let mut reservoir = self.reservoir.lock().unwrap_or_else(PoisonError::into_inner);
             reservoir.seen = 0;
@@ -103,7 +105,7 @@ impl WindowCapture {
             segment.append(row)?;
         }
         if segment.rows() > 0 {
-            self.writer.lock().unwrap_or_else(PoisonError::into_inner).append(&segment)?;
+            writer.append(&segment)?;
             self.rows_written.fetch_add(segment.rows() as u64, Ordering::Relaxed);
         }
         Ok(segment.rows())

@@ -36,6 +36,9 @@ fn request(shape: &str, count: usize) -> String {
     format!(r#"{{"inputs":[{{"name":"pixels","datatype":"UINT8","shape":{shape},"data":[{zeros}]}}]}}"#)
 }
 
+/// A body, headers, and the status and a part of the message that they get.
+type Case = (String, Vec<(&'static str, &'static str)>, u16, &'static str);
+
 #[test]
 fn bad_requests_are_told_as_the_protocol_tells_them_and_harm_nobody() {
     let server = Host::trained().serve(["--model", "mnist", "--body-max-bytes", "100000"]);
@@ -45,7 +48,7 @@ fn bad_requests_are_told_as_the_protocol_tells_them_and_harm_nobody() {
             r#"{{"inputs":[{{"name":"pixels","datatype":"UINT8","shape":[1,28,28],"parameters":{{"binary_data_size":{size}}}}}]}}"#
         )
     };
-    let cases: Vec<(String, Vec<(&str, &str)>, u16, &str)> = vec![
+    let cases: Vec<Case> = vec![
         (request("[1, 28, 27]", 756), vec![], 400, "`pixels`"),
         (request("[-1, 28, 28]", 784), vec![], 400, ""),
         (request("[18446744073709551615, 28, 28]", 784), vec![], 400, ""),
@@ -80,12 +83,8 @@ fn bad_requests_are_told_as_the_protocol_tells_them_and_harm_nobody() {
         gzip.args(["-c", "head -c 50000000 /dev/zero | gzip -9"]);
         gzip.output().unwrap().stdout
     };
-    let head = format!(
-        "POST {infer} HTTP/1.1\r\nhost: localhost\r\ncontent-encoding: gzip\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
-        packed.len()
-    );
-    let answer = server.send_raw(&[head.as_bytes(), &packed].concat());
-    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    let (answer, _) = server.post_with_headers(infer, &packed, &[("content-encoding", "gzip")]);
+    assert_eq!(answer.status, 413, "{}", answer.body);
     assert!(server.peak_memory() < 1 << 30);
     for (path, status) in [
         ("/v2/models/none/infer", 404),

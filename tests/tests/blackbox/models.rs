@@ -117,8 +117,10 @@ fn aliases_of_earlier_builds_have_a_history_from_the_update_on() {
     registry.train("1");
     registry.run(&["model", "alias", "digits@1", "champion"]).expect_success();
     let earlier = "import sqlite3, sys\nc = sqlite3.connect(sys.argv[1])\nc.execute('DROP TABLE alias_history')\n\
-                   [c.execute('DROP TABLE ' + name) for name in ('pipeline_steps', 'pipeline_runs', 'step_results', \
-                   'step_identities')]\n\
+                   [c.execute('DROP TABLE ' + name) for name in ('pipeline_steps', 'pipeline_runs', 'step_results', 'alerts', \
+                   'pipeline_triggers', 'enabled_pipelines', 'step_identities')]\n\
+                   c.execute('DROP INDEX dataset_versions_by_dataset')\n\
+                   c.execute('ALTER TABLE dataset_versions DROP COLUMN pipelines')\n\
                    c.execute('UPDATE schema_version SET version = 4')\nc.commit()";
     let database = registry.host.state_dir().join("host.db");
     let done = std::process::Command::new(python()).args(["-c", earlier]).arg(database).output().unwrap();

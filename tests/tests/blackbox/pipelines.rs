@@ -1,6 +1,7 @@
 //! `host pipeline`: what is done is kept, what fails is told, and no end leaves anything half done.
 
 mod faults;
+mod triggers;
 
 use std::path::Path;
 

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use indicatif::{ProgressDrawTarget, TermLike};
 
-use crate::pipeline::{PROGRESS, PROGRESS_MARK};
+use crate::process::{PROGRESS, PROGRESS_MARK};
 
 /// Columns that a line may have.
 const WIDTH: u16 = 120;

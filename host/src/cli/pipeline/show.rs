@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 
 use super::super::output::{Output, Table, age_text, duration_text, number_text, printable, with_fields};
 use super::progress::mark;
-use crate::pipeline::{PipelineRecord, PipelineStatus, Records, StepRecord, StepStatus};
+use crate::pipeline::{Records, StepRecord, StepStatus};
 use crate::track::now_ms;
 
 /// Longest output that a table shows.
@@ -14,12 +14,16 @@ pub(super) async fn show(run: &str, records: &Records, output: &Output) -> anyho
     let steps = records.steps(&record).await?;
     if output.is_json() {
         let steps = serde_json::to_value(&steps)?;
-        return output.value(&with_fields(&record, [("status", status(&record).into()), ("steps", steps)])?);
+        let fields = [("status", record.status_text().into()), ("steps", steps)];
+        return output.value(&with_fields(&record, fields)?);
     }
     output.field("pipeline", &record.name)?;
     output.field("run", &record.run_id)?;
     output.field("file", printable(&record.file_name))?;
-    output.field("status", status(&record))?;
+    output.field("status", record.status_text())?;
+    if !record.triggered_by.is_empty() {
+        output.field("triggered by", &record.triggered_by)?;
+    }
     output.field("started", age_text(now_ms() - record.started_at))?;
     output.field("time", time(record.started_at, record.ended_at))?;
     for (name, value) in &record.params {
@@ -47,17 +51,18 @@ pub(super) async fn list(
 ) -> anyhow::Result<()> {
     let found = records.list(name, u32::from(limit)).await?;
     if output.is_json() {
-        let told = found.iter().map(|record| with_fields(record, [("status", status(record).into())]));
+        let told = found.iter().map(|record| with_fields(record, [("status", record.status_text().into())]));
         return output.value(&json!(told.collect::<Result<Vec<_>, _>>()?));
     }
-    let mut table = Table::new(&["RUN", "PIPELINE", "STATUS", "STARTED", ">TIME"]);
+    let mut table = Table::new(&["RUN", "PIPELINE", "STATUS", "STARTED", ">TIME", "TRIGGERED BY"]);
     for record in &found {
         table.row(vec![
             record.run_id.chars().take(8).collect(),
             record.name.clone(),
-            status(record).to_owned(),
+            record.status_text(),
             age_text(now_ms() - record.started_at),
             time(record.started_at, record.ended_at),
+            short_cause(&record.triggered_by),
         ]);
     }
     Ok(output.table(&table)?)
@@ -77,11 +82,17 @@ pub(super) fn counts(statuses: impl Iterator<Item = StepStatus>) -> String {
     parts.join(", ")
 }
 
-/// A pipeline whose process is gone is not running, whatever it wrote last.
-fn status(record: &PipelineRecord) -> &'static str {
-    let is_abandoned = record.status == PipelineStatus::Running
-        && record.owner.as_ref().is_none_or(|owner| !owner.may_live());
-    if is_abandoned { "interrupted" } else { record.status.as_str() }
+/// What triggered a run, with digests cut.
+pub(super) fn short_cause(cause: &str) -> String {
+    cause.split(", ").map(short_digest).collect::<Vec<_>>().join(", ")
+}
+
+/// A text in which a digest stands, with the first of its digits.
+fn short_digest(text: &str) -> String {
+    match text.split_once("sha256:") {
+        Some((before, digest)) => format!("{before}{}", digest.chars().take(12).collect::<String>()),
+        None => text.to_owned(),
+    }
 }
 
 fn time(started_at: i64, ended_at: Option<i64>) -> String {
@@ -99,10 +110,7 @@ fn outputs(step: &StepRecord) -> String {
 /// A value in a cell: digests and long texts are cut.
 fn shown(value: &Value) -> String {
     let text = match value {
-        Value::String(text) => match text.split_once("sha256:") {
-            Some((before, digest)) => format!("{before}{}", digest.chars().take(12).collect::<String>()),
-            None => text.clone(),
-        },
+        Value::String(text) => short_digest(text),
         Value::Number(number) => number.as_f64().map_or_else(|| number.to_string(), number_text),
         Value::Object(map) => {
             let parts: Vec<String> =

@@ -10,12 +10,14 @@ use crate::pipeline::parameter;
 use crate::pipeline::problem::{Problems, quoted};
 use crate::pipeline::template::Reference;
 use crate::pipeline::tree::{Budget, Stop, TreeKind, weight};
-use crate::pipeline::uses;
+use crate::pipeline::trigger::Trigger;
+use crate::pipeline::uses::{self, StepKind};
 
 /// Expands matrices, fills parameters in and puts the steps in order. What it returns counts only without problems.
 pub(super) fn expand(spec: &PipelineSpec, given: &[(String, String)], problems: &mut Problems) -> Plan {
     let parameters = parameter::values(spec, given, problems);
-    let mut plan = Plan { name: spec.name.clone(), parameters, steps: Vec::new(), members: HashMap::new() };
+    let (name, triggers) = (spec.name.clone(), spec.triggers.clone());
+    let mut plan = Plan { name, triggers, parameters, steps: Vec::new(), members: HashMap::new() };
     if !problems.is_empty() {
         return plan;
     }
@@ -45,7 +47,10 @@ pub(super) fn expand(spec: &PipelineSpec, given: &[(String, String)], problems: 
         let start = plan.steps.len();
         for member in matrix {
             match planned(step, member, planned_needs.clone(), &plan.parameters, &mut budget, problems) {
-                Ok(planned) => plan.steps.push(planned),
+                Ok(planned) => {
+                    check_triggers(&planned, &plan.triggers, problems);
+                    plan.steps.push(planned);
+                }
                 Err(Stop::Failed(message) | Stop::Skipped(message)) => {
                     problems.add(step.place, format!("step {}: {message}", quoted(&step.name)));
                     return plan;
@@ -99,6 +104,29 @@ fn planned(
         resources: step.resources,
         with,
     })
+}
+
+/// A pipeline that waits for versions of a dataset and adds some itself would answer itself, or nobody.
+fn check_triggers(step: &PlannedStep, triggers: &[Trigger], problems: &mut Problems) {
+    let TreeKind::Map(with) = &step.with.kind else { return };
+    if !matches!(step.uses.kind, StepKind::Data | StepKind::Transform) {
+        return;
+    }
+    for (key, value) in with {
+        let TreeKind::Text(name) = &value.kind else { continue };
+        let waits =
+            |trigger: &Trigger| matches!(trigger, Trigger::Dataset(dataset) if dataset.as_str() == name);
+        if key.name == "name" && triggers.iter().any(waits) {
+            let (name, step) = (quoted(name), quoted(&step.name));
+            problems.add(
+                value.place,
+                format!(
+                    "step {step} adds versions to dataset {name}, for which a trigger of this pipeline waits: expected \
+                     another dataset"
+                ),
+            );
+        }
+    }
 }
 
 /// `name[axis=value,…]`. Texts that could be mistaken for something else stand in quotes, so that ids are unique.

@@ -12,7 +12,8 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0004_project.sql"),
     include_str!("migrations/0005_alias_history.sql"),
     include_str!("migrations/0006_pipelines.sql"),
-    include_str!("migrations/0007_step_identities.sql"),
+    include_str!("migrations/0007_triggers.sql"),
+    include_str!("migrations/0008_step_identities.sql"),
 ];
 
 /// Brings the schema up to date; several processes may try at once. Gives what the database calls itself.

@@ -12,7 +12,7 @@ use crate::place::Place;
 /// Longest that anything may take which a test waits for.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(super) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let started = Instant::now();
     while !is_so() {
         assert!(started.elapsed() < PATIENCE, "{what} took too long");
