@@ -2,7 +2,7 @@
 
 use super::record::{NewPipelineRecord, PipelineRecord, RecordError, Records};
 use super::step_run::{tag, user};
-use crate::track::{NewRun, PreparedRun, TrackError, Tracker};
+use crate::track::{NewRun, PIPELINE_TAG, PreparedRun, TrackError, Tracker};
 
 /// Starts a pipeline: creates its run in the experiment of its name, and records that this process is at it.
 pub async fn start_pipeline(
@@ -21,7 +21,7 @@ pub(super) async fn prepare_run(
 ) -> Result<PreparedRun, TrackError> {
     let name = new.name.as_str();
     let experiment_id = tracker.ensure_experiment(name).await?;
-    let mut tags = vec![tag("host.pipeline", name), tag("mlflow.source.name", &new.file.name)];
+    let mut tags = vec![tag(PIPELINE_TAG, name), tag("mlflow.source.name", &new.file.name)];
     if !new.triggered_by.is_empty() {
         tags.push(tag("host.trigger", &new.triggered_by));
     }
