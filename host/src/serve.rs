@@ -28,7 +28,7 @@ mod window;
 pub use answer::{ApiError, ErrorCode, forbid};
 pub use body::{RequestBody, ServeLimits};
 pub use control::{Control, ControlChange, ControlRequest};
-pub use deployer::{DeployError, Deployer};
+pub use deployer::{DeployError, Deployer, LocatedBundle};
 pub use deployment::{Answer, Deployment, DeploymentConfig};
 pub use endpoint::{Endpoint, Route, Routing};
 pub use endpoints::Endpoints;

@@ -21,7 +21,7 @@ use super::state::StateArguments;
 use crate::data::PredictionWriter;
 use crate::domain::Name;
 use crate::plugin::Transformer;
-use crate::registry::{ModelReference, Predictor};
+use crate::registry::{ModelReference, Predictor, read_bundle};
 use crate::serve::{
     Control, Deployer, Deployment, DeploymentConfig, Endpoint, EndpointSpec, Endpoints, Reconciler, Recorder,
     Routing, ServeLimits, ServeState, forbid, router,
@@ -246,19 +246,21 @@ async fn deploy_replaced(
 ) -> anyhow::Result<()> {
     for spec in specs {
         for route in &spec.routes {
-            let resolved = deployer.resolve(&route.model).await?;
+            let located = deployer.locate(&route.model).await?;
             // It starts instances and waits for them, which a thread that serves must not.
-            let predictor = tokio::task::block_in_place(|| {
-                let own = Predictor::load(&deployer.store, &deployer.runtime, &resolved.manifest)?;
-                replace_transformers(own, arguments, &deployer.runtime, output)
+            let (predictor, platform) = tokio::task::block_in_place(|| {
+                let manifest = read_bundle(&deployer.store, located.bundle)?;
+                let own = Predictor::load(&deployer.store, &deployer.runtime, &manifest)?;
+                let replaced = replace_transformers(own, arguments, &deployer.runtime, output)?;
+                Ok::<_, anyhow::Error>((replaced, manifest.model.platform()))
             })?;
             let deployment = Deployment::new(DeploymentConfig {
-                version: resolved.name.zip(resolved.version),
-                bundle: resolved.digest,
-                platform: resolved.manifest.model.platform(),
+                version: located.version,
+                bundle: located.bundle,
+                platform,
                 predictor,
                 is_of_bundle: false,
-                window: deployer.window(&spec.name, resolved.digest)?,
+                window: deployer.window(&spec.name, located.bundle)?,
                 rows_max: REQUEST_ROWS_MAX,
             });
             endpoints.insert(Endpoint::new(spec.name.clone(), Routing::to(Arc::new(deployment))));

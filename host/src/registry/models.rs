@@ -82,6 +82,14 @@ impl ModelReference {
     }
 }
 
+impl ModelReference {
+    /// When the folder that it names was last changed; none where it names none.
+    pub fn folder_changed_at(&self) -> Option<std::time::SystemTime> {
+        let Self::Folder(folder) = self else { return None };
+        std::fs::metadata(folder.join(MANIFEST_FILE)).and_then(|metadata| metadata.modified()).ok()
+    }
+}
+
 impl std::fmt::Display for ModelReference {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

@@ -2,10 +2,10 @@ use std::sync::Arc;
 
 use super::{Deployment, DeploymentConfig, WindowCapture};
 use crate::data::{DataError, WindowWriter};
-use crate::domain::Name;
+use crate::domain::{Digest, Name};
 use crate::plugin::{PluginRuntime, block_on};
 use crate::registry::{
-    ModelReference, Predictor, Registry, RegistryError, ResolvedModel, Sample, SampleError, resolve_unnamed,
+    ModelReference, Predictor, Registry, RegistryError, Sample, SampleError, read_bundle, resolve_unnamed,
 };
 use crate::store::{Store, StoreError};
 
@@ -22,6 +22,15 @@ pub struct Deployer {
     pub window_rows: usize,
     /// Rows that one request may have.
     pub rows_max: usize,
+}
+
+/// A bundle that was found, and as which version of a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocatedBundle {
+    /// The model and the version's number; none where the bundle is none of a model's.
+    pub version: Option<(Name, i64)>,
+    /// Its digest.
+    pub bundle: Digest,
 }
 
 /// A bundle that cannot answer requests.
@@ -45,48 +54,57 @@ pub enum DeployError {
 }
 
 impl Deployer {
-    /// The bundle that `model` means now.
-    pub async fn resolve(&self, model: &ModelReference) -> Result<ResolvedModel, DeployError> {
-        let (store, unnamed) = (self.store.clone(), model.clone());
-        let found = tokio::task::spawn_blocking(move || resolve_unnamed(&store, &unnamed)).await;
-        if let Some(found) = found.map_err(|_| DeployError::Stopped)?? {
-            return Ok(found);
+    /// The bundle that `model` means now; a folder is taken into the store.
+    pub async fn locate(&self, model: &ModelReference) -> Result<LocatedBundle, DeployError> {
+        match model {
+            ModelReference::Name(name, selector) => {
+                let unknown = || RegistryError::Reference { text: model.to_string() };
+                let registry = self.registry.as_ref().ok_or_else(unknown)?;
+                let version = registry.find_version(name, selector).await?;
+                let none = || RegistryError::NoBundle { name: name.clone(), version: version.number };
+                let bundle = version.bundle.ok_or_else(none)?;
+                Ok(LocatedBundle { version: Some((name.clone(), version.number)), bundle })
+            }
+            ModelReference::Bundle(bundle) => Ok(LocatedBundle { version: None, bundle: *bundle }),
+            ModelReference::Folder(_) => {
+                let (store, folder) = (self.store.clone(), model.clone());
+                let taken = tokio::task::spawn_blocking(move || resolve_unnamed(&store, &folder)).await;
+                let taken = taken.map_err(|_| DeployError::Stopped)??;
+                let taken = taken.ok_or_else(|| RegistryError::Reference { text: model.to_string() })?;
+                Ok(LocatedBundle { version: None, bundle: taken.digest })
+            }
         }
-        let unknown = || RegistryError::Reference { text: model.to_string() };
-        Ok(self.registry.as_ref().ok_or_else(unknown)?.resolve(model).await?)
     }
 
     /// Loads a bundle for an endpoint, and has it answer its recorded sample: who does not answer that as it did when it was
     /// made gets no requests.
-    pub async fn deploy(&self, endpoint: &Name, model: ResolvedModel) -> Result<Deployment, DeployError> {
+    pub async fn deploy(&self, endpoint: &Name, located: LocatedBundle) -> Result<Deployment, DeployError> {
         let (deployer, endpoint) = (self.clone(), endpoint.clone());
-        let loaded = tokio::task::spawn_blocking(move || deployer.load(&endpoint, model));
+        let loaded = tokio::task::spawn_blocking(move || deployer.load(&endpoint, located));
         loaded.await.map_err(|_| DeployError::Stopped)?
     }
 
-    fn load(&self, endpoint: &Name, model: ResolvedModel) -> Result<Deployment, DeployError> {
-        let predictor = Predictor::load(&self.store, &self.runtime, &model.manifest)?;
-        if let Some(recorded) = &model.manifest.sample {
+    fn load(&self, endpoint: &Name, located: LocatedBundle) -> Result<Deployment, DeployError> {
+        let LocatedBundle { version, bundle } = located;
+        let manifest = read_bundle(&self.store, bundle)?;
+        let predictor = Predictor::load(&self.store, &self.runtime, &manifest)?;
+        if let Some(recorded) = &manifest.sample {
             let sample = Sample::from_bytes(&self.store.get(recorded.digest)?)?;
             block_on(sample.check(&predictor))?;
         }
         Ok(Deployment::new(DeploymentConfig {
-            version: model.name.zip(model.version),
-            bundle: model.digest,
-            platform: model.manifest.model.platform(),
+            version,
+            bundle,
+            platform: manifest.model.platform(),
             predictor,
             is_of_bundle: true,
-            window: self.window(endpoint, model.digest)?,
+            window: self.window(endpoint, bundle)?,
             rows_max: self.rows_max,
         }))
     }
 
     /// Where the rows of an endpoint are kept that a bundle answers.
-    pub fn window(
-        &self,
-        endpoint: &Name,
-        bundle: crate::domain::Digest,
-    ) -> Result<Option<Arc<WindowCapture>>, DataError> {
+    pub fn window(&self, endpoint: &Name, bundle: Digest) -> Result<Option<Arc<WindowCapture>>, DataError> {
         if self.window_rows == 0 {
             return Ok(None);
         }

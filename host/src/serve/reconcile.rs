@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use super::deployer::{DeployError, Deployer};
+use super::deployer::{DeployError, Deployer, LocatedBundle};
 use super::spec::{EndpointSpec, RouteSpec};
 use super::{Deployment, Endpoint, Endpoints, Route, Routing};
-use crate::domain::{Digest, Name};
-use crate::registry::ResolvedModel;
+use crate::domain::Name;
+use crate::registry::ModelReference;
 
 /// What became of an endpoint.
 #[derive(Debug)]
@@ -35,20 +36,21 @@ pub struct Reconciler {
     refused: HashMap<Name, Vec<Target>>,
     /// The failures that were told last.
     told: HashMap<Name, String>,
+    /// What folders hold, and when they were last changed.
+    folders: HashMap<String, (SystemTime, LocatedBundle)>,
 }
 
 /// A version that should answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Target {
-    version: Option<(Name, i64)>,
-    bundle: Digest,
+    located: LocatedBundle,
     weight: u32,
 }
 
 impl Reconciler {
     /// Changes `endpoints` by what `deployer` loads.
     pub fn new(deployer: Deployer, endpoints: Arc<Endpoints>) -> Self {
-        Self { deployer, endpoints, refused: HashMap::new(), told: HashMap::new() }
+        Self { deployer, endpoints, refused: HashMap::new(), told: HashMap::new(), folders: HashMap::new() }
     }
 
     /// What is changed.
@@ -103,12 +105,8 @@ impl Reconciler {
 
     async fn one(&mut self, spec: &EndpointSpec) -> Result<Option<EndpointOutcome>, DeployError> {
         let mut targets = Vec::with_capacity(spec.routes.len());
-        let mut models = Vec::with_capacity(spec.routes.len());
         for RouteSpec { model, weight } in &spec.routes {
-            let model = self.deployer.resolve(model).await?;
-            let version = model.name.clone().zip(model.version);
-            targets.push(Target { version, bundle: model.digest, weight: *weight });
-            models.push(model);
+            targets.push(Target { located: self.locate(model).await?, weight: *weight });
         }
         let present = self.endpoints.get(spec.name.as_str()).map(|endpoint| endpoint.routing());
         if present.as_ref().is_some_and(|present| is_as_wanted(present, &targets, spec)) {
@@ -118,7 +116,7 @@ impl Reconciler {
         if self.refused.get(&spec.name) == Some(&targets) {
             return Ok(None);
         }
-        match self.routes(&spec.name, &targets, models, present.as_deref()).await {
+        match self.routes(&spec.name, &targets, present.as_deref()).await {
             Ok(routes) => {
                 self.refused.remove(&spec.name);
                 self.put(spec, routes, present.as_deref());
@@ -131,20 +129,32 @@ impl Reconciler {
         }
     }
 
+    /// The bundle that `model` means now. A folder is read again only when it has changed.
+    async fn locate(&mut self, model: &ModelReference) -> Result<LocatedBundle, DeployError> {
+        let Some(changed_at) = model.folder_changed_at() else { return self.deployer.locate(model).await };
+        let folder = model.to_string();
+        if let Some((_, located)) = self.folders.get(&folder).filter(|(taken_at, _)| *taken_at == changed_at)
+        {
+            return Ok(located.clone());
+        }
+        let located = self.deployer.locate(model).await?;
+        self.folders.insert(folder, (changed_at, located.clone()));
+        Ok(located)
+    }
+
     /// The deployments of all targets: those that are loaded, and new ones.
     async fn routes(
         &self,
         endpoint: &Name,
         targets: &[Target],
-        models: Vec<ResolvedModel>,
         present: Option<&Routing>,
     ) -> Result<Vec<Route>, DeployError> {
         let mut routes = Vec::with_capacity(targets.len());
-        for (target, model) in targets.iter().zip(models) {
+        for target in targets {
             let loaded = present.and_then(|present| present.deployments().find(|loaded| target.is(loaded)));
             let deployment = match loaded {
                 Some(loaded) => Arc::clone(loaded),
-                None => Arc::new(self.deployer.deploy(endpoint, model).await?),
+                None => Arc::new(self.deployer.deploy(endpoint, target.located.clone()).await?),
             };
             routes.push(Route { deployment, weight: target.weight });
         }
@@ -165,7 +175,8 @@ impl Reconciler {
 
 impl Target {
     fn is(&self, deployment: &Deployment) -> bool {
-        deployment.bundle() == self.bundle && deployment.version() == self.version.as_ref()
+        let LocatedBundle { version, bundle } = &self.located;
+        deployment.bundle() == *bundle && deployment.version() == version.as_ref()
     }
 }
 
