@@ -27,10 +27,11 @@ pub trait Model: std::fmt::Debug + Send + Sync {
     /// Number of features in a row.
     fn feature_count(&self) -> usize;
 
-    /// Number of scores in a row: one for each class, or a single probability or value.
+    /// Number of scores in a row: one for each class, label or target, or a single probability or value.
     fn score_count(&self) -> usize;
 
-    /// Whether scores are values, and not probabilities of classes.
+    /// Whether scores are values, and not probabilities of classes, or of one class of two. Probabilities of several
+    /// labels, of which each may be true, count as values.
     fn predicts_values(&self) -> bool;
 
     /// Bytes of memory that the loaded model occupies.
@@ -97,7 +98,7 @@ pub enum ModelError {
         /// What the file asks for.
         what: String,
         /// What would be taken.
-        expected: &'static str,
+        expected: String,
     },
     /// The batch is not what the model takes.
     #[error("a model takes one FP32 column `{FEATURES}` with rows of {expected}, found {found}")]

@@ -6,30 +6,64 @@ use super::*;
 #[derive(Debug, Clone)]
 enum Reference {
     Leaf(f32),
-    Split { feature: u32, threshold: f32, default_left: bool, left: Box<Reference>, right: Box<Reference> },
+    /// A value for every margin.
+    Leaves(Vec<f32>),
+    Split {
+        feature: u32,
+        threshold: f32,
+        default_left: bool,
+        left: Box<Reference>,
+        right: Box<Reference>,
+    },
+    Categories {
+        feature: u32,
+        categories: Vec<u32>,
+        default_left: bool,
+        left: Box<Reference>,
+        right: Box<Reference>,
+    },
 }
 
 impl Reference {
-    fn value(&self, row: &[f32]) -> f32 {
+    fn values(&self, row: &[f32]) -> &[f32] {
         match self {
-            Self::Leaf(value) => *value,
+            Self::Leaf(value) => std::slice::from_ref(value),
+            Self::Leaves(values) => values,
             Self::Split { feature, threshold, default_left, left, right } => {
                 let value = row[*feature as usize];
                 let goes_left = if value.is_nan() { *default_left } else { value < *threshold };
-                if goes_left { left.value(row) } else { right.value(row) }
+                if goes_left { left.values(row) } else { right.values(row) }
+            }
+            Self::Categories { feature, categories, default_left, left, right } => {
+                let value = row[*feature as usize];
+                let goes_left = match value {
+                    value if value.is_nan() => *default_left,
+                    // What is no category is in no set.
+                    value if !(0.0..16_777_216.0).contains(&value) => true,
+                    value => !categories.contains(&(value as u32)),
+                };
+                if goes_left { left.values(row) } else { right.values(row) }
             }
         }
     }
 
     /// Appends the nodes in depth-first order, which is not the order in memory.
-    fn flatten(&self, nodes: &mut Vec<Node>) -> usize {
+    fn flatten<'a>(&'a self, nodes: &mut Vec<Node<'a>>) -> usize {
         let index = nodes.len();
         nodes.push(Node::Leaf { value: 0.0 });
         nodes[index] = match self {
             Self::Leaf(value) => Node::Leaf { value: *value },
+            Self::Leaves(values) => Node::Leaves { values },
             Self::Split { feature, threshold, default_left, left, right } => Node::Split {
                 feature: *feature,
                 threshold: *threshold,
+                default_left: *default_left,
+                left: left.flatten(nodes),
+                right: right.flatten(nodes),
+            },
+            Self::Categories { feature, categories, default_left, left, right } => Node::Categories {
+                feature: *feature,
+                categories,
                 default_left: *default_left,
                 left: left.flatten(nodes),
                 right: right.flatten(nodes),
@@ -43,6 +77,12 @@ fn add(builder: &mut ForestBuilder, margin: u32, tree: &Reference) {
     let mut nodes = Vec::new();
     tree.flatten(&mut nodes);
     builder.add_tree(margin, nodes.len(), |index| nodes.get(index).copied()).unwrap();
+}
+
+fn add_to_all(builder: &mut ForestBuilder, tree: &Reference) {
+    let mut nodes = Vec::new();
+    tree.flatten(&mut nodes);
+    builder.add_tree_to_all(nodes.len(), |index| nodes.get(index).copied()).unwrap();
 }
 
 /// Few distinct values, so that features often equal thresholds.
@@ -81,11 +121,48 @@ fn tree(features: u32) -> impl Strategy<Value = Reference> {
     )
 }
 
+/// Splits by numbers and by categories, with leaves as `leaf` makes them.
+fn mixed_tree(features: u32, leaf: BoxedStrategy<Reference>) -> impl Strategy<Value = Reference> {
+    let categories = prop_oneof![
+        4 => prop::collection::vec(0_u32..70, 1..8),
+        1 => prop::collection::vec(0_u32..1 << 24, 1..4),
+        1 => Just(vec![(1 << 24) - 1]),
+    ];
+    leaf.prop_recursive(6, 48, 2, move |child| {
+        let ends = (0..features, any::<bool>(), child.clone(), child);
+        prop_oneof![
+            (number(), ends.clone()).prop_map(|(threshold, (feature, default_left, left, right))| {
+                let (left, right) = (Box::new(left), Box::new(right));
+                Reference::Split { feature, threshold, default_left, left, right }
+            }),
+            (categories.clone(), ends).prop_map(|(categories, (feature, default_left, left, right))| {
+                let (left, right) = (Box::new(left), Box::new(right));
+                Reference::Categories { feature, categories, default_left, left, right }
+            }),
+        ]
+    })
+}
+
+/// Values of features that are categories, or nearly.
+fn category() -> impl Strategy<Value = f32> {
+    prop_oneof![
+        4 => (0_u8..70).prop_map(f32::from),
+        2 => feature(),
+        1 => (0_u8..70).prop_map(|category| f32::from(category) + 0.75),
+        1 => Just(16_777_215.0_f32),
+        1 => Just(16_777_216.0_f32),
+        1 => Just(-0.5_f32),
+    ]
+}
+
 fn expected(intercepts: &[f32], trees: &[Reference], row: &[f32]) -> Vec<u32> {
     let mut margins = intercepts.to_vec();
     let count = margins.len();
     for (index, tree) in trees.iter().enumerate() {
-        margins[index % count] += tree.value(row);
+        match tree.values(row) {
+            &[value] => margins[index % count] += value,
+            values => margins.iter_mut().zip(values).for_each(|(margin, value)| *margin += value),
+        }
     }
     margins.into_iter().map(f32::to_bits).collect()
 }
@@ -106,6 +183,41 @@ proptest! {
         }
         let forest = builder.build();
         prop_assert_eq!(matches!(forest.trees, Trees::Wide(_)), wide);
+        prop_assert_eq!(forest.tree_count(), trees.len());
+        let mut padded = Vec::new();
+        for row in &rows {
+            padded.extend_from_slice(row);
+            padded.resize(padded.len() + features - 3, 0.0);
+        }
+        let margins = forest.margins(&padded);
+        prop_assert_eq!(margins.len(), rows.len() * 3);
+        for (row, margins) in rows.iter().zip(margins.chunks_exact(3)) {
+            let bits: Vec<u32> = margins.iter().map(|margin| margin.to_bits()).collect();
+            prop_assert_eq!(bits, expected(&intercepts, &trees, row));
+        }
+    }
+
+    #[test]
+    fn categories_and_leaves_of_several_values_are_as_in_one_tree_after_the_other(
+        trees in prop::collection::vec(
+            (any::<bool>(), mixed_tree(3, (-100_i8..100).prop_map(|value| Reference::Leaf(f32::from(value) / 7.0)).boxed()),
+             mixed_tree(3, prop::collection::vec(-9.0_f32..9.0, 3).prop_map(Reference::Leaves).boxed())), 0..20),
+        rows in prop::collection::vec(prop::array::uniform3(category()), 0..40),
+        wide in any::<bool>(),
+    ) {
+        let intercepts = [0.5, -1.0, 0.25];
+        // Places of categories are four for each feature.
+        let features = if wide { 20_000 } else { 3 };
+        let mut builder = ForestBuilder::new(features, intercepts.to_vec());
+        let trees: Vec<Reference> =
+            trees.into_iter().map(|(several, one, all)| if several { all } else { one }).collect();
+        for (index, tree) in trees.iter().enumerate() {
+            match tree.values(&[0.0; 3]).len() {
+                1 => add(&mut builder, index as u32 % 3, tree),
+                _ => add_to_all(&mut builder, tree),
+            }
+        }
+        let forest = builder.build();
         prop_assert_eq!(forest.tree_count(), trees.len());
         let mut padded = Vec::new();
         for row in &rows {
@@ -180,6 +292,31 @@ fn refuses_trees_that_are_not_trees() {
     assert_eq!(refusal(0, &[Node::Leaf { value: f32::NAN }]), "node 0 has the value NaN: expected a number");
     let far = Node::Split { feature: 1, threshold: 0.0, default_left: true, left: 1, right: 2 };
     assert_eq!(refusal(0, &[far, leaf, leaf]), "node 0 splits on feature 1: expected less than 1");
+    let categories =
+        |categories| Node::Categories { feature: 0, categories, default_left: true, left: 1, right: 2 };
+    assert_eq!(refusal(0, &[categories(&[]), leaf, leaf]), "node 0 splits by categories, but has none");
+    assert_eq!(
+        refusal(0, &[categories(&[3, 1 << 24]), leaf, leaf]),
+        "node 0 splits by category 16777216: expected less than 16777216"
+    );
+    assert_eq!(refusal(0, &[Node::Leaves { values: &[1.0; 2] }]), "node 0 is a leaf of 2 values: expected 1");
+    let mut builder = ForestBuilder::new(1, vec![0.0; 2]);
+    let refusal = |error: Result<(), TreeError>| error.unwrap_err().to_string();
+    assert_eq!(
+        refusal(builder.add_tree_to_all(1, |_| Some(leaf))),
+        "node 0 is a leaf of 1 values: expected 2"
+    );
+    let large = Node::Leaves { values: &[0.0, 3e38] };
+    assert_eq!(builder.add_tree_to_all(1, |_| Some(large)), Ok(()));
+    assert_eq!(builder.add_tree_to_all(1, |_| Some(large)), Err(TreeError::Overflow { margin: 1 }));
+    assert_eq!(builder.build().margins(&[0.0]), [0.0, 3e38]);
+}
+
+#[test]
+fn a_margin_that_begins_at_infinity_stays_there() {
+    let mut builder = ForestBuilder::new(1, vec![f32::NEG_INFINITY]);
+    add(&mut builder, 0, &Reference::Leaf(3e38));
+    assert_eq!(builder.build().margins(&[0.0]), [f32::NEG_INFINITY]);
 }
 
 #[test]
