@@ -27,3 +27,4 @@ mod tracking;
 mod training;
 mod transform;
 mod user_scripts;
+mod xgboost_models;
