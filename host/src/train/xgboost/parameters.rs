@@ -13,7 +13,8 @@ const ROUNDS_MAX: u32 = 100_000;
 /// Classes that [`crate::model`] takes.
 const CLASSES_MAX: u32 = 1 << 16;
 
-/// What a model learns to predict. These are the objectives that [`crate::model`] loads.
+/// What a model learns to predict, one objective for each [`Task`]. [`crate::model`] loads those of XGBoost that are not
+/// here too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Objective {
     /// `multi:softprob`: a probability for each of several classes; labels are 0, 1, 2, ….
@@ -98,8 +99,8 @@ impl Default for XgboostParameters {
 /// <https://xgboost.readthedocs.io/en/release_3.2.0/parameter.html> those of the tree booster on a CPU, and those of
 /// Python's `xgboost.train` and scikit-learn interface.
 ///
-/// Left out is what would make a model that [`crate::model`] does not load (`booster`, `multi_strategy`, objectives
-/// with their own parameters), what there is nothing for (`max_cat_*`: features are numbers; `device`), and what
+/// Left out is what belongs to other boosters and objectives (`booster`, `rate_drop`, `tweedie_variance_power`, …), what
+/// there is nothing for (`multi_strategy`: there is one label; `max_cat_*`: features are numbers; `device`), and what
 /// would take rounds away from those that are reported (`process_type`, `updater`, `disable_default_eval_metric`).
 const NAMES: &[(&str, &str)] = &[
     ("alpha", "reg_alpha"),
