@@ -33,7 +33,7 @@ pub use load::Plugin;
 pub use manifest::{InstancePolicy, Kind, Manifest, ManifestLimits};
 pub use metrics::{MetricKind, MetricPoint};
 pub use runtime::{PluginRuntime, RuntimeConfig, RuntimeError};
-pub use transformer::{Transformer, TransformerFit};
+pub use transformer::{Transformed, Transformer, TransformerFit};
 
 /// Runs a plugin call to its end on this thread.
 ///

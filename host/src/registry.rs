@@ -48,7 +48,7 @@ pub use model_versions::NewVersion;
 pub use models::{ModelReference, ResolvedModel, VersionSelector, resolve_unnamed};
 pub use named_digests::NamedBundle;
 pub use names::check_new_alias;
-pub use predictor::{Prediction, PredictionError, Predictor, PredictorParts};
+pub use predictor::{Prediction, PredictionError, Predictor, PredictorParts, TransformerCall};
 pub use registration::BundleOrigin;
 pub use sample::{Sample, SampleError};
 pub use search::RegistrySearch;

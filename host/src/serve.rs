@@ -10,31 +10,45 @@
 //! [`Predictor`]: crate::registry::Predictor
 
 mod answer;
+mod batcher;
 mod body;
+mod cache;
 mod control;
 mod deployer;
 mod deployment;
 mod endpoint;
 mod endpoints;
+mod engine;
 pub mod inference;
+mod metrics;
 mod protocol;
+mod queue;
 mod reconcile;
 mod recorder;
 mod replay;
 mod routes;
+mod shadow;
 mod spec;
 mod window;
 
 pub use answer::{ApiError, ErrorCode, forbid};
+pub use batcher::BatchPolicy;
 pub use body::{RequestBody, ServeLimits};
+pub use cache::AnswerCache;
 pub use control::{Control, ControlChange, ControlRequest};
 pub use deployer::{DeployError, Deployer, LocatedBundle};
-pub use deployment::{Answer, Deployment, DeploymentConfig};
+pub use deployment::{Answer, Call, Decoded, Deployment, DeploymentConfig};
 pub use endpoint::{Endpoint, Route, Routing};
 pub use endpoints::Endpoints;
+pub use metrics::{DeploymentMetrics, ServeMetrics, ShadowOutcome, StageTimes};
+pub use queue::{Queue, QueueLimits};
 pub use reconcile::{EndpointChange, EndpointOutcome, Reconciler};
 pub use recorder::{PredictionIds, Recorder};
 pub use replay::{Replay, ReplayError, replay};
 pub use routes::{ServeState, router};
-pub use spec::{ENDPOINT_FILE_MAX_BYTES, EndpointFileError, EndpointSpec, KEPT_DEFAULT, RouteSpec};
+pub use shadow::Shadow;
+pub use spec::{
+    ENDPOINT_FILE_MAX_BYTES, EndpointFileError, EndpointPolicy, EndpointSpec, KEPT_DEFAULT, PolicyFields,
+    RouteSpec, ShadowSpec,
+};
 pub use window::{WindowCapture, WindowError};

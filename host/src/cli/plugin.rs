@@ -136,20 +136,20 @@ pub(super) fn run(command: PluginCommand, output: &Output) -> anyhow::Result<()>
                     .with_context(|| format!("failed to write `{}`", path.display()))?;
             }
             let batch = read_batch(&input)?;
-            let (answer, points) = block_on(async {
+            let answer = block_on(async {
                 let transformer = Transformer::open(&plugin, &config, state).await?;
-                transformer.transform_with_metrics(&batch).await
+                transformer.transform(&batch).await
             })?;
-            for point in points {
+            for point in answer.points {
                 output.note(&format!(
                     "metric {} {:?} {} {:?}",
                     point.name, point.kind, point.value, point.labels
                 ));
             }
             let answer = if output.is_json() {
-                data::encode_tensors(&answer)?
+                data::encode_tensors(&answer.batch)?
             } else {
-                data::encode_rows(&answer, data::RowForm::List)?
+                data::encode_rows(&answer.batch, data::RowForm::List)?
             };
             output.bytes(&answer)?;
             Ok(output.line("")?)

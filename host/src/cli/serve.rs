@@ -24,7 +24,7 @@ use crate::plugin::Transformer;
 use crate::registry::{ModelReference, Predictor, read_bundle};
 use crate::serve::{
     Control, Deployer, Deployment, DeploymentConfig, Endpoint, EndpointSpec, Endpoints, Reconciler, Recorder,
-    Routing, ServeLimits, ServeState, forbid, router,
+    Routing, ServeLimits, ServeMetrics, ServeState, forbid, router,
 };
 use crate::server::{Server, guarded};
 use crate::store::Store;
@@ -144,7 +144,8 @@ async fn serve(
     let captured = Captured { endpoints: Arc::clone(&endpoints), recorder: recorder.clone() };
     let (control, asked) = Control::new();
     let control = arguments.model_control.then_some(control);
-    let mut routes = router(ServeState { endpoints, recorder, control, limits });
+    let metrics = ServeMetrics::new()?;
+    let mut routes = router(ServeState { endpoints, recorder, control, metrics, limits });
     if arguments.constant_endpoint {
         routes = routes.merge(constant_route());
     }
@@ -254,7 +255,7 @@ async fn deploy_replaced(
                 let replaced = replace_transformers(own, arguments, &deployer.runtime, output)?;
                 Ok::<_, anyhow::Error>((replaced, manifest.model.platform()))
             })?;
-            let deployment = Deployment::new(DeploymentConfig {
+            let config = DeploymentConfig {
                 version: located.version,
                 bundle: located.bundle,
                 platform,
@@ -262,7 +263,8 @@ async fn deploy_replaced(
                 is_of_bundle: false,
                 window: deployer.window(&spec.name, located.bundle)?,
                 rows_max: REQUEST_ROWS_MAX,
-            });
+            };
+            let deployment = Deployment::new(spec.name.as_str(), config)?;
             endpoints.insert(Endpoint::new(spec.name.clone(), Routing::to(Arc::new(deployment))));
         }
     }

@@ -20,6 +20,8 @@ pub(super) struct CallState {
     deadline: Option<Instant>,
     log_bytes_left: usize,
     log_lines_dropped: u64,
+    /// Memory that the instance has.
+    pub(super) memory_bytes: u64,
     /// A growth of memory was refused in this call.
     pub(super) memory_refused: bool,
     /// The call ran past its deadline.
@@ -38,6 +40,7 @@ impl CallState {
             deadline: None,
             log_bytes_left: 0,
             log_lines_dropped: 0,
+            memory_bytes: 0,
             memory_refused: false,
             timed_out: false,
             last_error: None,
@@ -89,8 +92,11 @@ impl CallState {
 }
 
 impl ResourceLimiter for CallState {
-    fn memory_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+    fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
         let allowed = desired as u64 <= self.limits.memory_max_bytes;
+        if allowed {
+            self.memory_bytes = self.memory_bytes.saturating_add(desired.saturating_sub(current) as u64);
+        }
         self.memory_refused |= !allowed;
         Ok(allowed)
     }

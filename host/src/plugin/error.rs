@@ -86,6 +86,25 @@ pub enum ErrorClass {
 }
 
 impl Fault {
+    /// What it is in a word, for metrics.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::InvalidInput { .. } => "invalid_input",
+            Self::InvalidConfig(_) => "invalid_config",
+            Self::InvalidState(_) => "invalid_state",
+            Self::NotFitted => "not_fitted",
+            Self::Other(_) => "error",
+            Self::Trap(_) => "trap",
+            Self::TimeLimit { .. } => "time_limit",
+            Self::MemoryLimit { .. } => "memory_limit",
+            Self::StackOverflow => "stack_overflow",
+            Self::OutputLimit { .. } => "output_limit",
+            Self::Contract(_) => "contract",
+            Self::Overloaded => "overloaded",
+            Self::Host(_) => "host",
+        }
+    }
+
     /// Whose fault it is.
     pub fn class(&self) -> ErrorClass {
         match self {

@@ -125,6 +125,11 @@ impl Session {
         std::mem::take(&mut self.store.data_mut().metric_points)
     }
 
+    /// Memory that the instance has.
+    pub(super) fn memory_bytes(&self) -> u64 {
+        self.store.data().memory_bytes
+    }
+
     /// Starts the clock and the budgets of a call. One call of the host's may be several of the guest's.
     pub(super) fn begin_call(&mut self) {
         self.store.data_mut().begin_call();

@@ -25,6 +25,17 @@ pub struct Transformer {
     idle: Mutex<Vec<Box<Session>>>,
 }
 
+/// What a call of a transformer gave.
+#[derive(Debug)]
+pub struct Transformed {
+    /// The answer.
+    pub batch: Batch,
+    /// What the plugin reported.
+    pub points: Vec<MetricPoint>,
+    /// Memory of the instance that was called.
+    pub memory_bytes: u64,
+}
+
 /// A transformer that is learning.
 pub struct TransformerFit {
     plugin: Plugin,
@@ -59,20 +70,12 @@ impl Transformer {
     }
 
     /// Maps a batch to a batch with as many rows.
-    pub async fn transform(&self, batch: &Batch) -> Result<Batch, PluginError> {
-        self.transform_with_metrics(batch).await.map(|(answer, _)| answer)
-    }
-
-    /// Like [`Self::transform`]; also gives the metric points that the plugin reported.
-    pub async fn transform_with_metrics(
-        &self,
-        batch: &Batch,
-    ) -> Result<(Batch, Vec<MetricPoint>), PluginError> {
+    pub async fn transform(&self, batch: &Batch) -> Result<Transformed, PluginError> {
         let answer = self.call(batch).await;
         answer.map_err(|fault| self.plugin.error(fault))
     }
 
-    async fn call(&self, batch: &Batch) -> Result<(Batch, Vec<MetricPoint>), Fault> {
+    async fn call(&self, batch: &Batch) -> Result<Transformed, Fault> {
         let mut session = match self.take_idle() {
             Some(session) => session,
             None => Box::new(Session::open(&self.plugin, &self.config, self.state.as_deref()).await?),
@@ -82,9 +85,9 @@ impl Transformer {
             Some(rows) => transform_in_pieces(&mut session, batch, rows).await,
             None => session.transform(batch, None).await,
         };
-        let points = session.take_metric_points();
+        let (points, memory_bytes) = (session.take_metric_points(), session.memory_bytes());
         self.keep(session);
-        Ok((answer?, points))
+        Ok(Transformed { batch: answer?, points, memory_bytes })
     }
 
     /// Rows of a piece, where the batch should be split.

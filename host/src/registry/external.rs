@@ -183,7 +183,7 @@ fn no_rows(specs: &[ColumnSpec]) -> Result<Batch, ExternalError> {
 
 fn transform(transformers: &[Transformer], mut batch: Batch) -> Result<Batch, ExternalError> {
     for transformer in transformers {
-        batch = block_on(transformer.transform(&batch))?;
+        batch = block_on(transformer.transform(&batch))?.batch;
     }
     Ok(batch)
 }

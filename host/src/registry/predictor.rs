@@ -1,9 +1,10 @@
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::{BundleManifest, FeatureError, RegistryError, TransformerEntry, assemble};
 use crate::domain::{Batch, BatchError, ColumnSpec, SchemaError, Signature};
 use crate::model::{self, Model, ModelError};
-use crate::plugin::{Plugin, PluginError, PluginRuntime, Transformer, block_on};
+use crate::plugin::{MetricPoint, Plugin, PluginError, PluginRuntime, Transformed, Transformer, block_on};
 use crate::store::Store;
 
 /// A bundle loaded to compute: preprocess, model, postprocess.
@@ -31,6 +32,21 @@ pub struct Prediction {
     pub scores: Batch,
     /// The answer.
     pub outputs: Batch,
+    /// What calling the transformers took: those before the model, then those after it.
+    pub calls: Vec<TransformerCall>,
+    /// Time in the model.
+    pub model_time: Duration,
+}
+
+/// What calling a transformer took.
+#[derive(Debug)]
+pub struct TransformerCall {
+    /// Time in it.
+    pub took: Duration,
+    /// Memory of the instance that was called.
+    pub memory_bytes: u64,
+    /// What the plugin reported.
+    pub points: Vec<MetricPoint>,
 }
 
 /// A batch that could not be predicted.
@@ -102,6 +118,12 @@ impl Predictor {
         (&self.parts.preprocess, &self.parts.postprocess)
     }
 
+    /// Whether a row's answer is the same whatever rows are beside it.
+    pub fn rows_independent(&self) -> bool {
+        let (before, after) = self.transformers();
+        before.iter().chain(after).all(|transformer| transformer.plugin().manifest().rows_independent)
+    }
+
     /// Gives the parts away, so that some can be replaced.
     pub fn into_parts(self) -> (PredictorParts, Signature) {
         (self.parts, self.signature)
@@ -110,21 +132,33 @@ impl Predictor {
     /// Predicts a batch whose columns are checked against the signature.
     pub async fn predict(&self, inputs: &Batch) -> Result<Prediction, PredictionError> {
         ColumnSpec::check(&self.signature.inputs, inputs)?;
-        let transformed = apply(&self.parts.preprocess, inputs).await?;
+        let PredictorParts { preprocess, model, postprocess } = &self.parts;
+        let mut calls = Vec::with_capacity(preprocess.len() + postprocess.len());
+        let transformed = apply(preprocess, inputs, &mut calls).await?;
         let assembled = assemble(transformed.as_ref().unwrap_or(inputs), &self.signature.features)?;
         let features = assembled.or(transformed).unwrap_or_else(|| inputs.clone());
-        let scores = self.parts.model.predict(&features)?;
-        let outputs = apply(&self.parts.postprocess, &scores).await?;
+        let started = Instant::now();
+        let scores = model.predict(&features)?;
+        let model_time = started.elapsed();
+        let outputs = apply(postprocess, &scores, &mut calls).await?;
         let outputs = outputs.unwrap_or_else(|| scores.clone());
-        Ok(Prediction { features, scores, outputs })
+        Ok(Prediction { features, scores, outputs, calls, model_time })
     }
 }
 
 /// Sends a batch through transformers; none where there are none.
-async fn apply(transformers: &[Transformer], batch: &Batch) -> Result<Option<Batch>, PluginError> {
+async fn apply(
+    transformers: &[Transformer],
+    batch: &Batch,
+    calls: &mut Vec<TransformerCall>,
+) -> Result<Option<Batch>, PluginError> {
     let mut current = None;
     for transformer in transformers {
-        current = Some(transformer.transform(current.as_ref().unwrap_or(batch)).await?);
+        let started = Instant::now();
+        let Transformed { batch, points, memory_bytes } =
+            transformer.transform(current.as_ref().unwrap_or(batch)).await?;
+        calls.push(TransformerCall { took: started.elapsed(), memory_bytes, points });
+        current = Some(batch);
     }
     Ok(current)
 }

@@ -8,8 +8,7 @@ use crate::plugin::{ErrorClass, Fault, PluginError};
 use crate::registry::PredictionError;
 
 /// What kind of error a response tells of; stable, for programs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorCode {
     /// The body is not JSON, or not what the signature says.
     InvalidInput,
@@ -33,8 +32,40 @@ pub enum ErrorCode {
     PluginFault,
     /// Too much at once; try again.
     Overloaded,
+    /// Too many requests of the endpoint wait already; try again later.
+    QueueFull,
+    /// It was not computed in time.
+    DeadlineExceeded,
     /// Our fault.
     Internal,
+}
+
+impl ErrorCode {
+    /// The code as documents and metrics have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidInput => "invalid_input",
+            Self::BodyTooLarge => "body_too_large",
+            Self::AnswerTooLarge => "answer_too_large",
+            Self::BodyTimeout => "body_timeout",
+            Self::Forbidden => "forbidden",
+            Self::NotFound => "not_found",
+            Self::NotReady => "not_ready",
+            Self::Unsupported => "unsupported",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::PluginFault => "plugin_fault",
+            Self::Overloaded => "overloaded",
+            Self::QueueFull => "queue_full",
+            Self::DeadlineExceeded => "deadline_exceeded",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+impl Serialize for ErrorCode {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
 }
 
 /// An error as every route answers it: `{"error": {"code", "message", "row", "column"}}`.
@@ -186,7 +217,7 @@ pub fn forbid(why: &impl std::fmt::Display) -> Response<Body> {
 /// A response with a JSON body.
 fn error_response(status: StatusCode, body: impl Into<Body>) -> Response<Body> {
     let mut response = json_response(status, body);
-    if status == StatusCode::SERVICE_UNAVAILABLE {
+    if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
     response

@@ -48,6 +48,9 @@ pub enum DeployError {
     /// Its window cannot be opened.
     #[error("{0}")]
     Window(#[from] DataError),
+    /// Its metrics cannot be named so.
+    #[error("{0}")]
+    Metrics(#[from] prometheus::Error),
     /// The program is closing.
     #[error("the work was given up")]
     Stopped,
@@ -92,7 +95,7 @@ impl Deployer {
             let sample = Sample::from_bytes(&self.store.get(recorded.digest)?)?;
             block_on(sample.check(&predictor))?;
         }
-        Ok(Deployment::new(DeploymentConfig {
+        let config = DeploymentConfig {
             version,
             bundle,
             platform: manifest.model.platform(),
@@ -100,7 +103,8 @@ impl Deployer {
             is_of_bundle: true,
             window: self.window(endpoint, bundle)?,
             rows_max: self.rows_max,
-        }))
+        };
+        Ok(Deployment::new(endpoint.as_str(), config)?)
     }
 
     /// Where the rows of an endpoint are kept that a bundle answers.

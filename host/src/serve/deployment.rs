@@ -1,25 +1,22 @@
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 
+use super::batcher::Batcher;
+use super::cache::{AnswerCache, CachedAnswer, Key};
+use super::engine::{Computed, Engine, INLINE_ROWS_MAX, INLINE_SCORES_MAX, internal, on_blocking_pool};
 use super::inference::{Durations, ModelStatistics};
+use super::metrics::DeploymentMetrics;
 use super::window::WindowCapture;
-use super::{ApiError, ErrorCode, RequestBody};
+use super::{ApiError, BatchPolicy, ErrorCode, Queue, RequestBody, StageTimes};
 use crate::data::{self, PredictionRecord};
 use crate::domain::{Batch, ColumnSpec, Digest, Name};
-use crate::plugin::block_on;
 use crate::registry::Predictor;
 use crate::track::now_ms;
 
-/// Rows up to which a request is computed on the thread that read it. At some 20 µs a row this is about a millisecond.
-const INLINE_ROWS_MAX: usize = 64;
-
 /// Bytes of a body up to which it is decoded on the thread that read it. Decoding takes about a nanosecond a byte.
 const INLINE_BODY_MAX_BYTES: usize = 100 * 1024;
-
-/// Scores up to which an answer is encoded on that thread.
-const INLINE_SCORES_MAX: usize = 16 * 1024;
 
 /// Scores that one answer may hold: 16 MiB of them, which are some 50 MB as JSON. A model of thousands of classes makes
 /// this of few rows, so the limits on body and rows do not bound it.
@@ -51,21 +48,81 @@ pub struct DeploymentConfig {
 
 /// A bundle that is loaded and answers: transformers and model together, which are swapped only together.
 pub struct Deployment {
-    config: Arc<DeploymentConfig>,
+    version: Option<(Name, i64)>,
+    bundle: Digest,
+    platform: String,
+    is_of_bundle: bool,
+    rows_max: usize,
     headers: Vec<(HeaderName, HeaderValue)>,
     statistics: ModelStatistics,
+    engine: Arc<Engine>,
+    batcher: RwLock<Option<Arc<Batcher>>>,
+}
+
+/// What a request brings along beside its body.
+#[derive(Clone)]
+pub struct Call {
+    /// Where it waits for its turn.
+    pub queue: Arc<Queue>,
+    /// Answers that were given before; none where they are not kept.
+    pub cache: Option<Arc<AnswerCache>>,
+    /// Until when it may wait.
+    pub deadline: Option<tokio::time::Instant>,
+}
+
+/// What was decoded of a request's body.
+#[derive(Debug)]
+pub struct Decoded<N> {
+    /// The rows.
+    pub inputs: Batch,
+    /// What the answer is written by.
+    pub note: N,
+    /// How long the client waits from now on; none where it does not say.
+    pub timeout: Option<Duration>,
+}
+
+/// An answer, and what it was made of.
+#[derive(Debug)]
+pub struct Answer<T> {
+    /// What is sent.
+    pub body: T,
+    /// What was asked.
+    pub inputs: Batch,
+    /// What was answered.
+    pub outputs: Batch,
+    /// How long its parts took.
+    pub times: StageTimes,
+    /// Whether it was given before, and kept; none where answers are not.
+    pub is_cached: Option<bool>,
+    /// Rows that were computed together.
+    batch_rows: usize,
+    /// Whether it stands for those computed together.
+    is_first: bool,
 }
 
 impl Deployment {
-    /// Makes a deployment.
-    pub fn new(config: DeploymentConfig) -> Self {
-        let version =
-            config.version.as_ref().map(|(model, number)| (VERSION_HEADER, format!("{model}@{number}")));
-        let named = [Some((BUNDLE_HEADER, config.bundle.to_string())), version];
+    /// Makes a deployment that counts as one of `endpoint`.
+    pub fn new(endpoint: &str, config: DeploymentConfig) -> Result<Self, prometheus::Error> {
+        let DeploymentConfig { version, bundle, platform, predictor, is_of_bundle, window, rows_max } =
+            config;
+        let named = version.as_ref().map(|(model, number)| format!("{model}@{number}"));
+        let label = named.clone().unwrap_or_else(|| bundle.short());
+        let metrics = DeploymentMetrics::new(endpoint, &label, &predictor)?;
         let headers =
-            named.into_iter().flatten().filter_map(|(name, value)| Some((name, value.parse().ok()?)));
-        let statistics = ModelStatistics::default();
-        Self { headers: headers.collect(), statistics, config: Arc::new(config) }
+            [Some((BUNDLE_HEADER, bundle.to_string())), named.map(|version| (VERSION_HEADER, version))];
+        let headers =
+            headers.into_iter().flatten().filter_map(|(name, value)| Some((name, value.parse().ok()?)));
+        Ok(Self {
+            headers: headers.collect(),
+            statistics: ModelStatistics::default(),
+            engine: Arc::new(Engine::new(predictor, window, metrics)),
+            batcher: RwLock::default(),
+            version,
+            bundle,
+            platform,
+            is_of_bundle,
+            rows_max,
+        })
     }
 
     /// What an answer says of who gave it.
@@ -75,27 +132,33 @@ impl Deployment {
 
     /// The model and the version's number; none where the bundle is none of a model's.
     pub fn version(&self) -> Option<&(Name, i64)> {
-        self.config.version.as_ref()
+        self.version.as_ref()
+    }
+
+    /// The version as `name@number`, or what names the bundle where it is none of a model's.
+    pub fn version_label(&self) -> String {
+        let named = self.version.as_ref().map(|(model, number)| format!("{model}@{number}"));
+        named.unwrap_or_else(|| self.bundle.short())
     }
 
     /// Digest of the bundle.
     pub fn bundle(&self) -> Digest {
-        self.config.bundle
+        self.bundle
     }
 
     /// The library that made the model and the format of its file.
     pub fn platform(&self) -> &str {
-        &self.config.platform
+        &self.platform
     }
 
     /// The window it fills.
     pub fn window(&self) -> Option<&Arc<WindowCapture>> {
-        self.config.window.as_ref()
+        self.engine.window.as_ref()
     }
 
     /// What computes.
     pub fn predictor(&self) -> &Predictor {
-        &self.config.predictor
+        &self.engine.predictor
     }
 
     /// What it has done since it was loaded.
@@ -103,28 +166,59 @@ impl Deployment {
         &self.statistics
     }
 
+    /// Its series of metrics.
+    pub fn metrics(&self) -> &DeploymentMetrics {
+        &self.engine.metrics
+    }
+
     /// Rows that one request may have.
     pub fn rows_max(&self) -> usize {
-        self.config.rows_max
+        self.rows_max
+    }
+
+    /// Computes requests together from the next one on, with the turns of `queue`; or each alone. They are never together
+    /// where a transformer says that rows depend on each other.
+    pub(super) fn batch_by(&self, policy: Option<BatchPolicy>, queue: &Arc<Queue>) {
+        let policy = policy.filter(|_| self.engine.predictor.rows_independent());
+        let mut batcher = self.batcher.write().unwrap_or_else(PoisonError::into_inner);
+        let is_so = match (policy, batcher.as_ref()) {
+            (Some(policy), Some(batcher)) => batcher.is_of(policy, queue),
+            (None, None) => true,
+            _ => false,
+        };
+        if !is_so {
+            let batcher_of = |policy| Batcher::new(policy, Arc::clone(queue), Arc::clone(&self.engine));
+            *batcher = policy.map(|policy| Arc::new(batcher_of(policy)));
+        }
+    }
+
+    /// Whether requests are computed together as `policy` says, as far as the transformers allow it.
+    pub(super) fn is_batching_by(&self, policy: Option<BatchPolicy>) -> bool {
+        let policy = policy.filter(|_| self.engine.predictor.rows_independent());
+        let batcher = self.batcher.read().unwrap_or_else(PoisonError::into_inner);
+        batcher.as_ref().map(|batcher| batcher.policy()) == policy
     }
 
     /// Answers a body of JSON: an object gets an object, a list gets a list.
-    pub async fn answer(&self, body: RequestBody) -> Result<Answer<Vec<u8>>, ApiError> {
-        let decode =
-            |body: &[u8], specs: &[ColumnSpec], rows_max| Ok(data::decode_rows(body, specs, rows_max)?);
+    pub async fn answer(&self, body: RequestBody, call: Call) -> Result<Answer<Vec<u8>>, ApiError> {
+        let decode = |body: &[u8], specs: &[ColumnSpec], rows_max| {
+            let (inputs, note) = data::decode_rows(body, specs, rows_max)?;
+            Ok(Decoded { inputs, note, timeout: None })
+        };
         let encode =
             |outputs: &Batch, form| data::encode_rows(outputs, form).map_err(|error| internal(&error));
-        self.answer_as(body, decode, encode).await
+        self.answer_as(body, call, decode, encode).await
     }
 
     /// Answers a body that `decode` makes a batch of, by the columns of the signature and the most rows that there may be;
     /// `encode` writes the outputs, with what `decode` has noted beside the batch.
     ///
-    /// Small requests go all of their way on the thread that calls, others on the blocking pool.
+    /// Small requests go all of their way on the thread that calls; what takes longer goes to the blocking pool.
     pub async fn answer_as<N, T>(
         &self,
         body: RequestBody,
-        decode: impl FnOnce(&[u8], &[ColumnSpec], usize) -> Result<(Batch, N), ApiError> + Send + 'static,
+        call: Call,
+        decode: impl FnOnce(&[u8], &[ColumnSpec], usize) -> Result<Decoded<N>, ApiError> + Send + 'static,
         encode: impl FnOnce(&Batch, N) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<Answer<T>, ApiError>
     where
@@ -132,36 +226,146 @@ impl Deployment {
         T: Send + 'static,
     {
         let started = Instant::now();
-        let config = Arc::clone(&self.config);
-        let answer = async {
-            if body.bytes().len() > INLINE_BODY_MAX_BYTES {
-                return on_blocking_pool(move || {
-                    let (inputs, note) = decoded(&config, body.bytes(), decode)?;
-                    block_on(compute(&config, inputs, |outputs| encode(outputs, note)))
-                })
-                .await;
-            }
-            let (inputs, note) = decoded(&config, body.bytes(), decode)?;
-            let scores = inputs.rows().saturating_mul(config.predictor.score_count());
-            if inputs.rows() <= INLINE_ROWS_MAX && scores <= INLINE_SCORES_MAX {
-                return compute(&config, inputs, |outputs| encode(outputs, note)).await;
-            }
-            on_blocking_pool(move || block_on(compute(&config, inputs, |outputs| encode(outputs, note))))
-                .await
-        };
-        let answer = answer.await;
-        let total = started.elapsed();
+        let answer = self.answer_uncounted(started, body, call, decode, encode).await;
         match &answer {
-            Ok(answer) => {
-                let (infer, output) = (answer.infer, answer.output);
-                let input = total.saturating_sub(infer + output);
-                let durations = Durations { total, queue: Duration::ZERO, input, infer, output };
-                let now = u64::try_from(now_ms()).unwrap_or_default();
-                self.statistics.count_answer(answer.inputs.rows(), &durations, now);
+            Ok(answer) => self.count(answer, started.elapsed()),
+            Err(error) => {
+                self.statistics.count_failure(started.elapsed());
+                self.metrics().count_error(error);
             }
-            Err(_) => self.statistics.count_failure(total),
         }
         answer
+    }
+
+    async fn answer_uncounted<N, T>(
+        &self,
+        started: Instant,
+        body: RequestBody,
+        call: Call,
+        decode: impl FnOnce(&[u8], &[ColumnSpec], usize) -> Result<Decoded<N>, ApiError> + Send + 'static,
+        encode: impl FnOnce(&Batch, N) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<Answer<T>, ApiError>
+    where
+        N: Send + 'static,
+        T: Send + 'static,
+    {
+        // The body stays, so that its bytes are counted as long as there are rows of it.
+        let (Decoded { inputs, note, timeout }, _body) = if body.bytes().len() > INLINE_BODY_MAX_BYTES {
+            let (engine, rows_max) = (Arc::clone(&self.engine), self.rows_max);
+            on_blocking_pool(move || {
+                let decoded = decode(body.bytes(), &engine.predictor.signature().inputs, rows_max);
+                decoded.map(|decoded| (decoded, body))
+            })
+            .await??
+        } else {
+            let specs = &self.engine.predictor.signature().inputs;
+            (decode(body.bytes(), specs, self.rows_max)?, body)
+        };
+        self.check_scores(inputs.rows())?;
+        let decode_time = started.elapsed();
+        let of_client = timeout.map(|timeout| tokio::time::Instant::now() + timeout);
+        let deadline = [call.deadline, of_client].into_iter().flatten().min();
+        let (computed, is_cached) = self.compute_or_find(inputs, &Call { deadline, ..call }).await?;
+        let encode_started = Instant::now();
+        let Computed { inputs, outputs, times, batch_rows, is_first, .. } = computed;
+        let scores = outputs.rows().saturating_mul(self.engine.predictor.score_count());
+        let (outputs, body) = if outputs.rows() <= INLINE_ROWS_MAX && scores <= INLINE_SCORES_MAX {
+            let body = encode(&outputs, note)?;
+            (outputs, body)
+        } else {
+            on_blocking_pool(move || encode(&outputs, note).map(|body| (outputs, body))).await??
+        };
+        let times = StageTimes { decode: decode_time, encode: encode_started.elapsed(), ..times };
+        Ok(Answer { body, inputs, outputs, times, is_cached, batch_rows, is_first })
+    }
+
+    /// The answer that was given to the same rows before, or a new one.
+    async fn compute_or_find(
+        &self,
+        inputs: Batch,
+        call: &Call,
+    ) -> Result<(Computed, Option<bool>), ApiError> {
+        let Some(cache) = &call.cache else { return Ok((self.compute_in_turn(inputs, call).await?, None)) };
+        let key = Key::of(self.bundle, &inputs);
+        let found = cache.get(key);
+        self.metrics().count_lookup(found.is_some());
+        if let Some(found) = found {
+            let CachedAnswer { features, scores, outputs } = found.as_ref();
+            self.engine.offer(Some((features.clone(), scores.clone())));
+            let (batch_rows, times) = (inputs.rows(), StageTimes::default());
+            let outputs = outputs.clone();
+            let computed = Computed { inputs, outputs, seen: None, times, batch_rows, is_first: true };
+            return Ok((computed, Some(true)));
+        }
+        let mut computed = self.compute_in_turn(inputs, call).await?;
+        if let Some((features, scores)) = computed.seen.take() {
+            let outputs = computed.outputs.clone();
+            cache.insert(key, CachedAnswer { features, scores, outputs });
+        }
+        Ok((computed, Some(false)))
+    }
+
+    /// Computes when it is its turn, alone or with others. What the model saw is left where answers are kept.
+    async fn compute_in_turn(&self, inputs: Batch, call: &Call) -> Result<Computed, ApiError> {
+        let keeps = call.cache.is_some();
+        let batcher = self.batcher.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(batcher) = batcher {
+            return batcher.compute(inputs, call.deadline, keeps).await;
+        }
+        let waiting = Instant::now();
+        let turn = call.queue.enter(call.deadline).await?;
+        let queue = waiting.elapsed();
+        let mut computed = self.engine.compute(inputs).await?;
+        drop(turn);
+        computed.times.queue = queue;
+        let seen = if keeps { computed.seen.clone() } else { computed.seen.take() };
+        self.engine.offer(seen);
+        Ok(computed)
+    }
+
+    /// Computes for its own sake: nothing of it is recorded, and no turn is taken.
+    pub(super) async fn compute(&self, inputs: Batch) -> Result<Batch, ApiError> {
+        Ok(self.engine.compute(inputs).await?.outputs)
+    }
+
+    /// Refuses rows whose answer would be too large.
+    fn check_scores(&self, rows: usize) -> Result<(), ApiError> {
+        let scores = self.engine.predictor.score_count();
+        let rows_max = ANSWER_SCORES_MAX / scores.max(1);
+        if rows <= rows_max {
+            return Ok(());
+        }
+        let message = format!(
+            "the answer would be too large: expected at most {rows_max} rows, as the model has {scores} scores for \
+             each, found {rows}"
+        );
+        Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::AnswerTooLarge, message))
+    }
+
+    fn count<T>(&self, answer: &Answer<T>, total: Duration) {
+        let rows = answer.inputs.rows();
+        let times = &answer.times;
+        let durations = Durations {
+            total,
+            queue: times.queue,
+            input: times.decode,
+            infer: times.infer(),
+            output: times.encode,
+        };
+        let now = u64::try_from(now_ms()).unwrap_or_default();
+        self.statistics.count_answer(rows, &durations, now);
+        match answer.is_cached {
+            Some(true) => self.statistics.count_cached(total),
+            is_cached => {
+                if answer.is_first {
+                    self.statistics.count_execution(answer.batch_rows, &durations);
+                }
+                if is_cached.is_some() {
+                    self.statistics.count_uncached(total);
+                }
+            }
+        }
+        self.metrics().count_answer(rows, total, times);
     }
 
     /// The record of an answer that it gave at `endpoint`.
@@ -178,72 +382,11 @@ impl Deployment {
             endpoint: endpoint.clone(),
             version: self.version().map(|(model, number)| format!("{model}@{number}")),
             bundle: self.bundle(),
-            is_of_bundle: self.config.is_of_bundle,
+            is_of_bundle: self.is_of_bundle,
             inputs: answer.inputs,
             outputs: answer.outputs,
         }
     }
-}
-
-/// An answer, and what it was made of.
-#[derive(Debug)]
-pub struct Answer<T> {
-    /// What is sent.
-    pub body: T,
-    /// What was asked.
-    pub inputs: Batch,
-    /// What was answered.
-    pub outputs: Batch,
-    /// Time in transformers and model.
-    infer: Duration,
-    /// Time in which the outputs were written.
-    output: Duration,
-}
-
-/// Rows of a body that may be computed: neither they nor their scores are too many.
-fn decoded<N>(
-    config: &DeploymentConfig,
-    body: &[u8],
-    decode: impl FnOnce(&[u8], &[ColumnSpec], usize) -> Result<(Batch, N), ApiError>,
-) -> Result<(Batch, N), ApiError> {
-    let (inputs, note) = decode(body, &config.predictor.signature().inputs, config.rows_max)?;
-    let scores = config.predictor.score_count();
-    let rows_max = ANSWER_SCORES_MAX / scores.max(1);
-    if inputs.rows() > rows_max {
-        let message = format!(
-            "the answer would be too large: expected at most {rows_max} rows, as the model has {scores} scores for \
-             each, found {}",
-            inputs.rows()
-        );
-        return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::AnswerTooLarge, message));
-    }
-    Ok((inputs, note))
-}
-
-async fn compute<T>(
-    config: &DeploymentConfig,
-    inputs: Batch,
-    encode: impl FnOnce(&Batch) -> Result<T, ApiError>,
-) -> Result<Answer<T>, ApiError> {
-    let started = Instant::now();
-    let prediction = config.predictor.predict(&inputs).await?;
-    let infer = started.elapsed();
-    if let Some(window) = &config.window {
-        window.offer(prediction.features, prediction.scores);
-    }
-    let (outputs, started) = (prediction.outputs, Instant::now());
-    let body = encode(&outputs)?;
-    Ok(Answer { body, inputs, outputs, infer, output: started.elapsed() })
-}
-
-async fn on_blocking_pool<T: Send + 'static>(
-    answer: impl FnOnce() -> Result<Answer<T>, ApiError> + Send + 'static,
-) -> Result<Answer<T>, ApiError> {
-    tokio::task::spawn_blocking(answer).await.map_err(|error| internal(&error))?
-}
-
-fn internal(error: &dyn std::fmt::Display) -> ApiError {
-    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Internal, error.to_string())
 }
 
 #[cfg(test)]
@@ -294,8 +437,15 @@ pub(super) mod tests {
     impl Deployment {
         /// The same as a version of a model.
         pub(crate) fn named(self, model: &str, number: i64) -> Self {
-            let config = Arc::into_inner(self.config).unwrap();
-            Self::new(DeploymentConfig { version: Some((model.parse().unwrap(), number)), ..config })
+            Self { version: Some((model.parse().unwrap(), number)), ..self }
+        }
+    }
+
+    pub(crate) fn call() -> Call {
+        Call {
+            queue: Arc::new(Queue::new(crate::serve::QueueLimits::default())),
+            cache: None,
+            deadline: None,
         }
     }
 
@@ -310,7 +460,7 @@ pub(super) mod tests {
         let signature =
             Signature { inputs: vec![input.clone()], features: vec![input], outputs: vec![model.scores()] };
         let parts = PredictorParts { preprocess: Vec::new(), model: model.clone(), postprocess: Vec::new() };
-        let deployment = Deployment::new(DeploymentConfig {
+        let config = DeploymentConfig {
             version: None,
             bundle: Digest::of(b""),
             platform: "test".to_owned(),
@@ -318,8 +468,8 @@ pub(super) mod tests {
             predictor: Predictor::new(parts, signature),
             window: None,
             rows_max: 100_000,
-        });
-        (model, deployment)
+        };
+        (model, Deployment::new("e", config).unwrap())
     }
 
     fn rows(count: usize, features: usize) -> RequestBody {
@@ -330,21 +480,21 @@ pub(super) mod tests {
     #[tokio::test]
     async fn refuses_rows_whose_answer_would_be_too_large_before_computing_it() {
         let (model, deployment) = deployment(1, 65_536);
-        let refused = deployment.answer(rows(65, 1)).await.unwrap_err();
+        let refused = deployment.answer(rows(65, 1), call()).await.unwrap_err();
         assert_eq!(refused.code(), ErrorCode::AnswerTooLarge);
         assert_eq!(
             refused.message(),
             "the answer would be too large: expected at most 64 rows, as the model has 65536 scores for each, found 65"
         );
         assert!(model.asked_by.lock().unwrap().is_empty());
-        assert!(deployment.answer(rows(64, 1)).await.is_ok());
+        assert!(deployment.answer(rows(64, 1), call()).await.is_ok());
     }
 
     #[tokio::test]
     async fn only_small_requests_are_answered_on_the_thread_that_read_them() {
         let asked_here = async |count: usize, features: usize, scores: usize| {
             let (model, deployment) = deployment(features, scores);
-            deployment.answer(rows(count, features)).await.unwrap();
+            deployment.answer(rows(count, features), call()).await.unwrap();
             let asked_by = model.asked_by.lock().unwrap();
             asked_by.as_slice() == [std::thread::current().id()]
         };

@@ -3,7 +3,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::http::{HeaderMap, HeaderName};
 
-use super::Deployment;
+use super::{AnswerCache, Deployment, Queue, QueueLimits, Shadow};
 use crate::domain::{Name, mix};
 
 /// A served name: the last part of `/serve/{endpoint}`, and who answers what is asked of it.
@@ -23,8 +23,14 @@ pub struct Routing {
     routes: Vec<Route>,
     /// Loaded, but asked only by version: what was replaced, the newest first.
     kept: Vec<Arc<Deployment>>,
+    /// Given requests too, for comparison.
+    shadows: Vec<Shadow>,
     /// Header by which requests stay with one of several deployments.
     sticky: Option<HeaderName>,
+    /// Where requests wait for their turn.
+    queue: Arc<Queue>,
+    /// Answers that were given before.
+    cache: Option<Arc<AnswerCache>>,
 }
 
 /// A deployment and its part of the requests.
@@ -57,9 +63,8 @@ impl Endpoint {
         *self.routing.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(routing);
     }
 
-    /// Who answers a request with these headers; none where nobody does.
-    pub fn choose(&self, headers: &HeaderMap) -> Option<Arc<Deployment>> {
-        let routing = self.routing.read().unwrap_or_else(PoisonError::into_inner);
+    /// Who of a routing of this endpoint answers a request with these headers; none where nobody does.
+    pub fn choose(&self, routing: &Routing, headers: &HeaderMap) -> Option<Arc<Deployment>> {
         let draw = || match routing.sticky.as_ref().and_then(|name| headers.get(name)) {
             Some(key) => hash(key.as_bytes()),
             None => mix(self.requests.fetch_add(1, Ordering::Relaxed)),
@@ -77,7 +82,23 @@ impl Routing {
     /// Requests by weight. Those with the same value of the header `sticky` get the same deployment, as long as neither
     /// weights nor deployments change.
     pub fn split(routes: Vec<Route>, sticky: Option<HeaderName>) -> Self {
-        Self { routes, kept: Vec::new(), sticky }
+        let queue = Arc::new(Queue::new(QueueLimits::default()));
+        Self { routes, kept: Vec::new(), shadows: Vec::new(), sticky, queue, cache: None }
+    }
+
+    /// Lets requests wait in `queue`, which a routing before this one may have had.
+    pub fn waiting_in(self, queue: Arc<Queue>) -> Self {
+        Self { queue, ..self }
+    }
+
+    /// Keeps answers in `cache`.
+    pub fn caching_in(self, cache: Option<Arc<AnswerCache>>) -> Self {
+        Self { cache, ..self }
+    }
+
+    /// Gives requests to `shadows` too.
+    pub fn shadowed_by(self, shadows: Vec<Shadow>) -> Self {
+        Self { shadows, ..self }
     }
 
     /// Keeps deployments loaded that are asked only by version, the newest first.
@@ -95,14 +116,52 @@ impl Routing {
         &self.routes
     }
 
+    /// Who is given requests for comparison.
+    pub fn shadows(&self) -> &[Shadow] {
+        &self.shadows
+    }
+
+    /// Where requests wait for their turn.
+    pub fn queue(&self) -> &Arc<Queue> {
+        &self.queue
+    }
+
+    /// Answers that were given before.
+    pub fn cache(&self) -> Option<&Arc<AnswerCache>> {
+        self.cache.as_ref()
+    }
+
+    /// The part of the requests that a deployment gets.
+    pub fn weight(&self, deployment: &Arc<Deployment>) -> u32 {
+        let own = self.routes.iter().filter(|route| Arc::ptr_eq(&route.deployment, deployment));
+        own.map(|route| route.weight).sum()
+    }
+
     /// Deployments that are asked only by version.
     pub fn kept(&self) -> &[Arc<Deployment>] {
         &self.kept
     }
 
-    /// Every deployment that is loaded.
+    /// Every deployment that answers or can be asked by its version, once.
     pub fn deployments(&self) -> impl Iterator<Item = &Arc<Deployment>> {
-        self.routes.iter().map(|route| &route.deployment).chain(&self.kept)
+        let routes = self.routes.iter().enumerate();
+        let is_first = |index: usize, route: &Route| {
+            let before = self.routes.iter().take(index);
+            !before.into_iter().any(|other| Arc::ptr_eq(&other.deployment, &route.deployment))
+        };
+        let answering = routes.filter(move |(index, route)| is_first(*index, route));
+        answering.map(|(_, route)| &route.deployment).chain(&self.kept)
+    }
+
+    /// Every deployment that is loaded, shadows too, once.
+    pub fn loaded(&self) -> Vec<&Arc<Deployment>> {
+        let mut all: Vec<&Arc<Deployment>> = Vec::new();
+        for deployment in self.deployments().chain(self.shadows.iter().map(Shadow::deployment)) {
+            if !all.iter().any(|known| Arc::ptr_eq(known, deployment)) {
+                all.push(deployment);
+            }
+        }
+        all
     }
 
     /// The deployment of a version of the model.
@@ -148,6 +207,10 @@ mod tests {
         Endpoint::new("e".parse().unwrap(), Routing::split(routes, Some(HeaderName::from_static("x-user"))))
     }
 
+    fn choose(endpoint: &Endpoint, headers: &HeaderMap) -> Option<Arc<Deployment>> {
+        endpoint.choose(&endpoint.routing(), headers)
+    }
+
     fn number(deployment: &Deployment) -> i64 {
         deployment.version().unwrap().1
     }
@@ -157,14 +220,14 @@ mod tests {
         let endpoint = split(&[90, 0, 10]);
         let mut counts = [0_u32; 4];
         for _ in 0..10_000 {
-            counts[number(&endpoint.choose(&HeaderMap::new()).unwrap()) as usize] += 1;
+            counts[number(&choose(&endpoint, &HeaderMap::new()).unwrap()) as usize] += 1;
         }
         assert_eq!(counts[2], 0);
         assert!((800..1_200).contains(&counts[3]), "{counts:?}");
         assert_eq!(counts.iter().sum::<u32>(), 10_000);
         assert!(
-            split(&[]).choose(&HeaderMap::new()).is_none()
-                && split(&[0, 0]).choose(&HeaderMap::new()).is_none()
+            choose(&split(&[]), &HeaderMap::new()).is_none()
+                && choose(&split(&[0, 0]), &HeaderMap::new()).is_none()
         );
     }
 
@@ -175,8 +238,8 @@ mod tests {
         for user in 0..1_000_u32 {
             let key = format!("user {user}").parse().unwrap();
             let headers = HeaderMap::from_iter([(HeaderName::from_static("x-user"), key)]);
-            let chosen = number(&endpoint.choose(&headers).unwrap());
-            assert_eq!(number(&endpoint.choose(&headers).unwrap()), chosen);
+            let chosen = number(&choose(&endpoint, &headers).unwrap());
+            assert_eq!(number(&choose(&endpoint, &headers).unwrap()), chosen);
             counts[chosen as usize] += 1;
         }
         assert!((400..600).contains(&counts[1]), "{counts:?}");
@@ -187,7 +250,7 @@ mod tests {
         let endpoint = split(&[1]);
         let old = Arc::new(deployment(1, 1).1.named("m", 7));
         endpoint.set_routing(Routing::clone(&endpoint.routing()).keeping(vec![old]));
-        assert!((0..100).all(|_| number(&endpoint.choose(&HeaderMap::new()).unwrap()) == 1));
+        assert!((0..100).all(|_| number(&choose(&endpoint, &HeaderMap::new()).unwrap()) == 1));
         let routing = endpoint.routing();
         assert_eq!(number(routing.version(7).unwrap()), 7);
         assert!(routing.version(1).is_some() && routing.version(2).is_none());

@@ -20,8 +20,8 @@ use super::inference::{
     ModelState, ResponseHead, ServerMetadata, StatisticsRecord, TensorConfig, TensorMetadata,
     decode_index_request, decode_load_request, decode_request, encode_response, parse_header_length,
 };
-use super::routes::Shared;
-use super::{ApiError, ControlChange, Deployment, Endpoint, ErrorCode};
+use super::routes::{Asked, Shared};
+use super::{ApiError, ControlChange, Decoded, Deployment, Endpoint, ErrorCode};
 
 /// What is answered for the version of a bundle that is none of a model's.
 const UNNUMBERED: &str = "1";
@@ -58,12 +58,6 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for InPath<
             ApiError::new(StatusCode::NOT_FOUND, ErrorCode::NotFound, message).into_inference_response()
         })
     }
-}
-
-/// A version of a model that was asked for.
-struct Asked {
-    endpoint: Arc<Endpoint>,
-    deployment: Arc<Deployment>,
 }
 
 async fn server() -> Response<Body> {
@@ -191,20 +185,24 @@ async fn inferred(
         return Err(no_document(what));
     }
     // Before the body is read: who asks for what is not there need not send it.
-    asked(shared, model, version, request.headers())?;
+    let refused = |error: &ApiError| shared.count_refused(error);
+    asked(shared, model, version, request.headers()).inspect_err(refused)?;
     let (head, body) = request.into_parts();
     let header = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
     let length = header(HEADER_LENGTH).map(parse_header_length).transpose()?;
     let encoding = ContentEncoding::of_request(header(header::CONTENT_ENCODING.as_str()))?;
     let accepted = ContentEncoding::accepted(header(header::ACCEPT_ENCODING.as_str()));
     let body = shared.bodies.unpack(shared.bodies.read(body).await?, encoding).await?;
-    let asked = asked(shared, model, version, &head.headers)?;
+    let asked = asked(shared, model, version, &head.headers).inspect_err(refused)?;
+    let call = asked.call(&head.headers).inspect_err(refused)?;
     let (name, number) = (asked.endpoint.name().to_string(), number_of(&asked.deployment));
     let answer = asked.deployment.answer_as(
         body,
+        call,
         move |body, specs, rows_max| {
             let request = decode_request(body, length, specs, rows_max)?;
-            Ok((request.inputs, (request.id, request.outputs)))
+            let note = (request.id, request.outputs);
+            Ok(Decoded { inputs: request.inputs, note, timeout: request.timeout })
         },
         move |outputs, (id, selection)| {
             let head = ResponseHead {
@@ -219,7 +217,7 @@ async fn inferred(
     let mut answer = answer.await?;
     let encoded = std::mem::take(&mut answer.body);
     let mut response = packed_response(encoded, accepted).await;
-    shared.finish(&asked.endpoint, &asked.deployment, answer, &mut response);
+    shared.finish(&asked, answer, &mut response);
     Ok(response)
 }
 
@@ -313,18 +311,14 @@ fn asked(
     headers: &HeaderMap,
 ) -> Result<Asked, ApiError> {
     let endpoint = shared.endpoint(model)?;
-    let is_unnumbered = |deployment: &Arc<Deployment>| deployment.version().is_none();
-    let unnumbered =
-        || endpoint.routing().deployments().find(|deployment| is_unnumbered(deployment)).cloned();
-    let deployment = match version {
-        Some(UNNUMBERED) => unnumbered(),
-        _ => None,
-    };
-    let deployment = match deployment {
-        Some(deployment) => deployment,
-        None => super::routes::choose(&endpoint, version, headers)?,
-    };
-    Ok(Asked { endpoint, deployment })
+    if version == Some(UNNUMBERED) {
+        let routing = endpoint.routing();
+        let unnumbered = routing.deployments().find(|deployment| deployment.version().is_none()).cloned();
+        if let Some(deployment) = unnumbered {
+            return Ok(Asked { endpoint, routing, deployment });
+        }
+    }
+    shared.ask(endpoint, version, headers)
 }
 
 fn number_of(deployment: &Deployment) -> String {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::deployer::{DeployError, Deployer, LocatedBundle};
-use super::spec::{EndpointSpec, RouteSpec};
-use super::{Deployment, Endpoint, Endpoints, Route, Routing};
+use super::spec::EndpointSpec;
+use super::{AnswerCache, Deployment, Endpoint, Endpoints, Queue, Route, Routing, Shadow};
 use crate::domain::Name;
 use crate::registry::ModelReference;
 
@@ -33,14 +33,22 @@ pub struct Reconciler {
     deployer: Deployer,
     endpoints: Arc<Endpoints>,
     /// What could not be deployed, and was told: it is not tried again until something else is asked for.
-    refused: HashMap<Name, Vec<Target>>,
+    refused: HashMap<Name, Wanted>,
     /// The failures that were told last.
     told: HashMap<Name, String>,
     /// What folders hold, and when they were last changed.
     folders: HashMap<String, (SystemTime, LocatedBundle)>,
 }
 
-/// A version that should answer.
+/// The versions that an endpoint should have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Wanted {
+    routes: Vec<Target>,
+    /// With their percentages.
+    shadows: Vec<Target>,
+}
+
+/// A version that should answer, or be given requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Target {
     located: LocatedBundle,
@@ -104,29 +112,73 @@ impl Reconciler {
     }
 
     async fn one(&mut self, spec: &EndpointSpec) -> Result<Option<EndpointOutcome>, DeployError> {
-        let mut targets = Vec::with_capacity(spec.routes.len());
-        for RouteSpec { model, weight } in &spec.routes {
-            targets.push(Target { located: self.locate(model).await?, weight: *weight });
+        let mut wanted = Wanted { routes: Vec::new(), shadows: Vec::new() };
+        for route in &spec.routes {
+            wanted.routes.push(Target { located: self.locate(&route.model).await?, weight: route.weight });
+        }
+        for shadow in &spec.shadows {
+            wanted
+                .shadows
+                .push(Target { located: self.locate(&shadow.model).await?, weight: shadow.percent });
         }
         let present = self.endpoints.get(spec.name.as_str()).map(|endpoint| endpoint.routing());
-        if present.as_ref().is_some_and(|present| is_as_wanted(present, &targets, spec)) {
+        if present.as_ref().is_some_and(|present| is_as_wanted(present, &wanted, spec)) {
             self.refused.remove(&spec.name);
             return Ok(None);
         }
-        if self.refused.get(&spec.name) == Some(&targets) {
+        if self.refused.get(&spec.name) == Some(&wanted) {
             return Ok(None);
         }
-        match self.routes(&spec.name, &targets, present.as_deref()).await {
-            Ok(routes) => {
+        match self.deploy(spec, &wanted, present.as_deref()).await {
+            Ok(()) => {
                 self.refused.remove(&spec.name);
-                self.put(spec, routes, present.as_deref());
                 Ok(Some(EndpointOutcome::Deployed))
             }
             Err(error) => {
-                self.refused.insert(spec.name.clone(), targets);
+                self.refused.insert(spec.name.clone(), wanted);
                 Err(error)
             }
         }
+    }
+
+    /// Loads what is missing and puts it in its place. Without a shadow that cannot be loaded the others are put there.
+    async fn deploy(
+        &self,
+        spec: &EndpointSpec,
+        wanted: &Wanted,
+        present: Option<&Routing>,
+    ) -> Result<(), DeployError> {
+        let mut loaded: Vec<Arc<Deployment>> =
+            present.into_iter().flat_map(Routing::loaded).map(Arc::clone).collect();
+        let mut routes = Vec::with_capacity(wanted.routes.len());
+        for target in &wanted.routes {
+            let deployment = self.load(&spec.name, target, &mut loaded).await?;
+            routes.push(Route { deployment, weight: target.weight });
+        }
+        let (mut shadows, mut failed) = (Vec::new(), Ok(()));
+        for target in &wanted.shadows {
+            match self.load(&spec.name, target, &mut loaded).await {
+                Ok(deployment) => shadows.push(Shadow::new(deployment, target.weight)),
+                Err(error) => failed = Err(error),
+            }
+        }
+        self.put(spec, routes, shadows, present);
+        failed
+    }
+
+    /// The deployment of a target: one that is loaded, or a new one.
+    async fn load(
+        &self,
+        endpoint: &Name,
+        target: &Target,
+        loaded: &mut Vec<Arc<Deployment>>,
+    ) -> Result<Arc<Deployment>, DeployError> {
+        if let Some(known) = loaded.iter().find(|known| target.is(known)) {
+            return Ok(Arc::clone(known));
+        }
+        let deployment = Arc::new(self.deployer.deploy(endpoint, target.located.clone()).await?);
+        loaded.push(Arc::clone(&deployment));
+        Ok(deployment)
     }
 
     /// The bundle that `model` means now. A folder is read again only when it has changed.
@@ -142,30 +194,28 @@ impl Reconciler {
         Ok(located)
     }
 
-    /// The deployments of all targets: those that are loaded, and new ones.
-    async fn routes(
-        &self,
-        endpoint: &Name,
-        targets: &[Target],
-        present: Option<&Routing>,
-    ) -> Result<Vec<Route>, DeployError> {
-        let mut routes = Vec::with_capacity(targets.len());
-        for target in targets {
-            let loaded = present.and_then(|present| present.deployments().find(|loaded| target.is(loaded)));
-            let deployment = match loaded {
-                Some(loaded) => Arc::clone(loaded),
-                None => Arc::new(self.deployer.deploy(endpoint, target.located.clone()).await?),
-            };
-            routes.push(Route { deployment, weight: target.weight });
+    fn put(&self, spec: &EndpointSpec, routes: Vec<Route>, shadows: Vec<Shadow>, present: Option<&Routing>) {
+        let is_old = |old: &Arc<Deployment>| {
+            let mut used =
+                routes.iter().map(|route| &route.deployment).chain(shadows.iter().map(Shadow::deployment));
+            !used.any(|used| Arc::ptr_eq(used, old))
+        };
+        let present_deployments = present.into_iter().flat_map(Routing::deployments);
+        let kept: Vec<_> = present_deployments.filter(|old| is_old(old)).take(spec.kept).cloned().collect();
+        let policy = &spec.policy;
+        let queue = present.map(Routing::queue).filter(|queue| queue.limits() == policy.queue);
+        let queue = queue.map_or_else(|| Arc::new(Queue::new(policy.queue)), Arc::clone);
+        let cache = present.and_then(Routing::cache).filter(|cache| cache.max_bytes() == policy.cache_bytes);
+        let new_cache = || (policy.cache_bytes > 0).then(|| Arc::new(AnswerCache::new(policy.cache_bytes)));
+        let cache = cache.cloned().or_else(new_cache);
+        let routing = Routing::split(routes, spec.sticky.clone())
+            .keeping(kept)
+            .shadowed_by(shadows)
+            .waiting_in(queue)
+            .caching_in(cache);
+        for deployment in routing.deployments() {
+            deployment.batch_by(policy.batch, routing.queue());
         }
-        Ok(routes)
-    }
-
-    fn put(&self, spec: &EndpointSpec, routes: Vec<Route>, present: Option<&Routing>) {
-        let is_new = |old: &Arc<Deployment>| !routes.iter().any(|route| Arc::ptr_eq(&route.deployment, old));
-        let old = present.into_iter().flat_map(Routing::deployments);
-        let kept: Vec<_> = old.filter(|old| is_new(old)).take(spec.kept).cloned().collect();
-        let routing = Routing::split(routes, spec.sticky.clone()).keeping(kept);
         match self.endpoints.get(spec.name.as_str()) {
             Some(endpoint) => endpoint.set_routing(routing),
             None => self.endpoints.insert(Endpoint::new(spec.name.clone(), routing)),
@@ -180,13 +230,20 @@ impl Target {
     }
 }
 
-fn is_as_wanted(routing: &Routing, targets: &[Target], spec: &EndpointSpec) -> bool {
-    let routes = routing.routes();
-    let pairs = routes.iter().zip(targets);
-    routes.len() == targets.len()
-        && pairs
-            .into_iter()
+fn is_as_wanted(routing: &Routing, wanted: &Wanted, spec: &EndpointSpec) -> bool {
+    let (routes, shadows) = (routing.routes(), routing.shadows());
+    let mut routes_with_targets = routes.iter().zip(&wanted.routes);
+    let mut shadows_with_targets = shadows.iter().zip(&wanted.shadows);
+    let policy = &spec.policy;
+    routes.len() == wanted.routes.len()
+        && shadows.len() == wanted.shadows.len()
+        && routes_with_targets
             .all(|(route, target)| target.is(&route.deployment) && target.weight == route.weight)
+        && shadows_with_targets
+            .all(|(shadow, target)| target.is(shadow.deployment()) && target.weight == shadow.percent())
         && routing.sticky() == spec.sticky.as_ref()
         && routing.kept().len() <= spec.kept
+        && routing.queue().limits() == policy.queue
+        && routing.cache().map_or(0, |cache| cache.max_bytes()) == policy.cache_bytes
+        && routing.deployments().all(|deployment| deployment.is_batching_by(policy.batch))
 }

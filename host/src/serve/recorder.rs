@@ -16,7 +16,6 @@ const BYTES_PER_FLUSH: usize = 32 * 1024 * 1024;
 pub struct Recorder {
     pending: Mutex<Pending>,
     writer: Mutex<PredictionWriter>,
-    unrecorded: AtomicU64,
 }
 
 #[derive(Default)]
@@ -28,19 +27,20 @@ struct Pending {
 impl Recorder {
     /// Records to `writer`.
     pub fn new(writer: PredictionWriter) -> Self {
-        Self { pending: Mutex::default(), writer: Mutex::new(writer), unrecorded: AtomicU64::new(0) }
+        Self { pending: Mutex::default(), writer: Mutex::new(writer) }
     }
 
-    /// Keeps a prediction, unless there are too many.
-    pub fn offer(&self, record: PredictionRecord) {
-        let bytes = record.inputs.byte_len() + record.outputs.byte_len();
+    /// Keeps a prediction of so many bytes, unless there are too many; whether it does. The record is only made where it is
+    /// kept, since under load most are not.
+    pub fn offer(&self, bytes: usize, record: impl FnOnce() -> PredictionRecord) -> bool {
         let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        if pending.records.len() >= RECORDS_PER_FLUSH || pending.bytes + bytes > BYTES_PER_FLUSH {
-            self.unrecorded.fetch_add(1, Ordering::Relaxed);
-            return;
+        if pending.records.len() >= RECORDS_PER_FLUSH || pending.bytes.saturating_add(bytes) > BYTES_PER_FLUSH
+        {
+            return false;
         }
         pending.bytes += bytes;
-        pending.records.push(record);
+        pending.records.push(record());
+        true
     }
 
     /// Writes what has come since the last time. When it returns, what another thread was writing is written too.
@@ -55,11 +55,6 @@ impl Recorder {
             record.write_to(&mut segment)?;
         }
         writer.append(&segment)
-    }
-
-    /// Predictions that were too many to be kept.
-    pub fn unrecorded(&self) -> u64 {
-        self.unrecorded.load(Ordering::Relaxed)
     }
 }
 
@@ -113,20 +108,18 @@ mod tests {
         let recorder = Recorder::new(PredictionWriter::open(&store, u64::MAX).unwrap());
         let ids = PredictionIds::default();
         let first = ids.next();
-        recorder.offer(record(first.clone(), 1));
-        for _ in 0..RECORDS_PER_FLUSH + 9 {
-            recorder.offer(record(ids.next(), 1));
-        }
-        assert_eq!(recorder.unrecorded(), 10);
+        let offer = |id: String, rows: usize| recorder.offer(8 * rows, || record(id, rows));
+        assert!(offer(first.clone(), 1));
+        let kept = (0..RECORDS_PER_FLUSH + 9).filter(|_| offer(ids.next(), 1)).count();
+        assert_eq!(kept, RECORDS_PER_FLUSH - 1);
         recorder.flush().unwrap();
         recorder.flush().unwrap();
         assert!(find_prediction(&store, &first).unwrap().is_some());
         // There is room again, though not for anything.
-        recorder.offer(record(ids.next(), BYTES_PER_FLUSH / 4));
+        assert!(!offer(ids.next(), BYTES_PER_FLUSH / 4));
         let last = ids.next();
-        recorder.offer(record(last.clone(), 1));
+        assert!(offer(last.clone(), 1));
         recorder.flush().unwrap();
-        assert_eq!(recorder.unrecorded(), 11);
         assert!(find_prediction(&store, &last).unwrap().is_some());
     }
 

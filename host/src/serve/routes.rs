@@ -1,25 +1,33 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use axum::routing::{get, post};
 
 use super::answer::json_response;
 use super::body::BodyReader;
+use super::inference::ContentEncoding;
+use super::metrics::{self, ServeMetrics};
 use super::{
-    Answer, ApiError, Control, Deployment, Endpoint, Endpoints, ErrorCode, PredictionIds, Recorder,
-    ServeLimits, protocol,
+    Answer, ApiError, Call, Control, Deployment, Endpoint, Endpoints, ErrorCode, PredictionIds, Recorder,
+    RequestBody, Routing, ServeLimits, protocol,
 };
 use crate::track::now_ms;
 
 /// Carries the id of the prediction.
 const PREDICTION_HEADER: HeaderName = HeaderName::from_static("x-prediction-id");
 
+/// Tells whether the answer was kept from before, where answers are.
+const CACHE_HEADER: HeaderName = HeaderName::from_static("x-cache");
+
+/// Tells how many milliseconds the client waits.
+const TIMEOUT_HEADER: HeaderName = HeaderName::from_static("x-request-timeout-ms");
+
 /// What the routes answer from.
-#[derive(Clone)]
 pub struct ServeState {
     /// The endpoints.
     pub endpoints: Arc<Endpoints>,
@@ -27,6 +35,8 @@ pub struct ServeState {
     pub recorder: Option<Arc<Recorder>>,
     /// Whom clients may ask to load and unload models; none where they may not.
     pub control: Option<Control>,
+    /// What is counted beside the endpoints.
+    pub metrics: ServeMetrics,
     /// What a request may take.
     pub limits: ServeLimits,
 }
@@ -35,8 +45,16 @@ pub(super) struct Shared {
     pub(super) endpoints: Arc<Endpoints>,
     pub(super) control: Option<Control>,
     pub(super) bodies: BodyReader,
+    metrics: ServeMetrics,
     recorder: Option<Arc<Recorder>>,
     ids: PredictionIds,
+}
+
+/// Who was asked.
+pub(super) struct Asked {
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) routing: Arc<Routing>,
+    pub(super) deployment: Arc<Deployment>,
 }
 
 impl Shared {
@@ -45,25 +63,73 @@ impl Shared {
         self.endpoints.get(name).ok_or_else(|| unknown_endpoint(self, name))
     }
 
-    /// Names the prediction and who answered in a response, and records it.
-    pub(super) fn finish<T>(
+    /// The version of an endpoint that answers, or the one of its versions that is asked for.
+    pub(super) fn ask(
         &self,
-        endpoint: &Endpoint,
-        deployment: &Deployment,
-        answer: Answer<T>,
-        response: &mut Response<Body>,
-    ) {
+        endpoint: Arc<Endpoint>,
+        version: Option<&str>,
+        headers: &HeaderMap,
+    ) -> Result<Asked, ApiError> {
+        let routing = endpoint.routing();
+        let deployment = match version {
+            Some(version) => version_of(&endpoint, &routing, version)?,
+            None => endpoint.choose(&routing, headers).ok_or_else(|| {
+                let message = format!("nobody answers for endpoint `{}`", endpoint.name());
+                ApiError::new(StatusCode::NOT_FOUND, ErrorCode::NotFound, message)
+            })?,
+        };
+        Ok(Asked { endpoint, routing, deployment })
+    }
+
+    /// Counts a request that got an error before anybody was asked.
+    pub(super) fn count_refused(&self, error: &ApiError) {
+        self.metrics.count_refused(error.code());
+    }
+
+    /// Names the prediction and who answered in a response, records it and lets shadows answer it too.
+    pub(super) fn finish<T>(&self, asked: &Asked, answer: Answer<T>, response: &mut Response<Body>) {
+        let Asked { endpoint, routing, deployment } = asked;
+        let headers = response.headers_mut();
         let id = self.ids.next();
         if let Ok(value) = HeaderValue::from_str(&id) {
-            response.headers_mut().insert(PREDICTION_HEADER, value);
+            headers.insert(PREDICTION_HEADER, value);
         }
         for (header, value) in deployment.headers() {
-            response.headers_mut().insert(header, value.clone());
+            headers.insert(header, value.clone());
+        }
+        if let Some(is_cached) = answer.is_cached {
+            headers.insert(CACHE_HEADER, HeaderValue::from_static(if is_cached { "hit" } else { "miss" }));
+        }
+        for shadow in routing.shadows() {
+            shadow.mirror(&answer.inputs, &answer.outputs);
         }
         if let Some(recorder) = &self.recorder {
-            recorder.offer(deployment.record(id, endpoint.name(), now_ms(), answer));
+            let bytes = answer.inputs.byte_len() + answer.outputs.byte_len();
+            let record = || deployment.record(id, endpoint.name(), now_ms(), answer);
+            if !recorder.offer(bytes, record) {
+                self.metrics.count_unrecorded();
+            }
         }
     }
+}
+
+impl Asked {
+    /// What a request with these headers brings along.
+    pub(super) fn call(&self, headers: &HeaderMap) -> Result<Call, ApiError> {
+        let of_client = headers.get(TIMEOUT_HEADER).map(timeout_of).transpose()?;
+        let of_client = of_client.map(|timeout| tokio::time::Instant::now() + timeout);
+        let queue = self.routing.queue();
+        let (deadline, cache) = (queue.deadline(of_client), self.routing.cache().cloned());
+        Ok(Call { queue: Arc::clone(queue), cache, deadline })
+    }
+}
+
+fn timeout_of(value: &HeaderValue) -> Result<Duration, ApiError> {
+    let ms = value.to_str().ok().and_then(|text| text.trim().parse::<u32>().ok());
+    ms.map(|ms| Duration::from_millis(u64::from(ms))).ok_or_else(|| {
+        let message = format!("`{TIMEOUT_HEADER}` is {value:?}: expected a number of milliseconds");
+        ApiError::new(StatusCode::BAD_REQUEST, ErrorCode::InvalidInput, message)
+    })
 }
 
 /// Routes of the serving part:
@@ -71,15 +137,17 @@ impl Shared {
 /// - `POST /serve/{endpoint}`: a JSON object or a list of them in, the same out. `POST /serve/{endpoint}/{version}` asks a
 ///   version of the model that is loaded, whatever its part of the requests is.
 /// - `GET /serve`: the endpoints with the versions behind them and their signatures.
+/// - `GET /metrics`: what was counted and measured, for Prometheus.
 /// - `GET /health`: the process lives. `GET /ready`: there is an endpoint, which answers.
 pub fn router(state: ServeState) -> Router {
-    let ServeState { endpoints, recorder, control, limits } = state;
+    let ServeState { endpoints, recorder, control, metrics, limits } = state;
     let (ids, bodies) = (PredictionIds::default(), BodyReader::new(limits));
-    let shared = Arc::new(Shared { endpoints, control, bodies, recorder, ids });
+    let shared = Arc::new(Shared { endpoints, control, bodies, metrics, recorder, ids });
     Router::new()
         .route("/serve/{endpoint}", post(answer).fallback(not_posted))
         .route("/serve/{endpoint}/{version}", post(answer_of_version).fallback(not_posted_to_version))
         .route("/serve", get(list))
+        .route("/metrics", get(exposition))
         .route("/health", get(alive))
         .route("/ready", get(ready))
         .merge(protocol::router())
@@ -113,29 +181,23 @@ async fn answer_of_version(
 }
 
 async fn respond(shared: &Shared, name: &str, version: Option<&str>, request: Request) -> Response<Body> {
-    let endpoint = match shared.endpoint(name) {
-        Ok(endpoint) => endpoint,
-        Err(error) => return error.into_response(),
-    };
     let (head, body) = request.into_parts();
-    // Who answers is chosen when all of the request is there: one that arrives slowly holds no old version.
-    let body = match shared.bodies.read(body).await {
-        Ok(body) => body,
-        Err(error) => return failed(name, &error, error.clone().into_response()),
+    let (asked, body, call) = match arrived(shared, name, version, &head.headers, body).await {
+        Ok(arrived) => arrived,
+        Err(error) => {
+            shared.count_refused(&error);
+            return failed(name, &error, error.clone().into_response());
+        }
     };
-    let deployment = match choose(&endpoint, version, &head.headers) {
-        Ok(deployment) => deployment,
-        Err(error) => return error.into_response(),
-    };
-    match deployment.answer(body).await {
+    match asked.deployment.answer(body, call).await {
         Ok(mut answer) => {
             let mut response = json_response(StatusCode::OK, std::mem::take(&mut answer.body));
-            shared.finish(&endpoint, &deployment, answer, &mut response);
+            shared.finish(&asked, answer, &mut response);
             response
         }
         Err(error) => {
             let mut response = failed(name, &error, error.clone().into_response());
-            for (header, value) in deployment.headers() {
+            for (header, value) in asked.deployment.headers() {
                 response.headers_mut().insert(header, value.clone());
             }
             response
@@ -143,18 +205,26 @@ async fn respond(shared: &Shared, name: &str, version: Option<&str>, request: Re
     }
 }
 
-/// The version of an endpoint that answers, or the one of its versions that is asked for.
-pub(super) fn choose(
-    endpoint: &Endpoint,
+/// Who is asked, and what. Who answers is chosen when all of the request is there: one that arrives slowly holds no old
+/// version.
+async fn arrived(
+    shared: &Shared,
+    name: &str,
     version: Option<&str>,
     headers: &HeaderMap,
-) -> Result<Arc<Deployment>, ApiError> {
-    let not_found = |message: String| ApiError::new(StatusCode::NOT_FOUND, ErrorCode::NotFound, message);
-    let Some(version) = version else {
-        let nobody = || not_found(format!("nobody answers for endpoint `{}`", endpoint.name()));
-        return endpoint.choose(headers).ok_or_else(nobody);
-    };
-    let routing = endpoint.routing();
+    body: Body,
+) -> Result<(Asked, RequestBody, Call), ApiError> {
+    let endpoint = shared.endpoint(name)?;
+    let encoding = headers.get(header::CONTENT_ENCODING).map(|value| value.to_str().unwrap_or("?"));
+    let encoding = ContentEncoding::of_request(encoding)?;
+    let body = shared.bodies.unpack(shared.bodies.read(body).await?, encoding).await?;
+    let asked = shared.ask(endpoint, version, headers)?;
+    let call = asked.call(headers)?;
+    Ok((asked, body, call))
+}
+
+/// The version of an endpoint with a number.
+fn version_of(endpoint: &Endpoint, routing: &Routing, version: &str) -> Result<Arc<Deployment>, ApiError> {
     let number = version.parse().ok();
     number.and_then(|number| routing.version(number)).map(Arc::clone).ok_or_else(|| {
         let version: String = version.chars().take(40).collect();
@@ -163,8 +233,24 @@ pub(super) fn choose(
             none if none.is_empty() => "its versions have no numbers".to_owned(),
             loaded => format!("loaded is {}", loaded.join(", ")),
         };
-        not_found(format!("endpoint `{}` has no version `{version}`: {loaded}", endpoint.name()))
+        let message = format!("endpoint `{}` has no version `{version}`: {loaded}", endpoint.name());
+        ApiError::new(StatusCode::NOT_FOUND, ErrorCode::NotFound, message)
     })
+}
+
+async fn exposition(State(shared): Server) -> Response<Body> {
+    match metrics::exposition(&shared.metrics, &shared.endpoints) {
+        Ok(text) => {
+            let mut response = Response::new(Body::from(text));
+            let content_type = HeaderValue::from_static(metrics::CONTENT_TYPE);
+            response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+            response
+        }
+        Err(error) => {
+            let code = ErrorCode::Internal;
+            ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, code, error.to_string()).into_response()
+        }
+    }
 }
 
 /// Logs what is not the caller's fault.
@@ -184,13 +270,6 @@ async fn list(State(shared): Server) -> Response<Body> {
 fn described(endpoint: &Endpoint) -> serde_json::Value {
     let routing = endpoint.routing();
     let first = routing.routes().first().map(|route| &route.deployment);
-    let weight = |deployment: &Arc<Deployment>| {
-        let routes = routing.routes().iter();
-        routes
-            .filter(|route| Arc::ptr_eq(&route.deployment, deployment))
-            .map(|route| route.weight)
-            .sum::<u32>()
-    };
     let versions: Vec<_> = routing
         .deployments()
         .map(|deployment| {
@@ -198,8 +277,22 @@ fn described(endpoint: &Endpoint) -> serde_json::Value {
                 "model": deployment.version().map(|(model, _)| model),
                 "version": deployment.version().map(|(_, number)| number),
                 "bundle": deployment.bundle(),
-                "weight": weight(deployment),
+                "weight": routing.weight(deployment),
                 "window_rows": deployment.window().map(|window| window.rows_written()),
+            })
+        })
+        .collect();
+    let shadows: Vec<_> = routing
+        .shadows()
+        .iter()
+        .map(|shadow| {
+            let deployment = shadow.deployment();
+            serde_json::json!({
+                "model": deployment.version().map(|(model, _)| model),
+                "version": deployment.version().map(|(_, number)| number),
+                "bundle": deployment.bundle(),
+                "percent": shadow.percent(),
+                "answers": deployment.metrics().shadow_counts(),
             })
         })
         .collect();
@@ -209,6 +302,7 @@ fn described(endpoint: &Endpoint) -> serde_json::Value {
         "signature": first.map(|deployment| deployment.predictor().signature()),
         "window_rows": first.and_then(|first| first.window()).map(|window| window.rows_written()),
         "versions": versions,
+        "shadows": shadows,
     })
 }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use axum::http::HeaderName;
 use serde::Deserialize;
 
+use super::{BatchPolicy, QueueLimits};
 use crate::domain::Name;
 use crate::registry::ModelReference;
 
@@ -27,6 +28,30 @@ const WEIGHT_MAX: u32 = 1_000_000;
 /// Replaced versions of one endpoint that may stay loaded.
 const KEPT_MAX: usize = 16;
 
+/// Shadows of one endpoint.
+const SHADOWS_MAX: usize = 4;
+
+/// Rows that are computed together.
+const BATCH_ROWS_MAX: u64 = 4_096;
+
+/// A batch may wait for a second.
+const BATCH_DELAY_US_MAX: u64 = 1_000_000;
+
+/// How long a batch that is not full waits where nobody says how long.
+const BATCH_DELAY_US_DEFAULT: u64 = 2_000;
+
+/// Requests of one endpoint that are computed at once.
+const CONCURRENCY_MAX: u64 = 4_096;
+
+/// Requests of one endpoint that wait.
+const QUEUE_MAX: u64 = 65_536;
+
+/// A request may wait for an hour.
+const TIMEOUT_MS_MAX: u64 = 3_600_000;
+
+/// Mebibytes of answers that an endpoint keeps: 64 GiB.
+const CACHE_MIB_MAX: u64 = 65_536;
+
 /// Replaced versions that stay loaded where nobody says how many.
 pub const KEPT_DEFAULT: usize = 1;
 
@@ -41,6 +66,79 @@ pub struct EndpointSpec {
     pub sticky: Option<HeaderName>,
     /// How many of the versions that were replaced stay loaded.
     pub kept: usize,
+    /// Who is given requests too, for comparison, and how many of a hundred.
+    pub shadows: Vec<ShadowSpec>,
+    /// How requests are computed.
+    pub policy: EndpointPolicy,
+}
+
+/// A model that is given requests of an endpoint for comparison.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ShadowSpec {
+    /// The model.
+    pub model: ModelReference,
+    /// How many of a hundred requests.
+    pub percent: u32,
+}
+
+/// How requests of an endpoint are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EndpointPolicy {
+    /// How many at once, and how many may wait.
+    pub queue: QueueLimits,
+    /// Whether requests are computed together.
+    pub batch: Option<BatchPolicy>,
+    /// Bytes of answers that are kept; 0 keeps none.
+    pub cache_bytes: u64,
+}
+
+/// How requests are computed, as it is written; what is left out has its default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PolicyFields {
+    /// Rows that are computed together at most; 0 and 1 compute each request alone.
+    pub batch_rows: Option<usize>,
+    /// Longest time that a batch waits to become full, in microseconds.
+    pub batch_delay_us: Option<u64>,
+    /// Requests, or batches, that are computed at once.
+    pub concurrency: Option<usize>,
+    /// Requests that may wait.
+    pub queue: Option<usize>,
+    /// Longest that one waits, in milliseconds.
+    pub timeout_ms: Option<u64>,
+    /// Mebibytes of answers that are kept.
+    pub cache_mib: Option<u64>,
+}
+
+impl PolicyFields {
+    /// The policy, if every field is within its limits; otherwise what is wrong.
+    pub fn policy(self) -> Result<EndpointPolicy, String> {
+        let within = |name: &str, found: Option<u64>, from: u64, to: u64| match found {
+            Some(found) if found < from || found > to => {
+                Err(format!("`{name}` is {found}: expected from {from} to {to}"))
+            }
+            _ => Ok(()),
+        };
+        let size = |size: Option<usize>| size.map(|size| size as u64);
+        within("batch rows", size(self.batch_rows), 0, BATCH_ROWS_MAX)?;
+        within("batch delay_us", self.batch_delay_us, 0, BATCH_DELAY_US_MAX)?;
+        within("concurrency", size(self.concurrency), 1, CONCURRENCY_MAX)?;
+        within("queue", size(self.queue), 0, QUEUE_MAX)?;
+        within("timeout_ms", self.timeout_ms, 0, TIMEOUT_MS_MAX)?;
+        within("cache_mib", self.cache_mib, 0, CACHE_MIB_MAX)?;
+        let rows_max = self.batch_rows.unwrap_or(0);
+        let delay_us = self.batch_delay_us.unwrap_or(BATCH_DELAY_US_DEFAULT);
+        let batch = (rows_max > 1).then_some(BatchPolicy { rows_max, delay_us });
+        let usual = QueueLimits::default();
+        // More batches at once than cores would only be smaller ones.
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        let concurrency = if batch.is_some() { cores() } else { usual.concurrency };
+        let queue = QueueLimits {
+            concurrency: self.concurrency.unwrap_or(concurrency),
+            waiting: self.queue.unwrap_or(usual.waiting),
+            timeout_ms: self.timeout_ms.unwrap_or(usual.timeout_ms),
+        };
+        Ok(EndpointPolicy { queue, batch, cache_bytes: self.cache_mib.unwrap_or(0) * 1024 * 1024 })
+    }
 }
 
 /// A model that should answer, and its part of the requests.
@@ -71,6 +169,27 @@ struct EndpointFields {
     traffic: Option<Vec<RouteFields>>,
     sticky: Option<String>,
     keep: Option<usize>,
+    #[serde(default)]
+    shadow: Vec<ShadowFields>,
+    batch: Option<BatchFields>,
+    concurrency: Option<usize>,
+    queue: Option<usize>,
+    timeout_ms: Option<u64>,
+    cache_mib: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ShadowFields {
+    model: String,
+    percent: Option<u32>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BatchFields {
+    rows: usize,
+    delay_us: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -83,7 +202,15 @@ struct RouteFields {
 impl EndpointSpec {
     /// An endpoint that one model answers.
     pub fn of_model(name: Name, model: ModelReference) -> Self {
-        Self { name, routes: vec![RouteSpec { model, weight: 1 }], sticky: None, kept: KEPT_DEFAULT }
+        let (shadows, policy) = (Vec::new(), EndpointPolicy::default());
+        Self {
+            name,
+            routes: vec![RouteSpec { model, weight: 1 }],
+            sticky: None,
+            kept: KEPT_DEFAULT,
+            shadows,
+            policy,
+        }
     }
 
     /// Reads an endpoint file; bundle folders that it names start from `folder`.
@@ -113,6 +240,8 @@ impl EndpointSpec {
 
 impl EndpointFields {
     fn spec(self, name: Name, folder: &Path) -> Result<EndpointSpec, String> {
+        let policy = self.policy()?;
+        let shadows = self.shadows(folder)?;
         let routes = match (self.model, self.traffic) {
             (Some(model), None) => vec![RouteFields { model, weight: 1 }],
             (None, Some(traffic)) => traffic,
@@ -147,7 +276,34 @@ impl EndpointFields {
             Ok::<_, String>(RouteSpec { model, weight: route.weight })
         };
         let routes = routes.into_iter().map(route).collect::<Result<_, _>>()?;
-        Ok(EndpointSpec { name, routes, sticky: sticky.transpose()?, kept })
+        Ok(EndpointSpec { name, routes, sticky: sticky.transpose()?, kept, shadows, policy })
+    }
+
+    fn policy(&self) -> Result<EndpointPolicy, String> {
+        let fields = PolicyFields {
+            batch_rows: self.batch.as_ref().map(|batch| batch.rows),
+            batch_delay_us: self.batch.as_ref().and_then(|batch| batch.delay_us),
+            concurrency: self.concurrency,
+            queue: self.queue,
+            timeout_ms: self.timeout_ms,
+            cache_mib: self.cache_mib,
+        };
+        fields.policy()
+    }
+
+    fn shadows(&self, folder: &Path) -> Result<Vec<ShadowSpec>, String> {
+        if self.shadow.len() > SHADOWS_MAX {
+            return Err(format!("`shadow` has {} models: expected at most {SHADOWS_MAX}", self.shadow.len()));
+        }
+        let shadow = |ShadowFields { model, percent }: &ShadowFields| {
+            let percent = percent.unwrap_or(100);
+            if !(1..=100).contains(&percent) {
+                return Err(format!("`percent` of `{model}` is {percent}: expected from 1 to 100"));
+            }
+            let model = ModelReference::parse_in(folder, model).map_err(|error| error.to_string())?;
+            Ok(ShadowSpec { model, percent })
+        };
+        self.shadow.iter().map(shadow).collect()
     }
 }
 
@@ -188,6 +344,10 @@ endpoints:
       - { model: fraud@champion, weight: 90 }
       - { model: fraud@challenger, weight: 10 }
     sticky: X-User-Id
+    shadow: [{ model: fraud@next, percent: 10 }]
+    batch: { rows: 32 }
+    queue: 100
+    cache_mib: 16
 ";
         let specs = parse(text).unwrap();
         let names: Vec<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
@@ -196,6 +356,12 @@ endpoints:
         let weights: Vec<u32> = specs[1].routes.iter().map(|route| route.weight).collect();
         assert_eq!(weights, [90, 10]);
         assert_eq!(specs[1].sticky.as_ref().unwrap().as_str(), "x-user-id");
+        assert_eq!(specs[0].policy, EndpointPolicy::default());
+        let policy = specs[1].policy;
+        assert_eq!(policy.batch, Some(BatchPolicy { rows_max: 32, delay_us: 2_000 }));
+        assert_eq!((policy.queue.waiting, policy.cache_bytes), (100, 16 * 1024 * 1024));
+        assert_eq!(policy.queue.concurrency, std::thread::available_parallelism().unwrap().get());
+        assert_eq!((specs[1].shadows.len(), specs[1].shadows[0].percent), (1, 10));
     }
 
     #[test]
@@ -227,6 +393,18 @@ endpoints:
             "endpoint `e`: `sticky` is `a b`: expected the name of a header"
         );
         assert_eq!(endpoint("{ model: m, keep: 17 }"), "endpoint `e`: `keep` is 17: expected at most 16");
+        assert_eq!(
+            endpoint("{ model: m, concurrency: 0 }"),
+            "endpoint `e`: `concurrency` is 0: expected from 1 to 4096"
+        );
+        assert_eq!(
+            endpoint("{ model: m, batch: { rows: 5000 } }"),
+            "endpoint `e`: `batch rows` is 5000: expected from 0 to 4096"
+        );
+        assert_eq!(
+            endpoint("{ model: m, shadow: [{ model: n, percent: 0 }] }"),
+            "endpoint `e`: `percent` of `n` is 0: expected from 1 to 100"
+        );
         assert!(endpoint("{ model: '../m' }").contains("names no model"));
         assert!(endpoint("{ modell: m }").contains("modell"));
         assert!(parse("version: 2\nendpoints: {}").unwrap_err().contains("`version` is 2"));

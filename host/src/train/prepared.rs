@@ -231,7 +231,7 @@ fn scores_of(model: &dyn Model, features: &[f32]) -> Result<Batch, TrainError> {
 /// Sends a batch through transformers that are open.
 fn transform(transformers: &[Transformer], mut batch: Batch) -> Result<Batch, TrainError> {
     for transformer in transformers {
-        batch = block_on(transformer.transform(&batch))?;
+        batch = block_on(transformer.transform(&batch))?.batch;
     }
     Ok(batch)
 }

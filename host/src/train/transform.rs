@@ -186,7 +186,7 @@ impl Columns<'_> {
         let label = self.label.and_then(|label| rows.take_column(label));
         let mut made = rows;
         for transformer in self.transformers {
-            made = block_on(transformer.transform(&made))?;
+            made = block_on(transformer.transform(&made))?.batch;
         }
         match label {
             None => Ok(made),

@@ -1,4 +1,5 @@
 use std::borrow::Cow;
+use std::time::Duration;
 
 use super::error::shown;
 use super::input::{check_head, find_column, tensor, tensor_of_bytes};
@@ -25,6 +26,8 @@ pub struct InferenceRequest {
     pub inputs: Batch,
     /// What is asked for.
     pub outputs: OutputSelection,
+    /// How long the client waits for the answer; none where it does not say.
+    pub timeout: Option<Duration>,
 }
 
 /// Reads the value of [`HEADER_LENGTH`].
@@ -52,6 +55,7 @@ pub fn decode_request(
     let mut inputs = InputReader { specs, rows_max, binary, tensors: vec![None; specs.len()] };
     let mut id = None;
     let mut form = OutputForm::Json;
+    let mut timeout = None;
     let mut requested = Vec::new();
     let mut fields = Fields::default();
     take_object(&mut scanner, &mut |scanner, field| {
@@ -65,6 +69,11 @@ pub fn decode_request(
                 take_parameters(scanner, &mut |scanner, parameter| {
                     match parameter {
                         "binary_data_output" => form = take_form(scanner, parameter)?.unwrap_or(form),
+                        "timeout" => {
+                            let us =
+                                optional(scanner, take_size).map_err(|wrong| wrong.inside("`timeout`"))?;
+                            timeout = us.filter(|us| *us > 0).map(|us| Duration::from_micros(us as u64));
+                        }
                         _ => skip(scanner)?,
                     }
                     Ok(())
@@ -89,7 +98,8 @@ pub fn decode_request(
     })?;
     scanner.end().map_err(InferenceError::json)?;
     fields.must_have("inputs")?;
-    Ok(InferenceRequest { id, inputs: inputs.finish()?, outputs: OutputSelection::new(requested, form)? })
+    let (inputs, outputs) = (inputs.finish()?, OutputSelection::new(requested, form)?);
+    Ok(InferenceRequest { id, inputs, outputs, timeout })
 }
 
 /// Reads inputs one after the other.

@@ -66,9 +66,7 @@ pub struct InferenceSums {
     pub compute_input: DurationSum,
     pub compute_infer: DurationSum,
     pub compute_output: DurationSum,
-    /// Always 0: answers are not kept.
     pub cache_hit: DurationSum,
-    /// Always 0.
     pub cache_miss: DurationSum,
 }
 
@@ -86,6 +84,7 @@ pub struct BatchSums {
 struct Counters {
     last_inference_ms: u64,
     rows: u64,
+    executions: u64,
     sums: InferenceSums,
     batches: BTreeMap<u64, BatchSums>,
 }
@@ -93,16 +92,22 @@ struct Counters {
 impl ModelStatistics {
     /// Counts a request of `rows` rows that was answered at `now_ms`, milliseconds since 1970.
     pub fn count_answer(&self, rows: usize, durations: &Durations, now_ms: u64) {
-        let batch_size = rows as u64;
         let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
         counters.last_inference_ms = counters.last_inference_ms.max(now_ms);
-        counters.rows = counters.rows.saturating_add(batch_size);
+        counters.rows = counters.rows.saturating_add(rows as u64);
         let sums = &mut counters.sums;
         sums.success.add(durations.total);
         sums.queue.add(durations.queue);
         sums.compute_input.add(durations.input);
         sums.compute_infer.add(durations.infer);
         sums.compute_output.add(durations.output);
+    }
+
+    /// Counts `rows` rows that were computed together.
+    pub fn count_execution(&self, rows: usize, durations: &Durations) {
+        let batch_size = rows as u64;
+        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        counters.executions = counters.executions.saturating_add(1);
         let is_room = counters.batches.len() < BATCH_SIZES_MAX;
         if is_room || counters.batches.contains_key(&batch_size) {
             let batch = counters.batches.entry(batch_size).or_default();
@@ -111,6 +116,16 @@ impl ModelStatistics {
             batch.compute_infer.add(durations.infer);
             batch.compute_output.add(durations.output);
         }
+    }
+
+    /// Counts a request whose answer was kept from before.
+    pub fn count_cached(&self, total: Duration) {
+        self.counters.lock().unwrap_or_else(PoisonError::into_inner).sums.cache_hit.add(total);
+    }
+
+    /// Counts a request whose answer was looked for among those that are kept, in vain.
+    pub fn count_uncached(&self, total: Duration) {
+        self.counters.lock().unwrap_or_else(PoisonError::into_inner).sums.cache_miss.add(total);
     }
 
     /// Counts a request that got an error.
@@ -126,7 +141,7 @@ impl ModelStatistics {
             version: version.into(),
             last_inference: counters.last_inference_ms,
             inference_count: counters.rows,
-            execution_count: counters.sums.compute_infer.count,
+            execution_count: counters.executions,
             inference_stats: counters.sums,
             batch_stats: counters.batches.values().copied().collect(),
         }
@@ -153,9 +168,12 @@ mod tests {
     #[test]
     fn rows_requests_and_times_add_up() {
         let statistics = ModelStatistics::default();
-        statistics.count_answer(1, &durations(1), 5_000);
-        statistics.count_answer(64, &durations(100), 7_000);
-        statistics.count_answer(1, &durations(10), 6_000);
+        for (rows, ns, now) in [(1, 1, 5_000), (64, 100, 7_000), (1, 10, 6_000)] {
+            statistics.count_answer(rows, &durations(ns), now);
+            statistics.count_execution(rows, &durations(ns));
+        }
+        statistics.count_cached(Duration::from_nanos(7));
+        statistics.count_uncached(Duration::from_nanos(8));
         statistics.count_failure(Duration::from_nanos(9));
         let sum = |count, ns| serde_json::json!({"count": count, "ns": ns});
         let expected = serde_json::json!({
@@ -171,8 +189,8 @@ mod tests {
                 "compute_input": sum(3, 222),
                 "compute_infer": sum(3, 333),
                 "compute_output": sum(3, 444),
-                "cache_hit": sum(0, 0),
-                "cache_miss": sum(0, 0),
+                "cache_hit": sum(1, 7),
+                "cache_miss": sum(1, 8),
             },
             "batch_stats": [
                 {"batch_size": 1, "compute_input": sum(2, 22), "compute_infer": sum(2, 33), "compute_output": sum(2, 44)},
@@ -187,8 +205,10 @@ mod tests {
         let statistics = ModelStatistics::default();
         for rows in 1..=1_000 {
             statistics.count_answer(rows, &durations(1), 0);
+            statistics.count_execution(rows, &durations(1));
         }
         statistics.count_answer(1, &durations(1), 0);
+        statistics.count_execution(1, &durations(1));
         let record = statistics.record("mnist", "3");
         assert_eq!(record.batch_stats.len(), 128);
         assert_eq!(record.batch_stats[0].compute_infer.count, 2);

@@ -1,0 +1,140 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::http::StatusCode;
+
+use super::metrics::DeploymentMetrics;
+use super::window::WindowCapture;
+use super::{ApiError, ErrorCode, StageTimes};
+use crate::domain::Batch;
+use crate::plugin::block_on;
+use crate::registry::{Prediction, PredictionError, Predictor};
+
+/// Rows up to which a batch may be computed on the thread that asks.
+pub(super) const INLINE_ROWS_MAX: usize = 64;
+
+/// Scores up to which an answer is made on that thread.
+pub(super) const INLINE_SCORES_MAX: usize = 16 * 1024;
+
+/// Time, in nanoseconds, up to which a batch is computed on that thread, judging by the rows before it: others wait so long.
+const INLINE_NANOS_MAX: u64 = 1_000_000;
+
+/// A loaded bundle at work: computes batches, offers what it saw to the window, and counts.
+pub(super) struct Engine {
+    pub(super) predictor: Predictor,
+    pub(super) window: Option<Arc<WindowCapture>>,
+    pub(super) metrics: DeploymentMetrics,
+    /// What a row takes, in nanoseconds; 0 before the first.
+    row_nanos: AtomicU64,
+}
+
+/// A batch, computed.
+#[derive(Debug, Clone)]
+pub(super) struct Computed {
+    /// What was asked.
+    pub(super) inputs: Batch,
+    /// What was answered.
+    pub(super) outputs: Batch,
+    /// What the model saw and what it said; none where it was computed together with others, and offered with them.
+    pub(super) seen: Option<(Batch, Batch)>,
+    /// Time in transformers and model, and before them in the queue.
+    pub(super) times: StageTimes,
+    /// Rows that were computed together.
+    pub(super) batch_rows: usize,
+    /// Whether this is the one of those computed together that stands for all of them in statistics.
+    pub(super) is_first: bool,
+}
+
+impl Engine {
+    pub(super) fn new(
+        predictor: Predictor,
+        window: Option<Arc<WindowCapture>>,
+        metrics: DeploymentMetrics,
+    ) -> Self {
+        Self { predictor, window, metrics, row_nanos: AtomicU64::new(0) }
+    }
+
+    /// Computes a batch: on this thread, if that takes about a millisecond at most, and otherwise on the blocking pool.
+    pub(super) async fn compute(self: &Arc<Self>, inputs: Batch) -> Result<Computed, ApiError> {
+        if self.is_quick(inputs.rows()) {
+            return self.compute_here(inputs).await;
+        }
+        let engine = Arc::clone(self);
+        on_blocking_pool(move || block_on(engine.compute_here(inputs))).await?
+    }
+
+    async fn compute_here(&self, inputs: Batch) -> Result<Computed, ApiError> {
+        let started = Instant::now();
+        let predicted = self.predictor.predict(&inputs).await;
+        let prediction = predicted.inspect_err(|error| self.count_fault(error))?;
+        let rows = inputs.rows();
+        self.learn(rows, started.elapsed());
+        self.metrics.count_batch(rows, &prediction.calls);
+        let times = self.times_of(&prediction);
+        let Prediction { features, scores, outputs, .. } = prediction;
+        Ok(Computed {
+            inputs,
+            outputs,
+            seen: Some((features, scores)),
+            times,
+            batch_rows: rows,
+            is_first: true,
+        })
+    }
+
+    /// Shows the window what the model saw.
+    pub(super) fn offer(&self, seen: Option<(Batch, Batch)>) {
+        if let (Some(window), Some((features, scores))) = (&self.window, seen) {
+            window.offer(features, scores);
+        }
+    }
+
+    fn is_quick(&self, rows: usize) -> bool {
+        let scores = rows.saturating_mul(self.predictor.score_count());
+        let nanos = self.row_nanos.load(Ordering::Relaxed).saturating_mul(rows as u64);
+        rows <= INLINE_ROWS_MAX && scores <= INLINE_SCORES_MAX && nanos <= INLINE_NANOS_MAX
+    }
+
+    /// Takes into account what rows have taken. Slowly, so that a few that were disturbed do not count much.
+    fn learn(&self, rows: usize, took: Duration) {
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX) / (rows.max(1) as u64);
+        let known = self.row_nanos.load(Ordering::Relaxed);
+        let learned = if known == 0 { nanos } else { known - known / 8 + nanos / 8 };
+        self.row_nanos.store(learned, Ordering::Relaxed);
+    }
+
+    fn times_of(&self, prediction: &Prediction) -> StageTimes {
+        let before = self.predictor.transformers().0.len();
+        let sum = |calls: &[crate::registry::TransformerCall]| calls.iter().map(|call| call.took).sum();
+        let (preprocess, postprocess) = prediction.calls.split_at(before.min(prediction.calls.len()));
+        StageTimes {
+            preprocess: sum(preprocess),
+            model: prediction.model_time,
+            postprocess: sum(postprocess),
+            ..StageTimes::default()
+        }
+    }
+
+    fn count_fault(&self, error: &PredictionError) {
+        if let PredictionError::Plugin(error) = error {
+            self.metrics.count_fault(error);
+        }
+    }
+}
+
+/// Does `work` where it holds up nobody.
+pub(super) async fn on_blocking_pool<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| internal(&error))
+}
+
+pub(super) fn internal(error: &dyn std::fmt::Display) -> ApiError {
+    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Internal, error.to_string())
+}
+
+/// What is answered to those who wait when the server stops, or who answered them is unloaded.
+pub(super) fn stopping() -> ApiError {
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Overloaded, "the server is stopping")
+}

@@ -1,0 +1,388 @@
+//! What a server counts and measures, as Prometheus reads it.
+//!
+//! Every version that is loaded has series of its own ([`DeploymentMetrics`]), which go when it goes; what is common to all
+//! is in [`ServeMetrics`]. [`exposition`] puts them into one text.
+
+mod plugins;
+mod process;
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use prometheus::core::Collector;
+use prometheus::proto::{Gauge, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, TextEncoder};
+
+use self::plugins::PluginMetrics;
+use super::{ApiError, Endpoint, Endpoints, ErrorCode};
+use crate::plugin::{Fault, PluginError};
+use crate::registry::{Predictor, TransformerCall};
+
+/// What the text is.
+pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
+
+/// Seconds, from what a row takes to what nobody waits for.
+const SECONDS: [f64; 19] = [
+    0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1,
+    0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+
+/// Rows of a request or of what is computed together.
+const ROWS: [f64; 11] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 1_024.0, 16_384.0];
+
+/// How far the largest differing element of a shadow's answer is off.
+const DIFFERENCES: [f64; 8] = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0];
+
+/// Parts of a request's way, in their order.
+const STAGES: [&str; 6] = ["decode", "queue", "preprocess", "model", "postprocess", "encode"];
+
+/// How long the parts of an answer took.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct StageTimes {
+    /// From the body to a batch.
+    pub decode: Duration,
+    /// Waiting to be computed.
+    pub queue: Duration,
+    /// In the transformers before the model.
+    pub preprocess: Duration,
+    /// In the model.
+    pub model: Duration,
+    /// In the transformers after it.
+    pub postprocess: Duration,
+    /// From a batch to the body.
+    pub encode: Duration,
+}
+
+impl StageTimes {
+    /// The names of the stages and their times, in their order.
+    pub fn stages(&self) -> [(&'static str, Duration); 6] {
+        let Self { decode, queue, preprocess, model, postprocess, encode } = *self;
+        let times = [decode, queue, preprocess, model, postprocess, encode];
+        std::array::from_fn(|index| {
+            (STAGES.get(index).copied().unwrap_or_default(), times.get(index).copied().unwrap_or_default())
+        })
+    }
+
+    /// Time in transformers and model.
+    pub fn infer(&self) -> Duration {
+        self.preprocess + self.model + self.postprocess
+    }
+}
+
+/// What became of a request that a shadow was given too.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum ShadowOutcome {
+    /// The same answer to the bit.
+    Same,
+    /// Another answer; the largest difference of two numbers, where they can be compared.
+    Different(Option<f64>),
+    /// No answer.
+    Failed,
+    /// It had too many to do.
+    Skipped,
+}
+
+/// What is common to all endpoints.
+pub struct ServeMetrics {
+    refused: IntCounterVec,
+    unrecorded: IntCounter,
+}
+
+impl ServeMetrics {
+    /// Metrics of a server that starts.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let refused = Opts::new(
+            "host_refused_requests_total",
+            "Requests that no endpoint was asked to answer, by the code of the error.",
+        );
+        let unrecorded = Opts::new(
+            "host_predictions_unrecorded_total",
+            "Predictions that were too many to be kept for `host replay`.",
+        );
+        Ok(Self {
+            refused: IntCounterVec::new(refused, &["code"])?,
+            unrecorded: IntCounter::with_opts(unrecorded)?,
+        })
+    }
+
+    /// Counts a request that got an error before anybody was asked.
+    pub fn count_refused(&self, code: ErrorCode) {
+        self.refused.with_label_values(&[code.as_str()]).inc();
+    }
+
+    /// Counts a prediction that is not kept.
+    pub fn count_unrecorded(&self) {
+        self.unrecorded.inc();
+    }
+}
+
+/// The series of a version at an endpoint.
+pub struct DeploymentMetrics {
+    answered: IntCounter,
+    errors: IntCounterVec,
+    seconds: Histogram,
+    stages: [Histogram; STAGES.len()],
+    rows: Histogram,
+    batch_rows: Histogram,
+    faults: IntCounterVec,
+    plugins: Vec<PluginSeries>,
+    /// Which of them each transformer is.
+    plugin_of_call: Vec<usize>,
+    cache: IntCounterVec,
+    shadow: IntCounterVec,
+    difference: Histogram,
+    reported: PluginMetrics,
+}
+
+/// The series of one of its transformers.
+struct PluginSeries {
+    name: String,
+    seconds: Histogram,
+    memory: IntGauge,
+}
+
+impl DeploymentMetrics {
+    /// The series of `version` at `endpoint`, which starts.
+    pub fn new(endpoint: &str, version: &str, predictor: &Predictor) -> Result<Self, prometheus::Error> {
+        let labels: HashMap<String, String> =
+            [("endpoint".to_owned(), endpoint.to_owned()), ("version".to_owned(), version.to_owned())].into();
+        let named = |name: &str, help: &str| Opts::new(name, help).const_labels(labels.clone());
+        let histogram = |options: Opts, buckets: &[f64]| {
+            Histogram::with_opts(HistogramOpts::from(options).buckets(buckets.to_vec()))
+        };
+        let stage = |stage: &str| {
+            let options = named("host_stage_seconds", "Time that a part of a request's way took.");
+            histogram(options.const_label("stage", stage), &SECONDS)
+        };
+        let [decode, queue, preprocess, model, postprocess, encode] = STAGES.map(stage);
+        let (before, after) = predictor.transformers();
+        let plugin = |transformer: &crate::plugin::Transformer| {
+            let name = &transformer.plugin().manifest().name;
+            let of_plugin = |name_of: &str, help: &str| named(name_of, help).const_label("plugin", name);
+            Ok::<_, prometheus::Error>(PluginSeries {
+                name: name.clone(),
+                seconds: histogram(
+                    of_plugin("host_plugin_seconds", "Time that a call of a plugin took."),
+                    &SECONDS,
+                )?,
+                memory: IntGauge::with_opts(of_plugin(
+                    "host_plugin_memory_bytes",
+                    "Memory of the instance that was called last.",
+                ))?,
+            })
+        };
+        // The same plugin twice has one series.
+        let (mut plugins, mut plugin_of_call): (Vec<PluginSeries>, Vec<usize>) = Default::default();
+        for transformer in before.iter().chain(after) {
+            let name = &transformer.plugin().manifest().name;
+            let known = plugins.iter().position(|series| series.name == *name);
+            plugin_of_call.push(known.unwrap_or(plugins.len()));
+            if known.is_none() {
+                plugins.push(plugin(transformer)?);
+            }
+        }
+        Ok(Self {
+            answered: IntCounter::with_opts(named("host_requests_total", "Requests that were answered."))?,
+            errors: IntCounterVec::new(
+                named("host_request_errors_total", "Requests that got an error, by its code."),
+                &["code"],
+            )?,
+            seconds: histogram(
+                named("host_request_seconds", "Time from a request's body being there to its answer."),
+                &SECONDS,
+            )?,
+            stages: [decode?, queue?, preprocess?, model?, postprocess?, encode?],
+            rows: histogram(named("host_request_rows", "Rows of a request."), &ROWS)?,
+            batch_rows: histogram(named("host_batch_rows", "Rows that were computed together."), &ROWS)?,
+            faults: IntCounterVec::new(
+                named(
+                    "host_plugin_faults_total",
+                    "Calls of plugins that crashed, hit a limit or broke the contract.",
+                ),
+                &["plugin", "fault"],
+            )?,
+            plugins,
+            plugin_of_call,
+            cache: IntCounterVec::new(
+                named("host_cache_requests_total", "Requests that were looked up among the answers kept."),
+                &["outcome"],
+            )?,
+            shadow: IntCounterVec::new(
+                named(
+                    "host_shadow_requests_total",
+                    "Requests that this version was given beside those who answer, by how the answers compare.",
+                ),
+                &["outcome"],
+            )?,
+            difference: histogram(
+                named("host_shadow_difference", "Largest difference of two numbers in answers that differ."),
+                &DIFFERENCES,
+            )?,
+            reported: PluginMetrics::new(endpoint, version)?,
+        })
+    }
+
+    /// Counts an answer.
+    pub fn count_answer(&self, rows: usize, total: Duration, times: &StageTimes) {
+        self.answered.inc();
+        self.seconds.observe(total.as_secs_f64());
+        self.rows.observe(rows as f64);
+        for (histogram, (_, time)) in self.stages.iter().zip(times.stages()) {
+            histogram.observe(time.as_secs_f64());
+        }
+    }
+
+    /// Counts what was computed together, and what the plugins did.
+    pub fn count_batch(&self, rows: usize, calls: &[TransformerCall]) {
+        self.batch_rows.observe(rows as f64);
+        for (call, &plugin) in calls.iter().zip(&self.plugin_of_call) {
+            let Some(series) = self.plugins.get(plugin) else { continue };
+            series.seconds.observe(call.took.as_secs_f64());
+            let memory = i64::try_from(call.memory_bytes).unwrap_or(i64::MAX);
+            series.memory.set(memory);
+            if !call.points.is_empty() {
+                self.reported.record(&series.name, &call.points);
+            }
+        }
+    }
+
+    /// Counts a request that got an error.
+    pub fn count_error(&self, error: &ApiError) {
+        self.errors.with_label_values(&[error.code().as_str()]).inc();
+    }
+
+    /// Counts a call of a plugin that failed.
+    pub fn count_fault(&self, error: &PluginError) {
+        if !matches!(error.fault, Fault::InvalidInput { .. }) {
+            self.faults.with_label_values(&[error.name.as_str(), error.fault.kind()]).inc();
+        }
+    }
+
+    /// Counts a look among the answers that are kept.
+    pub fn count_lookup(&self, is_hit: bool) {
+        self.cache.with_label_values(&[if is_hit { "hit" } else { "miss" }]).inc();
+    }
+
+    /// Counts a request that it was given as a shadow.
+    pub fn count_shadow(&self, outcome: ShadowOutcome) {
+        self.shadow.with_label_values(&[outcome.as_str()]).inc();
+        if let ShadowOutcome::Different(Some(difference)) = outcome {
+            self.difference.observe(difference);
+        }
+    }
+
+    /// Requests that it was given as a shadow, by how the answers compare.
+    pub fn shadow_counts(&self) -> BTreeMap<&'static str, u64> {
+        let all = [
+            ShadowOutcome::Same,
+            ShadowOutcome::Different(None),
+            ShadowOutcome::Failed,
+            ShadowOutcome::Skipped,
+        ];
+        all.iter()
+            .map(|outcome| (outcome.as_str(), self.shadow.with_label_values(&[outcome.as_str()]).get()))
+            .collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let all: [&dyn Collector; 9] = [
+            &self.answered,
+            &self.errors,
+            &self.seconds,
+            &self.rows,
+            &self.batch_rows,
+            &self.faults,
+            &self.cache,
+            &self.shadow,
+            &self.difference,
+        ];
+        let of_plugins = self.plugins.iter().flat_map(|plugin| {
+            let (seconds, memory): (&dyn Collector, &dyn Collector) = (&plugin.seconds, &plugin.memory);
+            [seconds, memory]
+        });
+        let of_stages = self.stages.iter().map(|stage| stage as &dyn Collector);
+        let own = all.into_iter().chain(of_stages).chain(of_plugins).flat_map(Collector::collect);
+        own.chain(self.reported.collect()).collect()
+    }
+}
+
+impl ShadowOutcome {
+    /// Its name in metrics and documents.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Same => "same",
+            Self::Different(_) => "different",
+            Self::Failed => "failed",
+            Self::Skipped => "skipped",
+        }
+    }
+}
+
+/// All metrics as Prometheus' text format, version 0.0.4.
+pub fn exposition(metrics: &ServeMetrics, endpoints: &Endpoints) -> Result<String, prometheus::Error> {
+    let mut families: BTreeMap<String, MetricFamily> = BTreeMap::new();
+    let mut add = |family: MetricFamily| {
+        let name = family.name().to_owned();
+        match families.get_mut(&name) {
+            // Plugins may call things of two kinds alike.
+            Some(present) if present.get_field_type() != family.get_field_type() => {}
+            Some(present) => present.mut_metric().extend(family.get_metric().iter().cloned()),
+            None => drop(families.insert(name, family)),
+        }
+    };
+    metrics.refused.collect().into_iter().for_each(&mut add);
+    metrics.unrecorded.collect().into_iter().for_each(&mut add);
+    process::families().into_iter().for_each(&mut add);
+    for endpoint in endpoints.all() {
+        families_of(&endpoint).into_iter().for_each(&mut add);
+    }
+    let mut families: Vec<MetricFamily> = families.into_values().collect();
+    families.retain(|family| !family.get_metric().is_empty());
+    TextEncoder::new().encode_to_string(&families)
+}
+
+fn families_of(endpoint: &Endpoint) -> Vec<MetricFamily> {
+    let routing = endpoint.routing();
+    let mut families: Vec<MetricFamily> = Vec::new();
+    for deployment in routing.loaded() {
+        families.extend(deployment.metrics().collect());
+        let labels = [
+            ("endpoint", endpoint.name().to_string()),
+            ("version", deployment.version_label()),
+            ("bundle", deployment.bundle().to_string()),
+        ];
+        let help = "Part of an endpoint's requests that a loaded version gets; 0 where it is asked by its number only.";
+        families.push(gauge("host_endpoint_weight", help, &labels, f64::from(routing.weight(deployment))));
+    }
+    let labels = [("endpoint", endpoint.name().to_string())];
+    let queue = routing.queue();
+    let waiting = "Requests that wait to be computed.";
+    families.push(gauge("host_queue_depth", waiting, &labels, queue.waiting() as f64));
+    let computing = "Requests, or batches of them, that are being computed.";
+    families.push(gauge("host_computing", computing, &labels, queue.computing() as f64));
+    if let Some(cache) = routing.cache() {
+        let bytes = "Bytes of the answers that are kept.";
+        families.push(gauge("host_cache_bytes", bytes, &labels, cache.bytes() as f64));
+    }
+    families
+}
+
+/// A family of one gauge.
+fn gauge(name: &str, help: &str, labels: &[(&str, String)], value: f64) -> MetricFamily {
+    let pair = |(name, value): &(&str, String)| {
+        let mut pair = LabelPair::default();
+        pair.set_name((*name).to_owned());
+        pair.set_value(value.clone());
+        pair
+    };
+    let mut gauge = Gauge::default();
+    gauge.set_value(value);
+    let mut metric = Metric::from_gauge(gauge);
+    metric.set_label(labels.iter().map(pair).collect());
+    let mut family = MetricFamily::default();
+    family.set_name(name.to_owned());
+    family.set_help(help.to_owned());
+    family.set_field_type(MetricType::GAUGE);
+    family.set_metric(vec![metric]);
+    family
+}

@@ -1,0 +1,104 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::Semaphore;
+
+use super::{Deployment, ShadowOutcome};
+use crate::domain::{Batch, mix};
+
+/// Requests that a shadow may have to do; what comes beyond that it is not given.
+const WORK_MAX: usize = 64;
+
+/// A version that is given the requests of an endpoint too, after they are answered, and whose answers nobody gets: they are only
+/// compared.
+#[derive(Clone)]
+pub struct Shadow {
+    deployment: Arc<Deployment>,
+    percent: u32,
+    places: Arc<Semaphore>,
+    /// Requests so far, from which chance is drawn.
+    requests: Arc<AtomicU64>,
+}
+
+impl Shadow {
+    /// Gives `percent` of a hundred requests to `deployment`.
+    pub fn new(deployment: Arc<Deployment>, percent: u32) -> Self {
+        Self { deployment, percent, places: Arc::new(Semaphore::new(WORK_MAX)), requests: Arc::default() }
+    }
+
+    /// Who computes.
+    pub fn deployment(&self) -> &Arc<Deployment> {
+        &self.deployment
+    }
+
+    /// How many of a hundred requests it is given.
+    pub fn percent(&self) -> u32 {
+        self.percent
+    }
+
+    /// Computes the rows of a request that was answered with `outputs`, later, and compares.
+    pub(super) fn mirror(&self, inputs: &Batch, outputs: &Batch) {
+        if mix(self.requests.fetch_add(1, Ordering::Relaxed)) % 100 >= u64::from(self.percent) {
+            return;
+        }
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            self.deployment.metrics().count_shadow(ShadowOutcome::Skipped);
+            return;
+        };
+        let (deployment, inputs, expected) = (Arc::clone(&self.deployment), inputs.clone(), outputs.clone());
+        tokio::spawn(async move {
+            let outcome = match deployment.compute(inputs).await {
+                Ok(outputs) => compare(&expected, &outputs),
+                Err(_) => ShadowOutcome::Failed,
+            };
+            deployment.metrics().count_shadow(outcome);
+            drop(place);
+        });
+    }
+}
+
+/// How two answers to the same rows compare.
+fn compare(expected: &Batch, found: &Batch) -> ShadowOutcome {
+    let (expected, found) = (expected.tensors(), found.tensors());
+    let alike = |pair: (&crate::domain::Tensor, &crate::domain::Tensor)| {
+        let (left, right) = pair;
+        (left.name(), left.dtype(), left.shape()) == (right.name(), right.dtype(), right.shape())
+    };
+    if expected.len() != found.len() || !expected.iter().zip(found).all(alike) {
+        return ShadowOutcome::Different(None);
+    }
+    let pairs = || expected.iter().zip(found).filter(|(left, right)| left.data() != right.data());
+    if pairs().next().is_none() {
+        return ShadowOutcome::Same;
+    }
+    let mut largest: Option<f64> = None;
+    for (left, right) in pairs() {
+        if let (Some(left), Some(right)) = (left.to_f64(), right.to_f64()) {
+            let differences = left.iter().zip(&right).map(|(left, right)| (left - right).abs());
+            let difference = differences.filter(|difference| difference.is_finite()).fold(0.0, f64::max);
+            largest = Some(largest.unwrap_or(0.0).max(difference));
+        }
+    }
+    ShadowOutcome::Different(largest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Tensor;
+
+    fn answer(name: &str, values: &[f32]) -> Batch {
+        let labels = Tensor::from_strings("text", values.iter().map(|_| b"t".as_slice())).unwrap();
+        Batch::new(vec![Tensor::from_f32(name, vec![values.len()], values).unwrap(), labels]).unwrap()
+    }
+
+    #[test]
+    fn answers_are_compared_bit_by_bit_and_by_how_far_they_are_off() {
+        let expected = answer("y", &[1.0, f32::NAN, 0.5]);
+        assert_eq!(compare(&expected, &expected.clone()), ShadowOutcome::Same);
+        let found = answer("y", &[1.0, f32::NAN, 0.25]);
+        assert_eq!(compare(&expected, &found), ShadowOutcome::Different(Some(0.25)));
+        assert_eq!(compare(&expected, &answer("z", &[1.0, 1.0, 0.5])), ShadowOutcome::Different(None));
+        assert_eq!(compare(&expected, &answer("y", &[1.0])), ShadowOutcome::Different(None));
+    }
+}
