@@ -4,6 +4,7 @@
 
 mod archive;
 mod data;
+mod endpoint;
 mod error;
 mod evaluate;
 mod gc;
@@ -97,6 +98,9 @@ enum Command {
     Evaluate(evaluate::EvaluateArguments),
     /// Serve a model over HTTP.
     Serve(serve::ServeArguments),
+    /// List the endpoints of a server, and roll one back to the version before.
+    #[command(subcommand)]
+    Endpoint(endpoint::EndpointCommand),
     /// Compute a prediction that was served once more, and compare.
     Replay(replay::ReplayArguments),
     /// Start the server of experiments, runs and models, which MLflow's clients can use.
@@ -145,6 +149,7 @@ fn run(cli: Cli, output: &Output) -> anyhow::Result<ExitCode> {
         Command::Predict(arguments) => predict::run(arguments, &cli.state, output)?,
         Command::Evaluate(arguments) => evaluate::run(arguments, &cli.state, output)?,
         Command::Serve(arguments) => serve::run(arguments, &cli.state, output)?,
+        Command::Endpoint(command) => state::wait(endpoint::run(command, &cli.state, output))?,
         Command::Replay(arguments) => return replay::run(&arguments, &cli.state, output),
         Command::Server(arguments) => server::run(&arguments, &cli.state, output)?,
         Command::Monitor(command) => return monitor::run(command, &cli.state, output),

@@ -36,7 +36,10 @@ pub use dataset::{
 };
 pub use error::DataError;
 pub use filter::{Filter, FilterError};
-pub use json::{JsonError, RowForm, decode_rows, decode_untyped, encode_rows, encode_tensors};
+pub use json::{
+    JsonError, RowForm, decode_rows, decode_scoring, decode_scoring_csv, decode_untyped, encode_predictions,
+    encode_rows, encode_tensors,
+};
 pub use prediction::{PredictionRecord, PredictionWriter, find_prediction, prediction_bundles};
 pub use safetensors::{decode_safetensors, encode_safetensors, read_f32_as_safetensors};
 pub use statistics::{

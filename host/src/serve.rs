@@ -19,17 +19,22 @@ mod deployment;
 mod endpoint;
 mod endpoints;
 mod engine;
+mod graph;
 pub mod inference;
 mod metrics;
+mod openapi;
 mod protocol;
 mod queue;
 mod reconcile;
 mod recorder;
 mod replay;
 mod routes;
+mod rows;
+mod scoring;
 mod shadow;
 mod spec;
 mod window;
+mod work;
 
 pub use answer::{ApiError, ErrorCode, forbid};
 pub use batcher::BatchPolicy;
@@ -40,6 +45,7 @@ pub use deployer::{DeployError, Deployer, LocatedBundle};
 pub use deployment::{Answer, Call, Decoded, Deployment, DeploymentConfig};
 pub use endpoint::{Endpoint, Route, Routing};
 pub use endpoints::Endpoints;
+pub use graph::{GraphError, Node};
 pub use metrics::{DeploymentMetrics, ServeMetrics, ShadowOutcome, StageTimes};
 pub use queue::{Queue, QueueLimits};
 pub use reconcile::{EndpointChange, EndpointOutcome, Reconciler};
@@ -52,3 +58,4 @@ pub use spec::{
     RouteSpec, ShadowSpec,
 };
 pub use window::{WindowCapture, WindowError};
+pub use work::Work;

@@ -60,7 +60,7 @@ pub(crate) fn run(layout: &Layout, scope: Scope) -> Result<()> {
     python::ensure(&layout.python_environment(), None)?;
     xgboost::ensure(layout)?;
     if scope == Scope::Tests {
-        ensure_tools(&[Tool::POSTGRESQL])?;
+        ensure_tools(&[Tool::POSTGRESQL, Tool::PROMTOOL])?;
         let requirements = layout.root().join("tests/python/requirements.txt");
         python::ensure(&layout.python_environment(), Some(&requirements))?;
     }

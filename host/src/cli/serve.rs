@@ -23,8 +23,9 @@ use crate::domain::Name;
 use crate::plugin::Transformer;
 use crate::registry::{ModelReference, Predictor, read_bundle};
 use crate::serve::{
-    Control, Deployer, Deployment, DeploymentConfig, Endpoint, EndpointSpec, Endpoints, Reconciler, Recorder,
-    Routing, ServeLimits, ServeMetrics, ServeState, forbid, router,
+    Control, Deployer, Deployment, DeploymentConfig, Endpoint, EndpointPolicy, EndpointSpec, Endpoints,
+    PolicyFields, Reconciler, Recorder, Routing, ServeLimits, ServeMetrics, ServeState, ShadowSpec, Work,
+    forbid, router,
 };
 use crate::server::{Server, guarded};
 use crate::store::Store;
@@ -94,6 +95,8 @@ pub(super) struct ServeArguments {
     /// Mebibytes of the newest predictions that are kept for `host replay`, of at most 4,096 a second; 0 keeps none.
     #[arg(long, value_name = "MIB", default_value_t = 256)]
     record_mib: u32,
+    #[command(flatten)]
+    policy: PolicyArguments,
     /// Let clients load and unload models, as the Open Inference Protocol's repository has it.
     #[arg(long, conflicts_with = "replaced")]
     model_control: bool,
@@ -102,6 +105,49 @@ pub(super) struct ServeArguments {
     constant_endpoint: bool,
     #[command(flatten)]
     options: PluginOptions,
+}
+
+/// How requests are computed. An endpoint file says it for each endpoint.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "How requests are computed")]
+struct PolicyArguments {
+    /// Compute requests together that come at the same time, up to so many rows; each alone if 0. Rows that depend on each
+    /// other, as a plugin's manifest says, are never put together.
+    #[arg(long, value_name = "ROWS", default_value_t = 0, conflicts_with = "endpoints")]
+    batch_rows: usize,
+    /// Longest that a batch waits for more rows, in microseconds, where waiting has paid.
+    #[arg(long, value_name = "US", conflicts_with = "endpoints")]
+    batch_delay_us: Option<u64>,
+    /// Requests, or batches of them, that an endpoint computes at once [default: 64, with --batch-rows one per core].
+    #[arg(long, value_name = "COUNT", conflicts_with = "endpoints")]
+    concurrency: Option<usize>,
+    /// Requests of an endpoint that may wait for their turn; more get 429 [default: 1024].
+    #[arg(long, value_name = "COUNT", conflicts_with = "endpoints")]
+    queue: Option<usize>,
+    /// Longest that a request waits for its turn, in milliseconds, unless the client says less; 0 sets no limit
+    /// [default: 30000].
+    #[arg(long, value_name = "MS", conflicts_with = "endpoints")]
+    timeout_ms: Option<u64>,
+    /// Mebibytes of answers that an endpoint keeps, and gives again to the same rows; 0 keeps none.
+    #[arg(long, value_name = "MIB", default_value_t = 0, conflicts_with = "endpoints")]
+    cache_mib: u64,
+    /// Give the requests to this model too, after they are answered, and compare the answers (`host endpoint list`, `/metrics`).
+    #[arg(long, value_name = "MODEL", conflicts_with_all = ["endpoints", "replaced"])]
+    shadow: Option<ModelReference>,
+}
+
+impl PolicyArguments {
+    fn policy(&self) -> anyhow::Result<EndpointPolicy> {
+        let fields = PolicyFields {
+            batch_rows: Some(self.batch_rows),
+            batch_delay_us: self.batch_delay_us,
+            concurrency: self.concurrency,
+            queue: self.queue,
+            timeout_ms: self.timeout_ms,
+            cache_mib: Some(self.cache_mib),
+        };
+        fields.policy().map_err(anyhow::Error::msg)
+    }
 }
 
 pub(super) fn run(arguments: ServeArguments, state: &StateArguments, output: &Output) -> anyhow::Result<()> {
@@ -221,7 +267,10 @@ fn specs_of_models(arguments: &ServeArguments) -> anyhow::Result<Vec<EndpointSpe
         if specs.iter().any(|spec| spec.name == name) {
             bail!("two endpoints are called `{name}`: name them with `--model ENDPOINT=MODEL`");
         }
-        specs.push(EndpointSpec::of_model(name, model));
+        let shadow = arguments.policy.shadow.clone().map(|model| ShadowSpec { model, percent: 100 });
+        let policy = arguments.policy.policy()?;
+        let shadows = shadow.into_iter().collect();
+        specs.push(EndpointSpec { policy, shadows, ..EndpointSpec::of_model(name, model) });
     }
     Ok(specs)
 }
@@ -259,13 +308,15 @@ async fn deploy_replaced(
                 version: located.version,
                 bundle: located.bundle,
                 platform,
-                predictor,
+                work: Work::Bundle(predictor),
                 is_of_bundle: false,
                 window: deployer.window(&spec.name, located.bundle)?,
                 rows_max: REQUEST_ROWS_MAX,
+                example: None,
             };
             let deployment = Deployment::new(spec.name.as_str(), config)?;
-            endpoints.insert(Endpoint::new(spec.name.clone(), Routing::to(Arc::new(deployment))));
+            let routing = Routing::to(Arc::new(deployment));
+            endpoints.insert(Endpoint::new(spec.name.clone(), routing.computing_by(&spec.policy)));
         }
     }
     Ok(())
@@ -305,7 +356,10 @@ fn announce(endpoints: &Endpoints, server: &Server, output: &Output) -> anyhow::
 
 /// What a request to a deployment passes through.
 fn path_of(deployment: &Deployment) -> String {
-    let (preprocess, postprocess) = deployment.predictor().transformers();
+    if deployment.is_graph() {
+        return "made of other endpoints".to_owned();
+    }
+    let (preprocess, postprocess) = deployment.transformers();
     let names = |transformers: &[Transformer]| match transformers {
         [] => String::new(),
         all => all.iter().map(|one| format!("{} → ", one.plugin().manifest().name)).collect(),

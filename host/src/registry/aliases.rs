@@ -116,6 +116,15 @@ impl Registry {
         }
     }
 
+    /// The version that an alias meant before the one that it means now, with that one; none where it has meant no other.
+    pub async fn version_before(&self, name: &str, alias: &str) -> Result<Option<(i64, i64)>, TrackError> {
+        let current = self.version_by_alias(name, alias).await?.number;
+        let changes = self.alias_history(name, Some(alias)).await?;
+        let versions = changes.iter().rev().filter_map(|change| change.version);
+        let mut others = versions.filter(|version| *version != current);
+        Ok(others.next().map(|before| (before, current)))
+    }
+
     /// What the aliases of a model meant, or one of them, in the order of the changes. What was before this was kept, or
     /// before the model of this name was made, is not known.
     pub async fn alias_history(

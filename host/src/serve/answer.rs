@@ -121,7 +121,7 @@ impl ApiError {
         let body = serde_json::json!({ "error": self.message }).to_string();
         let mut response = error_response(self.status, body);
         if self.status == StatusCode::UNSUPPORTED_MEDIA_TYPE {
-            let encodings = HeaderValue::from_static("gzip, deflate");
+            let encodings = HeaderValue::from_static("gzip, deflate, zstd");
             response.headers_mut().insert(header::ACCEPT_ENCODING, encodings);
         }
         response

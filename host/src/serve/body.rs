@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody as _};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -35,6 +35,28 @@ impl Default for ServeLimits {
     fn default() -> Self {
         Self { body_max_bytes: 16 * 1024 * 1024, body_max_ms: 30_000, bodies_max_bytes: 512 * 1024 * 1024 }
     }
+}
+
+/// The response with an answer, packed where the caller likes that and it is worth it.
+pub(super) async fn packed(body: Vec<u8>, accepted: ContentEncoding) -> Response<Body> {
+    let (mut body, mut packed_by) = (body, None);
+    if accepted != ContentEncoding::Identity && body.len() >= ContentEncoding::PACKED_MIN_BYTES {
+        let unpacked = body.clone();
+        // Where packing fails there is still the answer.
+        if let Ok(Ok(packed)) = tokio::task::spawn_blocking(move || accepted.pack(unpacked)).await {
+            (body, packed_by) = (packed, accepted.name());
+        }
+    }
+    let mut response = Response::new(Body::from(body));
+    if let Some(name) = packed_by {
+        response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static(name));
+    }
+    response
+}
+
+/// What a request likes its answer to be packed by.
+pub(super) fn accepted_by(headers: &HeaderMap) -> ContentEncoding {
+    ContentEncoding::accepted(headers.get(header::ACCEPT_ENCODING).and_then(|value| value.to_str().ok()))
 }
 
 /// A whole body. Its bytes are counted among those under way until it is dropped.

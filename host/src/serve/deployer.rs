@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
-use super::{Deployment, DeploymentConfig, WindowCapture};
+use super::graph::Graph;
+use super::{Deployment, DeploymentConfig, GraphError, WindowCapture, Work};
 use crate::data::{DataError, WindowWriter};
 use crate::domain::{Digest, Name};
 use crate::plugin::{PluginRuntime, block_on};
@@ -48,6 +49,9 @@ pub enum DeployError {
     /// Its window cannot be opened.
     #[error("{0}")]
     Window(#[from] DataError),
+    /// It is made of endpoints that do not fit together.
+    #[error("{0}")]
+    Graph(#[from] GraphError),
     /// Its metrics cannot be named so.
     #[error("{0}")]
     Metrics(#[from] prometheus::Error),
@@ -91,18 +95,36 @@ impl Deployer {
         let LocatedBundle { version, bundle } = located;
         let manifest = read_bundle(&self.store, bundle)?;
         let predictor = Predictor::load(&self.store, &self.runtime, &manifest)?;
+        let mut example = None;
         if let Some(recorded) = &manifest.sample {
             let sample = Sample::from_bytes(&self.store.get(recorded.digest)?)?;
             block_on(sample.check(&predictor))?;
+            example = sample.inputs.into_iter().next().zip(sample.outputs.into_iter().next());
         }
         let config = DeploymentConfig {
             version,
             bundle,
             platform: manifest.model.platform(),
-            predictor,
+            work: Work::Bundle(predictor),
             is_of_bundle: true,
             window: self.window(endpoint, bundle)?,
             rows_max: self.rows_max,
+            example,
+        };
+        Ok(Deployment::new(endpoint.as_str(), config)?)
+    }
+
+    /// Makes an endpoint of others answer. It has no window: those that it asks have theirs.
+    pub(super) fn deploy_graph(&self, endpoint: &Name, graph: Graph) -> Result<Deployment, DeployError> {
+        let config = DeploymentConfig {
+            version: None,
+            bundle: graph.digest(),
+            platform: "graph".to_owned(),
+            work: Work::Graph(graph),
+            is_of_bundle: false,
+            window: None,
+            rows_max: self.rows_max,
+            example: None,
         };
         Ok(Deployment::new(endpoint.as_str(), config)?)
     }

@@ -5,14 +5,17 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 
 use super::batcher::Batcher;
 use super::cache::{AnswerCache, CachedAnswer, Key};
-use super::engine::{Computed, Engine, INLINE_ROWS_MAX, INLINE_SCORES_MAX, internal, on_blocking_pool};
+use super::engine::{Computed, Engine, INLINE_ROWS_MAX, INLINE_SCORES_MAX, on_blocking_pool};
+use super::graph::Graph;
 use super::inference::{Durations, ModelStatistics};
 use super::metrics::DeploymentMetrics;
 use super::window::WindowCapture;
+use super::work::Work;
 use super::{ApiError, BatchPolicy, ErrorCode, Queue, RequestBody, StageTimes};
-use crate::data::{self, PredictionRecord};
-use crate::domain::{Batch, ColumnSpec, Digest, Name};
-use crate::registry::Predictor;
+use crate::data::PredictionRecord;
+use crate::domain::{Batch, ColumnSpec, Digest, Name, Signature};
+use crate::plugin::Transformer;
+use crate::registry::PredictionError;
 use crate::track::now_ms;
 
 /// Bytes of a body up to which it is decoded on the thread that read it. Decoding takes about a nanosecond a byte.
@@ -36,14 +39,16 @@ pub struct DeploymentConfig {
     pub bundle: Digest,
     /// The library that made the model and the format of its file, such as `xgboost_ubj`.
     pub platform: String,
-    /// The bundle, loaded.
-    pub predictor: Predictor,
+    /// What computes.
+    pub work: Work,
     /// Whether its transformers are the bundle's own, and no others in their place.
     pub is_of_bundle: bool,
     /// Where rows are kept for monitoring; none where monitoring is off.
     pub window: Option<Arc<WindowCapture>>,
     /// Rows that one request may have.
     pub rows_max: usize,
+    /// A row and its answer, for documents; none where none was recorded.
+    pub example: Option<(serde_json::Value, serde_json::Value)>,
 }
 
 /// A bundle that is loaded and answers: transformers and model together, which are swapped only together.
@@ -53,6 +58,7 @@ pub struct Deployment {
     platform: String,
     is_of_bundle: bool,
     rows_max: usize,
+    example: Option<(serde_json::Value, serde_json::Value)>,
     headers: Vec<(HeaderName, HeaderValue)>,
     statistics: ModelStatistics,
     engine: Arc<Engine>,
@@ -103,11 +109,19 @@ pub struct Answer<T> {
 impl Deployment {
     /// Makes a deployment that counts as one of `endpoint`.
     pub fn new(endpoint: &str, config: DeploymentConfig) -> Result<Self, prometheus::Error> {
-        let DeploymentConfig { version, bundle, platform, predictor, is_of_bundle, window, rows_max } =
-            config;
+        let DeploymentConfig {
+            version,
+            bundle,
+            platform,
+            work,
+            is_of_bundle,
+            window,
+            rows_max,
+            example,
+        } = config;
         let named = version.as_ref().map(|(model, number)| format!("{model}@{number}"));
         let label = named.clone().unwrap_or_else(|| bundle.short());
-        let metrics = DeploymentMetrics::new(endpoint, &label, &predictor)?;
+        let metrics = DeploymentMetrics::new(endpoint, &label, work.transformers())?;
         let headers =
             [Some((BUNDLE_HEADER, bundle.to_string())), named.map(|version| (VERSION_HEADER, version))];
         let headers =
@@ -115,13 +129,14 @@ impl Deployment {
         Ok(Self {
             headers: headers.collect(),
             statistics: ModelStatistics::default(),
-            engine: Arc::new(Engine::new(predictor, window, metrics)),
+            engine: Arc::new(Engine::new(work, window, metrics)),
             batcher: RwLock::default(),
             version,
             bundle,
             platform,
             is_of_bundle,
             rows_max,
+            example,
         })
     }
 
@@ -156,9 +171,27 @@ impl Deployment {
         self.engine.window.as_ref()
     }
 
-    /// What computes.
-    pub fn predictor(&self) -> &Predictor {
-        &self.engine.predictor
+    /// The transformers before and after the model.
+    pub fn transformers(&self) -> (&[Transformer], &[Transformer]) {
+        self.engine.work.transformers()
+    }
+
+    /// What it takes and answers.
+    pub fn signature(&self) -> &Signature {
+        self.engine.work.signature()
+    }
+
+    /// Whether it is made of other endpoints.
+    pub fn is_graph(&self) -> bool {
+        self.graph().is_some()
+    }
+
+    /// The graph, if it is one.
+    pub(super) fn graph(&self) -> Option<&Graph> {
+        match &self.engine.work {
+            Work::Graph(graph) => Some(graph),
+            Work::Bundle(_) => None,
+        }
     }
 
     /// What it has done since it was loaded.
@@ -171,6 +204,11 @@ impl Deployment {
         &self.engine.metrics
     }
 
+    /// A row and its answer; none where none was recorded.
+    pub fn example(&self) -> Option<&(serde_json::Value, serde_json::Value)> {
+        self.example.as_ref()
+    }
+
     /// Rows that one request may have.
     pub fn rows_max(&self) -> usize {
         self.rows_max
@@ -179,7 +217,7 @@ impl Deployment {
     /// Computes requests together from the next one on, with the turns of `queue`; or each alone. They are never together
     /// where a transformer says that rows depend on each other.
     pub(super) fn batch_by(&self, policy: Option<BatchPolicy>, queue: &Arc<Queue>) {
-        let policy = policy.filter(|_| self.engine.predictor.rows_independent());
+        let policy = policy.filter(|_| self.engine.work.rows_independent());
         let mut batcher = self.batcher.write().unwrap_or_else(PoisonError::into_inner);
         let is_so = match (policy, batcher.as_ref()) {
             (Some(policy), Some(batcher)) => batcher.is_of(policy, queue),
@@ -194,20 +232,9 @@ impl Deployment {
 
     /// Whether requests are computed together as `policy` says, as far as the transformers allow it.
     pub(super) fn is_batching_by(&self, policy: Option<BatchPolicy>) -> bool {
-        let policy = policy.filter(|_| self.engine.predictor.rows_independent());
+        let policy = policy.filter(|_| self.engine.work.rows_independent());
         let batcher = self.batcher.read().unwrap_or_else(PoisonError::into_inner);
         batcher.as_ref().map(|batcher| batcher.policy()) == policy
-    }
-
-    /// Answers a body of JSON: an object gets an object, a list gets a list.
-    pub async fn answer(&self, body: RequestBody, call: Call) -> Result<Answer<Vec<u8>>, ApiError> {
-        let decode = |body: &[u8], specs: &[ColumnSpec], rows_max| {
-            let (inputs, note) = data::decode_rows(body, specs, rows_max)?;
-            Ok(Decoded { inputs, note, timeout: None })
-        };
-        let encode =
-            |outputs: &Batch, form| data::encode_rows(outputs, form).map_err(|error| internal(&error));
-        self.answer_as(body, call, decode, encode).await
     }
 
     /// Answers a body that `decode` makes a batch of, by the columns of the signature and the most rows that there may be;
@@ -227,13 +254,7 @@ impl Deployment {
     {
         let started = Instant::now();
         let answer = self.answer_uncounted(started, body, call, decode, encode).await;
-        match &answer {
-            Ok(answer) => self.count(answer, started.elapsed()),
-            Err(error) => {
-                self.statistics.count_failure(started.elapsed());
-                self.metrics().count_error(error);
-            }
-        }
+        self.count_outcome(&answer, started.elapsed());
         answer
     }
 
@@ -253,12 +274,12 @@ impl Deployment {
         let (Decoded { inputs, note, timeout }, _body) = if body.bytes().len() > INLINE_BODY_MAX_BYTES {
             let (engine, rows_max) = (Arc::clone(&self.engine), self.rows_max);
             on_blocking_pool(move || {
-                let decoded = decode(body.bytes(), &engine.predictor.signature().inputs, rows_max);
+                let decoded = decode(body.bytes(), &engine.work.signature().inputs, rows_max);
                 decoded.map(|decoded| (decoded, body))
             })
             .await??
         } else {
-            let specs = &self.engine.predictor.signature().inputs;
+            let specs = &self.engine.work.signature().inputs;
             (decode(body.bytes(), specs, self.rows_max)?, body)
         };
         self.check_scores(inputs.rows())?;
@@ -268,7 +289,7 @@ impl Deployment {
         let (computed, is_cached) = self.compute_or_find(inputs, &Call { deadline, ..call }).await?;
         let encode_started = Instant::now();
         let Computed { inputs, outputs, times, batch_rows, is_first, .. } = computed;
-        let scores = outputs.rows().saturating_mul(self.engine.predictor.score_count());
+        let scores = outputs.rows().saturating_mul(self.engine.work.score_count());
         let (outputs, body) = if outputs.rows() <= INLINE_ROWS_MAX && scores <= INLINE_SCORES_MAX {
             let body = encode(&outputs, note)?;
             (outputs, body)
@@ -323,6 +344,21 @@ impl Deployment {
         Ok(computed)
     }
 
+    /// Answers rows that an endpoint made of this one has, and counts that as a request.
+    pub(super) async fn answer_rows(&self, inputs: Batch, call: Call) -> Result<Batch, ApiError> {
+        let started = Instant::now();
+        let answer = async {
+            ColumnSpec::check(&self.signature().inputs, &inputs).map_err(PredictionError::from)?;
+            self.check_scores(inputs.rows())?;
+            let (computed, is_cached) = self.compute_or_find(inputs, &call).await?;
+            let Computed { inputs, outputs, times, batch_rows, is_first, .. } = computed;
+            Ok(Answer { body: (), inputs, outputs, times, is_cached, batch_rows, is_first })
+        };
+        let answer = answer.await;
+        self.count_outcome(&answer, started.elapsed());
+        answer.map(|answer| answer.outputs)
+    }
+
     /// Computes for its own sake: nothing of it is recorded, and no turn is taken.
     pub(super) async fn compute(&self, inputs: Batch) -> Result<Batch, ApiError> {
         Ok(self.engine.compute(inputs).await?.outputs)
@@ -330,7 +366,7 @@ impl Deployment {
 
     /// Refuses rows whose answer would be too large.
     fn check_scores(&self, rows: usize) -> Result<(), ApiError> {
-        let scores = self.engine.predictor.score_count();
+        let scores = self.engine.work.score_count();
         let rows_max = ANSWER_SCORES_MAX / scores.max(1);
         if rows <= rows_max {
             return Ok(());
@@ -340,6 +376,16 @@ impl Deployment {
              each, found {rows}"
         );
         Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::AnswerTooLarge, message))
+    }
+
+    fn count_outcome<T>(&self, answer: &Result<Answer<T>, ApiError>, total: Duration) {
+        match answer {
+            Ok(answer) => self.count(answer, total),
+            Err(error) => {
+                self.statistics.count_failure(total);
+                self.metrics().count_error(error);
+            }
+        }
     }
 
     fn count<T>(&self, answer: &Answer<T>, total: Duration) {
@@ -397,7 +443,8 @@ pub(super) mod tests {
     use super::*;
     use crate::domain::{ColumnSpec, DataType, Signature};
     use crate::model::Model;
-    use crate::registry::PredictorParts;
+    use crate::registry::{Predictor, PredictorParts};
+    use crate::serve::rows::BodyFormat;
 
     /// Says always 0, and remembers who asked.
     #[derive(Debug)]
@@ -465,11 +512,20 @@ pub(super) mod tests {
             bundle: Digest::of(b""),
             platform: "test".to_owned(),
             is_of_bundle: true,
-            predictor: Predictor::new(parts, signature),
+            work: Work::Bundle(Predictor::new(parts, signature)),
             window: None,
             rows_max: 100_000,
+            example: None,
         };
         (model, Deployment::new("e", config).unwrap())
+    }
+
+    async fn answer(
+        deployment: &Deployment,
+        body: RequestBody,
+        call: Call,
+    ) -> Result<Answer<Vec<u8>>, ApiError> {
+        BodyFormat::Json.answer(deployment, body, call).await
     }
 
     fn rows(count: usize, features: usize) -> RequestBody {
@@ -480,21 +536,21 @@ pub(super) mod tests {
     #[tokio::test]
     async fn refuses_rows_whose_answer_would_be_too_large_before_computing_it() {
         let (model, deployment) = deployment(1, 65_536);
-        let refused = deployment.answer(rows(65, 1), call()).await.unwrap_err();
+        let refused = answer(&deployment, rows(65, 1), call()).await.unwrap_err();
         assert_eq!(refused.code(), ErrorCode::AnswerTooLarge);
         assert_eq!(
             refused.message(),
             "the answer would be too large: expected at most 64 rows, as the model has 65536 scores for each, found 65"
         );
         assert!(model.asked_by.lock().unwrap().is_empty());
-        assert!(deployment.answer(rows(64, 1), call()).await.is_ok());
+        assert!(answer(&deployment, rows(64, 1), call()).await.is_ok());
     }
 
     #[tokio::test]
     async fn only_small_requests_are_answered_on_the_thread_that_read_them() {
         let asked_here = async |count: usize, features: usize, scores: usize| {
             let (model, deployment) = deployment(features, scores);
-            deployment.answer(rows(count, features), call()).await.unwrap();
+            answer(&deployment, rows(count, features), call()).await.unwrap();
             let asked_by = model.asked_by.lock().unwrap();
             asked_by.as_slice() == [std::thread::current().id()]
         };

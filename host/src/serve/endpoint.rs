@@ -3,8 +3,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::http::{HeaderMap, HeaderName};
 
-use super::{AnswerCache, Deployment, Queue, QueueLimits, Shadow};
+use super::{AnswerCache, Call, Deployment, EndpointPolicy, Queue, QueueLimits, Shadow};
 use crate::domain::{Name, mix};
+use crate::registry::ModelReference;
 
 /// A served name: the last part of `/serve/{endpoint}`, and who answers what is asked of it.
 ///
@@ -40,6 +41,8 @@ pub struct Route {
     pub deployment: Arc<Deployment>,
     /// Its part: this weight of the sum of all.
     pub weight: u32,
+    /// The model that was asked for, of which it is the version now; none where that does not change.
+    pub model: Option<ModelReference>,
 }
 
 impl Endpoint {
@@ -76,7 +79,7 @@ impl Endpoint {
 impl Routing {
     /// All requests to one deployment.
     pub fn to(deployment: Arc<Deployment>) -> Self {
-        Self::split(vec![Route { deployment, weight: 1 }], None)
+        Self::split(vec![Route { deployment, weight: 1, model: None }], None)
     }
 
     /// Requests by weight. Those with the same value of the header `sticky` get the same deployment, as long as neither
@@ -86,14 +89,22 @@ impl Routing {
         Self { routes, kept: Vec::new(), shadows: Vec::new(), sticky, queue, cache: None }
     }
 
-    /// Lets requests wait in `queue`, which a routing before this one may have had.
-    pub fn waiting_in(self, queue: Arc<Queue>) -> Self {
-        Self { queue, ..self }
+    /// Computes requests as `policy` says.
+    pub fn computing_by(self, policy: &EndpointPolicy) -> Self {
+        self.going_on(policy, None)
     }
 
-    /// Keeps answers in `cache`.
-    pub fn caching_in(self, cache: Option<Arc<AnswerCache>>) -> Self {
-        Self { cache, ..self }
+    /// The same, with the queue and the cache that the routing before this one has, where they fit the policy.
+    pub(super) fn going_on(self, policy: &EndpointPolicy, before: Option<&Self>) -> Self {
+        let queue = before.map(Self::queue).filter(|queue| queue.limits() == policy.queue);
+        let queue = queue.map_or_else(|| Arc::new(Queue::new(policy.queue)), Arc::clone);
+        let cache = before.and_then(Self::cache).filter(|cache| cache.max_bytes() == policy.cache_bytes);
+        let new_cache = || (policy.cache_bytes > 0).then(|| Arc::new(AnswerCache::new(policy.cache_bytes)));
+        let cache = cache.cloned().or_else(new_cache);
+        for deployment in self.deployments() {
+            deployment.batch_by(policy.batch, &queue);
+        }
+        Self { queue, cache, ..self }
     }
 
     /// Gives requests to `shadows` too.
@@ -104,6 +115,13 @@ impl Routing {
     /// Keeps deployments loaded that are asked only by version, the newest first.
     pub fn keeping(self, kept: Vec<Arc<Deployment>>) -> Self {
         Self { kept, ..self }
+    }
+
+    /// Whether it computes requests as `policy` says.
+    pub(super) fn is_computing_by(&self, policy: &EndpointPolicy) -> bool {
+        self.queue.limits() == policy.queue
+            && self.cache().map_or(0, |cache| cache.max_bytes()) == policy.cache_bytes
+            && self.deployments().all(|deployment| deployment.is_batching_by(policy.batch))
     }
 
     /// The header by which requests stay with one of several deployments.
@@ -129,6 +147,12 @@ impl Routing {
     /// Answers that were given before.
     pub fn cache(&self) -> Option<&Arc<AnswerCache>> {
         self.cache.as_ref()
+    }
+
+    /// What a request brings along whose client waits until `of_client`.
+    pub(super) fn call(&self, of_client: Option<tokio::time::Instant>) -> Call {
+        let deadline = self.queue.deadline(of_client);
+        Call { queue: Arc::clone(&self.queue), cache: self.cache.clone(), deadline }
     }
 
     /// The part of the requests that a deployment gets.
@@ -202,6 +226,7 @@ mod tests {
         let route = |(number, weight): (i64, &u32)| Route {
             deployment: Arc::new(deployment(1, 1).1.named("m", number)),
             weight: *weight,
+            model: None,
         };
         let routes = (1..).zip(weights).map(route).collect();
         Endpoint::new("e".parse().unwrap(), Routing::split(routes, Some(HeaderName::from_static("x-user"))))

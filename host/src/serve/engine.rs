@@ -6,10 +6,11 @@ use axum::http::StatusCode;
 
 use super::metrics::DeploymentMetrics;
 use super::window::WindowCapture;
+use super::work::{Work, WorkError, Worked};
 use super::{ApiError, ErrorCode, StageTimes};
 use crate::domain::Batch;
 use crate::plugin::block_on;
-use crate::registry::{Prediction, PredictionError, Predictor};
+use crate::registry::PredictionError;
 
 /// Rows up to which a batch may be computed on the thread that asks.
 pub(super) const INLINE_ROWS_MAX: usize = 64;
@@ -20,9 +21,9 @@ pub(super) const INLINE_SCORES_MAX: usize = 16 * 1024;
 /// Time, in nanoseconds, up to which a batch is computed on that thread, judging by the rows before it: others wait so long.
 const INLINE_NANOS_MAX: u64 = 1_000_000;
 
-/// A loaded bundle at work: computes batches, offers what it saw to the window, and counts.
+/// What a deployment has loaded, at work: computes batches, offers what it saw to the window, and counts.
 pub(super) struct Engine {
-    pub(super) predictor: Predictor,
+    pub(super) work: Work,
     pub(super) window: Option<Arc<WindowCapture>>,
     pub(super) metrics: DeploymentMetrics,
     /// What a row takes, in nanoseconds; 0 before the first.
@@ -47,12 +48,8 @@ pub(super) struct Computed {
 }
 
 impl Engine {
-    pub(super) fn new(
-        predictor: Predictor,
-        window: Option<Arc<WindowCapture>>,
-        metrics: DeploymentMetrics,
-    ) -> Self {
-        Self { predictor, window, metrics, row_nanos: AtomicU64::new(0) }
+    pub(super) fn new(work: Work, window: Option<Arc<WindowCapture>>, metrics: DeploymentMetrics) -> Self {
+        Self { work, window, metrics, row_nanos: AtomicU64::new(0) }
     }
 
     /// Computes a batch: on this thread, if that takes about a millisecond at most, and otherwise on the blocking pool.
@@ -66,21 +63,12 @@ impl Engine {
 
     async fn compute_here(&self, inputs: Batch) -> Result<Computed, ApiError> {
         let started = Instant::now();
-        let predicted = self.predictor.predict(&inputs).await;
-        let prediction = predicted.inspect_err(|error| self.count_fault(error))?;
+        let worked = self.work.compute(&inputs).await.inspect_err(|error| self.count_fault(error))?;
         let rows = inputs.rows();
         self.learn(rows, started.elapsed());
-        self.metrics.count_batch(rows, &prediction.calls);
-        let times = self.times_of(&prediction);
-        let Prediction { features, scores, outputs, .. } = prediction;
-        Ok(Computed {
-            inputs,
-            outputs,
-            seen: Some((features, scores)),
-            times,
-            batch_rows: rows,
-            is_first: true,
-        })
+        self.metrics.count_batch(rows, &worked.calls);
+        let Worked { outputs, seen, times, .. } = worked;
+        Ok(Computed { inputs, outputs, seen, times, batch_rows: rows, is_first: true })
     }
 
     /// Shows the window what the model saw.
@@ -91,7 +79,11 @@ impl Engine {
     }
 
     fn is_quick(&self, rows: usize) -> bool {
-        let scores = rows.saturating_mul(self.predictor.score_count());
+        if matches!(self.work, Work::Graph(_)) {
+            // It only waits for others.
+            return true;
+        }
+        let scores = rows.saturating_mul(self.work.score_count());
         let nanos = self.row_nanos.load(Ordering::Relaxed).saturating_mul(rows as u64);
         rows <= INLINE_ROWS_MAX && scores <= INLINE_SCORES_MAX && nanos <= INLINE_NANOS_MAX
     }
@@ -104,20 +96,8 @@ impl Engine {
         self.row_nanos.store(learned, Ordering::Relaxed);
     }
 
-    fn times_of(&self, prediction: &Prediction) -> StageTimes {
-        let before = self.predictor.transformers().0.len();
-        let sum = |calls: &[crate::registry::TransformerCall]| calls.iter().map(|call| call.took).sum();
-        let (preprocess, postprocess) = prediction.calls.split_at(before.min(prediction.calls.len()));
-        StageTimes {
-            preprocess: sum(preprocess),
-            model: prediction.model_time,
-            postprocess: sum(postprocess),
-            ..StageTimes::default()
-        }
-    }
-
-    fn count_fault(&self, error: &PredictionError) {
-        if let PredictionError::Plugin(error) = error {
+    fn count_fault(&self, error: &WorkError) {
+        if let WorkError::Prediction(PredictionError::Plugin(error)) = error {
             self.metrics.count_fault(error);
         }
     }

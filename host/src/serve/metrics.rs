@@ -15,8 +15,8 @@ use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, 
 
 use self::plugins::PluginMetrics;
 use super::{ApiError, Endpoint, Endpoints, ErrorCode};
-use crate::plugin::{Fault, PluginError};
-use crate::registry::{Predictor, TransformerCall};
+use crate::plugin::{Fault, PluginError, Transformer};
+use crate::registry::TransformerCall;
 
 /// What the text is.
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
@@ -143,7 +143,11 @@ struct PluginSeries {
 
 impl DeploymentMetrics {
     /// The series of `version` at `endpoint`, which starts.
-    pub fn new(endpoint: &str, version: &str, predictor: &Predictor) -> Result<Self, prometheus::Error> {
+    pub fn new(
+        endpoint: &str,
+        version: &str,
+        transformers: (&[Transformer], &[Transformer]),
+    ) -> Result<Self, prometheus::Error> {
         let labels: HashMap<String, String> =
             [("endpoint".to_owned(), endpoint.to_owned()), ("version".to_owned(), version.to_owned())].into();
         let named = |name: &str, help: &str| Opts::new(name, help).const_labels(labels.clone());
@@ -155,8 +159,8 @@ impl DeploymentMetrics {
             histogram(options.const_label("stage", stage), &SECONDS)
         };
         let [decode, queue, preprocess, model, postprocess, encode] = STAGES.map(stage);
-        let (before, after) = predictor.transformers();
-        let plugin = |transformer: &crate::plugin::Transformer| {
+        let (before, after) = transformers;
+        let plugin = |transformer: &Transformer| {
             let name = &transformer.plugin().manifest().name;
             let of_plugin = |name_of: &str, help: &str| named(name_of, help).const_label("plugin", name);
             Ok::<_, prometheus::Error>(PluginSeries {

@@ -15,6 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::answer::json_response;
+use super::body::{accepted_by, packed};
 use super::inference::{
     ContentEncoding, EXTENSIONS, EncodedResponse, HEADER_LENGTH, ModelConfig, ModelIndexEntry, ModelMetadata,
     ModelState, ResponseHead, ServerMetadata, StatisticsRecord, TensorConfig, TensorMetadata,
@@ -191,7 +192,7 @@ async fn inferred(
     let header = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
     let length = header(HEADER_LENGTH).map(parse_header_length).transpose()?;
     let encoding = ContentEncoding::of_request(header(header::CONTENT_ENCODING.as_str()))?;
-    let accepted = ContentEncoding::accepted(header(header::ACCEPT_ENCODING.as_str()));
+    let accepted = accepted_by(&head.headers);
     let body = shared.bodies.unpack(shared.bodies.read(body).await?, encoding).await?;
     let asked = asked(shared, model, version, &head.headers).inspect_err(refused)?;
     let call = asked.call(&head.headers).inspect_err(refused)?;
@@ -224,20 +225,9 @@ async fn inferred(
 /// The response with an answer, packed where the caller likes that and it is worth it.
 async fn packed_response(encoded: EncodedResponse, accepted: ContentEncoding) -> Response<Body> {
     let (content_type, length) = (encoded.content_type(), encoded.header_length);
-    let (mut body, mut packed_by) = (encoded.body, None);
-    if accepted != ContentEncoding::Identity && body.len() >= ContentEncoding::PACKED_MIN_BYTES {
-        let unpacked = body.clone();
-        // Where packing fails there is still the answer.
-        if let Ok(Ok(packed)) = tokio::task::spawn_blocking(move || accepted.pack(unpacked)).await {
-            (body, packed_by) = (packed, accepted.name());
-        }
-    }
-    let mut response = Response::new(Body::from(body));
+    let mut response = packed(encoded.body, accepted).await;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    if let Some(name) = packed_by {
-        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(name));
-    }
     if let Some(length) = length {
         headers.insert(HeaderName::from_static(HEADER_LENGTH), HeaderValue::from(length));
     }
@@ -326,7 +316,7 @@ fn number_of(deployment: &Deployment) -> String {
 }
 
 fn metadata_of(asked: &Asked) -> ModelMetadata {
-    let signature = asked.deployment.predictor().signature();
+    let signature = asked.deployment.signature();
     ModelMetadata {
         name: asked.endpoint.name().to_string(),
         versions: asked.endpoint.routing().deployments().map(|deployment| number_of(deployment)).collect(),
@@ -337,7 +327,7 @@ fn metadata_of(asked: &Asked) -> ModelMetadata {
 }
 
 fn config_of(asked: &Asked) -> ModelConfig {
-    let signature = asked.deployment.predictor().signature();
+    let signature = asked.deployment.signature();
     ModelConfig {
         name: asked.endpoint.name().to_string(),
         platform: asked.deployment.platform().to_owned(),

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::deployer::{DeployError, Deployer, LocatedBundle};
+use super::graph::Graph;
 use super::spec::EndpointSpec;
-use super::{AnswerCache, Deployment, Endpoint, Endpoints, Queue, Route, Routing, Shadow};
+use super::{Deployment, Endpoint, Endpoints, Node, Route, Routing, Shadow};
 use crate::domain::Name;
 use crate::registry::ModelReference;
 
@@ -76,8 +77,13 @@ impl Reconciler {
     /// what has changed and what has failed, the same failure only once.
     pub async fn reconcile(&mut self, specs: &[EndpointSpec]) -> Vec<EndpointChange> {
         let mut changes = Vec::new();
-        for spec in specs {
-            let outcome = self.one(spec).await;
+        // Graphs last: they are made of the others.
+        let (graphs, others): (Vec<_>, Vec<_>) = specs.iter().partition(|spec| spec.graph.is_some());
+        for spec in others.into_iter().chain(graphs) {
+            let outcome = match &spec.graph {
+                Some(node) => self.one_graph(spec, node),
+                None => self.one(spec).await,
+            };
             if let Some(outcome) = self.news(&spec.name, outcome) {
                 changes.push(EndpointChange { endpoint: spec.name.clone(), outcome });
             }
@@ -141,6 +147,33 @@ impl Reconciler {
         }
     }
 
+    /// Makes an endpoint of others.
+    fn one_graph(&self, spec: &EndpointSpec, node: &Node) -> Result<Option<EndpointOutcome>, DeployError> {
+        let graph = Graph::new(node.clone(), &self.endpoints)?;
+        let present = self.endpoints.get(spec.name.as_str()).map(|endpoint| endpoint.routing());
+        let is_as_wanted = |present: &Arc<Routing>| {
+            let deployment = present.routes().first().map(|route| &route.deployment);
+            deployment
+                .and_then(|deployment| deployment.graph())
+                .is_some_and(|present| present.is_like(&graph))
+                && present.is_computing_by(&spec.policy)
+        };
+        if present.as_ref().is_some_and(is_as_wanted) {
+            return Ok(None);
+        }
+        let deployment = Arc::new(self.deployer.deploy_graph(&spec.name, graph)?);
+        let routing = Routing::to(deployment).going_on(&spec.policy, present.as_deref());
+        self.set_routing(spec, routing);
+        Ok(Some(EndpointOutcome::Deployed))
+    }
+
+    fn set_routing(&self, spec: &EndpointSpec, routing: Routing) {
+        match self.endpoints.get(spec.name.as_str()) {
+            Some(endpoint) => endpoint.set_routing(routing),
+            None => self.endpoints.insert(Endpoint::new(spec.name.clone(), routing)),
+        }
+    }
+
     /// Loads what is missing and puts it in its place. Without a shadow that cannot be loaded the others are put there.
     async fn deploy(
         &self,
@@ -151,9 +184,10 @@ impl Reconciler {
         let mut loaded: Vec<Arc<Deployment>> =
             present.into_iter().flat_map(Routing::loaded).map(Arc::clone).collect();
         let mut routes = Vec::with_capacity(wanted.routes.len());
-        for target in &wanted.routes {
+        for (target, route) in wanted.routes.iter().zip(&spec.routes) {
             let deployment = self.load(&spec.name, target, &mut loaded).await?;
-            routes.push(Route { deployment, weight: target.weight });
+            let model = Some(route.model.clone());
+            routes.push(Route { deployment, weight: target.weight, model });
         }
         let (mut shadows, mut failed) = (Vec::new(), Ok(()));
         for target in &wanted.shadows {
@@ -202,24 +236,11 @@ impl Reconciler {
         };
         let present_deployments = present.into_iter().flat_map(Routing::deployments);
         let kept: Vec<_> = present_deployments.filter(|old| is_old(old)).take(spec.kept).cloned().collect();
-        let policy = &spec.policy;
-        let queue = present.map(Routing::queue).filter(|queue| queue.limits() == policy.queue);
-        let queue = queue.map_or_else(|| Arc::new(Queue::new(policy.queue)), Arc::clone);
-        let cache = present.and_then(Routing::cache).filter(|cache| cache.max_bytes() == policy.cache_bytes);
-        let new_cache = || (policy.cache_bytes > 0).then(|| Arc::new(AnswerCache::new(policy.cache_bytes)));
-        let cache = cache.cloned().or_else(new_cache);
         let routing = Routing::split(routes, spec.sticky.clone())
             .keeping(kept)
             .shadowed_by(shadows)
-            .waiting_in(queue)
-            .caching_in(cache);
-        for deployment in routing.deployments() {
-            deployment.batch_by(policy.batch, routing.queue());
-        }
-        match self.endpoints.get(spec.name.as_str()) {
-            Some(endpoint) => endpoint.set_routing(routing),
-            None => self.endpoints.insert(Endpoint::new(spec.name.clone(), routing)),
-        }
+            .going_on(&spec.policy, present);
+        self.set_routing(spec, routing);
     }
 }
 
@@ -234,7 +255,6 @@ fn is_as_wanted(routing: &Routing, wanted: &Wanted, spec: &EndpointSpec) -> bool
     let (routes, shadows) = (routing.routes(), routing.shadows());
     let mut routes_with_targets = routes.iter().zip(&wanted.routes);
     let mut shadows_with_targets = shadows.iter().zip(&wanted.shadows);
-    let policy = &spec.policy;
     routes.len() == wanted.routes.len()
         && shadows.len() == wanted.shadows.len()
         && routes_with_targets
@@ -243,7 +263,5 @@ fn is_as_wanted(routing: &Routing, wanted: &Wanted, spec: &EndpointSpec) -> bool
             .all(|(shadow, target)| target.is(shadow.deployment()) && target.weight == shadow.percent())
         && routing.sticky() == spec.sticky.as_ref()
         && routing.kept().len() <= spec.kept
-        && routing.queue().limits() == policy.queue
-        && routing.cache().map_or(0, |cache| cache.max_bytes()) == policy.cache_bytes
-        && routing.deployments().all(|deployment| deployment.is_batching_by(policy.batch))
+        && routing.is_computing_by(&spec.policy)
 }

@@ -9,12 +9,13 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, heade
 use axum::routing::{get, post};
 
 use super::answer::json_response;
-use super::body::BodyReader;
+use super::body::{BodyReader, accepted_by, packed};
 use super::inference::ContentEncoding;
 use super::metrics::{self, ServeMetrics};
+use super::rows::BodyFormat;
 use super::{
     Answer, ApiError, Call, Control, Deployment, Endpoint, Endpoints, ErrorCode, PredictionIds, Recorder,
-    RequestBody, Routing, ServeLimits, protocol,
+    RequestBody, Routing, ServeLimits, openapi, protocol, scoring,
 };
 use crate::track::now_ms;
 
@@ -103,7 +104,8 @@ impl Shared {
         for shadow in routing.shadows() {
             shadow.mirror(&answer.inputs, &answer.outputs);
         }
-        if let Some(recorder) = &self.recorder {
+        // What a graph asks has no bundle that could be asked again.
+        if let Some(recorder) = self.recorder.as_ref().filter(|_| deployment.graph().is_none()) {
             let bytes = answer.inputs.byte_len() + answer.outputs.byte_len();
             let record = || deployment.record(id, endpoint.name(), now_ms(), answer);
             if !recorder.offer(bytes, record) {
@@ -118,9 +120,7 @@ impl Asked {
     pub(super) fn call(&self, headers: &HeaderMap) -> Result<Call, ApiError> {
         let of_client = headers.get(TIMEOUT_HEADER).map(timeout_of).transpose()?;
         let of_client = of_client.map(|timeout| tokio::time::Instant::now() + timeout);
-        let queue = self.routing.queue();
-        let (deadline, cache) = (queue.deadline(of_client), self.routing.cache().cloned());
-        Ok(Call { queue: Arc::clone(queue), cache, deadline })
+        Ok(self.routing.call(of_client))
     }
 }
 
@@ -137,6 +137,7 @@ fn timeout_of(value: &HeaderValue) -> Result<Duration, ApiError> {
 /// - `POST /serve/{endpoint}`: a JSON object or a list of them in, the same out. `POST /serve/{endpoint}/{version}` asks a
 ///   version of the model that is loaded, whatever its part of the requests is.
 /// - `GET /serve`: the endpoints with the versions behind them and their signatures.
+/// - `GET /openapi.json`: the same for programs, as OpenAPI 3.1.
 /// - `GET /metrics`: what was counted and measured, for Prometheus.
 /// - `GET /health`: the process lives. `GET /ready`: there is an endpoint, which answers.
 pub fn router(state: ServeState) -> Router {
@@ -150,7 +151,9 @@ pub fn router(state: ServeState) -> Router {
         .route("/metrics", get(exposition))
         .route("/health", get(alive))
         .route("/ready", get(ready))
+        .route("/openapi.json", get(openapi))
         .merge(protocol::router())
+        .merge(scoring::router())
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
         .with_state(shared)
@@ -182,16 +185,23 @@ async fn answer_of_version(
 
 async fn respond(shared: &Shared, name: &str, version: Option<&str>, request: Request) -> Response<Body> {
     let (head, body) = request.into_parts();
-    let (asked, body, call) = match arrived(shared, name, version, &head.headers, body).await {
+    let arrived = async {
+        let format = BodyFormat::of(&head.headers)?;
+        Ok((format, arrived(shared, name, version, &head.headers, body).await?))
+    };
+    let (format, (asked, body, call)) = match arrived.await {
         Ok(arrived) => arrived,
         Err(error) => {
             shared.count_refused(&error);
             return failed(name, &error, error.clone().into_response());
         }
     };
-    match asked.deployment.answer(body, call).await {
+    match format.answer(&asked.deployment, body, call).await {
         Ok(mut answer) => {
-            let mut response = json_response(StatusCode::OK, std::mem::take(&mut answer.body));
+            let body = std::mem::take(&mut answer.body);
+            let mut response = packed(body, accepted_by(&head.headers)).await;
+            let json = HeaderValue::from_static("application/json");
+            response.headers_mut().insert(header::CONTENT_TYPE, json);
             shared.finish(&asked, answer, &mut response);
             response
         }
@@ -207,7 +217,7 @@ async fn respond(shared: &Shared, name: &str, version: Option<&str>, request: Re
 
 /// Who is asked, and what. Who answers is chosen when all of the request is there: one that arrives slowly holds no old
 /// version.
-async fn arrived(
+pub(super) async fn arrived(
     shared: &Shared,
     name: &str,
     version: Option<&str>,
@@ -236,6 +246,10 @@ fn version_of(endpoint: &Endpoint, routing: &Routing, version: &str) -> Result<A
         let message = format!("endpoint `{}` has no version `{version}`: {loaded}", endpoint.name());
         ApiError::new(StatusCode::NOT_FOUND, ErrorCode::NotFound, message)
     })
+}
+
+async fn openapi(State(shared): Server) -> Response<Body> {
+    json_response(StatusCode::OK, openapi::document(&shared.endpoints).to_string())
 }
 
 async fn exposition(State(shared): Server) -> Response<Body> {
@@ -270,6 +284,10 @@ async fn list(State(shared): Server) -> Response<Body> {
 fn described(endpoint: &Endpoint) -> serde_json::Value {
     let routing = endpoint.routing();
     let first = routing.routes().first().map(|route| &route.deployment);
+    let asked_for = |deployment: &Arc<Deployment>| {
+        let route = routing.routes().iter().find(|route| Arc::ptr_eq(&route.deployment, deployment));
+        route.and_then(|route| route.model.as_ref()).map(ToString::to_string)
+    };
     let versions: Vec<_> = routing
         .deployments()
         .map(|deployment| {
@@ -278,6 +296,7 @@ fn described(endpoint: &Endpoint) -> serde_json::Value {
                 "version": deployment.version().map(|(_, number)| number),
                 "bundle": deployment.bundle(),
                 "weight": routing.weight(deployment),
+                "asked_for": asked_for(deployment),
                 "window_rows": deployment.window().map(|window| window.rows_written()),
             })
         })
@@ -299,10 +318,12 @@ fn described(endpoint: &Endpoint) -> serde_json::Value {
     serde_json::json!({
         "name": endpoint.name(),
         "bundle": first.map(|deployment| deployment.bundle()),
-        "signature": first.map(|deployment| deployment.predictor().signature()),
+        "signature": first.map(|deployment| deployment.signature()),
         "window_rows": first.and_then(|first| first.window()).map(|window| window.rows_written()),
         "versions": versions,
         "shadows": shadows,
+        "waiting": routing.queue().waiting(),
+        "computing": routing.queue().computing(),
     })
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use axum::http::HeaderName;
 use serde::Deserialize;
 
-use super::{BatchPolicy, QueueLimits};
+use super::{BatchPolicy, Node, QueueLimits};
 use crate::domain::Name;
 use crate::registry::ModelReference;
 
@@ -60,8 +60,10 @@ pub const KEPT_DEFAULT: usize = 1;
 pub struct EndpointSpec {
     /// Its name.
     pub name: Name,
-    /// Who should answer, with their parts of the requests.
+    /// Who should answer, with their parts of the requests; nobody where the endpoint is a graph.
     pub routes: Vec<RouteSpec>,
+    /// Which endpoints it is made of, where it is made of others.
+    pub graph: Option<Node>,
     /// Header by which requests stay with one of several.
     pub sticky: Option<HeaderName>,
     /// How many of the versions that were replaced stay loaded.
@@ -167,6 +169,9 @@ struct FileFields {
 struct EndpointFields {
     model: Option<String>,
     traffic: Option<Vec<RouteFields>>,
+    sequence: Option<Vec<NodeFields>>,
+    switch: Option<SwitchFields>,
+    ensemble: Option<Vec<MemberFields>>,
     sticky: Option<String>,
     keep: Option<usize>,
     #[serde(default)]
@@ -176,6 +181,45 @@ struct EndpointFields {
     queue: Option<usize>,
     timeout_ms: Option<u64>,
     cache_mib: Option<u64>,
+}
+
+/// A part of a graph: an endpoint's name, or a graph.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum NodeFields {
+    Endpoint(String),
+    Graph(Box<GraphFields>),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GraphFields {
+    sequence: Option<Vec<NodeFields>>,
+    switch: Option<SwitchFields>,
+    ensemble: Option<Vec<MemberFields>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SwitchFields {
+    column: String,
+    cases: BTreeMap<String, NodeFields>,
+    default: Option<Box<NodeFields>>,
+}
+
+/// A part of an ensemble, with its weight.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum MemberFields {
+    Weighted(WeightedFields),
+    Node(NodeFields),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WeightedFields {
+    endpoint: NodeFields,
+    weight: f64,
 }
 
 #[derive(Deserialize)]
@@ -204,6 +248,7 @@ impl EndpointSpec {
     pub fn of_model(name: Name, model: ModelReference) -> Self {
         let (shadows, policy) = (Vec::new(), EndpointPolicy::default());
         Self {
+            graph: None,
             name,
             routes: vec![RouteSpec { model, weight: 1 }],
             sticky: None,
@@ -234,18 +279,52 @@ impl EndpointSpec {
                 .map_err(|error: crate::domain::NameError| EndpointFileError(error.to_string()))?;
             fields.spec(parsed, folder).map_err(wrong)
         };
-        fields.endpoints.into_iter().map(endpoint).collect()
+        let specs = fields.endpoints.into_iter().map(endpoint).collect::<Result<Vec<_>, _>>()?;
+        check_graphs(&specs)?;
+        Ok(specs)
     }
+}
+
+/// The endpoints that graphs are made of must be there, and be no graphs: so no graph can ask itself.
+fn check_graphs(specs: &[EndpointSpec]) -> Result<(), EndpointFileError> {
+    for spec in specs {
+        for part in spec.graph.iter().flat_map(Node::endpoints) {
+            let found = specs.iter().find(|other| other.name == *part);
+            let wrong = match found {
+                Some(found) if found.graph.is_none() => continue,
+                Some(_) => "which is made of others itself: expected one with a model",
+                None => "which is not there",
+            };
+            return Err(EndpointFileError(format!("endpoint `{}` is made of `{part}`, {wrong}", spec.name)));
+        }
+    }
+    Ok(())
 }
 
 impl EndpointFields {
     fn spec(self, name: Name, folder: &Path) -> Result<EndpointSpec, String> {
         let policy = self.policy()?;
         let shadows = self.shadows(folder)?;
-        let routes = match (self.model, self.traffic) {
-            (Some(model), None) => vec![RouteFields { model, weight: 1 }],
-            (None, Some(traffic)) => traffic,
-            _ => return Err("expected either `model` or `traffic`".to_owned()),
+        let graph = GraphFields { sequence: self.sequence, switch: self.switch, ensemble: self.ensemble };
+        let routes = match (self.model, self.traffic, graph.is_empty()) {
+            (Some(model), None, true) => vec![RouteFields { model, weight: 1 }],
+            (None, Some(traffic), true) => traffic,
+            (None, None, false) => {
+                let graph = Some(graph.node()?);
+                if self.sticky.is_some() || self.keep.is_some() || !shadows.is_empty() {
+                    return Err(
+                        "`sticky`, `keep` and `shadow` are for the endpoints that it is made of".to_owned()
+                    );
+                }
+                let of_graph =
+                    EndpointSpec { name, routes: Vec::new(), graph, sticky: None, kept: 0, shadows, policy };
+                return Ok(of_graph);
+            }
+            _ => {
+                return Err(
+                    "expected one of `model`, `traffic`, `sequence`, `switch` and `ensemble`".to_owned()
+                );
+            }
         };
         if routes.is_empty() || routes.len() > ROUTES_MAX {
             return Err(format!("`traffic` has {} models: expected from 1 to {ROUTES_MAX}", routes.len()));
@@ -276,7 +355,7 @@ impl EndpointFields {
             Ok::<_, String>(RouteSpec { model, weight: route.weight })
         };
         let routes = routes.into_iter().map(route).collect::<Result<_, _>>()?;
-        Ok(EndpointSpec { name, routes, sticky: sticky.transpose()?, kept, shadows, policy })
+        Ok(EndpointSpec { name, routes, graph: None, sticky: sticky.transpose()?, kept, shadows, policy })
     }
 
     fn policy(&self) -> Result<EndpointPolicy, String> {
@@ -304,6 +383,58 @@ impl EndpointFields {
             Ok(ShadowSpec { model, percent })
         };
         self.shadow.iter().map(shadow).collect()
+    }
+}
+
+impl GraphFields {
+    fn is_empty(&self) -> bool {
+        self.sequence.is_none() && self.switch.is_none() && self.ensemble.is_none()
+    }
+
+    fn node(self) -> Result<Node, String> {
+        let node = match (self.sequence, self.switch, self.ensemble) {
+            (Some(nodes), None, None) => {
+                Node::Sequence(nodes.into_iter().map(NodeFields::node).collect::<Result<_, _>>()?)
+            }
+            (None, Some(SwitchFields { column, cases, default }), None) => {
+                let case = |(value, node): (String, NodeFields)| Ok::<_, String>((value, node.node()?));
+                let cases = cases.into_iter().map(case).collect::<Result<_, _>>()?;
+                let otherwise = default.map(|node| node.node()).transpose()?.map(Box::new);
+                Node::Switch { column, cases, otherwise }
+            }
+            (None, None, Some(members)) => {
+                Node::Ensemble(members.into_iter().map(MemberFields::member).collect::<Result<_, _>>()?)
+            }
+            _ => return Err("expected one of `sequence`, `switch` and `ensemble`".to_owned()),
+        };
+        node.check_size()?;
+        Ok(node)
+    }
+}
+
+impl NodeFields {
+    fn node(self) -> Result<Node, String> {
+        match self {
+            Self::Endpoint(name) => {
+                let name = name.parse().map_err(|error: crate::domain::NameError| error.to_string())?;
+                Ok(Node::Endpoint(name))
+            }
+            Self::Graph(graph) => graph.node(),
+        }
+    }
+}
+
+impl MemberFields {
+    fn member(self) -> Result<(Node, f64), String> {
+        match self {
+            Self::Node(node) => Ok((node.node()?, 1.0)),
+            Self::Weighted(WeightedFields { endpoint, weight }) if weight > 0.0 && weight <= 1e6 => {
+                Ok((endpoint.node()?, weight))
+            }
+            Self::Weighted(WeightedFields { weight, .. }) => {
+                Err(format!("a weight is {weight}: expected more than 0 and at most 1000000"))
+            }
+        }
     }
 }
 
@@ -365,12 +496,39 @@ endpoints:
     }
 
     #[test]
+    fn an_endpoint_may_be_made_of_others() {
+        let text = "
+version: 1
+endpoints:
+  a: { model: a }
+  b: { model: b }
+  one-after-the-other: { sequence: [a, b] }
+  by-country:
+    switch: { column: country, cases: { ch: a, de: { sequence: [b, a] } }, default: b }
+  all: { ensemble: [a, { endpoint: b, weight: 2.5 }] }
+";
+        let specs = parse(text).unwrap();
+        let graph = |name: &str| {
+            specs.iter().find(|spec| spec.name.as_str() == name).and_then(|spec| spec.graph.clone()).unwrap()
+        };
+        let (a, b) = (Node::Endpoint("a".parse().unwrap()), Node::Endpoint("b".parse().unwrap()));
+        assert_eq!(graph("one-after-the-other"), Node::Sequence(vec![a.clone(), b.clone()]));
+        assert_eq!(graph("all"), Node::Ensemble(vec![(a.clone(), 1.0), (b.clone(), 2.5)]));
+        let Node::Switch { column, cases, otherwise } = graph("by-country") else { panic!("no switch") };
+        assert_eq!((column.as_str(), otherwise.as_deref()), ("country", Some(&b)));
+        assert_eq!(cases["de"], Node::Sequence(vec![b, a]));
+    }
+
+    #[test]
     fn what_is_wrong_is_told() {
         let endpoint = |fields: &str| parse(&format!("version: 1\nendpoints:\n  e: {fields}\n")).unwrap_err();
-        assert_eq!(endpoint("{}"), "endpoint `e`: expected either `model` or `traffic`");
+        assert_eq!(
+            endpoint("{}"),
+            "endpoint `e`: expected one of `model`, `traffic`, `sequence`, `switch` and `ensemble`"
+        );
         assert_eq!(
             endpoint("{ model: m, traffic: [] }"),
-            "endpoint `e`: expected either `model` or `traffic`"
+            "endpoint `e`: expected one of `model`, `traffic`, `sequence`, `switch` and `ensemble`"
         );
         assert_eq!(
             endpoint("{ traffic: [] }"),
@@ -405,6 +563,20 @@ endpoints:
             endpoint("{ model: m, shadow: [{ model: n, percent: 0 }] }"),
             "endpoint `e`: `percent` of `n` is 0: expected from 1 to 100"
         );
+        assert_eq!(
+            endpoint("{ sequence: [nobody] }"),
+            "endpoint `e` is made of `nobody`, which is not there"
+        );
+        assert_eq!(
+            endpoint("{ ensemble: [e] }"),
+            "endpoint `e` is made of `e`, which is made of others itself: expected one with a model"
+        );
+        assert_eq!(endpoint("{ sequence: [] }"), "endpoint `e`: it has no endpoints");
+        assert_eq!(
+            endpoint("{ sequence: [a], keep: 1 }"),
+            "endpoint `e`: `sticky`, `keep` and `shadow` are for the endpoints that it is made of"
+        );
+        assert!(endpoint("{ ensemble: [{ endpoint: a, weight: 0 }] }").contains("a weight is 0"));
         assert!(endpoint("{ model: '../m' }").contains("names no model"));
         assert!(endpoint("{ modell: m }").contains("modell"));
         assert!(parse("version: 2\nendpoints: {}").unwrap_err().contains("`version` is 2"));

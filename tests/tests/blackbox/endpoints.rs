@@ -15,7 +15,7 @@ const ROW: &str = r#"{"a": 3, "b": 2}"#;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A project with two versions of the model `digits`, which answer differently.
-fn two_versions() -> Registry {
+pub(super) fn two_versions() -> Registry {
     let registry = Registry::new(None);
     registry.train("1");
     registry.train("9");
@@ -23,12 +23,12 @@ fn two_versions() -> Registry {
 }
 
 /// Status, version and body of an answer.
-fn ask(server: &Server, path: &str, headers: &[(&str, &str)]) -> (u16, String, String) {
+pub(super) fn ask(server: &Server, path: &str, headers: &[(&str, &str)]) -> (u16, String, String) {
     let (answer, headers) = server.post_with_headers(path, ROW, headers);
     (answer.status, headers.get("x-model-version").cloned().unwrap_or_default(), answer.body)
 }
 
-fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(super) fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !is_so() {
         assert!(Instant::now() < deadline, "{what}");

@@ -24,6 +24,7 @@ mod registry;
 mod serving;
 mod sweeps;
 mod tracking;
+mod traffic;
 mod training;
 mod transform;
 mod user_scripts;

@@ -31,6 +31,9 @@ impl Tool {
         packages: &["postgresql"],
         probe: ("sh", &["-c", "ls /usr/lib/postgresql/*/bin/initdb"]),
     };
+    /// Checks metrics as Prometheus reads them.
+    pub(crate) const PROMTOOL: Self =
+        Self { name: "promtool", packages: &["prometheus"], probe: ("promtool", &["--version"]) };
     /// Puts load on servers, for the benches.
     // Asked for its version, wrk prints it and fails.
     pub(crate) const WRK: Self =

@@ -1,9 +1,14 @@
-use super::elements::take_row;
-use super::scan::Scanner;
+use super::elements::{WrongInRow, take_row};
+use super::scan::{Scanner, Wrong};
 use super::{JsonError, RowForm};
 use crate::domain::{Batch, ColumnSpec, Tensor};
 
-/// One column while its rows arrive.
+/// The columns of a batch while their rows arrive.
+pub(super) struct Columns<'a> {
+    columns: Vec<Column<'a>>,
+    rows: usize,
+}
+
 struct Column<'a> {
     spec: &'a ColumnSpec,
     data: Vec<u8>,
@@ -20,48 +25,46 @@ pub fn decode_rows(
     rows_max: usize,
 ) -> Result<(Batch, RowForm), JsonError> {
     let mut scanner = Scanner::new(text);
-    let mut columns: Vec<_> = specs.iter().map(|spec| Column { spec, data: Vec::new(), rows: 0 }).collect();
-    let (rows, form) = match scanner.peek() {
+    let mut columns = Columns::new(specs);
+    let form = match scanner.peek() {
         Some(b'{') => {
-            take_object(&mut scanner, &mut columns, 0)?;
-            (1, RowForm::Object)
+            take_object(&mut scanner, &mut columns, rows_max)?;
+            RowForm::Object
         }
-        Some(b'[') => (take_list(&mut scanner, &mut columns, rows_max)?, RowForm::List),
+        Some(b'[') => {
+            take_list(&mut scanner, &mut columns, rows_max)?;
+            RowForm::List
+        }
         _ => return Err(JsonError::new(scanner.unexpected("an object or a list of objects"))),
     };
     scanner.end().map_err(JsonError::new)?;
-    let tensors = columns.into_iter().map(|column| {
-        let shape = [rows].into_iter().chain(column.spec.shape.iter().copied()).collect();
-        Tensor::new(column.spec.name.clone(), column.spec.dtype, shape, column.data)
-    });
-    let tensors = tensors.collect::<Result<_, _>>().map_err(|error| JsonError::new(error.to_string()))?;
-    let batch = Batch::new(tensors).map_err(|error| JsonError::new(error.to_string()))?;
-    Ok((batch, form))
+    Ok((columns.finish()?, form))
 }
 
-fn take_list(
+/// Takes a list of objects.
+pub(super) fn take_list(
     scanner: &mut Scanner<'_>,
-    columns: &mut [Column<'_>],
+    columns: &mut Columns<'_>,
     rows_max: usize,
-) -> Result<usize, JsonError> {
+) -> Result<(), JsonError> {
     scanner.expect(b'[').map_err(JsonError::new)?;
     if scanner.peek() == Some(b']') {
         return Err(JsonError::new("expected at least one row, found an empty list"));
     }
-    let mut rows = 0;
     loop {
-        if rows == rows_max {
-            return Err(JsonError::new(format!("expected at most {rows_max} rows, found more")));
-        }
-        take_object(scanner, columns, rows)?;
-        rows += 1;
+        take_object(scanner, columns, rows_max)?;
         if !scanner.more(b']').map_err(JsonError::new)? {
-            return Ok(rows);
+            return Ok(());
         }
     }
 }
 
-fn take_object(scanner: &mut Scanner<'_>, columns: &mut [Column<'_>], row: usize) -> Result<(), JsonError> {
+fn take_object(
+    scanner: &mut Scanner<'_>,
+    columns: &mut Columns<'_>,
+    rows_max: usize,
+) -> Result<(), JsonError> {
+    let row = columns.begin_row(rows_max)?;
     let in_row = |message| JsonError::in_row(message, row);
     if scanner.peek() != Some(b'{') {
         return Err(in_row(scanner.unexpected("an object")));
@@ -75,33 +78,132 @@ fn take_object(scanner: &mut Scanner<'_>, columns: &mut [Column<'_>], row: usize
         };
         scanner.expect(b':').map_err(in_row)?;
         // Most programs write the fields of each row in the same order.
-        let guess = columns.get(next).is_some_and(|column| column.spec.name == name);
-        let index =
-            if guess { Some(next) } else { columns.iter().position(|column| column.spec.name == name) };
-        let Some((index, column)) = index.and_then(|index| Some((index, columns.get_mut(index)?))) else {
-            return Err(unknown(&name, columns, row));
-        };
-        let spec = column.spec;
-        if column.rows > row {
-            return Err(JsonError::in_column("appears twice in this row", Some(row), &spec.name));
-        }
-        take_row(scanner, spec, &mut column.data)
-            .map_err(|wrong| JsonError::in_column(wrong, Some(row), &spec.name))?;
-        column.rows = row + 1;
+        let guess = columns.spec(next).is_some_and(|spec| spec.name == name);
+        let index = if guess { next } else { columns.find_in_row(&name)? };
+        columns.take(index, scanner)?;
         next = index + 1;
         more = scanner.more(b'}').map_err(in_row)?;
     }
-    match columns.iter().find(|column| column.rows <= row) {
-        Some(missing) => Err(JsonError::in_column("is missing", Some(row), &missing.spec.name)),
-        None => Ok(()),
-    }
+    columns.end_row()
 }
 
-fn unknown(name: &str, columns: &[Column<'_>], row: usize) -> JsonError {
-    let known: Vec<_> = columns.iter().take(10).map(|column| format!("`{}`", column.spec.name)).collect();
-    let more = if columns.len() > known.len() { ", …" } else { "" };
-    let name: String = name.chars().take(80).collect();
-    JsonError::in_column(format!("is unknown: expected {}{more}", known.join(", ")), Some(row), &name)
+impl<'a> Columns<'a> {
+    /// The columns `specs`, without rows.
+    pub(super) fn new(specs: &'a [ColumnSpec]) -> Self {
+        let column = |spec| Column { spec, data: Vec::new(), rows: 0 };
+        Self { columns: specs.iter().map(column).collect(), rows: 0 }
+    }
+
+    /// What a column should be.
+    pub(super) fn spec(&self, column: usize) -> Option<&'a ColumnSpec> {
+        self.columns.get(column).map(|column| column.spec)
+    }
+
+    /// Which column has a name.
+    pub(super) fn find(&self, name: &str) -> Result<usize, JsonError> {
+        self.columns
+            .iter()
+            .position(|column| column.spec.name == name)
+            .ok_or_else(|| self.unknown(name, None))
+    }
+
+    fn find_in_row(&self, name: &str) -> Result<usize, JsonError> {
+        let found = self.columns.iter().position(|column| column.spec.name == name);
+        found.ok_or_else(|| self.unknown(name, Some(self.rows)))
+    }
+
+    /// Which columns have these names, which must be all, each once.
+    pub(super) fn order<'n>(&self, names: impl Iterator<Item = &'n str>) -> Result<Vec<usize>, JsonError> {
+        let mut order = Vec::new();
+        for name in names {
+            let column = self.find(name)?;
+            if order.contains(&column) {
+                return Err(JsonError::in_column("appears twice", None, name));
+            }
+            order.push(column);
+        }
+        match self.columns.iter().enumerate().find(|(index, _)| !order.contains(index)) {
+            Some((_, missing)) => Err(JsonError::in_column("is missing", None, &missing.spec.name)),
+            None => Ok(order),
+        }
+    }
+
+    /// Begins a row, and gives its number.
+    pub(super) fn begin_row(&mut self, rows_max: usize) -> Result<usize, JsonError> {
+        if self.rows == rows_max {
+            return Err(JsonError::new(format!("expected at most {rows_max} rows, found more")));
+        }
+        Ok(self.rows)
+    }
+
+    /// Takes the row's elements of a column.
+    pub(super) fn take(&mut self, column: usize, scanner: &mut Scanner<'_>) -> Result<(), JsonError> {
+        let row = self.rows;
+        let Some(Column { spec, data, rows }) = self.columns.get_mut(column) else { return Ok(()) };
+        if *rows > row {
+            return Err(JsonError::in_column("appears twice in this row", Some(row), &spec.name));
+        }
+        take_row(scanner, spec, data).map_err(|wrong| JsonError::in_column(wrong, Some(row), &spec.name))?;
+        *rows = row + 1;
+        Ok(())
+    }
+
+    /// What is wrong in a column of the row that was begun.
+    pub(super) fn within<T>(&self, column: usize, found: Result<T, Wrong>) -> Result<T, JsonError> {
+        let name = self.spec(column).map_or("", |spec| spec.name.as_str());
+        found.map_err(|wrong| JsonError::in_column(wrong, Some(self.rows), name))
+    }
+
+    /// Ends a row, which must have all columns.
+    pub(super) fn end_row(&mut self) -> Result<(), JsonError> {
+        let row = self.rows;
+        self.rows += 1;
+        match self.columns.iter().find(|column| column.rows <= row) {
+            Some(missing) => Err(JsonError::in_column("is missing", Some(row), &missing.spec.name)),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes all `rows` rows of a column.
+    pub(super) fn take_whole(
+        &mut self,
+        column: usize,
+        rows: usize,
+        take: impl FnOnce(&ColumnSpec, &mut Vec<u8>) -> Result<(), WrongInRow>,
+    ) -> Result<(), JsonError> {
+        let Some(Column { spec, data, rows: present }) = self.columns.get_mut(column) else { return Ok(()) };
+        if *present > 0 {
+            return Err(JsonError::in_column("appears twice", None, &spec.name));
+        }
+        take(spec, data).map_err(|(row, wrong)| JsonError::in_column(wrong, row, &spec.name))?;
+        *present = rows;
+        self.rows = rows;
+        Ok(())
+    }
+
+    /// The batch, which must have a row.
+    pub(super) fn finish(self) -> Result<Batch, JsonError> {
+        if self.rows == 0 {
+            return Err(JsonError::new("expected at least one row, found none"));
+        }
+        let tensors = self.columns.into_iter().map(|column| {
+            if column.rows == 0 {
+                return Err(JsonError::in_column("is missing", None, &column.spec.name));
+            }
+            let shape = [column.rows].into_iter().chain(column.spec.shape.iter().copied()).collect();
+            let tensor = Tensor::new(column.spec.name.clone(), column.spec.dtype, shape, column.data);
+            tensor.map_err(|error| JsonError::new(error.to_string()))
+        });
+        Batch::new(tensors.collect::<Result<_, _>>()?).map_err(|error| JsonError::new(error.to_string()))
+    }
+
+    fn unknown(&self, name: &str, row: Option<usize>) -> JsonError {
+        let known: Vec<_> =
+            self.columns.iter().take(10).map(|column| format!("`{}`", column.spec.name)).collect();
+        let more = if self.columns.len() > known.len() { ", …" } else { "" };
+        let name: String = name.chars().take(80).collect();
+        JsonError::in_column(format!("is unknown: expected {}{more}", known.join(", ")), row, &name)
+    }
 }
 
 #[cfg(test)]

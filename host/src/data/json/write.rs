@@ -27,6 +27,30 @@ pub fn encode_rows(batch: &Batch, form: RowForm) -> Result<Vec<u8>, JsonError> {
     Ok(text)
 }
 
+/// Writes the rows as MLflow's scoring server answers them: `{"predictions": […]}`, a list of what the only column has in each row, or
+/// of objects where there are several columns.
+pub fn encode_predictions(batch: &Batch) -> Result<Vec<u8>, JsonError> {
+    let mut text = br#"{"predictions":"#.to_vec();
+    match batch.tensors() {
+        [only] => {
+            let mut column = Cursor::new(only);
+            text.push(b'[');
+            for row in 0..batch.rows() {
+                if row > 0 {
+                    text.push(b',');
+                }
+                column
+                    .write_nested(&mut text, only.row_shape())
+                    .map_err(|wrong| JsonError::in_column(wrong, Some(row), only.name()))?;
+            }
+            text.push(b']');
+        }
+        _ => text.extend_from_slice(&encode_rows(batch, RowForm::List)?),
+    }
+    text.push(b'}');
+    Ok(text)
+}
+
 /// Writes the batch as the Open Inference Protocol writes an answer: `{"outputs": [{name, datatype, shape, data}]}`,
 /// with flat data.
 pub fn encode_tensors(batch: &Batch) -> Result<Vec<u8>, JsonError> {

@@ -191,7 +191,7 @@ impl From<TensorError> for InferenceError {
 #[derive(Debug, thiserror::Error)]
 pub enum CompressionError {
     /// Another format, or one on top of another.
-    #[error("`Content-Encoding` is `{found}`: expected `gzip`, `deflate` or `identity`")]
+    #[error("`Content-Encoding` is `{found}`: expected `gzip`, `deflate`, `zstd` or `identity`")]
     Encoding {
         /// What it says.
         found: String,

@@ -1,0 +1,325 @@
+//! The bodies that MLflow's scoring server takes: `dataframe_split`, `dataframe_records`, `instances` and `inputs` as JSON,
+//! and CSV with a line of names. See "Local inference server" in MLflow's documentation.
+
+use super::elements::take_rows;
+use super::rows::{Columns, take_list};
+use super::scan::Scanner;
+use super::{JsonError, write_string};
+use crate::domain::{Batch, ColumnSpec};
+
+/// The fields that hold rows.
+const FORMATS: [&str; 4] = ["dataframe_split", "dataframe_records", "instances", "inputs"];
+
+/// Reads the rows of a JSON body, which has one of [`FORMATS`]; at most `rows_max` rows. Its `params` are skipped, because
+/// models here have none.
+pub fn decode_scoring(text: &[u8], specs: &[ColumnSpec], rows_max: usize) -> Result<Batch, JsonError> {
+    let mut scanner = Scanner::new(text);
+    let mut found: Option<(&'static str, Scanner<'_>)> = None;
+    take_fields(&mut scanner, &mut |scanner, name| {
+        match FORMATS.into_iter().find(|format| *format == name) {
+            Some(format) if found.is_none() => found = Some((format, scanner.clone())),
+            Some(format) => {
+                return Err(JsonError::new(format!("expected rows in one field, found `{format}` too")));
+            }
+            None if name == "params" => {}
+            None => {
+                let name: String = name.chars().take(80).collect();
+                let expected = FORMATS.map(|format| format!("`{format}`")).join(", ");
+                return Err(JsonError::new(format!("field `{name}` is unknown: expected one of {expected}")));
+            }
+        }
+        scanner.skip().map_err(JsonError::new)
+    })?;
+    scanner.end().map_err(JsonError::new)?;
+    let Some((format, mut at)) = found else {
+        let expected = FORMATS.map(|format| format!("`{format}`")).join(", ");
+        return Err(JsonError::new(format!("expected one of {expected}, found none")));
+    };
+    match format {
+        "dataframe_split" => take_split(&mut at, specs, rows_max),
+        "dataframe_records" => take_records(&mut at, specs, rows_max),
+        "instances" => take_instances(&mut at, specs, rows_max),
+        _ => match at.peek() {
+            Some(b'{') => take_columns(&mut at, specs, rows_max),
+            _ => take_instances(&mut at, specs, rows_max),
+        },
+    }
+}
+
+/// Reads CSV whose first line names the columns; each must have one element in a row. An empty cell is a missing value.
+pub fn decode_scoring_csv(text: &[u8], specs: &[ColumnSpec], rows_max: usize) -> Result<Batch, JsonError> {
+    let told = |error: csv::Error| JsonError::new(format!("the body is not CSV: {error}"));
+    let mut reader = csv::ReaderBuilder::new().from_reader(text);
+    let names: Vec<String> = reader.headers().map_err(told)?.iter().map(str::to_owned).collect();
+    let mut columns = Columns::new(specs);
+    let order = columns.order(names.iter().map(String::as_str))?;
+    let mut record = csv::StringRecord::new();
+    let mut cell_as_json = Vec::new();
+    while reader.read_record(&mut record).map_err(told)? {
+        columns.begin_row(rows_max)?;
+        for (cell, &column) in record.iter().zip(&order) {
+            cell_as_json.clear();
+            let is_text =
+                columns.spec(column).is_some_and(|spec| spec.dtype == crate::domain::DataType::Bytes);
+            match cell {
+                cell if is_text => write_string(&mut cell_as_json, cell),
+                "" => cell_as_json.extend_from_slice(b"null"),
+                cell => cell_as_json.extend_from_slice(cell.trim().as_bytes()),
+            }
+            let mut scanner = Scanner::new(&cell_as_json);
+            columns.take(column, &mut scanner)?;
+            columns.within(column, scanner.end())?;
+        }
+        columns.end_row()?;
+    }
+    columns.finish()
+}
+
+/// `{"columns": […], "data": [[…], …]}`; without names the columns are the signature's, in its order.
+fn take_split(scanner: &mut Scanner<'_>, specs: &[ColumnSpec], rows_max: usize) -> Result<Batch, JsonError> {
+    let (mut names, mut data) = (None, None);
+    take_fields(scanner, &mut |scanner, name| {
+        let place = scanner.clone();
+        match name {
+            "columns" => names = Some(take_names(&mut place.clone())?),
+            "data" => data = Some(place),
+            "index" => {}
+            other => {
+                let other: String = other.chars().take(80).collect();
+                let message =
+                    format!("`dataframe_split` has `{other}`: expected `columns`, `index` and `data`");
+                return Err(JsonError::new(message));
+            }
+        }
+        scanner.skip().map_err(JsonError::new)
+    })?;
+    let Some(mut data) = data else {
+        return Err(JsonError::new("`dataframe_split` has no `data`: expected a list of rows"));
+    };
+    let mut columns = Columns::new(specs);
+    let order = match &names {
+        Some(names) => columns.order(names.iter().map(String::as_str))?,
+        None => (0..specs.len()).collect(),
+    };
+    data.expect(b'[').map_err(JsonError::new)?;
+    if data.take(b']') {
+        return Err(JsonError::new("expected at least one row, found an empty list"));
+    }
+    loop {
+        let row = columns.begin_row(rows_max)?;
+        let in_row = |message| JsonError::in_row(message, row);
+        data.expect(b'[').map_err(in_row)?;
+        let mut found = 0;
+        let mut more = !data.take(b']');
+        while more {
+            let Some(&column) = order.get(found) else {
+                return Err(in_row(format!("expected {} values, found more", order.len())));
+            };
+            columns.take(column, &mut data)?;
+            found += 1;
+            more = data.more(b']').map_err(in_row)?;
+        }
+        if found < order.len() {
+            return Err(in_row(format!("expected {} values, found {found}", order.len())));
+        }
+        columns.end_row()?;
+        if !data.more(b']').map_err(JsonError::new)? {
+            return columns.finish();
+        }
+    }
+}
+
+/// A list of objects.
+fn take_records(
+    scanner: &mut Scanner<'_>,
+    specs: &[ColumnSpec],
+    rows_max: usize,
+) -> Result<Batch, JsonError> {
+    let mut columns = Columns::new(specs);
+    take_list(scanner, &mut columns, rows_max)?;
+    columns.finish()
+}
+
+/// A list of objects, or of the rows of the only column.
+fn take_instances(
+    scanner: &mut Scanner<'_>,
+    specs: &[ColumnSpec],
+    rows_max: usize,
+) -> Result<Batch, JsonError> {
+    let mut first = scanner.clone();
+    if first.take(b'[') && first.peek() == Some(b'{') {
+        return take_records(scanner, specs, rows_max);
+    }
+    if specs.len() != 1 {
+        let message = format!("expected objects with the {} columns of the model", specs.len());
+        return Err(JsonError::new(message));
+    }
+    let mut columns = Columns::new(specs);
+    scanner.expect(b'[').map_err(JsonError::new)?;
+    if scanner.take(b']') {
+        return Err(JsonError::new("expected at least one row, found an empty list"));
+    }
+    loop {
+        columns.begin_row(rows_max)?;
+        columns.take(0, scanner)?;
+        columns.end_row()?;
+        if !scanner.more(b']').map_err(JsonError::new)? {
+            return columns.finish();
+        }
+    }
+}
+
+/// An object with a list of rows for each column.
+fn take_columns(
+    scanner: &mut Scanner<'_>,
+    specs: &[ColumnSpec],
+    rows_max: usize,
+) -> Result<Batch, JsonError> {
+    let mut columns = Columns::new(specs);
+    take_fields(scanner, &mut |scanner, name| {
+        let column = columns.find(name)?;
+        let rows = count(&mut scanner.clone())?;
+        if rows > rows_max {
+            return Err(JsonError::new(format!("expected at most {rows_max} rows, found {rows}")));
+        }
+        columns.take_whole(column, rows, |spec, data| take_rows(scanner, spec, rows, data))
+    })?;
+    columns.finish()
+}
+
+/// Items of a list.
+fn count(scanner: &mut Scanner<'_>) -> Result<usize, JsonError> {
+    scanner.expect(b'[').map_err(JsonError::new)?;
+    if scanner.take(b']') {
+        return Err(JsonError::new("expected at least one row, found an empty list"));
+    }
+    let mut items = 0;
+    loop {
+        scanner.skip().map_err(JsonError::new)?;
+        items += 1;
+        if !scanner.more(b']').map_err(JsonError::new)? {
+            return Ok(items);
+        }
+    }
+}
+
+fn take_names(scanner: &mut Scanner<'_>) -> Result<Vec<String>, JsonError> {
+    let mut names = Vec::new();
+    scanner.expect(b'[').map_err(JsonError::new)?;
+    let mut more = !scanner.take(b']');
+    while more {
+        let name = scanner.string().map_err(JsonError::new)?;
+        let Some(name) = name else { return Err(JsonError::new(scanner.unexpected("a column's name"))) };
+        names.push(name.into_owned());
+        more = scanner.more(b']').map_err(JsonError::new)?;
+    }
+    Ok(names)
+}
+
+/// Goes through the fields of an object; `take` must read the value.
+fn take_fields<'a>(
+    scanner: &mut Scanner<'a>,
+    take: &mut impl FnMut(&mut Scanner<'a>, &str) -> Result<(), JsonError>,
+) -> Result<(), JsonError> {
+    if scanner.peek() != Some(b'{') {
+        return Err(JsonError::new(scanner.unexpected("an object")));
+    }
+    scanner.expect(b'{').map_err(JsonError::new)?;
+    let mut more = !scanner.take(b'}');
+    while more {
+        let name = scanner.key().map_err(JsonError::new)?;
+        take(scanner, &name)?;
+        more = scanner.more(b'}').map_err(JsonError::new)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::DataType;
+
+    fn spec(name: &str, dtype: DataType, shape: &[usize]) -> ColumnSpec {
+        let nullable = matches!(dtype, DataType::Fp64);
+        ColumnSpec { name: name.to_owned(), dtype, shape: shape.to_vec(), nullable }
+    }
+
+    fn two() -> [ColumnSpec; 2] {
+        [spec("age", DataType::Fp64, &[]), spec("city", DataType::Bytes, &[])]
+    }
+
+    fn decode(text: &str, specs: &[ColumnSpec]) -> Result<Batch, String> {
+        decode_scoring(text.as_bytes(), specs, 3).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn every_format_says_the_same() {
+        let records = r#"{"dataframe_records": [{"age": 4, "city": "Bern"}, {"city": "", "age": null}]}"#;
+        let expected = decode(records, &two()).unwrap();
+        assert_eq!(expected.rows(), 2);
+        for same in [
+            r#"{"dataframe_split": {"columns": ["city", "age"], "data": [["Bern", 4], ["", null]]}}"#,
+            r#"{"dataframe_split": {"data": [[4, "Bern"], [null, ""]], "index": [7, 8]}, "params": {}}"#,
+            r#"{"instances": [{"age": 4, "city": "Bern"}, {"age": null, "city": ""}]}"#,
+            r#"{"inputs": {"city": ["Bern", ""], "age": [4, null]}}"#,
+        ] {
+            // NaN is equal to nothing, so bytes are compared.
+            let found = decode(same, &two()).unwrap();
+            for (left, right) in expected.tensors().iter().zip(found.tensors()) {
+                assert_eq!((left.name(), left.data()), (right.name(), right.data()), "{same}");
+            }
+        }
+        let csv = decode_scoring_csv(b"city,age\nBern,4\n\"\",\n", &two(), 3).unwrap();
+        assert_eq!(csv.tensors()[0].data(), expected.tensors()[0].data());
+        assert_eq!(csv.tensors()[1].data(), expected.tensors()[1].data());
+    }
+
+    #[test]
+    fn rows_of_one_column_need_no_name() {
+        let image = [spec("pixels", DataType::Uint8, &[2, 2])];
+        let named = decode(r#"{"dataframe_records": [{"pixels": [1, 2, 3, 4]}]}"#, &image).unwrap();
+        for same in [
+            r#"{"instances": [[[1, 2], [3, 4]]]}"#,
+            r#"{"inputs": [[1, 2, 3, 4]]}"#,
+            r#"{"inputs": {"pixels": [[[1, 2], [3, 4]]]}}"#,
+            r#"{"dataframe_split": {"columns": ["pixels"], "data": [[[1, 2, 3, 4]]]}}"#,
+        ] {
+            assert_eq!(decode(same, &image).unwrap(), named, "{same}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_told() {
+        let told = |text: &str| decode(text, &two()).unwrap_err();
+        let formats = "`dataframe_split`, `dataframe_records`, `instances`, `inputs`";
+        assert_eq!(told("{}"), format!("expected one of {formats}, found none"));
+        assert_eq!(told(r#"{"rows": []}"#), format!("field `rows` is unknown: expected one of {formats}"));
+        assert_eq!(
+            told(r#"{"inputs": {}, "instances": []}"#),
+            "expected rows in one field, found `instances` too"
+        );
+        assert_eq!(told(r#"{"instances": []}"#), "expected objects with the 2 columns of the model");
+        assert_eq!(told(r#"{"dataframe_records": []}"#), "expected at least one row, found an empty list");
+        assert_eq!(
+            told(r#"{"dataframe_split": {"columns": ["age", "city"], "data": [[1]]}}"#),
+            "row 0: expected 2 values, found 1"
+        );
+        assert_eq!(
+            told(r#"{"dataframe_split": {"columns": ["age", "city"], "data": [[1, "x", 2]]}}"#),
+            "row 0: expected 2 values, found more"
+        );
+        assert!(told(r#"{"dataframe_split": {"columns": ["age"], "data": [[1]]}}"#).contains("`city`"));
+        assert!(told(r#"{"dataframe_split": {"columns": ["age", "age"], "data": []}}"#).contains("twice"));
+        assert!(told(r#"{"dataframe_split": {"columns": ["age", "x"], "data": []}}"#).contains("`x`"));
+        assert!(told(r#"{"inputs": {"age": [1, 2], "city": ["x"]}}"#).contains("rows"));
+        assert!(told(r#"{"inputs": {"age": [1, 2, 3, 4], "city": ["x"]}}"#).contains("at most 3 rows"));
+        assert!(told(r#"{"dataframe_split": 5}"#).contains("an object"));
+        assert!(told("[").contains("an object"));
+        let csv = |text: &str| decode_scoring_csv(text.as_bytes(), &two(), 3).unwrap_err().to_string();
+        assert!(csv("age\n1\n").contains("`city`"));
+        assert_eq!(csv("age,city\nx,y\n"), "row 0, column `age`: expected a number, found `x`");
+        assert!(csv("age,city\n1\n").contains("CSV"));
+        assert!(csv("age,city\n1,a\n1,a\n1,a\n1,a\n").contains("at most 3 rows"));
+        assert_eq!(csv("age,city\n"), "expected at least one row, found none");
+    }
+}

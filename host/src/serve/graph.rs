@@ -1,0 +1,457 @@
+//! Endpoints made of endpoints: one after the other, one of several, or several together.
+
+use std::collections::BTreeMap;
+use std::sync::Weak;
+
+use axum::http::{HeaderMap, StatusCode};
+
+use super::{ApiError, Endpoints, ErrorCode};
+use crate::domain::{Batch, ColumnSpec, DataType, Digest, Name, Signature, Tensor};
+
+/// Deepest nesting of a graph.
+const DEPTH_MAX: usize = 8;
+
+/// Nodes of a graph.
+const NODES_MAX: usize = 64;
+
+/// A part of a graph.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Node {
+    /// An endpoint that answers.
+    Endpoint(Name),
+    /// One after the other: each gets the columns of the request and of those before it, and the last one's answer is the
+    /// answer.
+    Sequence(Vec<Node>),
+    /// Each row to one of several.
+    Switch {
+        /// The column that decides; numbers are compared as text.
+        column: String,
+        /// Who gets a row, by what the column holds.
+        cases: BTreeMap<String, Node>,
+        /// Who gets the others; none where they are an error.
+        otherwise: Option<Box<Node>>,
+    },
+    /// All of them: the answer has the mean of columns of floats, and of others what most say.
+    Ensemble(Vec<(Node, f64)>),
+}
+
+/// A graph whose endpoints are there.
+pub struct Graph {
+    node: Node,
+    /// Weak, because the graph is one of them.
+    endpoints: Weak<Endpoints>,
+    signature: Signature,
+}
+
+/// A graph that cannot be made of the endpoints that there are.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GraphError {
+    /// An endpoint is not there.
+    #[error("there is no endpoint `{0}`, which it is made of")]
+    Missing(Name),
+    /// Two of its endpoints want a column of different types or shapes, or answer with such.
+    #[error("column `{column}` is not the same in all of its endpoints")]
+    Column {
+        /// The column.
+        column: String,
+    },
+    /// Endpoints whose answers should be alike have other columns.
+    #[error("its endpoints answer with different columns: {one}; and {other}")]
+    Outputs {
+        /// Some columns.
+        one: String,
+        /// Others.
+        other: String,
+    },
+}
+
+impl Node {
+    /// The endpoints that it is made of.
+    pub fn endpoints(&self) -> Vec<&Name> {
+        match self {
+            Self::Endpoint(name) => vec![name],
+            _ => self.parts().into_iter().flat_map(Self::endpoints).collect(),
+        }
+    }
+
+    /// Whether it is neither too deep nor too large; otherwise what is wrong.
+    pub(super) fn check_size(&self) -> Result<(), String> {
+        if self.depth() > DEPTH_MAX {
+            return Err(format!("it is {} levels deep: expected at most {DEPTH_MAX}", self.depth()));
+        }
+        match self.endpoints().len() {
+            0 => Err("it has no endpoints".to_owned()),
+            found if found > NODES_MAX => {
+                Err(format!("it has {found} endpoints: expected at most {NODES_MAX}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn parts(&self) -> Vec<&Self> {
+        match self {
+            Self::Endpoint(_) => Vec::new(),
+            Self::Sequence(nodes) => nodes.iter().collect(),
+            Self::Switch { cases, otherwise, .. } => cases.values().chain(otherwise.as_deref()).collect(),
+            Self::Ensemble(nodes) => nodes.iter().map(|(node, _)| node).collect(),
+        }
+    }
+
+    fn depth(&self) -> usize {
+        1 + self.parts().into_iter().map(Self::depth).max().unwrap_or(0)
+    }
+
+    /// What it takes and answers, with the versions that answer now.
+    fn signature(&self, endpoints: &Endpoints) -> Result<Signature, GraphError> {
+        match self {
+            Self::Endpoint(name) => {
+                let routing = endpoints.get(name.as_str()).map(|endpoint| endpoint.routing());
+                let route = routing.as_ref().and_then(|routing| routing.routes().first());
+                let route = route.ok_or_else(|| GraphError::Missing(name.clone()))?;
+                Ok(route.deployment.signature().clone())
+            }
+            Self::Sequence(nodes) => {
+                let (mut inputs, mut made, mut outputs) = (Vec::new(), Vec::new(), Vec::new());
+                for node in nodes {
+                    let signature = node.signature(endpoints)?;
+                    let wanted: Vec<ColumnSpec> =
+                        signature.inputs.into_iter().filter(|spec| !is_among(spec, &made)).collect();
+                    add(&mut inputs, wanted)?;
+                    made.extend(signature.outputs.iter().map(|spec| spec.name.clone()));
+                    outputs = signature.outputs;
+                }
+                Ok(Signature { inputs, features: Vec::new(), outputs })
+            }
+            Self::Switch { column, .. } => {
+                let mut signature = self.signature_of_like(endpoints)?;
+                if !signature.inputs.iter().any(|spec| spec.name == *column) {
+                    let (name, dtype) = (column.clone(), DataType::Bytes);
+                    signature.inputs.push(ColumnSpec { name, dtype, shape: Vec::new(), nullable: false });
+                }
+                Ok(signature)
+            }
+            Self::Ensemble(_) => self.signature_of_like(endpoints),
+        }
+    }
+
+    /// The signature of nodes whose answers have the same columns.
+    fn signature_of_like(&self, endpoints: &Endpoints) -> Result<Signature, GraphError> {
+        let mut all: Option<Signature> = None;
+        for part in self.parts() {
+            let signature = part.signature(endpoints)?;
+            match &mut all {
+                None => all = Some(Signature { features: Vec::new(), ..signature }),
+                Some(all) if all.outputs != signature.outputs => {
+                    return Err(GraphError::Outputs {
+                        one: names(&all.outputs),
+                        other: names(&signature.outputs),
+                    });
+                }
+                Some(all) => add(&mut all.inputs, signature.inputs)?,
+            }
+        }
+        let none = || Signature { inputs: Vec::new(), features: Vec::new(), outputs: Vec::new() };
+        Ok(all.unwrap_or_else(none))
+    }
+}
+
+fn is_among(spec: &ColumnSpec, names: &[String]) -> bool {
+    names.contains(&spec.name)
+}
+
+fn names(specs: &[ColumnSpec]) -> String {
+    let shown = |spec: &ColumnSpec| format!("`{}` {} {:?}", spec.name, spec.dtype, spec.shape);
+    specs.iter().take(5).map(shown).collect::<Vec<_>>().join(", ")
+}
+
+/// Adds columns that are not there yet.
+fn add(columns: &mut Vec<ColumnSpec>, more: Vec<ColumnSpec>) -> Result<(), GraphError> {
+    for spec in more {
+        match columns.iter_mut().find(|known| known.name == spec.name) {
+            None => columns.push(spec),
+            Some(known) if (known.dtype, &known.shape) == (spec.dtype, &spec.shape) => {
+                // What one of them cannot take is not taken.
+                known.nullable &= spec.nullable;
+            }
+            Some(_) => return Err(GraphError::Column { column: spec.name }),
+        }
+    }
+    Ok(())
+}
+
+impl Graph {
+    /// Puts a graph together of the endpoints that there are.
+    pub(super) fn new(node: Node, endpoints: &std::sync::Arc<Endpoints>) -> Result<Self, GraphError> {
+        let signature = node.signature(endpoints)?;
+        Ok(Self { node, endpoints: std::sync::Arc::downgrade(endpoints), signature })
+    }
+
+    pub(super) fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    /// Whether it is made of the same endpoints in the same way, which take and answer the same.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        (&self.node, &self.signature) == (&other.node, &other.signature)
+    }
+
+    /// Names what it is made of.
+    pub(super) fn digest(&self) -> Digest {
+        Digest::of(format!("{:?}", self.node).as_bytes())
+    }
+
+    /// The answer to a batch.
+    pub(super) async fn answer(&self, inputs: &Batch) -> Result<Batch, ApiError> {
+        let endpoints = self.endpoints.upgrade().ok_or_else(super::engine::stopping)?;
+        answer(&self.node, &endpoints, inputs).await
+    }
+}
+
+/// What a node answers to a batch.
+fn answer<'a>(
+    node: &'a Node,
+    endpoints: &'a Endpoints,
+    inputs: &'a Batch,
+) -> std::pin::Pin<Box<dyn Future<Output = Result<Batch, ApiError>> + Send + 'a>> {
+    Box::pin(async move {
+        match node {
+            Node::Endpoint(name) => ask(name, endpoints, inputs).await,
+            Node::Sequence(nodes) => {
+                let (mut known, mut last) = (inputs.clone(), Batch::default());
+                for node in nodes {
+                    last = answer(node, endpoints, &known).await?;
+                    known = beside(&known, &last)?;
+                }
+                Ok(last)
+            }
+            Node::Switch { column, cases, otherwise } => {
+                let chosen = choose(column, cases, otherwise.as_deref(), inputs)?;
+                let mut parts = Vec::with_capacity(chosen.len());
+                for (node, rows) in &chosen {
+                    let mut kept = vec![false; inputs.rows()];
+                    for &row in rows {
+                        if let Some(place) = kept.get_mut(row) {
+                            *place = true;
+                        }
+                    }
+                    parts.push((answer(node, endpoints, &inputs.keep_rows(&kept)).await?, rows.as_slice()));
+                }
+                in_order(&parts, inputs.rows())
+            }
+            Node::Ensemble(nodes) => {
+                let asked = nodes.iter().map(|(node, _)| answer(node, endpoints, inputs));
+                let answers = futures_util::future::try_join_all(asked).await?;
+                let weights: Vec<f64> = nodes.iter().map(|(_, weight)| *weight).collect();
+                combine(&answers, &weights)
+            }
+        }
+    })
+}
+
+/// Asks an endpoint, which gets the columns that it takes.
+async fn ask(name: &Name, endpoints: &Endpoints, inputs: &Batch) -> Result<Batch, ApiError> {
+    let gone = || wrong(format!("endpoint `{name}`, which this one is made of, is gone"));
+    let endpoint = endpoints.get(name.as_str()).ok_or_else(gone)?;
+    let routing = endpoint.routing();
+    let deployment = endpoint.choose(&routing, &HeaderMap::new()).ok_or_else(gone)?;
+    let specs = &deployment.signature().inputs;
+    let columns = specs.iter().filter_map(|spec| inputs.column(&spec.name).cloned());
+    let inputs = Batch::new(columns.collect()).map_err(|error| wrong(error.to_string()))?;
+    deployment.answer_rows(inputs, routing.call(None)).await
+}
+
+/// The columns of both; a later one takes the place of an earlier one of its name.
+fn beside(known: &Batch, made: &Batch) -> Result<Batch, ApiError> {
+    let old = known.tensors().iter().filter(|tensor| made.column(tensor.name()).is_none());
+    let all = old.chain(made.tensors()).cloned().collect();
+    Batch::new(all).map_err(|error| wrong(error.to_string()))
+}
+
+/// Who gets which rows.
+fn choose<'a>(
+    column: &str,
+    cases: &'a BTreeMap<String, Node>,
+    otherwise: Option<&'a Node>,
+    inputs: &Batch,
+) -> Result<Vec<(&'a Node, Vec<usize>)>, ApiError> {
+    let tensor = inputs.column(column).ok_or_else(|| wrong(format!("there is no column `{column}`")))?;
+    let values: Vec<String> = match tensor.to_f64() {
+        Some(numbers) => numbers.iter().map(ToString::to_string).collect(),
+        None => tensor.byte_strings().map(|text| String::from_utf8_lossy(text).into_owned()).collect(),
+    };
+    if values.len() != inputs.rows() {
+        return Err(wrong(format!("column `{column}` has several elements in a row: one decides")));
+    }
+    let mut chosen: Vec<(&Node, Vec<usize>)> = Vec::new();
+    for (row, value) in values.iter().enumerate() {
+        let Some(node) = cases.get(value).or(otherwise) else {
+            let value: String = value.chars().take(80).collect();
+            let known: Vec<_> = cases.keys().take(10).map(|case| format!("`{case}`")).collect();
+            let message = format!(
+                "row {row}, column `{column}`: expected one of {}, found `{value}`",
+                known.join(", ")
+            );
+            return Err(ApiError::new(StatusCode::BAD_REQUEST, ErrorCode::InvalidInput, message));
+        };
+        match chosen.iter_mut().find(|(known, _)| std::ptr::eq(*known, node)) {
+            Some((_, rows)) => rows.push(row),
+            None => chosen.push((node, vec![row])),
+        }
+    }
+    Ok(chosen)
+}
+
+/// Puts the answers of parts into the order of the rows.
+fn in_order(parts: &[(Batch, &[usize])], rows: usize) -> Result<Batch, ApiError> {
+    let mut places: Vec<Option<(usize, usize)>> = vec![None; rows];
+    for (part, (answer, own)) in parts.iter().enumerate() {
+        if answer.rows() != own.len() {
+            return Err(wrong("an endpoint has answered with another number of rows".to_owned()));
+        }
+        for (index, &row) in own.iter().enumerate() {
+            if let Some(place) = places.get_mut(row) {
+                *place = Some((part, index));
+            }
+        }
+    }
+    let mut all = Batch::default();
+    for (part, index) in places.into_iter().flatten() {
+        let row = parts.get(part).and_then(|(answer, _)| answer.slice_rows(index..index + 1));
+        let row = row.ok_or_else(|| wrong("a row has no answer".to_owned()))?;
+        all.append(&row).map_err(|error| wrong(error.to_string()))?;
+    }
+    Ok(all)
+}
+
+/// The mean of columns of floats, and what most say of others; the first of those that as many say.
+fn combine(answers: &[Batch], weights: &[f64]) -> Result<Batch, ApiError> {
+    let Some(first) = answers.first() else { return Err(wrong("there are no answers".to_owned())) };
+    let mut columns = Vec::with_capacity(first.tensors().len());
+    for tensor in first.tensors() {
+        let like = |answer: &Batch| {
+            let found = answer.column(tensor.name()).cloned();
+            found.filter(|found| (found.dtype(), found.shape()) == (tensor.dtype(), tensor.shape()))
+        };
+        let all: Option<Vec<Tensor>> = answers.iter().map(like).collect();
+        let differ =
+            || wrong(format!("the endpoints' answers differ in the type or shape of `{}`", tensor.name()));
+        let all = all.ok_or_else(differ)?;
+        let is_float = matches!(tensor.dtype(), DataType::Fp16 | DataType::Fp32 | DataType::Fp64);
+        columns.push(if is_float { mean(&all, weights)? } else { majority(&all, weights)? });
+    }
+    Batch::new(columns).map_err(|error| wrong(error.to_string()))
+}
+
+fn mean(all: &[Tensor], weights: &[f64]) -> Result<Tensor, ApiError> {
+    let Some(first) = all.first() else { return Err(wrong("there are no answers".to_owned())) };
+    let sum_of_weights: f64 = weights.iter().sum();
+    let mut sums = vec![0.0_f64; first.shape().iter().product()];
+    for (tensor, weight) in all.iter().zip(weights) {
+        for (sum, value) in sums.iter_mut().zip(tensor.to_f64().unwrap_or_default()) {
+            *sum += value * weight;
+        }
+    }
+    let means = sums.into_iter().map(|sum| sum / sum_of_weights);
+    let data: Vec<u8> = match first.dtype() {
+        DataType::Fp64 => means.flat_map(f64::to_le_bytes).collect(),
+        DataType::Fp32 => means.flat_map(|mean| (mean as f32).to_le_bytes()).collect(),
+        // Two halves have a mean that is none as a rule.
+        _ => return majority(all, weights),
+    };
+    let made = Tensor::new(first.name(), first.dtype(), first.shape().to_vec(), data);
+    made.map_err(|error| wrong(error.to_string()))
+}
+
+fn majority(all: &[Tensor], weights: &[f64]) -> Result<Tensor, ApiError> {
+    let Some(first) = all.first() else { return Err(wrong("there are no answers".to_owned())) };
+    let mut chosen = Batch::default();
+    for row in 0..first.rows() {
+        let rows: Option<Vec<Tensor>> = all.iter().map(|tensor| tensor.slice_rows(row..row + 1)).collect();
+        let rows = rows.ok_or_else(|| wrong("an answer has too few rows".to_owned()))?;
+        let votes = |candidate: &Tensor| -> f64 {
+            let like = rows.iter().zip(weights).filter(|(row, _)| row.data() == candidate.data());
+            like.map(|(_, weight)| weight).sum()
+        };
+        let mut best: Option<(&Tensor, f64)> = None;
+        for candidate in &rows {
+            let count = votes(candidate);
+            if best.is_none_or(|(_, most)| count > most) {
+                best = Some((candidate, count));
+            }
+        }
+        let Some((best, _)) = best else { continue };
+        let row = Batch::new(vec![best.clone()]).map_err(|error| wrong(error.to_string()))?;
+        chosen.append(&row).map_err(|error| wrong(error.to_string()))?;
+    }
+    chosen.into_tensors().pop().ok_or_else(|| wrong("there are no rows".to_owned()))
+}
+
+fn wrong(message: String) -> ApiError {
+    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Internal, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(scores: &[f32], labels: &[&str]) -> Batch {
+        let scores = Tensor::from_f32("scores", vec![scores.len()], scores).unwrap();
+        let labels = Tensor::from_strings("label", labels.iter().map(|label| label.as_bytes())).unwrap();
+        Batch::new(vec![scores, labels]).unwrap()
+    }
+
+    #[test]
+    fn an_ensemble_has_the_mean_of_floats_and_what_most_say() {
+        let answers = [
+            batch(&[1.0, 0.0], &["a", "a"]),
+            batch(&[2.0, 0.5], &["b", "c"]),
+            batch(&[6.0, 1.0], &["b", "b"]),
+        ];
+        let all = combine(&answers, &[1.0, 1.0, 1.0]).unwrap();
+        assert_eq!(all, batch(&[3.0, 0.5], &["b", "a"]));
+        let weighted = combine(&answers, &[2.0, 1.0, 0.5]).unwrap();
+        assert_eq!(weighted.column("label"), batch(&[0.0; 2], &["a", "a"]).column("label"));
+        assert!(combine(&[batch(&[1.0], &["a"]), batch(&[1.0, 2.0], &["a", "b"])], &[1.0, 1.0]).is_err());
+    }
+
+    #[test]
+    fn rows_go_where_their_column_says_and_come_back_in_order() {
+        let node = |name: &str| Node::Endpoint(name.parse().unwrap());
+        let cases = BTreeMap::from([("ch".to_owned(), node("swiss")), ("de".to_owned(), node("german"))]);
+        let rows = batch(&[1.0, 2.0, 3.0], &["de", "ch", "de"]);
+        let chosen = choose("label", &cases, None, &rows).unwrap();
+        let chosen: Vec<_> =
+            chosen.iter().map(|(node, rows)| (node.endpoints()[0].as_str(), rows.clone())).collect();
+        assert_eq!(chosen, [("german", vec![0, 2]), ("swiss", vec![1])]);
+        let parts = [(batch(&[10.0, 30.0], &["x", "z"]), &[0, 2][..]), (batch(&[20.0], &["y"]), &[1][..])];
+        assert_eq!(in_order(&parts, 3).unwrap(), batch(&[10.0, 20.0, 30.0], &["x", "y", "z"]));
+        let unknown = choose("label", &cases, None, &batch(&[1.0], &["fr"])).unwrap_err();
+        assert_eq!(unknown.message(), "row 0, column `label`: expected one of `ch`, `de`, found `fr`");
+        let otherwise = node("other");
+        assert_eq!(choose("label", &cases, Some(&otherwise), &batch(&[1.0], &["fr"])).unwrap().len(), 1);
+        let numbers = BTreeMap::from([("1".to_owned(), node("one"))]);
+        assert_eq!(choose("scores", &numbers, None, &batch(&[1.0], &["x"])).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_sequence_hands_on_what_was_made_and_asked() {
+        let known = batch(&[1.0], &["old"]);
+        let made = Batch::new(vec![Tensor::from_strings("label", [b"new".as_slice()]).unwrap()]).unwrap();
+        let both = beside(&known, &made).unwrap();
+        assert_eq!(both.column("scores"), known.column("scores"));
+        assert_eq!(both.column("label"), made.column("label"));
+    }
+
+    #[test]
+    fn graphs_have_limits() {
+        let leaf = || Node::Endpoint("e".parse().unwrap());
+        let mut deep = leaf();
+        for _ in 0..DEPTH_MAX {
+            deep = Node::Sequence(vec![deep]);
+        }
+        assert_eq!(deep.check_size().unwrap_err(), "it is 9 levels deep: expected at most 8");
+        let wide = Node::Sequence((0..65).map(|_| leaf()).collect());
+        assert_eq!(wide.check_size().unwrap_err(), "it has 65 endpoints: expected at most 64");
+        assert!(Node::Sequence(Vec::new()).check_size().is_err());
+    }
+}

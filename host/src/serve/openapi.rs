@@ -1,0 +1,157 @@
+//! What the endpoints take and answer, as OpenAPI 3.1.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use super::{Deployment, Endpoint, Endpoints};
+use crate::domain::{ColumnSpec, DataType};
+
+/// The document of a server with these endpoints.
+pub(super) fn document(endpoints: &Endpoints) -> Value {
+    let mut paths = Map::new();
+    for endpoint in endpoints.all() {
+        if let Some(path) = path_item(&endpoint) {
+            paths.insert(format!("/serve/{}", endpoint.name()), path);
+        }
+    }
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "host serve",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "Endpoints of models with their transformers. The Open Inference Protocol v2 is below `/v2`.",
+        },
+        "paths": paths,
+        "components": { "schemas": { "Error": error_schema() } },
+    })
+}
+
+fn path_item(endpoint: &Endpoint) -> Option<Value> {
+    let routing = endpoint.routing();
+    let deployment = &routing.routes().first()?.deployment;
+    let signature = deployment.signature();
+    let input = object_schema(&signature.inputs);
+    let output = object_schema(&signature.outputs);
+    let either = |row: &Value| json!({ "oneOf": [row, { "type": "array", "items": row, "minItems": 1 }] });
+    let mut request = json!({ "schema": either(&input) });
+    let mut answer = json!({ "schema": either(&output) });
+    if let Some((input, output)) = deployment.example() {
+        request["example"] = input.clone();
+        answer["example"] = output.clone();
+    }
+    let error = |description: &str| {
+        json!({
+            "description": description,
+            "content": { "application/json": { "schema": { "$ref": "#/components/schemas/Error" } } },
+        })
+    };
+    let header = |description: &str| json!({ "description": description, "schema": { "type": "string" } });
+    Some(json!({
+        "post": {
+            "operationId": format!("serve_{}", endpoint.name()),
+            "summary": summary(endpoint, deployment),
+            "parameters": [{
+                "name": "X-Request-Timeout-Ms",
+                "in": "header",
+                "required": false,
+                "description": "Milliseconds that the caller waits; what is not computed by then is not computed at all.",
+                "schema": { "type": "integer", "minimum": 0 },
+            }],
+            "requestBody": { "required": true, "content": { "application/json": request } },
+            "responses": {
+                "200": {
+                    "description": "An object for an object, a list for a list.",
+                    "headers": {
+                        "X-Prediction-Id": header("Names the prediction, for `host replay`."),
+                        "X-Model-Version": header("Who answered, as `model@version`."),
+                        "X-Bundle-Digest": header("The bundle that answered."),
+                    },
+                    "content": { "application/json": answer },
+                },
+                "400": error("The body is not what the model takes; the error names row and column."),
+                "404": error("There is no such endpoint."),
+                "408": error("The body did not arrive in time."),
+                "413": error("The body or the answer is too large."),
+                "429": error("Too many requests wait; try again after `Retry-After` seconds."),
+                "500": error("A plugin failed."),
+                "503": error("Overloaded; try again after `Retry-After` seconds."),
+                "504": error("Not computed by the deadline."),
+            },
+        },
+    }))
+}
+
+fn summary(endpoint: &Endpoint, deployment: &Arc<Deployment>) -> String {
+    format!("Predictions of `{}`, now by {}", endpoint.name(), deployment.version_label())
+}
+
+/// The schema of a row.
+fn object_schema(columns: &[ColumnSpec]) -> Value {
+    let properties: Map<String, Value> =
+        columns.iter().map(|column| (column.name.clone(), column_schema(column))).collect();
+    let required: Vec<_> = columns.iter().map(|column| &column.name).collect();
+    json!({
+        "type": "object",
+        "properties": properties,
+        "required": required,
+        "additionalProperties": false,
+    })
+}
+
+/// The schema of a row's elements in a column, nested as its shape is.
+fn column_schema(column: &ColumnSpec) -> Value {
+    let element = element_schema(column.dtype, column.nullable);
+    column.shape.iter().rev().fold(
+        element,
+        |inner, &size| json!({ "type": "array", "items": inner, "minItems": size, "maxItems": size }),
+    )
+}
+
+fn element_schema(dtype: DataType, is_nullable: bool) -> Value {
+    let integer = |from: i128, to: i128| {
+        // Beyond these numbers JSON's readers disagree, so that they are no use as bounds.
+        let exact = -(1_i128 << 53)..=1_i128 << 53;
+        match exact.contains(&from) && exact.contains(&to) {
+            true => json!({ "type": "integer", "minimum": from as i64, "maximum": to as i64 }),
+            false => json!({ "type": "integer" }),
+        }
+    };
+    let mut schema = match dtype {
+        DataType::Bool => json!({ "type": "boolean" }),
+        DataType::Uint8 => integer(0, u8::MAX.into()),
+        DataType::Uint16 => integer(0, u16::MAX.into()),
+        DataType::Uint32 => integer(0, u32::MAX.into()),
+        DataType::Uint64 => integer(0, u64::MAX.into()),
+        DataType::Int8 => integer(i8::MIN.into(), i8::MAX.into()),
+        DataType::Int16 => integer(i16::MIN.into(), i16::MAX.into()),
+        DataType::Int32 => integer(i32::MIN.into(), i32::MAX.into()),
+        DataType::Int64 => integer(i64::MIN.into(), i64::MAX.into()),
+        DataType::Fp16 | DataType::Fp32 | DataType::Fp64 => json!({ "type": "number" }),
+        DataType::Bytes => json!({ "type": "string" }),
+    };
+    if is_nullable {
+        let of_type = schema["type"].take();
+        schema["type"] = json!([of_type, "null"]);
+    }
+    schema
+}
+
+fn error_schema() -> Value {
+    json!({
+        "type": "object",
+        "required": ["error"],
+        "properties": {
+            "error": {
+                "type": "object",
+                "required": ["code", "message"],
+                "properties": {
+                    "code": { "type": "string" },
+                    "message": { "type": "string" },
+                    "row": { "type": "integer", "minimum": 0 },
+                    "column": { "type": "string" },
+                },
+            },
+        },
+    })
+}

@@ -1,0 +1,124 @@
+//! The routes of MLflow's scoring server, so that its clients can ask here: `POST /invocations`, `GET /ping` and
+//! `GET /version`. Where there are several endpoints, `POST /endpoints/{endpoint}/invocations` asks one of them, as MLflow's
+//! deployments server has it.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use axum::routing::{get, post};
+
+use super::answer::json_response;
+use super::engine::internal;
+use super::routes::{Shared, arrived};
+use super::{ApiError, Decoded, ErrorCode};
+use crate::data;
+use crate::domain::{Batch, ColumnSpec};
+
+pub(super) fn router() -> Router<Arc<Shared>> {
+    Router::new()
+        .route("/invocations", post(invocations))
+        .route("/endpoints/{endpoint}/invocations", post(invocations_of))
+        .route("/ping", get(ping))
+        .route("/version", get(async || env!("CARGO_PKG_VERSION")))
+}
+
+/// How the rows of a body are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum BodyFormat {
+    Json,
+    Csv,
+}
+
+async fn ping() -> Response<Body> {
+    Response::new(Body::from("\n"))
+}
+
+async fn invocations(State(shared): State<Arc<Shared>>, request: Request) -> Response<Body> {
+    let endpoint = match shared.endpoints.all().as_slice() {
+        [only] => Ok(only.name().to_string()),
+        [] => {
+            Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::NotReady, "no endpoint is loaded"))
+        }
+        several => {
+            let names: Vec<_> =
+                several.iter().take(10).map(|endpoint| format!("`{}`", endpoint.name())).collect();
+            let message = format!(
+                "there are several endpoints: ask `/endpoints/ENDPOINT/invocations` with one of {}",
+                names.join(", ")
+            );
+            Err(ApiError::new(StatusCode::BAD_REQUEST, ErrorCode::InvalidInput, message))
+        }
+    };
+    match endpoint {
+        Ok(endpoint) => told(answered(&shared, &endpoint, request).await),
+        Err(error) => told(Err(error)),
+    }
+}
+
+async fn invocations_of(
+    State(shared): State<Arc<Shared>>,
+    Path(endpoint): Path<String>,
+    request: Request,
+) -> Response<Body> {
+    told(answered(&shared, &endpoint, request).await)
+}
+
+async fn answered(shared: &Shared, endpoint: &str, request: Request) -> Result<Response<Body>, ApiError> {
+    let (head, body) = request.into_parts();
+    let refused = |error: &ApiError| shared.count_refused(error);
+    let format = format_of(&head.headers).inspect_err(refused)?;
+    let arrived = arrived(shared, endpoint, None, &head.headers, body).await;
+    let (asked, body, call) = arrived.inspect_err(refused)?;
+    let decode = move |body: &[u8], specs: &[ColumnSpec], rows_max| {
+        let inputs = match format {
+            BodyFormat::Json => data::decode_scoring(body, specs, rows_max)?,
+            BodyFormat::Csv => data::decode_scoring_csv(body, specs, rows_max)?,
+        };
+        Ok(Decoded { inputs, note: (), timeout: None })
+    };
+    let encode = |outputs: &Batch, ()| data::encode_predictions(outputs).map_err(|error| internal(&error));
+    let mut answer = asked.deployment.answer_as(body, call, decode, encode).await?;
+    let mut response = json_response(StatusCode::OK, std::mem::take(&mut answer.body));
+    shared.finish(&asked, answer, &mut response);
+    Ok(response)
+}
+
+/// What the body says that it is; JSON where it says nothing.
+fn format_of(headers: &HeaderMap) -> Result<BodyFormat, ApiError> {
+    let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(BodyFormat::Json) };
+    let text = value.to_str().unwrap_or("?");
+    match text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
+        "application/json" | "" => Ok(BodyFormat::Json),
+        "text/csv" => Ok(BodyFormat::Csv),
+        other => {
+            let other: String = other.chars().take(80).collect();
+            let message = format!("`Content-Type` is `{other}`: expected `application/json` or `text/csv`");
+            Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, ErrorCode::Unsupported, message))
+        }
+    }
+}
+
+/// Errors as MLflow tells them: `{"error_code", "message"}`.
+fn told(answered: Result<Response<Body>, ApiError>) -> Response<Body> {
+    answered.unwrap_or_else(|error| {
+        let code = match error.status() {
+            StatusCode::NOT_FOUND => "RESOURCE_DOES_NOT_EXIST",
+            StatusCode::TOO_MANY_REQUESTS => "REQUEST_LIMIT_EXCEEDED",
+            StatusCode::SERVICE_UNAVAILABLE => "TEMPORARILY_UNAVAILABLE",
+            status if status.is_client_error() => "BAD_REQUEST",
+            _ => "INTERNAL_ERROR",
+        };
+        if error.status().is_server_error() {
+            tracing::warn!(code = ?error.code(), "{}", error.message());
+        }
+        let body = serde_json::json!({ "error_code": code, "message": error.message() });
+        let mut response = json_response(error.status(), body.to_string());
+        if matches!(error.status(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    })
+}

@@ -1,0 +1,109 @@
+use super::graph::Graph;
+use super::{ApiError, StageTimes};
+use crate::domain::{Batch, Signature};
+use crate::plugin::Transformer;
+use crate::registry::{Prediction, PredictionError, Predictor, TransformerCall};
+
+/// What computes the answers of a deployment.
+#[expect(clippy::large_enum_variant, reason = "there is one for each version that is loaded")]
+pub enum Work {
+    /// A bundle: transformers and a model.
+    Bundle(Predictor),
+    /// Other endpoints.
+    Graph(Graph),
+}
+
+/// A batch that could not be computed.
+#[derive(Debug)]
+pub(super) enum WorkError {
+    /// By a bundle.
+    Prediction(PredictionError),
+    /// By a graph: one of its endpoints could not.
+    Graph(ApiError),
+}
+
+impl From<WorkError> for ApiError {
+    fn from(error: WorkError) -> Self {
+        match error {
+            WorkError::Prediction(error) => error.into(),
+            WorkError::Graph(error) => error,
+        }
+    }
+}
+
+/// What came of a batch.
+pub(super) struct Worked {
+    pub(super) outputs: Batch,
+    /// What the model saw and what it said; none of a graph.
+    pub(super) seen: Option<(Batch, Batch)>,
+    pub(super) times: StageTimes,
+    /// What calling the transformers took.
+    pub(super) calls: Vec<TransformerCall>,
+}
+
+impl Work {
+    /// What it takes and answers.
+    pub(super) fn signature(&self) -> &Signature {
+        match self {
+            Self::Bundle(predictor) => predictor.signature(),
+            Self::Graph(graph) => graph.signature(),
+        }
+    }
+
+    /// Scores that are made of a row.
+    pub(super) fn score_count(&self) -> usize {
+        match self {
+            Self::Bundle(predictor) => predictor.score_count(),
+            Self::Graph(graph) => {
+                let elements = |shape: &Vec<usize>| shape.iter().product::<usize>();
+                graph.signature().outputs.iter().map(|spec| elements(&spec.shape)).sum()
+            }
+        }
+    }
+
+    /// Whether requests may be computed together here. What a graph asks puts them together itself.
+    pub(super) fn rows_independent(&self) -> bool {
+        match self {
+            Self::Bundle(predictor) => predictor.rows_independent(),
+            Self::Graph(_) => false,
+        }
+    }
+
+    /// The transformers before and after the model.
+    pub(super) fn transformers(&self) -> (&[Transformer], &[Transformer]) {
+        match self {
+            Self::Bundle(predictor) => predictor.transformers(),
+            Self::Graph(_) => (&[], &[]),
+        }
+    }
+
+    /// Computes a batch whose columns are the signature's.
+    pub(super) async fn compute(&self, inputs: &Batch) -> Result<Worked, WorkError> {
+        match self {
+            Self::Bundle(predictor) => {
+                let prediction = predictor.predict(inputs).await.map_err(WorkError::Prediction)?;
+                let times = times_of(&prediction, predictor.transformers().0.len());
+                let Prediction { features, scores, outputs, calls, .. } = prediction;
+                Ok(Worked { outputs, seen: Some((features, scores)), times, calls })
+            }
+            Self::Graph(graph) => {
+                let started = std::time::Instant::now();
+                let outputs = graph.answer(inputs).await.map_err(WorkError::Graph)?;
+                let times = StageTimes { model: started.elapsed(), ..StageTimes::default() };
+                Ok(Worked { outputs, seen: None, times, calls: Vec::new() })
+            }
+        }
+    }
+}
+
+/// The times of a prediction, of whose calls the first `before` are of transformers before the model.
+fn times_of(prediction: &Prediction, before: usize) -> StageTimes {
+    let sum = |calls: &[TransformerCall]| calls.iter().map(|call| call.took).sum();
+    let (preprocess, postprocess) = prediction.calls.split_at(before.min(prediction.calls.len()));
+    StageTimes {
+        preprocess: sum(preprocess),
+        model: prediction.model_time,
+        postprocess: sum(postprocess),
+        ..StageTimes::default()
+    }
+}

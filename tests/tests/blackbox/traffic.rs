@@ -1,0 +1,267 @@
+//! What happens to requests of `host serve` under way: batches, queues, deadlines, kept answers, shadows, and what
+//! `/metrics` says of them.
+
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use host_tests::{Answer, Server, guest};
+use serde_json::{Value, json};
+
+use super::endpoints::{ask, two_versions, wait_for};
+use super::registry::Registry;
+
+fn row(a: i64) -> String {
+    json!({ "a": a, "b": 2 }).to_string()
+}
+
+/// A server of `digits@1` with the guest `picky`, whose calls take a while.
+fn picky(registry: &Registry, work: u64, arguments: &[&str]) -> Server {
+    let (file, config) = (guest("picky"), format!("picky={{\"work\":{work}}}"));
+    let picky = ["--model", "digits@1", "--plugin", &file, "--config", &config];
+    registry.host.serve(picky.into_iter().chain(arguments.iter().copied()))
+}
+
+/// The value of a series, whose labels are written as the exposition has them; 0 where there is none.
+fn metric(server: &Server, series: &str) -> f64 {
+    let text = server.get("/metrics").body;
+    let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    value.map_or(0.0, |value| value.parse().unwrap())
+}
+
+/// Labels of the only version that is served, after `more`.
+fn labels(more: &str) -> String {
+    format!("{{{more}endpoint=\"digits\",version=\"digits@1\"}}")
+}
+
+/// Asks for each row at the same time.
+fn ask_together(server: &Server, rows: &[i64]) -> Vec<Answer> {
+    std::thread::scope(|scope| {
+        let asked: Vec<_> =
+            rows.iter().map(|&a| scope.spawn(move || server.post("/serve/digits", &row(a)))).collect();
+        asked.into_iter().map(|asked| asked.join().unwrap()).collect()
+    })
+}
+
+#[test]
+fn requests_are_computed_together_and_a_bad_row_harms_only_its_own() {
+    let registry = two_versions();
+    let alone = picky(&registry, 0, &[]);
+    let expected: Vec<String> = (0..24).map(|a| alone.post("/serve/digits", &row(a)).body).collect();
+    assert!(expected.iter().any(|body| *body != expected[0]), "rows must be told apart");
+    let together = picky(&registry, 20_000_000, &["--batch-rows", "16", "--batch-delay-us", "50000"]);
+    // 255 makes the plugin panic.
+    let rows: Vec<i64> = (0..24).chain([255]).collect();
+    for _ in 0..3 {
+        let answers = ask_together(&together, &rows);
+        let (bad, good) = answers.split_last().unwrap();
+        let found: Vec<&str> = good.iter().map(|answer| answer.body.as_str()).collect();
+        assert_eq!(found, expected);
+        assert_eq!((bad.status, &bad.json()["error"]["code"]), (500, &json!("plugin_fault")), "{}", bad.body);
+    }
+    assert_eq!(metric(&together, &format!("host_requests_total{}", labels(""))), 72.0);
+    let batches = metric(&together, &format!("host_batch_rows_count{}", labels("")));
+    assert!(batches < 72.0, "{batches} batches of 72 rows");
+    assert_eq!(
+        metric(&together, &format!("host_request_errors_total{}", labels("code=\"plugin_fault\","))),
+        3.0
+    );
+}
+
+#[test]
+fn rows_that_depend_on_each_other_are_never_put_together() {
+    let registry = two_versions();
+    let (file, config) = (guest("misbehaving"), "misbehaving={\"behaviour\":\"none\"}");
+    let arguments = [
+        "--model",
+        "digits@1",
+        "--plugin",
+        &file,
+        "--config",
+        config,
+        "--batch-rows",
+        "16",
+        "--batch-delay-us",
+        "50000",
+    ];
+    let server = registry.host.serve(arguments);
+    let answers = ask_together(&server, &[1; 12]);
+    assert!(answers.iter().all(|answer| answer.status == 200), "{answers:?}");
+    assert_eq!(metric(&server, &format!("host_batch_rows_count{}", labels(""))), 12.0);
+}
+
+#[test]
+fn who_comes_when_too_many_wait_is_told_to_come_again() {
+    let registry = two_versions();
+    // Each call runs into its limit.
+    let arguments = ["--concurrency", "1", "--queue", "1", "--plugin-call-max-ms", "1000"];
+    let server = picky(&registry, u64::MAX >> 1, &arguments);
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| server.post("/serve/digits", &row(1)));
+        wait_for("nothing is computed", || metric(&server, "host_computing{endpoint=\"digits\"}") == 1.0);
+        let (late, _) = server.post_with_headers("/serve/digits", &row(2), &[("x-request-timeout-ms", "50")]);
+        assert_eq!(
+            (late.status, &late.json()["error"]["code"]),
+            (504, &json!("deadline_exceeded")),
+            "{}",
+            late.body
+        );
+        let second = scope.spawn(|| server.post("/serve/digits", &row(2)));
+        wait_for("nobody waits", || metric(&server, "host_queue_depth{endpoint=\"digits\"}") == 1.0);
+        let (third, headers) = server.post_with_headers("/serve/digits", &row(3), &[]);
+        assert_eq!(
+            (third.status, &third.json()["error"]["code"]),
+            (429, &json!("queue_full")),
+            "{}",
+            third.body
+        );
+        assert_eq!(headers["retry-after"], "1");
+        for answer in [first, second] {
+            assert_eq!(answer.join().unwrap().json()["error"]["code"], "plugin_fault");
+        }
+    });
+    let faults = "host_plugin_faults_total{endpoint=\"digits\",fault=\"time_limit\",plugin=\"picky\",version=\"digits@1\"}";
+    assert_eq!(metric(&server, faults), 2.0);
+    let (bad, _) = server.post_with_headers("/serve/digits", &row(1), &[("x-request-timeout-ms", "soon")]);
+    assert_eq!(bad.status, 400, "{}", bad.body);
+}
+
+#[test]
+fn kept_answers_are_given_again_until_another_version_answers() {
+    let registry = two_versions();
+    registry.run(&["model", "alias", "digits@1", "champion"]).expect_success();
+    let server = registry.host.serve(["--model", "digits@champion", "--cache-mib", "4"]);
+    let asked = |a: i64| {
+        let (answer, headers) = server.post_with_headers("/serve/digits", &row(a), &[]);
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        (answer.body, headers["x-cache"].clone(), headers["x-model-version"].clone())
+    };
+    let (first, cache, _) = asked(3);
+    assert_eq!(cache, "miss");
+    assert_eq!(asked(3), (first.clone(), "hit".to_owned(), "digits@1".to_owned()));
+    assert_eq!(asked(4).1, "miss");
+    registry.run(&["model", "alias", "digits@2", "champion"]).expect_success();
+    wait_for("the alias is not followed", || ask(&server, "/serve/digits", &[]).1 == "digits@2");
+    assert_ne!(asked(3).0, first);
+    assert_eq!(asked(3).1, "hit");
+    let looked_up = metric(
+        &server,
+        "host_cache_requests_total{endpoint=\"digits\",outcome=\"hit\",version=\"digits@2\"}",
+    );
+    assert!(looked_up >= 1.0, "{looked_up}");
+    assert!(metric(&server, "host_cache_bytes{endpoint=\"digits\"}") > 0.0);
+}
+
+#[test]
+fn a_shadow_is_given_requests_and_only_compared() {
+    let registry = two_versions();
+    let arguments = ["--model", "digits@1", "--model", "same=digits@1"];
+    let server = registry.host.serve(arguments.into_iter().chain(["--shadow", "digits@2"]));
+    let alone = registry.host.serve(["--model", "digits@1"]);
+    let expected = ask(&alone, "/serve/digits", &[]);
+    for _ in 0..5 {
+        assert_eq!(ask(&server, "/serve/digits", &[]), expected);
+    }
+    let url = format!("http://{}", server.address());
+    let shadow = || {
+        let listed = registry.run(&["endpoint", "list", "--url", &url, "--json"]).json();
+        listed["endpoints"][0]["shadows"][0].clone()
+    };
+    wait_for("the shadow has not answered", || shadow()["answers"]["different"] == 5);
+    assert_eq!((&shadow()["version"], &shadow()["percent"]), (&json!(2), &json!(100)));
+    assert_eq!(shadow()["answers"]["same"], 0);
+    let table = registry.run(&["endpoint", "list", "--url", &url]).expect_success();
+    assert!(table.contains("digits@2") && table.contains("shadow: 5 different"), "{table}");
+    let difference = "host_shadow_difference_count{endpoint=\"digits\",version=\"digits@2\"}";
+    assert_eq!(metric(&server, difference), 5.0);
+}
+
+#[test]
+fn an_endpoint_is_rolled_back_and_forth() {
+    let registry = two_versions();
+    for version in ["digits@1", "digits@2"] {
+        registry.run(&["model", "alias", version, "champion"]).expect_success();
+    }
+    let server = registry.host.serve(["--model", "digits@champion", "--model", "fixed=digits@1"]);
+    let url = format!("http://{}", server.address());
+    let rollback = |arguments: &[&str]| {
+        registry.run(&[&["endpoint", "rollback", "--url", &url][..], arguments].concat())
+    };
+    assert_eq!(ask(&server, "/serve/digits", &[]).1, "digits@2");
+    assert_eq!(rollback(&["digits"]).expect_success().trim(), "digits: digits@1 answers");
+    assert_eq!(ask(&server, "/serve/digits", &[]).1, "digits@1");
+    let told = rollback(&["digits", "--json"]).json();
+    assert_eq!((&told["version"], &told["was"], &told["alias"]), (&json!(2), &json!(1), &json!("champion")));
+    rollback(&["digits", "--to", "1"]).expect_success();
+    let changes = registry.run(&["model", "history", "digits", "--alias", "champion", "--json"]).json();
+    let versions: Vec<&Value> =
+        changes["changes"].as_array().unwrap().iter().map(|one| &one["version"]).collect();
+    assert_eq!(versions, [1, 2, 1, 2, 1]);
+    let refused = |arguments: &[&str], reason: &str| {
+        let ran = rollback(arguments);
+        assert!(ran.code == 2 && ran.stderr.contains(reason), "{arguments:?}: {} {}", ran.code, ran.stderr);
+    };
+    refused(&["digits", "--to", "1"], "is version 1 already");
+    refused(&["digits", "--to", "9"], "9");
+    refused(&["fixed"], "`fixed` follows `digits@1`, which is no alias");
+    refused(&["nothing"], "there is no endpoint `nothing`");
+    drop(server);
+    let nobody = registry.run(&["endpoint", "list", "--url", &url]);
+    assert!(
+        nobody.code != 0 && nobody.stderr.contains("no answer of a `host serve` at"),
+        "{}",
+        nobody.stderr
+    );
+}
+
+/// What promtool finds wrong with the metrics.
+fn promtool(text: &str) -> String {
+    let mut command = Command::new("promtool");
+    command.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut checking = command.spawn().expect("promtool is there");
+    checking.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = checking.wait_with_output().unwrap();
+    let told = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
+    if output.status.success() { told } else { format!("{}: {told}", output.status) }
+}
+
+#[test]
+fn metrics_are_what_prometheus_takes_and_what_has_happened() {
+    let registry = two_versions();
+    let server = picky(&registry, 0, &["--cache-mib", "1"]);
+    for a in [1, 2, 2] {
+        assert_eq!(server.post("/serve/digits", &row(a)).status, 200);
+    }
+    assert_eq!(server.post("/serve/digits", &format!("[{},{}]", row(5), row(6))).status, 200);
+    assert_eq!(server.post("/serve/digits", "[]").status, 400);
+    assert_eq!(server.post("/serve/digits", &row(255)).status, 500);
+    assert_eq!(server.post("/serve/nothing", &row(1)).status, 404);
+    let answer = server.get("/metrics");
+    assert_eq!(promtool(&answer.body), "", "{}", answer.body);
+    for (series, expected) in [
+        (format!("host_requests_total{}", labels("")), 4.0),
+        (format!("host_request_errors_total{}", labels("code=\"invalid_input\",")), 1.0),
+        (format!("host_request_errors_total{}", labels("code=\"plugin_fault\",")), 1.0),
+        ("host_refused_requests_total{code=\"not_found\"}".to_owned(), 1.0),
+        (format!("host_request_seconds_count{}", labels("")), 4.0),
+        (format!("host_request_rows_sum{}", labels("")), 5.0),
+        (
+            "host_stage_seconds_count{endpoint=\"digits\",stage=\"preprocess\",version=\"digits@1\"}".to_owned(),
+            4.0,
+        ),
+        ("plugin_rows_seen_total{endpoint=\"digits\",version=\"digits@1\",plugin=\"picky\"}".to_owned(), 4.0),
+        (
+            "host_plugin_faults_total{endpoint=\"digits\",fault=\"trap\",plugin=\"picky\",version=\"digits@1\"}"
+                .to_owned(),
+            1.0,
+        ),
+    ] {
+        assert_eq!(metric(&server, &series), expected, "{series} in\n{}", answer.body);
+    }
+    let buckets: Vec<f64> = answer
+        .body
+        .lines()
+        .filter(|line| line.starts_with("host_request_seconds_bucket"))
+        .map(|line| line.rsplit(' ').next().unwrap().parse().unwrap())
+        .collect();
+    assert!(buckets.is_sorted() && buckets.last() == Some(&4.0), "{buckets:?}");
+}
