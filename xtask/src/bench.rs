@@ -3,6 +3,7 @@
 mod calls;
 mod cpu;
 mod data;
+mod generator;
 mod load;
 mod model;
 mod networks;
@@ -25,7 +26,7 @@ use crate::terminal;
 const USAGE: &str = "\
 Set up, then measure and write the results to docs/benchmarks.md
 
-Usage: cargo xtask bench serving [--seconds SECONDS] [--rounds ROUNDS]
+Usage: cargo xtask bench serving [--parts PARTS] [--seconds SECONDS] [--rounds ROUNDS] [--no-setup]
        cargo xtask bench tracking [--seconds SECONDS] [--rounds ROUNDS]
        cargo xtask bench data [--rounds ROUNDS]
        cargo xtask bench training [--rounds ROUNDS]
@@ -35,8 +36,16 @@ Usage: cargo xtask bench serving [--seconds SECONDS] [--rounds ROUNDS]
        cargo xtask bench calls [-- ARGUMENTS OF CRITERION]
 
 Benches:
-  serving      One image over HTTP at 1, 8 and 64 connections: `host`, the same server answering a constant, and FastAPI
-               with the same model; by turns, ROUNDS times SECONDS each [default: 3 times 8 s, 5 min in all]
+  serving      One image over HTTP and gRPC: `host`, the same server answering a constant, and FastAPI, MLServer and BentoML
+               with the same model; by turns, ROUNDS times SECONDS each [default: 3 times 8 s, half an hour in all].
+               PARTS, with commas between, are some of
+                 load        full load at 1, 8, 64 and 512 connections
+                 in-process  a request without a server
+                 cold-start  from the start of a process to its first answer
+                 memory      idle and under load, and with 50 endpoints
+                 rate        latency at a constant rate, 80 % of what `host` can take
+                 swap        full load while the version behind an endpoint changes
+               With --no-setup it measures what is built already
   training     All of MNIST, 100 rounds of depth 6: `host train` and Python's xgboost, by turns, ROUNDS times
                [default: 3; a quarter of an hour on two cores]
   networks     All of MNIST, EPOCHS epochs [default: 3] of a cnn and an mlp, on one thread and on all cores: `host train` and
@@ -65,8 +74,11 @@ pub(crate) fn command(mut arguments: Arguments) -> Result<()> {
         Some("serving") => {
             let seconds = count(&mut arguments, "--seconds", SECONDS)?;
             let rounds = count(&mut arguments, "--rounds", ROUNDS)?;
+            let parts = "parts with commas between, of `load`, `in-process`, `cold-start`, `memory`, `rate` and `swap`";
+            let parts = arguments.value("--parts", parts)?.unwrap_or_default();
+            let is_set_up = arguments.flag("--no-setup");
             arguments.finish()?;
-            serving::run(&layout, seconds, rounds)
+            serving::run(&layout, &serving::Options { parts, seconds, rounds, is_set_up })
         }
         Some("tracking") => {
             let seconds = count(&mut arguments, "--seconds", SECONDS)?;

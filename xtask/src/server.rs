@@ -15,7 +15,7 @@ const READY_MAX: Duration = Duration::from_secs(60);
 /// Longer than the program grants to requests that are under way.
 const STOP_MAX: Duration = Duration::from_secs(15);
 
-/// A running server; dropped, it is killed.
+/// A running server; dropped, it is told to stop, and killed if it does not.
 #[derive(Debug)]
 pub(crate) struct Server {
     child: Child,
@@ -65,6 +65,16 @@ impl Server {
         }
     }
 
+    /// Starts a server that will listen on `address`, and does not wait for it.
+    pub(crate) fn spawn(command: &mut Command, address: SocketAddr) -> Result<Self> {
+        Ok(Self { child: command.stdin(Stdio::null()).spawn().context("start the server")?, address })
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        self.child.try_wait().context("look after the server")
+    }
+
     /// Where it listens.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
@@ -77,23 +87,38 @@ impl Server {
 
     /// Tells it to stop, as an operator would, and waits until it has; gives how it ended.
     pub(crate) fn stop(mut self) -> Result<ExitStatus> {
+        match self.terminate()? {
+            Some(status) => Ok(status),
+            None => Err(Error::new(format!(
+                "the server did not stop within {} of SIGTERM",
+                terminal::duration(STOP_MAX)
+            ))),
+        }
+    }
+
+    /// How it ended within the time that it has for that.
+    fn terminate(&mut self) -> Result<Option<ExitStatus>> {
         let id = self.child.id().to_string();
         // The shell's own `kill`: small systems have no other.
         process::run(Command::new("sh").args(["-c", "kill -TERM \"$0\"", &id]), "stop the server")?;
         let started = Instant::now();
         while started.elapsed() < STOP_MAX {
-            if let Some(status) = self.child.try_wait().context("wait for the server")? {
-                return Ok(status);
+            if let Some(status) = self.ended()? {
+                return Ok(Some(status));
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        Err(Error::new(format!("the server did not stop within {} of SIGTERM", terminal::duration(STOP_MAX))))
+        Ok(None)
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended already, which is as well.
+        if matches!(self.ended(), Ok(Some(_))) {
+            return;
+        }
+        // Killed at once, one that has processes of its own would leave them behind.
+        let _ = self.terminate();
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -49,10 +49,15 @@ impl<'a> Session<'a> {
 
     /// Trains the model `mnist` on the dataset of that name, with the plugins of the demo.
     pub(crate) fn train<'s>(&self, options: impl IntoIterator<Item = &'s str>) -> Command {
+        self.train_as("mnist", options)
+    }
+
+    /// The same for a model of another name.
+    pub(crate) fn train_as<'s>(&self, name: &str, options: impl IntoIterator<Item = &'s str>) -> Command {
         let mut command = self.host(["train", "--data", "mnist"]);
         command.arg("--preprocess").arg(self.layout.plugin("mnist-pixels"));
         command.arg("--postprocess").arg(self.layout.plugin("argmax-label"));
-        command.args(["--model", "xgboost", "--name", "mnist"]).args(options);
+        command.args(["--model", "xgboost", "--name", name]).args(options);
         command
     }
 

@@ -24,7 +24,16 @@ struct Measured {
 /// `chosen` are arguments of criterion; with any of them the results are printed only.
 pub(super) fn run(layout: &Layout, chosen: &[String]) -> Result<()> {
     setup::run(layout, Scope::Demo)?;
-    let model = ServedModel::ensure(layout)?;
+    let result = measure(layout, &ServedModel::ensure(layout)?, chosen)?;
+    if !chosen.is_empty() {
+        return Ok(());
+    }
+    terminal::line(&format!("\n{result}"));
+    report::write(layout, "calls", "cargo xtask bench calls", &result)
+}
+
+/// Runs criterion with the arguments `chosen`; gives its results as a table.
+pub(super) fn measure(layout: &Layout, model: &ServedModel<'_>, chosen: &[String]) -> Result<String> {
     let results = layout.target().join("criterion");
     if results.is_dir() {
         std::fs::remove_dir_all(&results).context(format_args!("remove `{}`", results.display()))?;
@@ -33,12 +42,8 @@ pub(super) fn run(layout: &Layout, chosen: &[String]) -> Result<()> {
     bench.args(["bench", "--package", "host", "--benches", "--"]).args(chosen);
     bench.env("HOST_PLUGINS_DIR", layout.plugins()).env("HOST_BENCH_FOLDER", &model.folder);
     process::run(&mut bench, "run the benches")?;
-    if !chosen.is_empty() {
-        return Ok(());
-    }
-    let result = summary(&read(&results)?);
-    terminal::line(&format!("\n{result}"));
-    report::write(layout, "calls", "cargo xtask bench calls", &result)
+    // Arguments may have it measure nothing, as `--list` does.
+    if results.is_dir() { Ok(summary(&read(&results)?)) } else { Ok(String::new()) }
 }
 
 /// Everything in criterion's folder, by group and function.

@@ -22,7 +22,8 @@ end
 function done(summary, latency, _)
   local errors = summary.errors
   print(string.format(
-    'result {"requests":%d,"duration_us":%d,"p50_us":%d,"p95_us":%d,"p99_us":%d,"errors":%d}',
+    'result {"requests":%d,"duration_us":%d,"p50_us":%d,"p95_us":%d,"p99_us":%d,"p999_us":%d,"errors":%d}',
     summary.requests, summary.duration, latency:percentile(50), latency:percentile(95), latency:percentile(99),
+    latency:percentile(99.9),
     errors.connect + errors.read + errors.write + errors.status + errors.timeout))
 end

@@ -17,27 +17,37 @@ pub(super) struct Load {
     pub(super) p50_ms: f64,
     pub(super) p95_ms: f64,
     pub(super) p99_ms: f64,
+    pub(super) p999_ms: f64,
 }
 
-/// How wrk makes requests of the lines of a file.
+/// How wrk makes requests of a file.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Script {
-    /// As they are.
+    /// Its lines, as they are.
     Rotate,
-    /// With a new number wherever `@N` stands.
+    /// Tensors of the Open Inference Protocol: every so many bytes are a body, whose first are JSON.
+    Tensors { body_bytes: usize, json_bytes: usize },
+    /// Its lines, with a new number wherever `@N` stands.
     Count,
 }
 
 impl Script {
     fn file(self) -> &'static str {
         match self {
-            Self::Rotate => "rotate.lua",
+            Self::Rotate | Self::Tensors { .. } => "rotate.lua",
             Self::Count => "count.lua",
+        }
+    }
+
+    fn arguments(self) -> Vec<String> {
+        match self {
+            Self::Tensors { body_bytes, json_bytes } => vec![body_bytes.to_string(), json_bytes.to_string()],
+            Self::Rotate | Self::Count => vec![],
         }
     }
 }
 
-/// Asks `url` for `seconds` over as many connections as are given, with the lines of `bodies` in turn.
+/// Asks `url` for `seconds` over as many connections as are given, with what `script` makes of `bodies` in turn.
 pub(super) fn run(
     layout: &Layout,
     script: Script,
@@ -51,6 +61,7 @@ pub(super) fn run(
     wrk.args(["--threads", "1", "--connections", &connections.to_string()]);
     wrk.args(["--duration", &format!("{seconds}s"), "--timeout", "10s", "--script"]);
     wrk.arg(layout.root().join("xtask/src/bench").join(script.file())).args([url, "--"]).arg(bodies);
+    wrk.args(script.arguments());
     parse(&process::read_text(&mut wrk, "put load on the server")?, url)
 }
 
@@ -69,6 +80,7 @@ fn parse(printed: &str, url: &str) -> Result<Load> {
         p50_ms: number("p50_us") as f64 / 1e3,
         p95_ms: number("p95_us") as f64 / 1e3,
         p99_ms: number("p99_us") as f64 / 1e3,
+        p999_ms: number("p999_us") as f64 / 1e3,
     })
 }
 
@@ -78,10 +90,16 @@ mod tests {
 
     #[test]
     fn reads_the_line_of_the_script() {
-        let line = r#"result {"requests":300,"duration_us":2000000,"p50_us":120,"p95_us":500,"p99_us":900,"errors":0}"#;
+        let line = r#"result {"requests":300,"duration_us":2000000,"p50_us":120,"p95_us":500,"p99_us":900,"p999_us":950,"errors":0}"#;
         let load = parse(&format!("Running 2s test\n{line}\n"), "u").unwrap();
-        let expected =
-            Load { requests: 300, requests_per_second: 150.0, p50_ms: 0.12, p95_ms: 0.5, p99_ms: 0.9 };
+        let expected = Load {
+            requests: 300,
+            requests_per_second: 150.0,
+            p50_ms: 0.12,
+            p95_ms: 0.5,
+            p99_ms: 0.9,
+            p999_ms: 0.95,
+        };
         assert_eq!(load, expected);
     }
 

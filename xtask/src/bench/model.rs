@@ -1,13 +1,16 @@
 //! The model that the benches of serving ask, and what they ask it.
 
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use serde_json::Value;
 
 use super::{PARAMETERS, fresh_session};
-use crate::error::{Context as _, Result};
+use crate::error::{Context as _, Error, Result};
 use crate::layout::Layout;
 use crate::mnist::{self, TestImages};
 use crate::session::Session;
-use crate::terminal;
+use crate::{process, terminal};
 
 /// Test images that are asked for in turn; one alone would be in every cache.
 const IMAGES: usize = 500;
@@ -16,22 +19,66 @@ const IMAGES: usize = 500;
 pub(super) struct ServedModel<'a> {
     /// Has the model `mnist`.
     pub(super) session: Session<'a>,
-    /// Has the session's `state/`, the bundle in `bundle/` and `bodies.jsonl`.
+    /// Has the session's `state/`, the bundle in `bundle/`, and `bodies.jsonl` with a request for each image in a line.
     pub(super) folder: PathBuf,
-    pub(super) bodies: Vec<Vec<u8>>,
-    /// `bodies`, one a line.
-    pub(super) bodies_file: PathBuf,
+    /// Pixels of test images.
+    pub(super) images: Vec<Vec<u8>>,
 }
+
+/// Versions of the model `small`, each a little different.
+pub(super) const SMALL_VERSIONS: u32 = 4;
+
+/// How they are trained: trees as many and as deep as those of `mnist`, of few rows, within half a minute.
+const SMALL: [&str; 4] = ["--train-rows", "5000", "--set", "subsample=0.8"];
 
 impl<'a> ServedModel<'a> {
     /// Trains the model where that is not done.
     pub(super) fn ensure(layout: &'a Layout) -> Result<Self> {
         let folder = layout.cache().join("bench/serving");
         let session = trained(layout, &folder)?;
-        let bodies = request_bodies(layout)?;
-        let bodies_file = folder.join("bodies.jsonl");
-        std::fs::write(&bodies_file, bodies.join(&b'\n')).context("write the requests")?;
-        Ok(Self { session, folder, bodies, bodies_file })
+        let images = TestImages::read(&layout.mnist())?;
+        let images: Vec<Vec<u8>> = images.iter().take(IMAGES).map(|image| image.pixels.to_vec()).collect();
+        let bodies: Vec<Vec<u8>> =
+            images.iter().map(|pixels| mnist::request_body(pixels.iter().copied())).collect();
+        std::fs::write(folder.join("bodies.jsonl"), bodies.join(&b'\n')).context("write the requests")?;
+        Ok(Self { session, folder, images })
+    }
+
+    /// Trains the versions of `small` that are missing.
+    pub(super) fn ensure_small(&self) -> Result<()> {
+        for version in 1..=SMALL_VERSIONS {
+            let mut show = self.session.host(["--quiet", "model", "show"]);
+            if process::succeeds(show.arg(format!("small@{version}"))) {
+                continue;
+            }
+            terminal::heading(&format!(
+                "Training a small model, {version} of {SMALL_VERSIONS}, once for all"
+            ));
+            let seed = version.to_string();
+            let mut train = self.session.train_as("small", PARAMETERS);
+            self.session.run(train.args(SMALL).args(["--seed", &seed]), "train a small model")?;
+        }
+        Ok(())
+    }
+
+    /// The folder of a bundle, which is exported where that is not done.
+    pub(super) fn bundle(&self, model: &str) -> Result<PathBuf> {
+        let bundles = self.folder.join("bundles");
+        let folder = bundles.join(model);
+        if !folder.join("bundle.json").is_file() {
+            std::fs::create_dir_all(&bundles).context(format_args!("create `{}`", bundles.display()))?;
+            let mut export = self.session.host(["--quiet", "model", "export", model]);
+            process::run(export.arg(&folder).stdout(Stdio::null()), "export a bundle")?;
+        }
+        Ok(folder)
+    }
+
+    /// Bytes of the file of a model, `NAME` or `NAME@VERSION`.
+    pub(super) fn file_bytes(&self, model: &str) -> Result<u64> {
+        let mut show = self.session.host(["--quiet", "--json", "model", "show", model]);
+        let shown = process::read_json(&mut show, "look at a model")?;
+        let size = shown.pointer("/manifest/model/blob/size").and_then(Value::as_u64);
+        size.ok_or_else(|| Error::new(format!("`host model show {model}` tells no size of its file")))
     }
 }
 
@@ -55,9 +102,4 @@ fn trained<'a>(layout: &'a Layout, folder: &Path) -> Result<Session<'a>> {
         std::fs::copy(&built, used).context(format_args!("copy `{}`", built.display()))?;
     }
     Ok(session)
-}
-
-fn request_bodies(layout: &Layout) -> Result<Vec<Vec<u8>>> {
-    let images = TestImages::read(&layout.mnist())?;
-    Ok(images.iter().take(IMAGES).map(|image| mnist::request_body(image.pixels.iter().copied())).collect())
 }

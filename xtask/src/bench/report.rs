@@ -71,8 +71,12 @@ fn machine(layout: &Layout) -> String {
     parts.extend(said(Command::new("uname").arg("-sr")));
     parts.extend(said(Command::new("rustc").arg("--version")).map(|text| first_words(&text, 2)));
     let mut describe = Command::new("git");
-    describe.args(["describe", "--always", "--dirty"]).current_dir(layout.root());
-    parts.extend(said(&mut describe).map(|text| format!("commit {text}")));
+    describe.args(["describe", "--always"]).current_dir(layout.root());
+    let mut is_clean = Command::new("git");
+    // The results themselves change nothing of what is measured.
+    is_clean.args(["diff", "--quiet", "HEAD", "--", ".", ":(exclude)docs/benchmarks.md"]);
+    let dirty = if process::succeeds(is_clean.current_dir(layout.root())) { "" } else { "-dirty" };
+    parts.extend(said(&mut describe).map(|text| format!("commit {text}{dirty}")));
     parts.extend(said(Command::new("date").arg("+%F")));
     parts.join(", ")
 }

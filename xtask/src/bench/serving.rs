@@ -1,163 +1,129 @@
-//! One image over HTTP: the program, the same server answering a constant, and FastAPI with the same model.
+//! One image over HTTP and gRPC: the program, the same server answering a constant, and other servers with the same model.
 //!
-//! All three run all the time and are asked by turns, so that what else the machine does hits them alike. What is told
-//! is the median of the rounds.
+//! In parts, of which each writes a table of its own as soon as it is measured.
 
-use std::path::Path;
-use std::process::Command;
+mod cold_start;
+mod form;
+mod full_load;
+mod memory;
+mod protobuf;
+mod rate;
+mod servers;
+mod swap;
 
-use super::cpu::CpuClock;
-use super::load::{self, Load, Script};
+use std::os::unix::process::CommandExt as _;
+use std::str::FromStr;
+
 use super::model::ServedModel;
-use super::{peer_python, report};
-use crate::error::{Error, Result};
+use super::{calls, report};
+use crate::error::{Context as _, Result};
 use crate::layout::Layout;
-use crate::server::Server;
-use crate::session;
 use crate::setup::{self, Scope, Tool};
-use crate::statistics::median;
 use crate::terminal;
+use servers::Servers;
 
-/// Connections at once.
-const CONNECTIONS: [u32; 3] = [1, 8, 64];
-
-/// Answers of program and peer that are compared before anything is measured.
-const COMPARED: usize = 100;
-
-/// Two libraries' softmax may differ in the last bits.
-const PROBABILITY_DIFFERENCE_MAX: f64 = 1e-6;
-
-/// What is asked, and the process that answers.
-struct Subject<'a> {
-    name: &'static str,
-    path: &'static str,
-    server: &'a Server,
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Load,
+    InProcess,
+    ColdStart,
+    Memory,
+    Rate,
+    Swap,
 }
 
-/// A run of the load generator.
-struct Sample {
-    connections: u32,
-    subject: usize,
-    load: Load,
-    cpu_us: f64,
+/// Parts, as they are typed: their names with commas between.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Parts(Vec<Part>);
+
+/// How much is measured.
+#[derive(Debug)]
+pub(super) struct Options {
+    pub(super) parts: Parts,
+    /// Of each run of a load generator.
+    pub(super) seconds: u32,
+    pub(super) rounds: u32,
+    /// Whether to measure what is built already.
+    pub(super) is_set_up: bool,
 }
 
-pub(super) fn run(layout: &Layout, seconds: u32, rounds: u32) -> Result<()> {
-    setup::run(layout, Scope::Demo)?;
-    setup::ensure_tools(&[Tool::WRK])?;
-    let python = peer_python(layout)?;
-    let ServedModel { session, folder, bodies, bodies_file } = ServedModel::ensure(layout)?;
+impl Part {
+    const ALL: [Self; 6] =
+        [Self::Load, Self::InProcess, Self::ColdStart, Self::Memory, Self::Rate, Self::Swap];
 
-    terminal::heading("Starting the servers");
-    let mut serve = session.host(["serve", "--model", "mnist", "--port", "0", "--constant-endpoint"]);
-    let host = Server::start(&mut serve, true)?;
-    let mut peer = Command::new(python);
-    peer.arg(layout.root().join("benches/python/serving_peer.py")).arg(folder.join("bundle"));
-    let peer = Server::start(&mut peer, true)?;
-    let subjects = [
-        Subject { name: "host", path: "/serve/mnist", server: &host },
-        Subject { name: "constant", path: "/constant", server: &host },
-        Subject { name: "FastAPI", path: "/serve/mnist", server: &peer },
-    ];
-    let compared = bodies.get(..COMPARED).unwrap_or(&bodies);
-    compare(&subjects, compared)?;
-
-    terminal::heading("Measuring");
-    let samples = measure(layout, &subjects, &bodies_file, seconds, rounds)?;
-    host.stop()?;
-    peer.stop()?;
-    let result = summary(&samples, &["host", "constant", "FastAPI"]);
-    terminal::line(&format!("\n{result}"));
-    let command = format!("cargo xtask bench serving --seconds {seconds} --rounds {rounds}");
-    report::write(layout, "serving", &command, &result)
-}
-
-/// Sees that the peer does the same work, or its time would say nothing.
-fn compare(subjects: &[Subject<'_>; 3], bodies: &[Vec<u8>]) -> Result<()> {
-    let [ours, _, theirs] = subjects;
-    let ask = |subject: &Subject<'_>| session::classify(subject.server.address(), subject.path, bodies);
-    let (ours, theirs) = (ask(ours)?, ask(theirs)?);
-    let is_close = |(a, b): (&f64, &f64)| (a - b).abs() <= PROBABILITY_DIFFERENCE_MAX;
-    if ours.labels != theirs.labels || !ours.probabilities.iter().zip(&theirs.probabilities).all(is_close) {
-        return Err(Error::new(
-            "host and its Python peer answer differently: see benches/python/serving_peer.py",
-        ));
+    fn name(self) -> &'static str {
+        match self {
+            Self::Load => "load",
+            Self::InProcess => "in-process",
+            Self::ColdStart => "cold-start",
+            Self::Memory => "memory",
+            Self::Rate => "rate",
+            Self::Swap => "swap",
+        }
     }
-    terminal::line(&format!("{} answers are the same to {PROBABILITY_DIFFERENCE_MAX:e}", bodies.len()));
+
+    /// The mark of its table in docs/benchmarks.md.
+    fn mark(self) -> String {
+        if self == Self::Load { "serving".to_owned() } else { format!("serving-{}", self.name()) }
+    }
+
+    fn run(self, servers: &Servers<'_>, seconds: u32, rounds: u32) -> Result<String> {
+        match self {
+            Self::Load => full_load::run(servers, seconds, rounds),
+            // What a request costs without a server, by criterion.
+            Self::InProcess => calls::measure(servers.layout, servers.model, &["request".to_owned()]),
+            Self::ColdStart => cold_start::run(servers),
+            Self::Memory => memory::run(servers, seconds),
+            Self::Rate => rate::run(servers, seconds, rounds),
+            Self::Swap => swap::run(servers, seconds, rounds),
+        }
+    }
+}
+
+impl Default for Parts {
+    fn default() -> Self {
+        Self(Part::ALL.to_vec())
+    }
+}
+
+impl FromStr for Parts {
+    type Err = ();
+
+    fn from_str(text: &str) -> std::result::Result<Self, ()> {
+        let part = |name: &str| Part::ALL.into_iter().find(|part| part.name() == name).ok_or(());
+        text.split(',').map(part).collect::<std::result::Result<_, _>>().map(Self)
+    }
+}
+
+pub(super) fn run(layout: &Layout, options: &Options) -> Result<()> {
+    if cfg!(debug_assertions) {
+        return run_optimized(layout);
+    }
+    let Options { parts, seconds, rounds, is_set_up } = options;
+    if !is_set_up {
+        setup::run(layout, Scope::Demo)?;
+    }
+    setup::ensure_tools(&[Tool::WRK])?;
+    let model = ServedModel::ensure(layout)?;
+    let servers = Servers::ensure(layout, &model);
+    for part in &parts.0 {
+        let result = part.run(&servers, *seconds, *rounds)?;
+        terminal::line(&format!("\n{result}"));
+        let name = part.name();
+        let command =
+            format!("cargo xtask bench serving --parts {name} --seconds {seconds} --rounds {rounds}");
+        report::write(layout, &part.mark(), &command, &result)?;
+    }
     Ok(())
 }
 
-fn measure(
-    layout: &Layout,
-    subjects: &[Subject<'_>],
-    bodies: &Path,
-    seconds: u32,
-    rounds: u32,
-) -> Result<Vec<Sample>> {
-    let clock = CpuClock::new()?;
-    let url = |subject: &Subject<'_>| format!("http://{}{}", subject.server.address(), subject.path);
-    for subject in subjects {
-        load::run(layout, Script::Rotate, &url(subject), bodies, 8, 1)?;
-    }
-    let mut samples = Vec::new();
-    for round in 1..=rounds {
-        for connections in CONNECTIONS {
-            for (index, subject) in subjects.iter().enumerate() {
-                let before = clock.read(subject.server.id())?;
-                let load = load::run(layout, Script::Rotate, &url(subject), bodies, connections, seconds)?;
-                let spent = clock.read(subject.server.id())?.saturating_sub(before);
-                let cpu_us = spent.as_secs_f64() * 1e6 / load.requests as f64;
-                terminal::line(&format!(
-                    "round {round}  {connections:>2} connections  {:8}  {:>8.0} requests/s  {cpu_us:>6.1} µs CPU",
-                    subject.name, load.requests_per_second
-                ));
-                samples.push(Sample { connections, subject: index, load, cpu_us });
-            }
-        }
-    }
-    Ok(samples)
-}
-
-/// Medians, and what they are relative to each other.
-fn summary(samples: &[Sample], names: &[&str; 3]) -> String {
-    let medians = |connections: u32, subject: usize, value: fn(&Sample) -> f64| {
-        let chosen =
-            samples.iter().filter(|sample| (sample.connections, sample.subject) == (connections, subject));
-        median(&chosen.map(value).collect::<Vec<_>>())
-    };
-    let rate = |sample: &Sample| sample.load.requests_per_second;
-    let head = ["connections", "server", "requests/s", "p50, ms", "p99, ms", "CPU a request, µs"];
-    let mut rows = vec![head.map(str::to_owned).to_vec()];
-    let head = [
-        "connections",
-        "",
-        "share of the constant's requests/s",
-        "times FastAPI's requests/s",
-        "FastAPI's CPU, times",
-    ];
-    let mut ratios = vec![head.map(str::to_owned).to_vec()];
-    for connections in CONNECTIONS {
-        for (subject, name) in names.iter().enumerate() {
-            rows.push(vec![
-                connections.to_string(),
-                (*name).to_owned(),
-                format!("{:.0}", medians(connections, subject, rate)),
-                format!("{:.2}", medians(connections, subject, |sample| sample.load.p50_ms)),
-                format!("{:.2}", medians(connections, subject, |sample| sample.load.p99_ms)),
-                format!("{:.1}", medians(connections, subject, |sample| sample.cpu_us)),
-            ]);
-        }
-        let of = |subject| medians(connections, subject, rate);
-        let cpu = |subject| medians(connections, subject, |sample| sample.cpu_us);
-        ratios.push(vec![
-            connections.to_string(),
-            "host".to_owned(),
-            format!("{:.0} %", 100.0 * of(0) / of(1)),
-            format!("{:.0}", of(0) / of(2)),
-            format!("{:.0}", cpu(2) / cpu(0)),
-        ]);
-    }
-    format!("{}\n{}", report::table(&rows, 1), report::table(&ratios, 1))
+/// Runs this program as it is made to be quick, not as it is quickly made: its generator has the servers' cores.
+fn run_optimized(layout: &Layout) -> Result<()> {
+    let mut again = setup::cargo(layout);
+    again.args(["run", "--quiet", "--release", "--package", "xtask", "--"]).args(std::env::args_os().skip(1));
+    // Returns only where it cannot be started.
+    Err(again.exec()).context("run the optimized program")
 }
 
 #[cfg(test)]
@@ -165,18 +131,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tells_medians_and_ratios() {
-        let sample = |subject, requests_per_second, cpu_us| {
-            let load = Load { requests: 1, requests_per_second, p50_ms: 0.1, p95_ms: 0.3, p99_ms: 0.5 };
-            CONNECTIONS.map(|connections| Sample { connections, subject, load, cpu_us })
-        };
-        let samples: Vec<Sample> =
-            [(0, 10.0, 60.0), (0, 30.0, 50.0), (0, 20.0, 40.0), (1, 25.0, 30.0), (2, 2.0, 500.0)]
-                .into_iter()
-                .flat_map(|(subject, rate, cpu)| sample(subject, rate, cpu))
-                .collect();
-        let text = summary(&samples, &["a", "b", "c"]);
-        assert!(text.contains("| 8 | a | 20 | 0.10 | 0.50 | 50.0 |"), "{text}");
-        assert!(text.contains("| 8 | host | 80 % | 10 | 10 |"), "{text}");
+    fn parts_are_named_with_commas_between() {
+        assert_eq!("swap,load".parse(), Ok(Parts(vec![Part::Swap, Part::Load])));
+        assert_eq!(Part::ALL.map(Part::name).join(",").parse(), Ok(Parts::default()));
+        for text in ["", "load,", "Load", "load swap"] {
+            assert_eq!(text.parse::<Parts>(), Err(()), "{text}");
+        }
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::cpu::CpuClock;
+use super::cpu::{CpuClock, resident};
 use super::load::{self, Load, Script};
 use super::{fresh_folder, peer_python, report};
 use crate::error::{Context as _, Error, Result};
@@ -29,9 +29,6 @@ const SERVERS: [&str; 2] = ["host", "mlflow server"];
 
 /// Before each measurement; a batch takes MLflow's server more than one on a busy machine.
 const WARM_UP_SECONDS: u32 = 3;
-
-/// Time that a server computes in a second when it has nothing to do.
-const IDLE_MAX: Duration = Duration::from_millis(200);
 
 /// Runs that are searched.
 const RUNS: usize = 100_000;
@@ -72,7 +69,7 @@ pub(super) fn run(layout: &Layout, seconds: u32, rounds: u32) -> Result<()> {
     let start_ms = start_time(&session)?;
     let host = Server::start(&mut session.host(["server", "--port", "0"]), true)?;
     Connection::open(host.address()).and_then(|mut host| host.get("/health")).context("ask the server")?;
-    let idle_mib = resident_mib(host.id())?;
+    let idle_mib = resident(host.id())?.now_mib;
     let (peer, peer_address) = start_mlflow(&python, &folder)?;
 
     terminal::heading("Measuring");
@@ -130,15 +127,8 @@ fn start_mlflow(python: &Path, folder: &Path) -> Result<(Server, SocketAddr)> {
     }
     // One of its workers is enough for that; the others still load, and would take the cores from what is measured.
     let clock = CpuClock::new()?;
-    let mut before = clock.read(server.id())?;
-    loop {
-        std::thread::sleep(Duration::from_secs(1));
-        let now = clock.read(server.id())?;
-        if now.saturating_sub(before) < IDLE_MAX {
-            return Ok((server, address));
-        }
-        before = now;
-    }
+    clock.wait_until_idle(server.id(), Duration::from_secs(1))?;
+    Ok((server, address))
 }
 
 fn measure(
@@ -284,14 +274,6 @@ fn measure_history(address: SocketAddr) -> Result<(f64, f64)> {
         "/ajax-api/2.0/mlflow/metrics/get-history-bulk-interval?run_ids={run_id}&metric_key=long&max_results=320"
     );
     Ok((time(page, 1_000)?, time(sampled, 320)?))
-}
-
-/// Memory of a process that is in use.
-fn resident_mib(process: u32) -> Result<f64> {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).context("read `/proc`")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kilobytes = line.and_then(|line| line.trim().split(' ').next()?.parse::<f64>().ok());
-    Ok(kilobytes.ok_or_else(|| Error::new("`/proc` does not tell the memory of the server"))? / 1024.0)
 }
 
 /// A client of MLflow's API.

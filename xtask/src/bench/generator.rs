@@ -1,0 +1,332 @@
+//! Load on a server by our own hands, where wrk cannot: gRPC, requests at a constant rate, errors that are counted.
+//!
+//! One thread waits for all connections, of which each has at most one request under way. At a constant rate a request's
+//! time starts when it should have been sent, not when a connection was free for it: a server that stalls is charged for
+//! all that it kept waiting ("coordinated omission" is the name of not doing so).
+
+mod client;
+mod http1;
+mod http2;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::num::NonZeroU64;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
+
+use crate::error::{Context as _, Error, Result};
+use crate::statistics::percentile;
+
+pub(super) use client::{Answer, Client};
+
+/// A server that answers nothing for so long is stuck.
+const STALL_MAX: Duration = Duration::from_secs(30);
+
+/// The kernel may wake a thread so much later than it was asked to; its default would be a part of what is measured.
+const TIMER_SLACK_NS: NonZeroU64 = NonZeroU64::MIN;
+
+/// Connections that are looked at in one go.
+const EVENTS_MAX: usize = 64;
+
+/// What is asked, prepared, so that sending takes next to no time.
+#[derive(Debug, Clone)]
+pub(super) struct Requests {
+    pub(super) wire: Wire,
+    /// Sent in turn: of HTTP/1.1 all of a request, of gRPC its message.
+    pub(super) messages: Vec<Vec<u8>>,
+}
+
+/// The protocol of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wire {
+    Http1,
+    /// Unary calls of the method with this path, over HTTP/2 without TLS.
+    Grpc(&'static str),
+}
+
+/// When requests are sent.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Pace {
+    /// As soon as a connection is free.
+    Full,
+    /// So many a second, evenly, whatever the server does.
+    PerSecond(f64),
+}
+
+/// What the requests met.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    /// Of those with an answer that is a success, in milliseconds.
+    latencies_ms: Vec<f64>,
+    /// Answers that are none, and connections that ended with a request under way.
+    pub(super) errors: u64,
+    /// The first of them.
+    pub(super) error: Option<String>,
+    pub(super) elapsed: Duration,
+}
+
+/// When the next request is due.
+struct Schedule {
+    start: Instant,
+    end: Instant,
+    interval: Option<Duration>,
+    issued: u32,
+}
+
+/// A connection and what it is doing.
+struct Slot {
+    client: Client,
+    /// Since when its request is under way.
+    asked: Option<Instant>,
+}
+
+/// A run of the generator.
+struct Run<'a> {
+    address: SocketAddr,
+    requests: &'a Requests,
+    next_message: usize,
+    poller: OwnedFd,
+    slots: Vec<Slot>,
+    /// Connections without a request, the longest idle first.
+    free: VecDeque<usize>,
+    outcome: Outcome,
+}
+
+/// Asks `address` for `duration` over as many connections as are given, and waits for what is under way then.
+pub(super) fn run(
+    address: SocketAddr,
+    requests: &Requests,
+    connections: u32,
+    pace: Pace,
+    duration: Duration,
+) -> Result<Outcome> {
+    rustix::thread::set_current_timer_slack(Some(TIMER_SLACK_NS)).context("have exact timers")?;
+    let mut run = Run::open(address, requests, connections)?;
+    let start = Instant::now();
+    let interval = match pace {
+        Pace::Full => None,
+        Pace::PerSecond(rate) => Some(Duration::from_secs_f64(1.0 / rate)),
+    };
+    let mut schedule = Schedule { start, end: start + duration, interval, issued: 0 };
+    let mut last_news = start;
+    loop {
+        let now = Instant::now();
+        while let Some(due) = schedule.next(now).filter(|due| *due <= now) {
+            let Some(index) = run.free.pop_front() else { break };
+            schedule.issued += 1;
+            run.send(index, due)?;
+        }
+        let next = schedule.next(now);
+        if next.is_none() && run.free.len() == run.slots.len() {
+            break;
+        }
+        let wake = next.filter(|_| !run.free.is_empty()).unwrap_or(now + STALL_MAX);
+        if run.receive(wake)? {
+            last_news = Instant::now();
+        } else if last_news.elapsed() >= STALL_MAX {
+            return Err(Error::new(format!("{address} answers nothing any more")));
+        }
+    }
+    run.outcome.elapsed = start.elapsed();
+    Ok(run.outcome)
+}
+
+impl Outcome {
+    /// Requests that were answered.
+    pub(super) fn answered(&self) -> u64 {
+        self.latencies_ms.len() as u64
+    }
+
+    /// Requests that were answered, a second.
+    pub(super) fn per_second(&self) -> f64 {
+        self.latencies_ms.len() as f64 / self.elapsed.as_secs_f64()
+    }
+
+    /// The time within which the share `percent` was answered.
+    pub(super) fn percentile_ms(&self, percent: f64) -> f64 {
+        percentile(&self.latencies_ms, percent)
+    }
+
+    /// Refuses errors.
+    pub(super) fn without_errors(self, what: &str) -> Result<Self> {
+        match &self.error {
+            None => Ok(self),
+            Some(error) => Err(Error::new(format!("{what}: {} requests failed: {error}", self.errors))),
+        }
+    }
+}
+
+impl Schedule {
+    fn next(&self, now: Instant) -> Option<Instant> {
+        let due = self.interval.map_or(now, |interval| self.start + interval.mul_f64(self.issued.into()));
+        (due < self.end).then_some(due)
+    }
+}
+
+impl<'a> Run<'a> {
+    fn open(address: SocketAddr, requests: &'a Requests, connections: u32) -> Result<Self> {
+        let poller = epoll::create(epoll::CreateFlags::CLOEXEC).context("wait for connections")?;
+        let outcome = Outcome::default();
+        let mut run =
+            Self { address, requests, next_message: 0, poller, slots: vec![], free: [].into(), outcome };
+        for index in 0..connections as usize {
+            let client = run.connect(index)?;
+            run.slots.push(Slot { client, asked: None });
+            run.free.push_back(index);
+        }
+        Ok(run)
+    }
+
+    fn connect(&self, index: usize) -> Result<Client> {
+        let reach = || format!("reach {}", self.address);
+        let client = Client::open(self.address, self.requests.wire).context(reach())?;
+        client.stream().set_nonblocking(true).context(reach())?;
+        let data = epoll::EventData::new_u64(index as u64);
+        epoll::add(&self.poller, client.stream(), data, epoll::EventFlags::IN).context(reach())?;
+        Ok(client)
+    }
+
+    fn send(&mut self, index: usize, due: Instant) -> Result<()> {
+        self.next_message = (self.next_message + 1) % self.requests.messages.len().max(1);
+        let (Some(message), Some(slot)) =
+            (self.requests.messages.get(self.next_message), self.slots.get_mut(index))
+        else {
+            return Err(Error::new("there is nothing to send"));
+        };
+        slot.asked = Some(due);
+        let sent = slot.client.send(message);
+        sent.or_else(|error| self.lost(index, &error))
+    }
+
+    /// Waits, at most until `wake`, and takes what has come; whether anything has.
+    fn receive(&mut self, wake: Instant) -> Result<bool> {
+        // epoll's own limit of time is in milliseconds on systems before Linux 5.11.
+        let left = wake.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).context("wait for answers")?;
+        poll(&mut [PollFd::new(&self.poller, PollFlags::IN)], Some(&left)).context("wait for answers")?;
+        let mut events = Vec::with_capacity(EVENTS_MAX);
+        let at_once = Timespec::default();
+        epoll::wait(&self.poller, rustix::buffer::spare_capacity(&mut events), Some(&at_once))
+            .context("wait for answers")?;
+        for event in &events {
+            let index = usize::try_from(event.data.u64()).context("tell connections apart")?;
+            let Some(slot) = self.slots.get_mut(index) else { continue };
+            match slot.client.receive() {
+                Ok(None) => {}
+                Ok(Some(answer)) => self.answered(index, &answer),
+                Err(error) => self.lost(index, &error)?,
+            }
+        }
+        Ok(!events.is_empty())
+    }
+
+    fn answered(&mut self, index: usize, answer: &Answer) {
+        // An answer to no question would be counted nowhere; the protocols refuse it.
+        let Some(asked) = self.slots.get_mut(index).and_then(|slot| slot.asked.take()) else { return };
+        match answer.failure() {
+            None => self.outcome.latencies_ms.push(asked.elapsed().as_secs_f64() * 1e3),
+            Some(failure) => self.failed(failure),
+        }
+        self.free.push_back(index);
+    }
+
+    /// Connects again where a connection has ended.
+    fn lost(&mut self, index: usize, error: &std::io::Error) -> Result<()> {
+        let client = self.connect(index)?;
+        let Some(slot) = self.slots.get_mut(index) else { return Ok(()) };
+        // The socket before is closed with it, which ends the waiting for it too.
+        slot.client = client;
+        if slot.asked.take().is_some() {
+            self.failed(error.to_string());
+            self.free.push_back(index);
+        }
+        Ok(())
+    }
+
+    fn failed(&mut self, failure: String) {
+        self.outcome.errors += 1;
+        self.outcome.error.get_or_insert(failure);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::net::TcpListener;
+
+    use super::*;
+
+    const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+
+    /// Answers what `answer` gives for the number of the request, until the connections are closed.
+    fn server(answer: impl Fn(usize) -> &'static str + Clone + Send + 'static) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (mut stream, answer) = (stream.unwrap(), answer.clone());
+                let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+                std::thread::spawn(move || {
+                    let ends = lines.map_while(std::result::Result::ok).filter(String::is_empty);
+                    for (count, _) in ends.enumerate() {
+                        match answer(count) {
+                            "" => return,
+                            text => stream.write_all(text.as_bytes()).unwrap(),
+                        }
+                    }
+                });
+            }
+        });
+        address
+    }
+
+    fn requests() -> Requests {
+        Requests { wire: Wire::Http1, messages: vec![b"GET /a HTTP/1.1\r\n\r\n".to_vec()] }
+    }
+
+    #[test]
+    fn a_rate_is_kept_whatever_the_server_takes() {
+        let address = server(|_| OK);
+        let outcome =
+            run(address, &requests(), 3, Pace::PerSecond(500.0), Duration::from_millis(200)).unwrap();
+        assert_eq!((outcome.answered(), outcome.errors), (100, 0), "{:?}", outcome.error);
+        assert!(outcome.percentile_ms(50.0) > 0.0);
+    }
+
+    #[test]
+    fn waiting_for_a_connection_counts() {
+        let start = Instant::now();
+        let interval = Some(Duration::from_millis(10));
+        let schedule = Schedule { start, end: start + Duration::from_millis(45), interval, issued: 4 };
+        let late = start + Duration::from_secs(1);
+        assert_eq!(
+            schedule.next(late),
+            Some(start + Duration::from_millis(40)),
+            "due long ago, and still sent"
+        );
+        assert_eq!(Schedule { issued: 5, ..schedule }.next(start), None);
+    }
+
+    #[test]
+    fn refusals_and_ended_connections_are_counted() {
+        let address = server(|count| match count {
+            0 => OK,
+            1 => "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\nbusy",
+            _ => "",
+        });
+        let outcome = run(address, &requests(), 1, Pace::PerSecond(500.0), Duration::from_millis(12));
+        let outcome = outcome.unwrap();
+        assert_eq!((outcome.answered(), outcome.errors), (2, 4));
+        let error = outcome.without_errors("load").unwrap_err().to_string();
+        assert_eq!(error, "load: 4 requests failed: status 503: busy");
+    }
+
+    #[test]
+    fn at_full_pace_every_connection_is_used() {
+        let outcome = run(server(|_| OK), &requests(), 4, Pace::Full, Duration::from_millis(50)).unwrap();
+        assert!(outcome.answered() >= 4 && outcome.errors == 0);
+        assert!(outcome.per_second() > 0.0);
+    }
+}

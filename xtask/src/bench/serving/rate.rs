@@ -1,0 +1,114 @@
+//! Latency at four fifths of what `host` can take: requests come evenly, whatever it does.
+
+use std::time::Duration;
+
+use super::form::Form;
+use super::servers::{Maker, Running, Servers};
+use crate::bench::generator::{self, Outcome, Pace, Requests};
+use crate::bench::report;
+use crate::error::Result;
+use crate::statistics::median;
+use crate::terminal;
+
+/// Connections that the requests are spread over.
+const CONNECTIONS: u32 = 64;
+
+/// The share of what it can take.
+const SHARE: f64 = 0.8;
+
+/// A round of one form.
+struct Sample {
+    name: &'static str,
+    /// What it answers over as many connections as fast as it can.
+    capacity: f64,
+    p50_ms: f64,
+    p99_ms: f64,
+    p999_ms: f64,
+}
+
+pub(super) fn run(servers: &Servers<'_>, seconds: u32, rounds: u32) -> Result<String> {
+    terminal::heading("Constant rate");
+    let running = servers.start(Maker::Host)?;
+    let mut subjects = Vec::new();
+    for &form in Maker::Host.forms() {
+        match servers.predictions(&running, form) {
+            Ok(_) => subjects.push((form.name(), form, form.path())),
+            Err(error) if form == Form::Grpc => {
+                terminal::note(&format!("host is not measured by gRPC: {error}"));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    subjects.push(("constant", Form::Json, "/constant"));
+    let mut samples = Vec::new();
+    for _ in 0..rounds {
+        for &(name, form, path) in &subjects {
+            let requests = form.requests(running.address(form), path, &servers.model.images);
+            samples.push(measure(&running, name, &requests, seconds)?);
+        }
+    }
+    running.server.stop()?;
+    Ok(summary(&samples))
+}
+
+fn measure(running: &Running, name: &'static str, requests: &Requests, seconds: u32) -> Result<Sample> {
+    let duration = Duration::from_secs(seconds.into());
+    let ask = |pace: Pace| -> Result<Outcome> {
+        let address = running.server.address();
+        generator::run(address, requests, CONNECTIONS, pace, duration)?.without_errors(name)
+    };
+    let capacity = ask(Pace::Full)?.per_second();
+    let outcome = ask(Pace::PerSecond(SHARE * capacity))?;
+    let [p50_ms, p99_ms, p999_ms] = [50.0, 99.0, 99.9].map(|percent| outcome.percentile_ms(percent));
+    terminal::line(&format!(
+        "{name:10}  takes {capacity:>8.0} requests/s; at {SHARE} of it p50 {p50_ms:.2} ms, p99 {p99_ms:.2} ms"
+    ));
+    Ok(Sample { name, capacity, p50_ms, p99_ms, p999_ms })
+}
+
+fn summary(samples: &[Sample]) -> String {
+    let head = [
+        "asked by",
+        "it can take, requests/s",
+        "asked, requests/s",
+        "p50, ms",
+        "p99, ms",
+        "p99.9, ms",
+        "p99 / p50",
+    ];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    let mut names: Vec<&str> = samples.iter().map(|sample| sample.name).collect();
+    // The first round has each of them.
+    let rounds = names.iter().filter(|name| names.first() == Some(name)).count().max(1);
+    names.truncate(samples.len() / rounds);
+    for name in names {
+        let medians = |value: fn(&Sample) -> f64| {
+            median(&samples.iter().filter(|sample| sample.name == name).map(value).collect::<Vec<_>>())
+        };
+        let capacity = medians(|sample| sample.capacity);
+        rows.push(vec![
+            name.to_owned(),
+            format!("{capacity:.0}"),
+            format!("{:.0}", SHARE * capacity),
+            format!("{:.2}", medians(|sample| sample.p50_ms)),
+            format!("{:.2}", medians(|sample| sample.p99_ms)),
+            format!("{:.2}", medians(|sample| sample.p999_ms)),
+            format!("{:.1}", medians(|sample| sample.p99_ms / sample.p50_ms)),
+        ]);
+    }
+    report::table(&rows, 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_medians_of_each() {
+        let sample = |name, capacity, p99_ms| Sample { name, capacity, p50_ms: 0.5, p99_ms, p999_ms: 9.0 };
+        let samples = [("JSON", 90.0, 1.0), ("gRPC", 50.0, 2.0), ("JSON", 110.0, 1.2), ("gRPC", 50.0, 2.0)];
+        let text = summary(&samples.map(|(name, capacity, p99_ms)| sample(name, capacity, p99_ms)));
+        assert!(text.contains("| JSON | 100 | 80 | 0.50 | 1.10 | 9.00 | 2.2 |"), "{text}");
+        assert_eq!(text.lines().count(), 4, "{text}");
+    }
+}
