@@ -23,9 +23,9 @@ use crate::domain::Name;
 use crate::plugin::Transformer;
 use crate::registry::{ModelReference, Predictor, read_bundle};
 use crate::serve::{
-    Control, Deployer, Deployment, DeploymentConfig, Endpoint, EndpointPolicy, EndpointSpec, Endpoints,
-    PolicyFields, Reconciler, Recorder, Routing, ServeLimits, ServeMetrics, ServeState, ShadowSpec, Work,
-    forbid, router,
+    AccessLog, Control, Deployer, Deployment, DeploymentConfig, Endpoint, EndpointPolicy, EndpointSpec,
+    Endpoints, Observer, PolicyFields, Reconciler, Recorder, Routing, ServeLimits, ServeMetrics, ServeState,
+    ShadowSpec, Traces, Work, forbid, observed, router,
 };
 use crate::server::{Server, guarded};
 use crate::store::Store;
@@ -97,6 +97,9 @@ pub(super) struct ServeArguments {
     record_mib: u32,
     #[command(flatten)]
     policy: PolicyArguments,
+    /// Append a line of JSON for each request to this file; `-` is standard output.
+    #[arg(long, value_name = "FILE")]
+    access_log: Option<PathBuf>,
     /// Let clients load and unload models, as the Open Inference Protocol's repository has it.
     #[arg(long, conflicts_with = "replaced")]
     model_control: bool,
@@ -190,8 +193,13 @@ async fn serve(
     let captured = Captured { endpoints: Arc::clone(&endpoints), recorder: recorder.clone() };
     let (control, asked) = Control::new();
     let control = arguments.model_control.then_some(control);
-    let metrics = ServeMetrics::new()?;
-    let mut routes = router(ServeState { endpoints, recorder, control, metrics, limits });
+    let log = arguments.access_log.as_deref().map(AccessLog::open).transpose()?;
+    let observer = Arc::new(Observer { log, traces: Traces::from_environment()? });
+    let (metrics, is_observed) = (ServeMetrics::new()?, !observer.is_idle());
+    let mut routes = router(ServeState { endpoints, recorder, control, is_observed, metrics, limits });
+    if is_observed {
+        routes = observed(routes, Arc::clone(&observer));
+    }
     if arguments.constant_endpoint {
         routes = routes.merge(constant_route());
     }
@@ -202,6 +210,8 @@ async fn serve(
     }
     flushing.abort();
     captured.flush()?;
+    // It waits for a thread that may need this one's others.
+    tokio::task::spawn_blocking(move || observer.finish()).await?;
     output.note("stopped");
     Ok(())
 }

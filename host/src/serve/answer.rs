@@ -214,8 +214,8 @@ pub fn forbid(why: &impl std::fmt::Display) -> Response<Body> {
     ApiError::new(StatusCode::FORBIDDEN, ErrorCode::Forbidden, why.to_string()).into_response()
 }
 
-/// A response with a JSON body.
-fn error_response(status: StatusCode, body: impl Into<Body>) -> Response<Body> {
+/// A response with a JSON body that tells an error, and when to try again.
+pub(super) fn error_response(status: StatusCode, body: impl Into<Body>) -> Response<Body> {
     let mut response = json_response(status, body);
     if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));

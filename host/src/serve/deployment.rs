@@ -109,16 +109,8 @@ pub struct Answer<T> {
 impl Deployment {
     /// Makes a deployment that counts as one of `endpoint`.
     pub fn new(endpoint: &str, config: DeploymentConfig) -> Result<Self, prometheus::Error> {
-        let DeploymentConfig {
-            version,
-            bundle,
-            platform,
-            work,
-            is_of_bundle,
-            window,
-            rows_max,
-            example,
-        } = config;
+        let DeploymentConfig { version, bundle, platform, work, is_of_bundle, window, rows_max, example } =
+            config;
         let named = version.as_ref().map(|(model, number)| format!("{model}@{number}"));
         let label = named.clone().unwrap_or_else(|| bundle.short());
         let metrics = DeploymentMetrics::new(endpoint, &label, work.transformers())?;

@@ -15,6 +15,9 @@ use crate::registry::PredictionError;
 /// Rows up to which a batch may be computed on the thread that asks.
 pub(super) const INLINE_ROWS_MAX: usize = 64;
 
+/// Bytes of the elements of such a batch.
+const INLINE_BYTES_MAX: usize = 100 * 1024;
+
 /// Scores up to which an answer is made on that thread.
 pub(super) const INLINE_SCORES_MAX: usize = 16 * 1024;
 
@@ -54,7 +57,7 @@ impl Engine {
 
     /// Computes a batch: on this thread, if that takes about a millisecond at most, and otherwise on the blocking pool.
     pub(super) async fn compute(self: &Arc<Self>, inputs: Batch) -> Result<Computed, ApiError> {
-        if self.is_quick(inputs.rows()) {
+        if self.is_quick(&inputs) {
             return self.compute_here(inputs).await;
         }
         let engine = Arc::clone(self);
@@ -78,14 +81,18 @@ impl Engine {
         }
     }
 
-    fn is_quick(&self, rows: usize) -> bool {
+    fn is_quick(&self, inputs: &Batch) -> bool {
         if matches!(self.work, Work::Graph(_)) {
             // It only waits for others.
             return true;
         }
+        let rows = inputs.rows();
         let scores = rows.saturating_mul(self.work.score_count());
         let nanos = self.row_nanos.load(Ordering::Relaxed).saturating_mul(rows as u64);
-        rows <= INLINE_ROWS_MAX && scores <= INLINE_SCORES_MAX && nanos <= INLINE_NANOS_MAX
+        rows <= INLINE_ROWS_MAX
+            && inputs.byte_len() <= INLINE_BYTES_MAX
+            && scores <= INLINE_SCORES_MAX
+            && nanos <= INLINE_NANOS_MAX
     }
 
     /// Takes into account what rows have taken. Slowly, so that a few that were disturbed do not count much.

@@ -22,7 +22,7 @@ use super::inference::{
     decode_index_request, decode_load_request, decode_request, encode_response, parse_header_length,
 };
 use super::routes::{Asked, Shared};
-use super::{ApiError, ControlChange, Decoded, Deployment, Endpoint, ErrorCode};
+use super::{ApiError, Call, ControlChange, Decoded, Deployment, Endpoint, ErrorCode, RequestBody};
 
 /// What is answered for the version of a bundle that is none of a model's.
 const UNNUMBERED: &str = "1";
@@ -164,7 +164,7 @@ async fn infer(
     InPath((model, what)): InPath<(String, String)>,
     request: Request,
 ) -> Response<Body> {
-    told(inferred(&shared, &model, None, &what, request).await)
+    inferred(&shared, &model, None, &what, request).await
 }
 
 async fn version_infer(
@@ -172,7 +172,7 @@ async fn version_infer(
     InPath((model, version, what)): InPath<(String, String, String)>,
     request: Request,
 ) -> Response<Body> {
-    told(inferred(&shared, &model, Some(&version), &what, request).await)
+    inferred(&shared, &model, Some(&version), &what, request).await
 }
 
 async fn inferred(
@@ -181,21 +181,18 @@ async fn inferred(
     version: Option<&str>,
     what: &str,
     request: Request,
-) -> Result<Response<Body>, ApiError> {
+) -> Response<Body> {
     if what != "infer" {
-        return Err(no_document(what));
+        return no_document(what).into_inference_response();
     }
-    // Before the body is read: who asks for what is not there need not send it.
-    let refused = |error: &ApiError| shared.count_refused(error);
-    asked(shared, model, version, request.headers()).inspect_err(refused)?;
-    let (head, body) = request.into_parts();
-    let header = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
-    let length = header(HEADER_LENGTH).map(parse_header_length).transpose()?;
-    let encoding = ContentEncoding::of_request(header(header::CONTENT_ENCODING.as_str()))?;
-    let accepted = accepted_by(&head.headers);
-    let body = shared.bodies.unpack(shared.bodies.read(body).await?, encoding).await?;
-    let asked = asked(shared, model, version, &head.headers).inspect_err(refused)?;
-    let call = asked.call(&head.headers).inspect_err(refused)?;
+    let (asked, asking) = match arrived(shared, model, version, request).await {
+        Ok(arrived) => arrived,
+        Err(error) => {
+            shared.count_refused(&error);
+            return failed(shared, None, error);
+        }
+    };
+    let Asking { body, length, accepted, call } = asking;
     let (name, number) = (asked.endpoint.name().to_string(), number_of(&asked.deployment));
     let answer = asked.deployment.answer_as(
         body,
@@ -215,11 +212,48 @@ async fn inferred(
             Ok(encode_response(head, outputs, &selection)?)
         },
     );
-    let mut answer = answer.await?;
-    let encoded = std::mem::take(&mut answer.body);
-    let mut response = packed_response(encoded, accepted).await;
-    shared.finish(&asked, answer, &mut response);
-    Ok(response)
+    match answer.await {
+        Ok(mut answer) => {
+            let mut response = packed_response(std::mem::take(&mut answer.body), accepted).await;
+            shared.finish(&asked, answer, &mut response);
+            response
+        }
+        Err(error) => failed(shared, Some(&asked), error),
+    }
+}
+
+/// What is asked, as far as it is no tensors.
+struct Asking {
+    body: RequestBody,
+    /// Bytes of JSON before the binary data.
+    length: Option<usize>,
+    accepted: ContentEncoding,
+    call: Call,
+}
+
+async fn arrived(
+    shared: &Shared,
+    model: &str,
+    version: Option<&str>,
+    request: Request,
+) -> Result<(Asked, Asking), ApiError> {
+    // Before the body is read: who asks for what is not there need not send it.
+    asked(shared, model, version, request.headers())?;
+    let (head, body) = request.into_parts();
+    let header = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
+    let length = header(HEADER_LENGTH).map(parse_header_length).transpose()?;
+    let encoding = ContentEncoding::of_request(header(header::CONTENT_ENCODING.as_str()))?;
+    let accepted = accepted_by(&head.headers);
+    let body = shared.bodies.unpack(shared.bodies.read(body).await?, encoding).await?;
+    let asked = asked(shared, model, version, &head.headers)?;
+    let call = asked.call(&head.headers)?;
+    Ok((asked, Asking { body, length, accepted, call }))
+}
+
+fn failed(shared: &Shared, asked: Option<&Asked>, error: ApiError) -> Response<Body> {
+    let mut response = told(Err(error.clone()));
+    shared.mark_failure(asked, &error, &mut response);
+    response
 }
 
 /// The response with an answer, packed where the caller likes that and it is worth it.

@@ -12,6 +12,7 @@ use super::answer::json_response;
 use super::body::{BodyReader, accepted_by, packed};
 use super::inference::ContentEncoding;
 use super::metrics::{self, ServeMetrics};
+use super::observe::{Seen, SeenAnswer, SeenError};
 use super::rows::BodyFormat;
 use super::{
     Answer, ApiError, Call, Control, Deployment, Endpoint, Endpoints, ErrorCode, PredictionIds, Recorder,
@@ -36,6 +37,8 @@ pub struct ServeState {
     pub recorder: Option<Arc<Recorder>>,
     /// Whom clients may ask to load and unload models; none where they may not.
     pub control: Option<Control>,
+    /// Whether responses carry what is told of their requests ([`observed`](super::observed)).
+    pub is_observed: bool,
     /// What is counted beside the endpoints.
     pub metrics: ServeMetrics,
     /// What a request may take.
@@ -47,6 +50,7 @@ pub(super) struct Shared {
     pub(super) control: Option<Control>,
     pub(super) bodies: BodyReader,
     metrics: ServeMetrics,
+    is_observed: bool,
     recorder: Option<Arc<Recorder>>,
     ids: PredictionIds,
 }
@@ -87,6 +91,20 @@ impl Shared {
         self.metrics.count_refused(error.code());
     }
 
+    /// Leaves in the response who was asked and could not answer, or that nobody was.
+    pub(super) fn mark_failure(
+        &self,
+        asked: Option<&Asked>,
+        error: &ApiError,
+        response: &mut Response<Body>,
+    ) {
+        match asked {
+            _ if !self.is_observed => {}
+            Some(asked) => drop(response.extensions_mut().insert(asked.seen(None, Some(error.code())))),
+            None => drop(response.extensions_mut().insert(SeenError(error.code()))),
+        }
+    }
+
     /// Names the prediction and who answered in a response, records it and lets shadows answer it too.
     pub(super) fn finish<T>(&self, asked: &Asked, answer: Answer<T>, response: &mut Response<Body>) {
         let Asked { endpoint, routing, deployment } = asked;
@@ -100,6 +118,11 @@ impl Shared {
         }
         if let Some(is_cached) = answer.is_cached {
             headers.insert(CACHE_HEADER, HeaderValue::from_static(if is_cached { "hit" } else { "miss" }));
+        }
+        if self.is_observed {
+            let (rows, times, is_cached) = (answer.inputs.rows(), answer.times, answer.is_cached);
+            let answered = Some(SeenAnswer { prediction: id.clone(), rows, times, is_cached });
+            response.extensions_mut().insert(asked.seen(answered, None));
         }
         for shadow in routing.shadows() {
             shadow.mirror(&answer.inputs, &answer.outputs);
@@ -116,6 +139,11 @@ impl Shared {
 }
 
 impl Asked {
+    fn seen(&self, answered: Option<SeenAnswer>, error: Option<ErrorCode>) -> Seen {
+        let (endpoint, deployment) = (self.endpoint.name().clone(), Arc::clone(&self.deployment));
+        Seen { endpoint, deployment, answered, error }
+    }
+
     /// What a request with these headers brings along.
     pub(super) fn call(&self, headers: &HeaderMap) -> Result<Call, ApiError> {
         let of_client = headers.get(TIMEOUT_HEADER).map(timeout_of).transpose()?;
@@ -141,9 +169,9 @@ fn timeout_of(value: &HeaderValue) -> Result<Duration, ApiError> {
 /// - `GET /metrics`: what was counted and measured, for Prometheus.
 /// - `GET /health`: the process lives. `GET /ready`: there is an endpoint, which answers.
 pub fn router(state: ServeState) -> Router {
-    let ServeState { endpoints, recorder, control, metrics, limits } = state;
+    let ServeState { endpoints, recorder, control, is_observed, metrics, limits } = state;
     let (ids, bodies) = (PredictionIds::default(), BodyReader::new(limits));
-    let shared = Arc::new(Shared { endpoints, control, bodies, metrics, recorder, ids });
+    let shared = Arc::new(Shared { endpoints, control, bodies, metrics, is_observed, recorder, ids });
     Router::new()
         .route("/serve/{endpoint}", post(answer).fallback(not_posted))
         .route("/serve/{endpoint}/{version}", post(answer_of_version).fallback(not_posted_to_version))
@@ -193,7 +221,9 @@ async fn respond(shared: &Shared, name: &str, version: Option<&str>, request: Re
         Ok(arrived) => arrived,
         Err(error) => {
             shared.count_refused(&error);
-            return failed(name, &error, error.clone().into_response());
+            let mut response = failed(name, &error, error.clone().into_response());
+            shared.mark_failure(None, &error, &mut response);
+            return response;
         }
     };
     match format.answer(&asked.deployment, body, call).await {
@@ -210,6 +240,7 @@ async fn respond(shared: &Shared, name: &str, version: Option<&str>, request: Re
             for (header, value) in asked.deployment.headers() {
                 response.headers_mut().insert(header, value.clone());
             }
+            shared.mark_failure(Some(&asked), &error, &mut response);
             response
         }
     }

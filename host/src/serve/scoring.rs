@@ -7,12 +7,12 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use axum::http::{HeaderMap, Response, StatusCode, header};
 use axum::routing::{get, post};
 
-use super::answer::json_response;
+use super::answer::{error_response, json_response};
 use super::engine::internal;
-use super::routes::{Shared, arrived};
+use super::routes::{Asked, Shared, arrived};
 use super::{ApiError, Decoded, ErrorCode};
 use crate::data;
 use crate::domain::{Batch, ColumnSpec};
@@ -53,8 +53,11 @@ async fn invocations(State(shared): State<Arc<Shared>>, request: Request) -> Res
         }
     };
     match endpoint {
-        Ok(endpoint) => told(answered(&shared, &endpoint, request).await),
-        Err(error) => told(Err(error)),
+        Ok(endpoint) => answered(&shared, &endpoint, request).await,
+        Err(error) => {
+            shared.count_refused(&error);
+            failed(&shared, None, &error)
+        }
     }
 }
 
@@ -63,15 +66,22 @@ async fn invocations_of(
     Path(endpoint): Path<String>,
     request: Request,
 ) -> Response<Body> {
-    told(answered(&shared, &endpoint, request).await)
+    answered(&shared, &endpoint, request).await
 }
 
-async fn answered(shared: &Shared, endpoint: &str, request: Request) -> Result<Response<Body>, ApiError> {
+async fn answered(shared: &Shared, endpoint: &str, request: Request) -> Response<Body> {
     let (head, body) = request.into_parts();
-    let refused = |error: &ApiError| shared.count_refused(error);
-    let format = format_of(&head.headers).inspect_err(refused)?;
-    let arrived = arrived(shared, endpoint, None, &head.headers, body).await;
-    let (asked, body, call) = arrived.inspect_err(refused)?;
+    let arrived = async {
+        let format = format_of(&head.headers)?;
+        Ok((format, arrived(shared, endpoint, None, &head.headers, body).await?))
+    };
+    let (format, (asked, body, call)) = match arrived.await {
+        Ok(arrived) => arrived,
+        Err(error) => {
+            shared.count_refused(&error);
+            return failed(shared, None, &error);
+        }
+    };
     let decode = move |body: &[u8], specs: &[ColumnSpec], rows_max| {
         let inputs = match format {
             BodyFormat::Json => data::decode_scoring(body, specs, rows_max)?,
@@ -80,10 +90,20 @@ async fn answered(shared: &Shared, endpoint: &str, request: Request) -> Result<R
         Ok(Decoded { inputs, note: (), timeout: None })
     };
     let encode = |outputs: &Batch, ()| data::encode_predictions(outputs).map_err(|error| internal(&error));
-    let mut answer = asked.deployment.answer_as(body, call, decode, encode).await?;
-    let mut response = json_response(StatusCode::OK, std::mem::take(&mut answer.body));
-    shared.finish(&asked, answer, &mut response);
-    Ok(response)
+    match asked.deployment.answer_as(body, call, decode, encode).await {
+        Ok(mut answer) => {
+            let mut response = json_response(StatusCode::OK, std::mem::take(&mut answer.body));
+            shared.finish(&asked, answer, &mut response);
+            response
+        }
+        Err(error) => failed(shared, Some(&asked), &error),
+    }
+}
+
+fn failed(shared: &Shared, asked: Option<&Asked>, error: &ApiError) -> Response<Body> {
+    let mut response = told(error);
+    shared.mark_failure(asked, error, &mut response);
+    response
 }
 
 /// What the body says that it is; JSON where it says nothing.
@@ -102,23 +122,17 @@ fn format_of(headers: &HeaderMap) -> Result<BodyFormat, ApiError> {
 }
 
 /// Errors as MLflow tells them: `{"error_code", "message"}`.
-fn told(answered: Result<Response<Body>, ApiError>) -> Response<Body> {
-    answered.unwrap_or_else(|error| {
-        let code = match error.status() {
-            StatusCode::NOT_FOUND => "RESOURCE_DOES_NOT_EXIST",
-            StatusCode::TOO_MANY_REQUESTS => "REQUEST_LIMIT_EXCEEDED",
-            StatusCode::SERVICE_UNAVAILABLE => "TEMPORARILY_UNAVAILABLE",
-            status if status.is_client_error() => "BAD_REQUEST",
-            _ => "INTERNAL_ERROR",
-        };
-        if error.status().is_server_error() {
-            tracing::warn!(code = ?error.code(), "{}", error.message());
-        }
-        let body = serde_json::json!({ "error_code": code, "message": error.message() });
-        let mut response = json_response(error.status(), body.to_string());
-        if matches!(error.status(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-        }
-        response
-    })
+fn told(error: &ApiError) -> Response<Body> {
+    let code = match error.status() {
+        StatusCode::NOT_FOUND => "RESOURCE_DOES_NOT_EXIST",
+        StatusCode::TOO_MANY_REQUESTS => "REQUEST_LIMIT_EXCEEDED",
+        StatusCode::SERVICE_UNAVAILABLE => "TEMPORARILY_UNAVAILABLE",
+        status if status.is_client_error() => "BAD_REQUEST",
+        _ => "INTERNAL_ERROR",
+    };
+    if error.status().is_server_error() {
+        tracing::warn!(code = ?error.code(), "{}", error.message());
+    }
+    let body = serde_json::json!({ "error_code": code, "message": error.message() });
+    error_response(error.status(), body.to_string())
 }

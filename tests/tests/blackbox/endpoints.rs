@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::registry::Registry;
 
-const ROW: &str = r#"{"a": 3, "b": 2}"#;
+pub(super) const ROW: &str = r#"{"a": 3, "b": 2}"#;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -36,7 +36,7 @@ pub(super) fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-fn write(host: &Host, text: &str) -> String {
+pub(super) fn write(host: &Host, text: &str) -> String {
     let path = host.state_dir().join("endpoints.yaml");
     // Whole or not at all, as editors do it.
     let staged = host.state_dir().join("endpoints.new");

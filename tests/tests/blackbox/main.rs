@@ -3,6 +3,7 @@
 mod archive;
 mod browsers;
 mod bucket;
+mod chains;
 mod compatibility;
 mod data;
 mod endpoints;
@@ -21,6 +22,7 @@ mod place;
 mod plugins;
 mod programs;
 mod registry;
+mod scoring;
 mod serving;
 mod sweeps;
 mod tracking;

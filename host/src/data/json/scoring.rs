@@ -67,12 +67,25 @@ pub fn decode_scoring_csv(text: &[u8], specs: &[ColumnSpec], rows_max: usize) ->
                 cell => cell_as_json.extend_from_slice(cell.trim().as_bytes()),
             }
             let mut scanner = Scanner::new(&cell_as_json);
-            columns.take(column, &mut scanner)?;
-            columns.within(column, scanner.end())?;
+            let taken = columns.take(column, &mut scanner).is_ok() && scanner.end().is_ok();
+            columns.within(column, if taken { Ok(()) } else { Err(unfit(columns.spec(column), cell)) })?;
         }
         columns.end_row()?;
     }
     columns.finish()
+}
+
+/// What is said of a cell that is not what its column holds.
+fn unfit(spec: Option<&ColumnSpec>, cell: &str) -> String {
+    let cell: String = cell.chars().take(80).collect();
+    match spec {
+        Some(spec) if !spec.shape.is_empty() => {
+            let dtype = spec.dtype;
+            format!("expected one {dtype} in a row, which CSV can hold, and not {:?}: send JSON", spec.shape)
+        }
+        Some(spec) => format!("expected {}, found `{cell}`", spec.dtype),
+        None => format!("`{cell}` is too much"),
+    }
 }
 
 /// `{"columns": […], "data": [[…], …]}`; without names the columns are the signature's, in its order.
@@ -317,7 +330,7 @@ mod tests {
         assert!(told("[").contains("an object"));
         let csv = |text: &str| decode_scoring_csv(text.as_bytes(), &two(), 3).unwrap_err().to_string();
         assert!(csv("age\n1\n").contains("`city`"));
-        assert_eq!(csv("age,city\nx,y\n"), "row 0, column `age`: expected a number, found `x`");
+        assert_eq!(csv("age,city\nx,y\n"), "row 0, column `age`: expected FP64, found `x`");
         assert!(csv("age,city\n1\n").contains("CSV"));
         assert!(csv("age,city\n1,a\n1,a\n1,a\n1,a\n").contains("at most 3 rows"));
         assert_eq!(csv("age,city\n"), "expected at least one row, found none");

@@ -1,0 +1,121 @@
+//! What is told of each request, for who wants it: a line of the access log, and the spans of a trace.
+//!
+//! Routes leave a [`Seen`] in their responses; [`observed`] reads it behind them, together with what HTTP knows. Without a
+//! log and traces neither is there, and a request pays nothing.
+
+mod access_log;
+mod export;
+mod traces;
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use axum::Router;
+use axum::body::{Body, HttpBody as _};
+use axum::extract::{MatchedPath, Request};
+use axum::http::Response;
+use axum::middleware::{Next, from_fn};
+
+pub use self::access_log::{AccessLog, AccessLogError};
+pub use self::export::{TraceError, Traces};
+use super::{Deployment, ErrorCode, StageTimes};
+use crate::domain::Name;
+
+/// What a route knows of the request that it has answered.
+#[derive(Clone)]
+pub(super) struct Seen {
+    pub(super) endpoint: Name,
+    pub(super) deployment: Arc<Deployment>,
+    pub(super) answered: Option<SeenAnswer>,
+    pub(super) error: Option<ErrorCode>,
+}
+
+/// The answer, if there is one.
+#[derive(Debug, Clone)]
+pub(super) struct SeenAnswer {
+    pub(super) prediction: String,
+    pub(super) rows: usize,
+    pub(super) times: StageTimes,
+    pub(super) is_cached: Option<bool>,
+}
+
+/// An error that came before anybody was asked.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SeenError(pub(super) ErrorCode);
+
+/// A request that is over, as it is told.
+pub(super) struct Told<'a> {
+    method: &'a str,
+    path: &'a str,
+    route: Option<&'a str>,
+    status: u16,
+    started_at: SystemTime,
+    micros: u64,
+    request_bytes: Option<u64>,
+    response_bytes: Option<u64>,
+    seen: Option<&'a Seen>,
+    error: Option<ErrorCode>,
+}
+
+/// Where requests are told.
+pub struct Observer {
+    /// The access log.
+    pub log: Option<AccessLog>,
+    /// Traces.
+    pub traces: Option<Traces>,
+}
+
+impl Observer {
+    /// Whether nothing is told anywhere.
+    pub fn is_idle(&self) -> bool {
+        self.log.is_none() && self.traces.is_none()
+    }
+
+    /// Writes what is not written yet; waits for it.
+    pub fn finish(&self) {
+        if let Some(log) = &self.log {
+            log.finish();
+        }
+        if let Some(traces) = &self.traces {
+            traces.finish();
+        }
+    }
+}
+
+/// The routes, with every request told to `observer`.
+pub fn observed(router: Router, observer: Arc<Observer>) -> Router {
+    router.layer(from_fn(move |request: Request, next: Next| {
+        let observer = Arc::clone(&observer);
+        async move { tell(&observer, request, next).await }
+    }))
+}
+
+async fn tell(observer: &Observer, request: Request, next: Next) -> Response<Body> {
+    let (started, started_at) = (Instant::now(), SystemTime::now());
+    let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
+    let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let parent = observer.traces.as_ref().map(|_| traces::parent_of(request.headers()));
+    let request_bytes = request.body().size_hint().exact();
+    let response = next.run(request).await;
+    let seen = response.extensions().get::<Seen>();
+    let early = response.extensions().get::<SeenError>().map(|SeenError(code)| *code);
+    let told = Told {
+        method: &method,
+        path: &path,
+        route: route.as_deref(),
+        status: response.status().as_u16(),
+        started_at,
+        micros: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
+        request_bytes,
+        response_bytes: response.body().size_hint().exact(),
+        seen,
+        error: seen.and_then(|seen| seen.error).or(early),
+    };
+    if let Some(log) = &observer.log {
+        log.tell(&told);
+    }
+    if let (Some(traces), Some(parent)) = (&observer.traces, parent) {
+        traces.tell(&told, parent);
+    }
+    response
+}

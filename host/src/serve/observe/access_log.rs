@@ -1,0 +1,181 @@
+use std::fs::OpenOptions;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde_json::{Map, Value, json};
+
+use super::Told;
+
+/// Lines that wait to be written; more are dropped, so that a slow disk holds up no request.
+const WAITING_MAX: usize = 8_192;
+
+/// Longest path that is told.
+const PATH_MAX_CHARS: usize = 500;
+
+/// A file, or standard output, with a line of JSON for each request.
+pub struct AccessLog {
+    lines: SyncSender<Message>,
+    dropped: AtomicU64,
+}
+
+/// The log cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to open the access log `{path}`")]
+pub struct AccessLogError {
+    path: String,
+    #[source]
+    source: std::io::Error,
+}
+
+enum Message {
+    Line(String),
+    /// Everything before it is to be written.
+    Flush(SyncSender<()>),
+}
+
+impl AccessLog {
+    /// Appends to a file, which is made if it is not there; `-` is standard output.
+    pub fn open(path: &Path) -> Result<Self, AccessLogError> {
+        let failed = |source| AccessLogError { path: path.display().to_string(), source };
+        let target: Box<dyn Write + Send> = match path.as_os_str() == "-" {
+            true => Box::new(std::io::stdout()),
+            false => Box::new(OpenOptions::new().create(true).append(true).open(path).map_err(failed)?),
+        };
+        let (lines, arriving) = sync_channel(WAITING_MAX);
+        let writing = std::thread::Builder::new().name("access log".to_owned());
+        writing.spawn(move || write(BufWriter::new(target), &arriving)).map_err(failed)?;
+        Ok(Self { lines, dropped: AtomicU64::new(0) })
+    }
+
+    pub(super) fn tell(&self, told: &Told<'_>) {
+        if self.lines.try_send(Message::Line(line(told).to_string())).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits until every line is written.
+    pub(super) fn finish(&self) {
+        let (done, is_done) = sync_channel(1);
+        if self.lines.send(Message::Flush(done)).is_ok() {
+            // Or the thread has ended.
+            let _ = is_done.recv();
+        }
+        let dropped = self.dropped.load(Ordering::Relaxed);
+        if dropped > 0 {
+            tracing::warn!(dropped, "lines of the access log were too many to be written");
+        }
+    }
+}
+
+fn write(mut target: BufWriter<Box<dyn Write + Send>>, lines: &Receiver<Message>) {
+    let mut is_broken = false;
+    loop {
+        let message = match lines.try_recv() {
+            Ok(message) => message,
+            Err(TryRecvError::Disconnected) => return,
+            Err(TryRecvError::Empty) => {
+                is_broken = report(target.flush(), is_broken);
+                let Ok(message) = lines.recv() else { return };
+                message
+            }
+        };
+        match message {
+            Message::Line(line) => is_broken = report(writeln!(target, "{line}"), is_broken),
+            Message::Flush(done) => {
+                is_broken = report(target.flush(), is_broken);
+                let _ = done.send(());
+            }
+        }
+    }
+}
+
+/// Tells once that the log cannot be written, until it can be again.
+fn report(written: std::io::Result<()>, was_broken: bool) -> bool {
+    if let Err(error) = &written
+        && !was_broken
+    {
+        tracing::error!(%error, "the access log cannot be written");
+    }
+    written.is_err()
+}
+
+/// The line of a request.
+fn line(told: &Told<'_>) -> Value {
+    let started_at: DateTime<Utc> = told.started_at.into();
+    let mut line = Map::new();
+    let mut put = |name: &str, value: Value| {
+        if !value.is_null() {
+            line.insert(name.to_owned(), value);
+        }
+    };
+    put("time", json!(started_at.to_rfc3339_opts(SecondsFormat::Micros, true)));
+    put("method", json!(told.method));
+    put("path", json!(told.path.chars().take(PATH_MAX_CHARS).collect::<String>()));
+    put("status", json!(told.status));
+    put("duration_us", json!(told.micros));
+    put("request_bytes", json!(told.request_bytes));
+    put("response_bytes", json!(told.response_bytes));
+    put("error", json!(told.error.map(super::ErrorCode::as_str)));
+    if let Some(seen) = told.seen {
+        put("endpoint", json!(seen.endpoint));
+        put("version", json!(seen.deployment.version_label()));
+        put("bundle", json!(seen.deployment.bundle()));
+        if let Some(answer) = &seen.answered {
+            put("prediction", json!(answer.prediction));
+            put("rows", json!(answer.rows));
+            put("cached", json!(answer.is_cached));
+            let micros =
+                answer.times.stages().map(|(stage, time)| (stage.to_owned(), json!(time.as_micros() as u64)));
+            put("stages_us", Value::Object(micros.into_iter().collect()));
+        }
+    }
+    Value::Object(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    #[test]
+    fn a_request_is_a_line_of_json() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("access.jsonl");
+        let told = Told {
+            method: "GET",
+            path: "/a\n\"b",
+            route: None,
+            status: 404,
+            started_at: SystemTime::UNIX_EPOCH,
+            micros: 12,
+            request_bytes: Some(0),
+            response_bytes: None,
+            seen: None,
+            error: Some(super::super::ErrorCode::NotFound),
+        };
+        for _ in 0..2 {
+            // The second appends to what the first has written.
+            let log = AccessLog::open(&path).unwrap();
+            log.tell(&told);
+            log.finish();
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let expected = json!({
+            "time": "1970-01-01T00:00:00.000000Z",
+            "method": "GET",
+            "path": "/a\n\"b",
+            "status": 404,
+            "duration_us": 12,
+            "request_bytes": 0,
+            "error": "not_found",
+        });
+        assert_eq!(lines, [expected.clone(), expected]);
+        let error = AccessLog::open(folder.path()).err().unwrap();
+        assert!(error.to_string().starts_with("failed to open the access log `"), "{error}");
+    }
+}

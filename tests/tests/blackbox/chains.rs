@@ -1,0 +1,76 @@
+//! Endpoints that are made of others.
+
+use host_tests::Server;
+use serde_json::{Value, json};
+
+use super::endpoints::{ask, two_versions, wait_for, write};
+use super::registry::Registry;
+
+const FILE: &str = "version: 1
+endpoints:
+  one: { model: digits@1 }
+  two: { model: digits@champion }
+  mean: { ensemble: [one, { endpoint: two, weight: 3 }] }
+  pick: { switch: { column: a, cases: { 1: one, 2: two }, default: { sequence: [one] } } }
+  strict: { switch: { column: kind, cases: { x: one, y: two } } }
+";
+
+fn served(registry: &Registry) -> (Server, String) {
+    registry.run(&["model", "alias", "digits@2", "champion"]).expect_success();
+    let file = write(&registry.host, FILE);
+    (registry.host.serve(["--endpoints", &file]), file)
+}
+
+fn scores(server: &Server, endpoint: &str, rows: &Value) -> Vec<f64> {
+    let answer = server.post(&format!("/serve/{endpoint}"), &rows.to_string());
+    assert_eq!(answer.status, 200, "{endpoint}: {}", answer.body);
+    let told = answer.json();
+    told.as_array().unwrap().iter().map(|row| row["scores"][0].as_f64().unwrap()).collect()
+}
+
+#[test]
+fn endpoints_are_asked_one_after_the_other_by_column_or_all() {
+    let registry = two_versions();
+    let (server, _) = served(&registry);
+    let rows = json!([{ "a": 1, "b": 2 }, { "a": 2, "b": 4 }, { "a": 5, "b": 1 }, { "a": 2, "b": 0 }]);
+    let (one, two) = (scores(&server, "one", &rows), scores(&server, "two", &rows));
+    assert_ne!(one, two);
+    let mean: Vec<f64> = scores(&server, "mean", &rows);
+    for ((mean, one), two) in mean.iter().zip(&one).zip(&two) {
+        assert!((mean - (one + 3.0 * two) / 4.0).abs() < 1e-6, "{mean} {one} {two}");
+    }
+    assert_eq!(scores(&server, "pick", &rows), [one[0], two[1], one[2], two[3]]);
+    let strict = json!([{ "a": 1, "b": 2, "kind": "y" }, { "a": 1, "b": 2, "kind": "x" }]);
+    assert_eq!(scores(&server, "strict", &strict), [two[0], one[0]]);
+    let unknown = server.post("/serve/strict", r#"{"a": 1, "b": 2, "kind": "z"}"#);
+    assert_eq!(
+        (unknown.status, &unknown.json()["error"]["message"]),
+        (400, &json!("row 0, column `kind`: expected one of `x`, `y`, found `z`"))
+    );
+    // The protocol's clients can ask them too.
+    let metadata = server.get("/v2/models/strict").json();
+    let inputs: Vec<_> = metadata["inputs"].as_array().unwrap().iter().map(|input| &input["name"]).collect();
+    assert_eq!(inputs, ["a", "b", "kind"]);
+}
+
+#[test]
+fn a_part_that_moves_moves_the_whole_and_one_that_is_gone_is_told() {
+    let registry = two_versions();
+    let (server, _) = served(&registry);
+    let before = ask(&server, "/serve/mean", &[]).2;
+    registry.run(&["model", "alias", "digits@1", "champion"]).expect_success();
+    wait_for("the alias is not followed", || ask(&server, "/serve/two", &[]).1 == "digits@1");
+    assert_ne!(ask(&server, "/serve/mean", &[]).2, before);
+    assert_eq!(
+        ask(&server, "/serve/mean", &[]).2,
+        ask(&server, "/serve/one", &[]).2,
+        "both are the same version"
+    );
+    write(&registry.host, "version: 1\nendpoints: { one: { model: digits@1 }, e: { sequence: [gone] } }\n");
+    write(&registry.host, "version: 1\nendpoints: { one: { model: digits@1 }, e: { sequence: [one] } }\n");
+    wait_for("the file is not followed", || server.post("/serve/mean", "{}").status == 404);
+    assert_eq!(ask(&server, "/serve/e", &[]).2, ask(&server, "/serve/one", &[]).2);
+    // What an endpoint of others answers is counted for those too.
+    let metrics = server.get("/metrics").body;
+    assert!(metrics.contains("host_requests_total{endpoint=\"one\",version=\"digits@1\"}"), "{metrics}");
+}

@@ -1,0 +1,133 @@
+//! What other programs ask of `host serve`: MLflow's scoring protocol, OpenAPI, and bodies that are packed or no JSON.
+
+use std::process::Command;
+
+use host_tests::{python, ran, repository};
+use serde_json::{Value, json};
+
+use super::endpoints::{ROW, two_versions};
+
+#[test]
+fn invocations_are_answered_as_mlflow_s_scoring_server_does() {
+    let registry = two_versions();
+    let server = registry.host.serve(["--model", "digits"]);
+    let scores = |row: &Value| server.post("/serve/digits", &row.to_string()).json()["scores"].clone();
+    let expected =
+        json!({ "predictions": [scores(&json!({ "a": 3, "b": 2 })), scores(&json!({ "a": 5, "b": 0 }))] });
+    for body in [
+        json!({ "dataframe_split": { "columns": ["b", "a"], "data": [[2, 3], [0, 5]] } }),
+        json!({ "dataframe_records": [{ "a": 3, "b": 2 }, { "a": 5, "b": 0 }] }),
+        json!({ "inputs": { "a": [3, 5], "b": [2, 0] } }),
+        json!({ "instances": [{ "a": 3, "b": 2 }, { "a": 5, "b": 0 }] }),
+    ] {
+        for path in ["/invocations", "/endpoints/digits/invocations"] {
+            let (answer, headers) =
+                server.post_with_headers(path, &body.to_string(), &[("content-type", "application/json")]);
+            assert_eq!((answer.status, answer.json()), (200, expected.clone()), "{body}");
+            assert!(headers.contains_key("x-prediction-id"));
+        }
+    }
+    let csv = [("content-type", "text/csv; charset=utf-8")];
+    let (answer, _) = server.post_with_headers("/invocations", "a,b\n3,2\n5,0\n", &csv);
+    assert_eq!((answer.status, answer.json()), (200, expected));
+    assert_eq!(server.get("/ping").status, 200);
+    assert_eq!(server.get("/version").body, env!("CARGO_PKG_VERSION"));
+    let refused = |body: &str, headers: &[(&str, &str)]| {
+        let (answer, _) = server.post_with_headers("/invocations", body, headers);
+        let told = answer.json();
+        (
+            answer.status,
+            told["error_code"].as_str().unwrap().to_owned(),
+            told["message"].as_str().unwrap().to_owned(),
+        )
+    };
+    let (status, code, message) = refused(r#"{"dataframe_records": [{"a": 3}]}"#, &[]);
+    assert_eq!(
+        (status, code.as_str(), message.as_str()),
+        (400, "BAD_REQUEST", "row 0, column `b`: is missing")
+    );
+    assert_eq!(refused("{}", &[]).0, 400);
+    assert_eq!(refused("a,b\n1,x\n", &csv).0, 400);
+    assert_eq!(refused("x", &[("content-type", "application/parquet")]).0, 415);
+    let missing = server.post("/endpoints/nobody/invocations", "{}");
+    assert_eq!((missing.status, &missing.json()["error_code"]), (404, &json!("RESOURCE_DOES_NOT_EXIST")));
+}
+
+#[test]
+fn several_endpoints_are_asked_by_name() {
+    let registry = two_versions();
+    let server = registry.host.serve(["--model", "one=digits@1", "--model", "two=digits@2"]);
+    let answer = server.post("/invocations", r#"{"dataframe_records": [{"a": 3, "b": 2}]}"#);
+    assert_eq!(answer.status, 400);
+    let message =
+        "there are several endpoints: ask `/endpoints/ENDPOINT/invocations` with one of `one`, `two`";
+    assert_eq!(answer.json()["message"], message);
+}
+
+#[test]
+fn the_document_of_openapi_is_valid_and_its_example_works() {
+    let registry = two_versions();
+    let server = registry.host.serve(["--model", "one=digits@1", "--model", "two=digits@2"]);
+    let document = server.get("/openapi.json");
+    let file = registry.host.state_dir().join("openapi.json");
+    std::fs::write(&file, &document.body).unwrap();
+    let script = repository().join("tests/python/openapi_check.py");
+    let checked = ran(Command::new(python()).arg(script).arg(&file).output().unwrap());
+    assert_eq!(checked.code, 0, "{}{}", checked.stdout, checked.stderr);
+    let document = document.json();
+    assert_eq!(document["openapi"], "3.1.0");
+    for (name, other) in [("one", "two"), ("two", "one")] {
+        let post = &document["paths"][format!("/serve/{name}")]["post"];
+        let example = &post["requestBody"]["content"]["application/json"]["example"];
+        let answer = server.post(&format!("/serve/{name}"), &example.to_string());
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        assert_eq!(answer.json(), post["responses"]["200"]["content"]["application/json"]["example"]);
+        assert_ne!(server.post(&format!("/serve/{other}"), &example.to_string()).json(), answer.json());
+    }
+}
+
+#[test]
+fn bodies_may_be_packed_and_csv() {
+    let registry = two_versions();
+    let server = registry.host.serve(["--model", "digits", "--body-max-bytes", "100000"]);
+    let expected = server.post("/serve/digits", ROW);
+    let pack = |program: &str, body: &[u8]| {
+        use std::io::Write as _;
+        use std::process::Stdio;
+        let script =
+            format!("import sys,zlib,gzip\nb=sys.stdin.buffer.read()\nsys.stdout.buffer.write({program}(b))");
+        let mut packing = Command::new(python());
+        packing.args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut packing = packing.spawn().unwrap();
+        packing.stdin.take().unwrap().write_all(body).unwrap();
+        packing.wait_with_output().unwrap().stdout
+    };
+    let sent = |encoding: &str, body: &[u8]| {
+        server.post_with_headers("/serve/digits", body, &[("content-encoding", encoding)]).0
+    };
+    assert_eq!(sent("gzip", &pack("gzip.compress", ROW.as_bytes())), expected);
+    assert_eq!(sent("deflate", &pack("zlib.compress", ROW.as_bytes())), expected);
+    // A frame of one raw block (RFC 8878), since Python has no zstd of its own.
+    let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0x20, ROW.len() as u8];
+    frame.extend_from_slice(&((ROW.len() as u32) << 3 | 1).to_le_bytes()[..3]);
+    frame.extend_from_slice(ROW.as_bytes());
+    assert_eq!(sent("zstd", &frame), expected);
+    assert_eq!(sent("zstd", &frame[..frame.len() - 1]).status, 400);
+    assert_eq!(sent("br", b"x").status, 415);
+    let bomb = pack("gzip.compress", &vec![b' '; 1_000_000]);
+    assert_eq!(sent("gzip", &bomb).status, 413);
+    let (csv, _) = server.post_with_headers("/serve/digits", "a,b\n3,2\n", &[("content-type", "text/csv")]);
+    assert_eq!(csv.json(), json!([expected.json()]));
+    let (image, _) = server.post_with_headers("/serve/digits", "\u{89}PNG", &[("content-type", "image/png")]);
+    let message = "bytes need a model that takes one column of type BYTES, and this one takes `a` (INT64), `b` (INT64): send JSON";
+    assert_eq!((image.status, &image.json()["error"]["message"]), (415, &json!(message)));
+    let many: Vec<Value> = (0..500).map(|a| json!({ "a": a, "b": 1 })).collect();
+    let many = json!(many).to_string();
+    let head = format!(
+        "POST /serve/digits HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\naccept-encoding: zstd\r\n\
+         content-length: {}\r\n\r\n{many}",
+        many.len()
+    );
+    let answer = server.send_raw(head.as_bytes());
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("content-encoding: zstd"), "{answer:.300}");
+}
