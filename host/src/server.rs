@@ -1,42 +1,32 @@
 //! The one HTTP listener: accepts connections, bounds what each may take, and shuts down without dropping requests.
 //!
-//! Mounts routers that it knows nothing about, behind a check of who sends ([`guarded`]). Runs until it is told to stop,
-//! then closes the listener, lets the requests under way finish within a grace period, and returns.
+//! Mounts routers that it knows nothing about, behind a check of who sends ([`guarded`]). HTTP/1.1 and HTTP/2 share the port:
+//! the first bytes of a connection tell which it is. Runs until it is told to stop, then closes the listener, lets the
+//! requests under way finish within a grace period, and returns.
 
+mod connection;
 mod guard;
+mod http2;
 mod linger;
+mod preface;
 mod write_limit;
 
-use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::Request;
-use axum::http::HeaderValue;
-use axum::http::header::CONNECTION;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::{Service as _, service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
+use self::connection::{Connections, Times};
 pub use self::guard::{AllowedHosts, AllowedHostsError, ForbiddenRequest, guarded};
-use self::linger::{Lingering, Unread, WatchedBody};
-use self::write_limit::WriteLimit;
 
 /// Time for a client to send the head of a request; also the longest a connection may idle.
 const HEADER_READ_MAX: Duration = Duration::from_secs(60);
 
 /// Time for a client to take some of an answer.
 const WRITE_MAX: Duration = Duration::from_secs(60);
-
-/// Bytes of a request's head.
-const HEADER_MAX_BYTES: usize = 64 * 1024;
 
 /// Connections at once; more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 4_096;
@@ -71,7 +61,7 @@ pub enum ServerError {
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
-    write_max: Duration,
+    times: Times,
 }
 
 impl Server {
@@ -81,7 +71,7 @@ impl Server {
         let opened = async {
             let listener = TcpListener::bind(address).await?;
             let address = listener.local_addr()?;
-            Ok(Self { listener, address, write_max: WRITE_MAX })
+            Ok(Self { listener, address, times: Times { head: HEADER_READ_MAX, write: WRITE_MAX } })
         };
         opened.await.map_err(|source: std::io::Error| match source.kind() {
             std::io::ErrorKind::AddrInUse => ServerError::PortInUse { address },
@@ -97,7 +87,8 @@ impl Server {
     /// Serves `router` until `stop` is ready, then drains.
     pub async fn run(self, router: Router, stop: impl Future<Output = ()>) {
         let mut stop = std::pin::pin!(stop);
-        let connections = GracefulShutdown::new();
+        let (stop_connections, stopping) = watch::channel(());
+        let connections = Connections::new(router, self.times, stopping);
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
             let accepted = async {
@@ -118,38 +109,15 @@ impl Server {
                     continue;
                 }
             };
-            // Answers are small; waiting to fill a packet only delays them.
-            let _ = stream.set_nodelay(true);
-            let unread = Unread::default();
-            let stream = Lingering::new(WriteLimit::new(stream, self.write_max), unread.clone());
-            let router = TowerToHyperService::new(router.clone());
-            let service = service_fn(move |request: Request<Incoming>| {
-                let answer = router.call(request.map(|body| WatchedBody::new(body, unread.clone())));
-                let unread = unread.clone();
-                async move {
-                    let mut answer = answer.await?;
-                    if unread.get() {
-                        // Or the client would send its next request on a connection that is about to close.
-                        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-                    }
-                    Ok::<_, Infallible>(answer)
-                }
-            });
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEADER_READ_MAX)
-                .max_buf_size(HEADER_MAX_BYTES)
-                .serve_connection(TokioIo::new(stream), service);
-            let connection = connections.watch(connection);
+            let connection = connections.clone().serve(stream);
             tokio::spawn(async move {
-                if let Err(error) = connection.await {
-                    tracing::debug!(%error, "a connection ended badly");
-                }
+                connection.await;
                 drop(place);
             });
         }
-        drop(self.listener);
-        if tokio::time::timeout(GRACE, connections.shutdown()).await.is_err() {
+        drop((self.listener, connections));
+        stop_connections.send_replace(());
+        if tokio::time::timeout(GRACE, stop_connections.closed()).await.is_err() {
             tracing::warn!("requests were still under way after {} s and were cut off", GRACE.as_secs());
         }
     }
@@ -157,6 +125,7 @@ impl Server {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
     use std::io::Write as _;
     use std::pin::Pin;
     use std::task::{Context, Poll};
@@ -164,6 +133,7 @@ mod tests {
     use axum::body::{Body, Bytes, HttpBody};
     use axum::routing::get;
     use hyper::body::Frame;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::sync::mpsc;
 
     use super::*;
@@ -191,18 +161,62 @@ mod tests {
         }
     }
 
+    /// A server with these times and an endless answer to `GET /`; where it listens, and what tells when an answer was let go.
+    async fn serving(times: Times) -> (SocketAddr, mpsc::UnboundedReceiver<()>) {
+        let mut server = Server::bind(IpAddr::from([127, 0, 0, 1]), 0).await.unwrap();
+        server.times = times;
+        let address = server.address();
+        let (dropped, let_go) = mpsc::unbounded_channel();
+        let endless = get(async move || Body::new(Endless { dropped: dropped.clone() }));
+        tokio::spawn(server.run(Router::new().route("/", endless), std::future::pending()));
+        (address, let_go)
+    }
+
+    const NEVER: Duration = Duration::from_secs(3_600);
+    const SOON: Duration = Duration::from_millis(50);
+
+    /// The beginning of a connection of HTTP/2 whose client has room for `room` bytes of each answer.
+    fn preface(room: u32) -> Vec<u8> {
+        let settings = [&b"\0\0\x06\x04\0\0\0\0\0\0\x04"[..], &room.to_be_bytes()].concat();
+        [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &settings[..]].concat()
+    }
+
+    /// `GET /` with the host `x`, as the first request of a connection of HTTP/2.
+    const GET: &[u8] = b"\0\0\x06\x01\x05\0\0\0\x01\x82\x86\x84\x01\x01x";
+
     #[tokio::test]
     async fn lets_go_of_a_client_that_asks_and_never_reads() {
-        let mut server = Server::bind(IpAddr::from([127, 0, 0, 1]), 0).await.unwrap();
-        server.write_max = Duration::from_millis(50);
-        let address = server.address();
-        let (dropped, mut let_go) = mpsc::unbounded_channel();
-        let endless = get(async move || Body::new(Endless { dropped: dropped.clone() }));
-        let running = tokio::spawn(server.run(Router::new().route("/", endless), std::future::pending()));
-        let mut client = std::net::TcpStream::connect(address).unwrap();
-        client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
-        let let_go = tokio::time::timeout(Duration::from_secs(60), let_go.recv());
-        let_go.await.expect("the connection is held for ever").unwrap();
-        running.abort();
+        for request in [
+            b"GET / HTTP/1.1\r\nhost: x\r\n\r\n".to_vec(),
+            [&preface(0x7fff_ffff)[..], b"\0\0\x04\x08\0\0\0\0\0\x7f\0\0\0", GET].concat(),
+            [&preface(65_535)[..], GET].concat(),
+            [&preface(0)[..], GET].concat(),
+        ] {
+            let (address, mut let_go) = serving(Times { head: NEVER, write: SOON }).await;
+            let mut client = std::net::TcpStream::connect(address).unwrap();
+            client.write_all(&request).unwrap();
+            let let_go = tokio::time::timeout(Duration::from_secs(60), let_go.recv());
+            let_go.await.expect("the connection is held for ever").unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn lets_go_of_a_client_that_says_nothing_more() {
+        for begun in [
+            Vec::new(),
+            b"P".to_vec(),
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r".to_vec(),
+            b"GET / HTTP/1.1\r\nhost:".to_vec(),
+            preface(0),
+            // Half the head of a request.
+            [&preface(0)[..], &GET[..12]].concat(),
+            [&preface(0)[..], b"\0\0\x01\x01\0\0\0\0\x01\x82"].concat(),
+        ] {
+            let (address, _) = serving(Times { head: SOON, write: NEVER }).await;
+            let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+            client.write_all(&begun).await.unwrap();
+            let closed = async { while client.read(&mut [0; 1_024]).await.is_ok_and(|count| count > 0) {} };
+            tokio::time::timeout(Duration::from_secs(60), closed).await.expect("it is held for ever");
+        }
     }
 }

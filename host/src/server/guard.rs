@@ -12,7 +12,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::http::header::{HOST, ORIGIN};
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderValue, Method, Response};
+use axum::http::{HeaderMap, HeaderValue, Method, Response, Uri};
 use axum::middleware::{Next, from_fn};
 
 /// Allows every `Host`.
@@ -79,16 +79,18 @@ impl AllowedHosts {
         Ok(Self { known: (!allows_all).then(|| known.collect()), given })
     }
 
-    /// Whether a request may be answered.
-    fn check(&self, method: &Method, headers: &HeaderMap) -> Result<(), ForbiddenRequest> {
-        if let Some(host) = headers.get_all(HOST).iter().find(|host| !self.knows(host)) {
+    /// Whether a request may be answered. HTTP/2 names the host in the URI, and may do so in `Host` too; whatever names it
+    /// must be right.
+    fn check(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), ForbiddenRequest> {
+        let named = uri.authority().and_then(|named| HeaderValue::from_str(named.as_str()).ok());
+        if let Some(host) = headers.get_all(HOST).iter().chain(&named).find(|host| !self.knows(host)) {
             return Err(ForbiddenRequest::Host { host: shown(host) });
         }
         if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
             // These change nothing, and a browser keeps the answer from pages of other servers.
             return Ok(());
         }
-        let host = headers.get(HOST);
+        let host = named.as_ref().or_else(|| headers.get(HOST));
         match headers.get_all(ORIGIN).iter().find(|origin| !self.is_own(origin, host)) {
             Some(origin) => Err(ForbiddenRequest::Origin { origin: shown(origin) }),
             None => Ok(()),
@@ -145,7 +147,7 @@ pub fn guarded(
     router.layer(from_fn(move |request: Request, next: Next| {
         let hosts = Arc::clone(&hosts);
         async move {
-            match hosts.check(request.method(), request.headers()) {
+            match hosts.check(request.method(), request.uri(), request.headers()) {
                 Ok(()) => next.run(request).await,
                 Err(forbidden) => refuse(&forbidden),
             }
@@ -168,7 +170,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(HOST, host.parse().unwrap());
         headers.extend(origin.map(|origin| (ORIGIN, origin.parse().unwrap())));
-        hosts.check(&method, &headers).is_ok()
+        hosts.check(&method, &Uri::from_static("/"), &headers).is_ok()
     }
 
     #[test]
@@ -194,11 +196,30 @@ mod tests {
         }
         assert!(is_allowed(&hosts(&[], Ipv4Addr::new(127, 0, 0, 2)), Method::GET, "127.0.0.2:1", None));
         assert!(is_allowed(&hosts(&[], Ipv6Addr::LOCALHOST), Method::GET, "localhost:1", None));
-        assert_eq!(own.check(&Method::POST, &HeaderMap::new()), Ok(()), "no host at all");
+        let path = Uri::from_static("/");
+        assert_eq!(own.check(&Method::POST, &path, &HeaderMap::new()), Ok(()), "no host at all");
         let mut twice = HeaderMap::new();
         twice.append(HOST, "localhost".parse().unwrap());
         twice.append(HOST, "evil.example".parse().unwrap());
-        assert!(own.check(&Method::GET, &twice).is_err());
+        assert!(own.check(&Method::GET, &path, &twice).is_err());
+    }
+
+    #[test]
+    fn the_host_that_a_uri_names_is_checked_as_that_of_the_header_is() {
+        let own = hosts(&[], Ipv4Addr::LOCALHOST);
+        let check = |uri: &str, host: Option<&str>, origin: Option<&str>| {
+            let header = |name, value: Option<&str>| value.map(|value| (name, value.parse().unwrap()));
+            let headers = [header(HOST, host), header(ORIGIN, origin)].into_iter().flatten().collect();
+            own.check(&Method::POST, &uri.parse().unwrap(), &headers).is_ok()
+        };
+        assert!(check("http://localhost:5000/serve/m", None, None));
+        assert!(!check("http://evil.example/serve/m", None, None));
+        assert!(!check("http://evil.example/serve/m", Some("localhost:5000"), None));
+        assert!(!check("http://localhost:5000/serve/m", Some("evil.example"), None));
+        assert!(!check("http://user@localhost:5000/serve/m", None, None));
+        assert!(check("http://localhost:5000/serve/m", None, Some("http://localhost:5000")));
+        assert!(!check("http://localhost:5000/serve/m", None, Some("http://evil.example")));
+        assert!(!check("http://localhost/serve/m", Some("localhost:1"), Some("http://localhost:1")));
     }
 
     #[test]

@@ -1,0 +1,107 @@
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::HeaderValue;
+use axum::http::header::CONNECTION;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, watch};
+
+use super::http2;
+use super::linger::{Lingering, Unread, WatchedBody};
+use super::preface::{Protocol, Reread, detect};
+use super::write_limit::WriteLimit;
+
+/// Bytes of a request's head.
+pub(super) const HEADER_MAX_BYTES: usize = 64 * 1024;
+
+/// Requests of HTTP/2 that are answered at once, of all connections together; more wait. As many as there may be
+/// connections, so that what a request may take is bounded as it is where each has a connection of its own.
+const REQUESTS_MAX: usize = super::CONNECTIONS_MAX;
+
+/// What every connection is served with.
+#[derive(Clone)]
+pub(super) struct Connections {
+    pub(super) router: Router,
+    pub(super) times: Times,
+    /// Places for requests of HTTP/2.
+    pub(super) places: Arc<Semaphore>,
+    /// Changes when the server is told to stop. Who waits for the end of all connections waits until nobody has it.
+    pub(super) stopping: watch::Receiver<()>,
+}
+
+/// How long a client may do nothing.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Times {
+    /// For a client to send the head of a request, and before it the first bytes that say what it speaks; also the longest a
+    /// connection may idle.
+    pub(super) head: Duration,
+    /// For a client to take some of an answer.
+    pub(super) write: Duration,
+}
+
+impl Connections {
+    /// Answers with `router` until `stopping` changes.
+    pub(super) fn new(router: Router, times: Times, stopping: watch::Receiver<()>) -> Self {
+        Self { router, times, places: Arc::new(Semaphore::new(REQUESTS_MAX)), stopping }
+    }
+
+    /// Serves a connection until its end. What it speaks is told by its first bytes.
+    pub(super) async fn serve(mut self, stream: TcpStream) {
+        // Answers are small; waiting to fill a packet only delays them.
+        let _ = stream.set_nodelay(true);
+        let detected = tokio::select! {
+            // What has come before the server was told to stop is answered.
+            biased;
+            detected = tokio::time::timeout(self.times.head, detect(stream)) => detected,
+            _ = self.stopping.changed() => return,
+        };
+        let served = match detected {
+            Ok(Ok(Some((Protocol::Http1, stream)))) => self.serve_http1(stream).await,
+            Ok(Ok(Some((Protocol::Http2, stream)))) => http2::serve(stream, self).await,
+            // Nothing was asked in time, or ever.
+            Ok(Ok(None) | Err(_)) | Err(_) => return,
+        };
+        if let Err(error) = served {
+            tracing::debug!(%error, "a connection ended badly");
+        }
+    }
+
+    async fn serve_http1(mut self, stream: Reread) -> hyper::Result<()> {
+        let unread = Unread::default();
+        let stream = Lingering::new(WriteLimit::new(stream, self.times.write), unread.clone());
+        let router = TowerToHyperService::new(self.router);
+        let service = service_fn(move |request: Request<Incoming>| {
+            let answer = router.call(request.map(|body| WatchedBody::new(body, unread.clone())));
+            let unread = unread.clone();
+            async move {
+                let mut answer = answer.await?;
+                if unread.get() {
+                    // Or the client would send its next request on a connection that is about to close.
+                    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, Infallible>(answer)
+            }
+        });
+        let mut connection = pin!(
+            http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(self.times.head)
+                .max_buf_size(HEADER_MAX_BYTES)
+                .serve_connection(TokioIo::new(stream), service)
+        );
+        tokio::select! {
+            served = connection.as_mut() => return served,
+            _ = self.stopping.changed() => connection.as_mut().graceful_shutdown(),
+        }
+        connection.await
+    }
+}

@@ -1,0 +1,257 @@
+use std::convert::Infallible;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::Request;
+use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::server::conn::http2;
+use hyper::service::{Service as _, service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::connection::{Connections, HEADER_MAX_BYTES};
+use super::preface::Reread;
+use super::write_limit::WriteLimit;
+
+/// Requests at once on one connection. RFC 9113 asks for at least 100.
+const STREAMS_MAX: u32 = 128;
+
+/// Requests that a client has sent and taken back before they were looked at; a client with more is flooding
+/// (CVE-2023-44487, CVE-2019-9514).
+const PENDING_RESETS_MAX: usize = 32;
+
+/// Streams that we have reset for what a client did wrong on them (CVE-2025-8671).
+const ERROR_RESETS_MAX: usize = 64;
+
+/// How often a peer is asked whether it is still there, and how long it has to say so.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_MAX: Duration = Duration::from_secs(20);
+
+/// Bytes that a client may send ahead, of one request and of all together: enough to fill a fast network.
+const WINDOW_BYTES: u32 = 1024 * 1024;
+
+/// Bytes of an answer that are handed over at once, whatever the client has room for: a frame.
+const PIECE_BYTES: usize = 16 * 1024;
+
+/// In how many looks a time goes by. A connection is only looked at, so it may idle for one part longer.
+const LOOKS: u32 = 4;
+
+/// Serves a connection of HTTP/2 until its end. Closes it when no request was under way for the time that one of HTTP/1.1 may
+/// idle, or when the client takes nothing of the answers that it has asked for.
+pub(super) async fn serve(stream: Reread, mut connections: Connections) -> hyper::Result<()> {
+    let times = connections.times;
+    let activity = Arc::new(Activity::default());
+    let (watched, places) = (Arc::clone(&activity), connections.places);
+    let router = TowerToHyperService::new(connections.router);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let open = Open::new(Arc::clone(&watched));
+        let (router, places) = (router.clone(), Arc::clone(&places));
+        async move {
+            // The semaphore is never closed, so there always comes a place.
+            let place = places.acquire_owned().await.ok();
+            let answer = router.call(request.map(Body::new)).await?;
+            Ok::<_, Infallible>(answer.map(|body| AnswerBody::new(body, open, place)))
+        }
+    });
+    let stream = TokioIo::new(WriteLimit::new(stream, times.write));
+    let mut connection = pin!(
+        http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_MAX)
+            .max_concurrent_streams(STREAMS_MAX)
+            .max_header_list_size(HEADER_MAX_BYTES as u32)
+            .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
+            .max_local_error_reset_streams(ERROR_RESETS_MAX)
+            .initial_stream_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(WINDOW_BYTES)
+            .serve_connection(stream, service)
+    );
+    let mut is_stopping = false;
+    let (mut idle, mut stuck) = (Quiet::new(times.head), Quiet::new(times.write));
+    let mut look = tokio::time::interval(times.head.min(times.write) / LOOKS);
+    loop {
+        tokio::select! {
+            served = connection.as_mut() => return served,
+            _ = connections.stopping.changed(), if !is_stopping => {
+                is_stopping = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            now = look.tick() => {
+                let seen = activity.seen();
+                if stuck.lasts(now, seen.taken, seen.untaken == 0) {
+                    tracing::debug!("a client takes nothing of its answers");
+                    return Ok(());
+                }
+                if idle.lasts(now, seen.begun, seen.open > 0) {
+                    // The client had as long to go as it had to ask.
+                    if std::mem::replace(&mut is_stopping, true) {
+                        return Ok(());
+                    }
+                    connection.as_mut().graceful_shutdown();
+                }
+            }
+        }
+    }
+}
+
+/// For how long nothing has happened.
+struct Quiet {
+    limit: Duration,
+    since: tokio::time::Instant,
+    count: u64,
+}
+
+impl Quiet {
+    fn new(limit: Duration) -> Self {
+        Self { limit, since: tokio::time::Instant::now(), count: 0 }
+    }
+
+    /// Whether `count` has stayed for as long as it may, all of the time without `excuse`. Then the time begins anew.
+    fn lasts(&mut self, now: tokio::time::Instant, count: u64, excuse: bool) -> bool {
+        let is_over = count == self.count && !excuse && now.duration_since(self.since) >= self.limit;
+        if is_over || count != self.count || excuse {
+            (self.count, self.since) = (count, now);
+        }
+        is_over
+    }
+}
+
+/// What goes on on a connection.
+#[derive(Default)]
+struct Activity {
+    /// Requests that have begun.
+    begun: AtomicU64,
+    /// Requests that have ended.
+    ended: AtomicU64,
+    /// How often a client has made room for more of an answer.
+    taken: AtomicU64,
+    /// Answers that wait for room.
+    untaken: AtomicU64,
+}
+
+/// [`Activity`] at one time.
+struct Seen {
+    begun: u64,
+    open: u64,
+    taken: u64,
+    untaken: u64,
+}
+
+impl Activity {
+    fn seen(&self) -> Seen {
+        let ended = self.ended.load(Ordering::Acquire);
+        let begun = self.begun.load(Ordering::Acquire);
+        Seen {
+            begun,
+            open: begun.saturating_sub(ended),
+            taken: self.taken.load(Ordering::Relaxed),
+            untaken: self.untaken.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// A request under way, until it is dropped.
+struct Open(Arc<Activity>);
+
+impl Open {
+    fn new(activity: Arc<Activity>) -> Self {
+        activity.begun.fetch_add(1, Ordering::AcqRel);
+        Self(activity)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.ended.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+/// An answer, in pieces that are handed over as the client makes room for them. Its request is under way until the last of
+/// them.
+struct AnswerBody {
+    body: Body,
+    /// What is left of a frame.
+    rest: Bytes,
+    open: Open,
+    /// Whether nobody has asked for more since it began or gave a piece, because the client has no room.
+    is_untaken: bool,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl AnswerBody {
+    fn new(body: Body, open: Open, place: Option<OwnedSemaphorePermit>) -> Self {
+        let mut answer = Self { body, rest: Bytes::new(), open, is_untaken: false, _place: place };
+        answer.set_untaken(true);
+        answer
+    }
+
+    fn set_untaken(&mut self, is_untaken: bool) {
+        let activity = &self.open.0;
+        match (self.is_untaken, is_untaken) {
+            (false, true) => _ = activity.untaken.fetch_add(1, Ordering::Relaxed),
+            (true, false) => {
+                activity.untaken.fetch_sub(1, Ordering::Relaxed);
+                activity.taken.fetch_add(1, Ordering::Relaxed);
+            }
+            _ => {}
+        }
+        self.is_untaken = is_untaken;
+    }
+
+    /// The next piece of `rest`, which is put back without it.
+    fn piece(&mut self, mut rest: Bytes) -> Frame<Bytes> {
+        let piece = rest.split_to(rest.len().min(PIECE_BYTES));
+        self.rest = rest;
+        self.set_untaken(true);
+        Frame::data(piece)
+    }
+}
+
+impl Drop for AnswerBody {
+    fn drop(&mut self) {
+        self.set_untaken(false);
+    }
+}
+
+impl HttpBody for AnswerBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        self.set_untaken(false);
+        if !self.rest.is_empty() {
+            let rest = std::mem::take(&mut self.rest);
+            return Poll::Ready(Some(Ok(self.piece(rest))));
+        }
+        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(context));
+        Poll::Ready(frame.map(|frame| {
+            Ok(match frame?.into_data() {
+                Ok(data) => self.piece(data),
+                Err(trailers) => trailers,
+            })
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let (inner, rest) = (self.body.size_hint(), self.rest.len() as u64);
+        let mut hint = SizeHint::new();
+        hint.set_lower(inner.lower() + rest);
+        if let Some(upper) = inner.upper() {
+            hint.set_upper(upper + rest);
+        }
+        hint
+    }
+}
