@@ -20,6 +20,7 @@ mod endpoint;
 mod endpoints;
 mod engine;
 mod graph;
+mod grpc;
 pub mod inference;
 mod metrics;
 mod observe;

@@ -9,7 +9,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::inference::ContentEncoding;
 use super::{ApiError, ErrorCode};
 
-/// Bodies up to this size are not counted, which most are. There are never more of them than connections.
+/// Bodies up to this size are not counted, which most are. There are never more of them than connections, and
+/// requests of HTTP/2.
 const UNCOUNTED_MAX_BYTES: usize = 64 * 1024;
 
 /// The unit in which memory is counted, since a semaphore gives at most 2³² permits at once.
@@ -82,7 +83,7 @@ impl From<Vec<u8>> for RequestBody {
 
 /// The part of the memory for bodies that one body has; none for a small one.
 #[derive(Debug, Default)]
-struct Share(Option<OwnedSemaphorePermit>);
+pub(super) struct Share(Option<OwnedSemaphorePermit>);
 
 /// Reads bodies within the limits on size, time and memory.
 pub(super) struct BodyReader {
@@ -99,14 +100,33 @@ impl BodyReader {
 
     /// Reads a whole body.
     pub(super) async fn read(&self, body: Body) -> Result<RequestBody, ApiError> {
+        self.in_time(self.collect(body)).await
+    }
+
+    async fn in_time<T>(&self, read: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
         let within = Duration::from_millis(self.limits.body_max_ms);
-        tokio::time::timeout(within, self.collect(body)).await.unwrap_or_else(|_| {
+        tokio::time::timeout(within, read).await.unwrap_or_else(|_| {
             Err(ApiError::new(
                 StatusCode::REQUEST_TIMEOUT,
                 ErrorCode::BodyTimeout,
                 format!("the body did not arrive within {} ms", self.limits.body_max_ms),
             ))
         })
+    }
+
+    /// A message that `read` reads, within the time that a body has, and after it has asked for its [`Self::share`].
+    pub(super) async fn read_message(
+        &self,
+        read: impl Future<Output = Result<Option<(Vec<u8>, Share)>, ApiError>>,
+    ) -> Result<Option<RequestBody>, ApiError> {
+        Ok(self.in_time(read).await?.map(|(bytes, share)| RequestBody { bytes, share }))
+    }
+
+    /// Room for a message of so many bytes.
+    pub(super) fn share(&self, bytes: usize) -> Result<Share, ApiError> {
+        let mut share = Share::default();
+        self.grow(&mut share, bytes)?;
+        Ok(share)
     }
 
     /// Unpacks a body. It has room for the largest that there may be from the beginning, whatever comes out of it.

@@ -22,7 +22,7 @@ use super::inference::{
     decode_index_request, decode_load_request, decode_request, encode_response, parse_header_length,
 };
 use super::routes::{Asked, Shared};
-use super::{ApiError, Call, ControlChange, Decoded, Deployment, Endpoint, ErrorCode, RequestBody};
+use super::{ApiError, Call, Control, ControlChange, Decoded, Deployment, Endpoint, ErrorCode, RequestBody};
 
 /// What is answered for the version of a bundle that is none of a model's.
 const UNNUMBERED: &str = "1";
@@ -277,22 +277,22 @@ async fn index(State(shared): Server, request: Request) -> Response<Body> {
     if let Err(error) = decode_index_request(body.bytes()) {
         return ApiError::from(error).into_inference_response();
     }
-    let entries: Vec<_> = shared
-        .endpoints
-        .all()
-        .iter()
-        .flat_map(|endpoint| {
-            let routing = endpoint.routing();
-            let entry = |deployment: &Arc<Deployment>| ModelIndexEntry {
-                name: endpoint.name().to_string(),
-                version: number_of(deployment),
-                state: ModelState::Ready,
-                reason: String::new(),
-            };
-            routing.deployments().map(entry).collect::<Vec<_>>()
-        })
-        .collect();
-    document_response(&entries)
+    document_response(&index_of(&shared))
+}
+
+/// All that is loaded.
+pub(super) fn index_of(shared: &Shared) -> Vec<ModelIndexEntry> {
+    let entries = |endpoint: &Arc<Endpoint>| {
+        let routing = endpoint.routing();
+        let entry = |deployment: &Arc<Deployment>| ModelIndexEntry {
+            name: endpoint.name().to_string(),
+            version: number_of(deployment),
+            state: ModelState::Ready,
+            reason: String::new(),
+        };
+        routing.deployments().map(entry).collect::<Vec<_>>()
+    };
+    shared.endpoints.all().iter().flat_map(entries).collect()
 }
 
 async fn change(
@@ -314,21 +314,31 @@ async fn changed(
         "unload" => ControlChange::Unload,
         other => return Err(no_document(other)),
     };
-    let Some(control) = &shared.control else {
-        let message =
-            "models are not loaded and unloaded by requests: start the server with `--model-control`";
-        return Err(ApiError::new(StatusCode::FORBIDDEN, ErrorCode::Forbidden, message));
-    };
+    let control = control_of(shared)?;
     let body = shared.bodies.read(request.into_body()).await?;
     decode_load_request(body.bytes())?;
-    let name = model.parse().map_err(|error: crate::domain::NameError| {
-        ApiError::new(StatusCode::BAD_REQUEST, ErrorCode::InvalidInput, error.to_string())
-    })?;
-    control.ask(name, change).await?;
+    ask(control, model, change).await?;
     Ok(json_response(StatusCode::OK, "{}"))
 }
 
-fn asked(
+/// Whom to ask for changes of what is loaded.
+pub(super) fn control_of(shared: &Shared) -> Result<&Control, ApiError> {
+    shared.control.as_ref().ok_or_else(|| {
+        let message =
+            "models are not loaded and unloaded by requests: start the server with `--model-control`";
+        ApiError::new(StatusCode::FORBIDDEN, ErrorCode::Forbidden, message)
+    })
+}
+
+/// Loads or unloads a model.
+pub(super) async fn ask(control: &Control, model: &str, change: ControlChange) -> Result<(), ApiError> {
+    let name = model.parse().map_err(|error: crate::domain::NameError| {
+        ApiError::new(StatusCode::BAD_REQUEST, ErrorCode::InvalidInput, error.to_string())
+    })?;
+    control.ask(name, change).await
+}
+
+pub(super) fn asked(
     shared: &Shared,
     model: &str,
     version: Option<&str>,
@@ -345,11 +355,11 @@ fn asked(
     shared.ask(endpoint, version, headers)
 }
 
-fn number_of(deployment: &Deployment) -> String {
+pub(super) fn number_of(deployment: &Deployment) -> String {
     deployment.version().map_or_else(|| UNNUMBERED.to_owned(), |(_, number)| number.to_string())
 }
 
-fn metadata_of(asked: &Asked) -> ModelMetadata {
+pub(super) fn metadata_of(asked: &Asked) -> ModelMetadata {
     let signature = asked.deployment.signature();
     ModelMetadata {
         name: asked.endpoint.name().to_string(),
@@ -360,7 +370,7 @@ fn metadata_of(asked: &Asked) -> ModelMetadata {
     }
 }
 
-fn config_of(asked: &Asked) -> ModelConfig {
+pub(super) fn config_of(asked: &Asked) -> ModelConfig {
     let signature = asked.deployment.signature();
     ModelConfig {
         name: asked.endpoint.name().to_string(),
@@ -372,11 +382,11 @@ fn config_of(asked: &Asked) -> ModelConfig {
     }
 }
 
-fn statistics_of(endpoint: &Endpoint, deployment: &Deployment) -> StatisticsRecord {
+pub(super) fn statistics_of(endpoint: &Endpoint, deployment: &Deployment) -> StatisticsRecord {
     deployment.statistics().record(endpoint.name().as_str(), number_of(deployment))
 }
 
-fn statistics_of_all(endpoint: &Endpoint) -> Vec<StatisticsRecord> {
+pub(super) fn statistics_of_all(endpoint: &Endpoint) -> Vec<StatisticsRecord> {
     let routing = endpoint.routing();
     routing.deployments().map(|deployment| statistics_of(endpoint, deployment)).collect()
 }

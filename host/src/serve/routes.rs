@@ -16,7 +16,7 @@ use super::observe::{Seen, SeenAnswer, SeenError};
 use super::rows::BodyFormat;
 use super::{
     Answer, ApiError, Call, Control, Deployment, Endpoint, Endpoints, ErrorCode, PredictionIds, Recorder,
-    RequestBody, Routing, ServeLimits, openapi, protocol, scoring,
+    RequestBody, Routing, ServeLimits, grpc, openapi, protocol, scoring,
 };
 use crate::track::now_ms;
 
@@ -107,23 +107,32 @@ impl Shared {
 
     /// Names the prediction and who answered in a response, records it and lets shadows answer it too.
     pub(super) fn finish<T>(&self, asked: &Asked, answer: Answer<T>, response: &mut Response<Body>) {
-        let Asked { endpoint, routing, deployment } = asked;
         let headers = response.headers_mut();
-        let id = self.ids.next();
-        if let Ok(value) = HeaderValue::from_str(&id) {
-            headers.insert(PREDICTION_HEADER, value);
-        }
-        for (header, value) in deployment.headers() {
-            headers.insert(header, value.clone());
+        let id = self.next_prediction_id();
+        for (header, value) in asked.answered_by(&id) {
+            headers.insert(header, value);
         }
         if let Some(is_cached) = answer.is_cached {
             headers.insert(CACHE_HEADER, HeaderValue::from_static(if is_cached { "hit" } else { "miss" }));
         }
-        if self.is_observed {
+        if let Some(seen) = self.keep(id, asked, answer) {
+            response.extensions_mut().insert(seen);
+        }
+    }
+
+    /// The id of a prediction that is about to be made.
+    pub(super) fn next_prediction_id(&self) -> String {
+        self.ids.next()
+    }
+
+    /// Records an answer and lets shadows answer it too; gives what is told of it, where anything is.
+    pub(super) fn keep<T>(&self, id: String, asked: &Asked, answer: Answer<T>) -> Option<Seen> {
+        let Asked { endpoint, routing, deployment } = asked;
+        let seen = self.is_observed.then(|| {
             let (rows, times, is_cached) = (answer.inputs.rows(), answer.times, answer.is_cached);
             let answered = Some(SeenAnswer { prediction: id.clone(), rows, times, is_cached });
-            response.extensions_mut().insert(asked.seen(answered, None));
-        }
+            asked.seen(answered, None)
+        });
         for shadow in routing.shadows() {
             shadow.mirror(&answer.inputs, &answer.outputs);
         }
@@ -135,6 +144,7 @@ impl Shared {
                 self.metrics.count_unrecorded();
             }
         }
+        seen
     }
 }
 
@@ -142,6 +152,12 @@ impl Asked {
     fn seen(&self, answered: Option<SeenAnswer>, error: Option<ErrorCode>) -> Seen {
         let (endpoint, deployment) = (self.endpoint.name().clone(), Arc::clone(&self.deployment));
         Seen { endpoint, deployment, answered, error }
+    }
+
+    /// What an answer says of itself: the prediction's id, and who answered.
+    pub(super) fn answered_by(&self, id: &str) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+        let id = HeaderValue::from_str(id).ok().map(|id| (PREDICTION_HEADER, id));
+        id.into_iter().chain(self.deployment.headers().iter().cloned())
     }
 
     /// What a request with these headers brings along.
@@ -182,6 +198,7 @@ pub fn router(state: ServeState) -> Router {
         .route("/openapi.json", get(openapi))
         .merge(protocol::router())
         .merge(scoring::router())
+        .merge(grpc::router())
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
         .with_state(shared)

@@ -1,0 +1,134 @@
+//! The Open Inference Protocol v2 over gRPC, as Triton speaks it, and gRPC's own health service.
+//!
+//! A call is a `POST` of HTTP/2 whose body has messages of protobuf, each behind its length, and whose answer ends with a
+//! status in its trailers. These few rules are followed here, on the routes that there are for HTTP, rather than by a library
+//! that brings a server of its own: so the same limits on size, time and memory hold for bodies and messages, sent in any
+//! form, the same errors are told by the same sentences, and small requests are computed on the thread that read them.
+//!
+//! `messages` is generated from `inference.proto`; requests for inference are read without it (see [`wire`]).
+
+mod contents;
+mod deadline;
+mod documents;
+mod error;
+mod health;
+mod infer;
+mod message;
+#[allow(dead_code, clippy::all, reason = "generated, of the whole protocol")]
+mod messages;
+mod request;
+mod response;
+mod status;
+mod wire;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderMap, Response, StatusCode, Version, header};
+use axum::routing::post;
+
+use self::deadline::Deadline;
+use self::error::GrpcError;
+use self::message::MessageReader;
+use super::routes::Shared;
+use super::{ApiError, ErrorCode};
+
+/// The service by its full name.
+const SERVICE: &str = "inference.GRPCInferenceService";
+
+/// The services that are answered.
+pub(super) fn router() -> Router<Arc<Shared>> {
+    Router::new()
+        .route("/inference.GRPCInferenceService/{method}", post(inference))
+        .route("/grpc.health.v1.Health/{method}", post(health))
+}
+
+/// A call, before its messages are read.
+struct Call {
+    shared: Arc<Shared>,
+    /// The metadata.
+    headers: HeaderMap,
+    deadline: Deadline,
+    messages: MessageReader,
+}
+
+impl Call {
+    fn new(shared: Arc<Shared>, request: Request) -> Result<Self, ApiError> {
+        let (head, body) = request.into_parts();
+        let deadline = Deadline::of(&head.headers)?;
+        let messages = MessageReader::new(&head.headers, body)?;
+        Ok(Self { shared, headers: head.headers, deadline, messages })
+    }
+}
+
+async fn inference(
+    State(shared): State<Arc<Shared>>,
+    Path(method): Path<String>,
+    request: Request,
+) -> Response<Body> {
+    respond(shared, request, async move |mut call| match method.as_str() {
+        "ModelInfer" => infer::infer(call).await,
+        "ModelStreamInfer" => Ok(infer::stream(call)),
+        method => {
+            let message = call.messages.only(&call.shared.bodies).await?;
+            Ok(status::answered(documents::answer(&call.shared, method, message.bytes()).await?))
+        }
+    })
+    .await
+}
+
+async fn health(
+    State(shared): State<Arc<Shared>>,
+    Path(method): Path<String>,
+    request: Request,
+) -> Response<Body> {
+    respond(shared, request, async move |mut call| {
+        let message = call.messages.only(&call.shared.bodies).await?;
+        Ok(status::answered(health::answer(&call.shared, &method, message.bytes())?))
+    })
+    .await
+}
+
+/// Answers a call by `answer`, within the time that the caller has for it.
+async fn respond(
+    shared: Arc<Shared>,
+    request: Request,
+    answer: impl AsyncFnOnce(Call) -> Result<Response<Body>, ApiError>,
+) -> Response<Body> {
+    if let Err(error) = check_is_grpc(&request) {
+        return error.into_response();
+    }
+    let told = Arc::clone(&shared);
+    let answered = match Call::new(shared, request) {
+        Ok(call) => call.deadline.within(answer(call)).await,
+        Err(error) => Err(error),
+    };
+    answered.unwrap_or_else(|error| {
+        if error.status().is_server_error() {
+            tracing::warn!(code = ?error.code(), "{}", error.message());
+        }
+        let mut response = status::refused(&error);
+        told.mark_failure(None, &error, &mut response);
+        response
+    })
+}
+
+/// Whether a request is a call at all. What is none gets an answer of HTTP.
+fn check_is_grpc(request: &Request) -> Result<(), ApiError> {
+    if request.version() != Version::HTTP_2 {
+        let message = "gRPC needs HTTP/2, which this port speaks too, with prior knowledge";
+        return Err(ApiError::new(StatusCode::HTTP_VERSION_NOT_SUPPORTED, ErrorCode::Unsupported, message));
+    }
+    let found = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let is_protobuf = |rest: &str| rest.is_empty() || rest.starts_with(';') || rest.starts_with("+proto");
+    match found.and_then(|found| found.strip_prefix("application/grpc")) {
+        Some(rest) if is_protobuf(rest) => Ok(()),
+        _ => {
+            let found: String = found.unwrap_or_default().chars().take(80).collect();
+            let message = format!("`content-type` is `{found}`: expected `application/grpc`");
+            Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, ErrorCode::Unsupported, message))
+        }
+    }
+}
