@@ -4,6 +4,7 @@
 //! `HOST_PYTHON`.
 
 mod bucket;
+mod http2;
 mod postgres;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 pub use bucket::Bucket;
+pub use http2::{Frame, Http2};
 pub use postgres::Postgres;
 use serde_json::Value;
 

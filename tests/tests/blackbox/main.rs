@@ -10,6 +10,7 @@ mod endpoints;
 mod evaluate;
 mod faults;
 mod gc;
+mod grpc;
 mod imported;
 mod inference;
 mod lineage;

@@ -204,7 +204,7 @@ fn a_second_signal_ends_it_at_once() {
 }
 
 /// A model so large that 100,000 rows take a core some 20 seconds.
-fn slow_model() -> Host {
+pub(super) fn slow_model() -> Host {
     let host = Host::new();
     let mut table = String::from("x,y,label\n");
     for row in 0..400_u32 {
