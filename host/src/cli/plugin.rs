@@ -71,6 +71,10 @@ pub(super) struct PluginOptions {
     /// Give every call a fresh instance, even of plugins that allow theirs to be kept.
     #[arg(long)]
     fresh_instances: bool,
+    /// Folder where compiled plugins are kept, so that each is compiled once; `none` compiles them each time
+    /// [default: ~/.cache/host/code].
+    #[arg(long, value_name = "DIR", env = "HOST_CODE_CACHE")]
+    code_cache: Option<PathBuf>,
 }
 
 impl PluginOptions {
@@ -82,8 +86,20 @@ impl PluginOptions {
             ..LimitsCeiling::default()
         };
         let instances = self.fresh_instances.then_some(InstancePolicy::Fresh);
-        Ok(PluginRuntime::new(RuntimeConfig { ceiling, instances })?)
+        let code_cache = match &self.code_cache {
+            Some(folder) if folder.as_os_str() == "none" => None,
+            Some(folder) => Some(folder.clone()),
+            None => default_code_cache(),
+        };
+        Ok(PluginRuntime::new(RuntimeConfig { ceiling, instances, code_cache })?)
     }
+}
+
+/// Where compiled plugins are kept where nobody says it; none where there is no home.
+fn default_code_cache() -> Option<PathBuf> {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let caches = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")))?;
+    Some(caches.join("host/code"))
 }
 
 /// Parses `NAME=VALUE`.

@@ -1,8 +1,13 @@
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use wasmtime::component::{HasSelf, Linker};
-use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
+use wasmtime::{
+    Cache, CacheConfig, Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig,
+};
 
 use super::bindings::transformer::mlops::plugin::{log, metrics};
 use super::call::CallState;
@@ -21,6 +26,9 @@ const INSTANCES_MAX: u32 = 512;
 /// and faulting them in again. Linux since 6.7 tells which those are; before, the first so many bytes are reset.
 const KEEP_RESIDENT_BYTES: usize = 512 * 1024;
 
+/// Compiled code that is kept; what was not used for longest goes first.
+const CODE_CACHE_MAX_BYTES: u64 = 512 * 1024 * 1024;
+
 /// What an operator decides for all plugins.
 #[derive(Debug, Clone, Default)]
 pub struct RuntimeConfig {
@@ -28,6 +36,9 @@ pub struct RuntimeConfig {
     pub ceiling: LimitsCeiling,
     /// Overrides every manifest's instance policy.
     pub instances: Option<InstancePolicy>,
+    /// Folder where compiled code is kept, so that a component is compiled once on a machine; none compiles it each time.
+    /// Whoever can write there decides what this program runs, so it is made for its owner alone.
+    pub code_cache: Option<PathBuf>,
 }
 
 /// The engine that all plugins of a process share: compiler, instance pool, clock, imports.
@@ -51,12 +62,34 @@ impl PluginRuntime {
     /// Starts the engine and its clock. The clock's thread ends with the last handle.
     pub fn new(config: RuntimeConfig) -> Result<Self, RuntimeError> {
         let fail = |error: wasmtime::Error| RuntimeError(format!("{error:#}"));
-        let engine = Engine::new(&engine_config(&config.ceiling)).map_err(fail)?;
+        let mut engine_config = engine_config(&config.ceiling);
+        if let Some(folder) = &config.code_cache {
+            engine_config.cache(open_code_cache(folder));
+        }
+        let engine = Engine::new(&engine_config).map_err(fail)?;
         let mut linker = Linker::new(&engine);
         log::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut CallState| state).map_err(fail)?;
         metrics::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut CallState| state).map_err(fail)?;
         start_clock(&engine).map_err(|error| RuntimeError(error.to_string()))?;
         Ok(Self { inner: Arc::new(Inner { engine, linker, config }) })
+    }
+}
+
+/// Opens the folder of compiled code. Where that fails there is none, which costs time and nothing else.
+fn open_code_cache(folder: &Path) -> Option<Cache> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    let absolute = made.and_then(|()| folder.canonicalize());
+    let opened = absolute.map_err(wasmtime::Error::from).and_then(|folder| {
+        let mut config = CacheConfig::new();
+        config.with_directory(folder).with_files_total_size_soft_limit(CODE_CACHE_MAX_BYTES);
+        Cache::new(config)
+    });
+    match opened {
+        Ok(cache) => Some(cache),
+        Err(error) => {
+            tracing::warn!("compiled code is not kept in `{}`: {error:#}", folder.display());
+            None
+        }
     }
 }
 
