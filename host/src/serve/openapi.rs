@@ -34,12 +34,14 @@ fn path_item(endpoint: &Endpoint) -> Option<Value> {
     let input = object_schema(&signature.inputs);
     let output = object_schema(&signature.outputs);
     let either = |row: &Value| json!({ "oneOf": [row, { "type": "array", "items": row, "minItems": 1 }] });
-    let mut request = json!({ "schema": either(&input) });
-    let mut answer = json!({ "schema": either(&output) });
-    if let Some((input, output)) = deployment.example() {
-        request["example"] = input.clone();
-        answer["example"] = output.clone();
-    }
+    let example = deployment.example();
+    let media = |schema: &Value, example: Option<&Value>| {
+        let mut media = Map::from_iter([("schema".to_owned(), either(schema))]);
+        media.extend(example.map(|example| ("example".to_owned(), example.clone())));
+        media
+    };
+    let request = media(&input, example.map(|(input, _)| input));
+    let answer = media(&output, example.map(|(_, output)| output));
     let error = |description: &str| {
         json!({
             "description": description,
@@ -109,16 +111,20 @@ fn column_schema(column: &ColumnSpec) -> Value {
 }
 
 fn element_schema(dtype: DataType, is_nullable: bool) -> Value {
+    let of_type = |name: &str| match is_nullable {
+        true => json!({ "type": [name, "null"] }),
+        false => json!({ "type": name }),
+    };
     let integer = |from: i128, to: i128| {
         // Beyond these numbers JSON's readers disagree, so that they are no use as bounds.
         let exact = -(1_i128 << 53)..=1_i128 << 53;
         match exact.contains(&from) && exact.contains(&to) {
             true => json!({ "type": "integer", "minimum": from as i64, "maximum": to as i64 }),
-            false => json!({ "type": "integer" }),
+            false => of_type("integer"),
         }
     };
-    let mut schema = match dtype {
-        DataType::Bool => json!({ "type": "boolean" }),
+    match dtype {
+        DataType::Bool => of_type("boolean"),
         DataType::Uint8 => integer(0, u8::MAX.into()),
         DataType::Uint16 => integer(0, u16::MAX.into()),
         DataType::Uint32 => integer(0, u32::MAX.into()),
@@ -127,14 +133,9 @@ fn element_schema(dtype: DataType, is_nullable: bool) -> Value {
         DataType::Int16 => integer(i16::MIN.into(), i16::MAX.into()),
         DataType::Int32 => integer(i32::MIN.into(), i32::MAX.into()),
         DataType::Int64 => integer(i64::MIN.into(), i64::MAX.into()),
-        DataType::Fp16 | DataType::Fp32 | DataType::Fp64 => json!({ "type": "number" }),
-        DataType::Bytes => json!({ "type": "string" }),
-    };
-    if is_nullable {
-        let of_type = schema["type"].take();
-        schema["type"] = json!([of_type, "null"]);
+        DataType::Fp16 | DataType::Fp32 | DataType::Fp64 => of_type("number"),
+        DataType::Bytes => of_type("string"),
     }
-    schema
 }
 
 fn error_schema() -> Value {

@@ -5,7 +5,6 @@ use crate::plugin::Transformer;
 use crate::registry::{Prediction, PredictionError, Predictor, TransformerCall};
 
 /// What computes the answers of a deployment.
-#[expect(clippy::large_enum_variant, reason = "there is one for each version that is loaded")]
 pub enum Work {
     /// A bundle: transformers and a model.
     Bundle(Predictor),
