@@ -293,6 +293,11 @@ impl Server {
         start(command, "server", [])
     }
 
+    /// Starts `host serve` by a command that was made ready, and waits until it is too.
+    pub fn start_serve<'a>(command: Command, arguments: impl IntoIterator<Item = &'a str>) -> Self {
+        start(command, "serve", arguments)
+    }
+
     /// `127.0.0.1:port`.
     pub fn address(&self) -> &str {
         &self.address

@@ -112,13 +112,13 @@ fn an_imported_model_is_judged_by_rows_of_several_columns() {
 }
 
 /// A blob of an exported bundle.
-fn blob(folder: &Path, entry: &Value) -> String {
+pub(super) fn blob(folder: &Path, entry: &Value) -> String {
     let hex = entry["digest"].as_str().unwrap().strip_prefix("sha256:").unwrap().to_owned();
     folder.join("blobs/sha256").join(hex).to_str().unwrap().to_owned()
 }
 
 /// The shared model as a folder, and its manifest.
-fn exported(into: &Host) -> (PathBuf, Value) {
+pub(super) fn exported(into: &Host) -> (PathBuf, Value) {
     let folder = into.state_dir().join("exported");
     Host::trained().run(["model", "export", "mnist", folder.to_str().unwrap()]).expect_success();
     let manifest = std::fs::read(folder.join("bundle.json")).unwrap();

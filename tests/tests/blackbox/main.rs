@@ -18,6 +18,7 @@ mod models;
 mod monitor;
 mod multipart;
 mod networks;
+mod observed;
 mod pipelines;
 mod place;
 mod plugins;

@@ -2,10 +2,11 @@
 
 use std::process::Command;
 
-use host_tests::{python, ran, repository};
+use host_tests::{Host, pixels_json, plugin, python, ran, repository, test_images};
 use serde_json::{Value, json};
 
 use super::endpoints::{ROW, two_versions};
+use super::imported::{blob, exported};
 
 #[test]
 fn invocations_are_answered_as_mlflow_s_scoring_server_does() {
@@ -130,4 +131,71 @@ fn bodies_may_be_packed_and_csv() {
     );
     let answer = server.send_raw(head.as_bytes());
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("content-encoding: zstd"), "{answer:.300}");
+}
+
+/// A gray image of PNG (its specification, section 5), packed by Python.
+fn png(pixels: &[u8], side: u32) -> Vec<u8> {
+    use std::io::Write as _;
+    use std::process::Stdio;
+    let script = "import struct, sys, zlib
+side = int(sys.argv[1])
+pixels = sys.stdin.buffer.read()
+chunk = lambda kind, data: struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+rows = b''.join(b'\\0' + pixels[row * side:(row + 1) * side] for row in range(side))
+head = struct.pack('>IIBBBBB', side, side, 8, 0, 0, 0, 0)
+file = b'\\x89PNG\\r\\n\\x1a\\n' + chunk(b'IHDR', head) + chunk(b'IDAT', zlib.compress(rows)) + chunk(b'IEND', b'')
+sys.stdout.buffer.write(file)";
+    let mut packing = Command::new(python());
+    packing.args(["-c", script, &side.to_string()]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut packing = packing.spawn().unwrap();
+    packing.stdin.take().unwrap().write_all(pixels).unwrap();
+    packing.wait_with_output().unwrap().stdout
+}
+
+#[test]
+fn an_image_may_be_sent_as_the_file_that_it_is() {
+    let host = Host::new();
+    let (folder, manifest) = exported(&host);
+    let model = blob(&folder, &manifest["model"]["blob"]);
+    let state = format!("mnist-pixels={}", blob(&folder, &manifest["preprocess"][0]["state"]));
+    let mut signature = manifest["signature"].clone();
+    signature["inputs"] = json!([{ "name": "image", "dtype": "BYTES", "shape": [] }]);
+    let file = host.state_dir().join("signature.json");
+    std::fs::write(&file, signature.to_string()).unwrap();
+    let (png_pixels, pixels, label) = (plugin("png-pixels"), plugin("mnist-pixels"), plugin("argmax-label"));
+    let signature = file.to_str().unwrap();
+    let import = [
+        "model",
+        "import",
+        &model,
+        "--name",
+        "images",
+        "--signature",
+        signature,
+        "--state",
+        &state,
+        "--preprocess",
+        &png_pixels,
+        "--preprocess",
+        &pixels,
+        "--postprocess",
+        &label,
+    ];
+    host.run(import).expect_success();
+    let server = host.serve(["--model", "images"]);
+    let by_pixels = Host::trained().serve(["--model", "mnist"]);
+    let kind = [("content-type", "image/png")];
+    for image in test_images().iter().take(5) {
+        let expected = by_pixels.post("/serve/mnist", &pixels_json(image));
+        let (answer, _) = server.post_with_headers("/serve/images", &png(image, 28), &kind);
+        assert_eq!((answer.status, answer.json()), (200, expected.json()));
+    }
+    let (wrong, _) = server.post_with_headers("/serve/images", &png(&[0; 16], 4), &kind);
+    let message = wrong.json()["error"]["message"].as_str().unwrap().to_owned();
+    assert!(
+        wrong.status == 400 && message.contains("expected an image of 28 × 28 pixels, found 4 × 4"),
+        "{message}"
+    );
+    let (none, _) = server.post_with_headers("/serve/images", "no image", &kind);
+    assert_eq!(none.status, 400, "{}", none.body);
 }

@@ -265,3 +265,42 @@ fn metrics_are_what_prometheus_takes_and_what_has_happened() {
         .collect();
     assert!(buckets.is_sorted() && buckets.last() == Some(&4.0), "{buckets:?}");
 }
+
+/// Names of metrics that stand in an expression of Prometheus.
+fn metrics_in(expression: &str) -> Vec<String> {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let words = expression.split(|c: char| !is_part(c));
+    words
+        .filter(|word| word.starts_with("host_") || word.starts_with("process_"))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn the_dashboard_asks_for_what_is_there() {
+    let registry = two_versions();
+    let server = picky(&registry, 0, &["--cache-mib", "1"]);
+    for body in [row(1), row(255), "x".to_owned()] {
+        server.post("/serve/digits", &body);
+    }
+    server.post("/serve/nobody", "{}");
+    let shadowed = registry.host.serve(["--model", "digits@1", "--shadow", "digits@2"]);
+    assert_eq!(shadowed.post("/serve/digits", &row(1)).status, 200);
+    wait_for("the shadow has not answered", || {
+        shadowed.get("/metrics").body.contains("outcome=\"different\"")
+    });
+    let exposed = server.get("/metrics").body + &shadowed.get("/metrics").body;
+    let file = host_tests::repository().join("docs/grafana-dashboard.json");
+    let dashboard: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    let mut asked = 0;
+    for target in
+        dashboard["panels"].as_array().unwrap().iter().flat_map(|panel| panel["targets"].as_array().unwrap())
+    {
+        for name in metrics_in(target["expr"].as_str().unwrap()) {
+            let is_there = exposed.lines().any(|line| line.starts_with(&name) && !line.starts_with('#'));
+            assert!(is_there, "{name} in\n{exposed}");
+            asked += 1;
+        }
+    }
+    assert!(asked >= 20, "{asked}");
+}
