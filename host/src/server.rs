@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
@@ -65,9 +66,11 @@ pub struct Server {
 }
 
 impl Server {
-    /// Opens the listener; port 0 takes any free one.
+    /// Opens the listener; port 0 takes any free one. From then on the process may have as many open files as the system allows
+    /// it: each connection is one.
     pub async fn bind(ip: IpAddr, port: u16) -> Result<Self, ServerError> {
         let address = SocketAddr::new(ip, port);
+        raise_file_limit();
         let opened = async {
             let listener = TcpListener::bind(address).await?;
             let address = listener.local_addr()?;
@@ -120,6 +123,14 @@ impl Server {
         if tokio::time::timeout(GRACE, stop_connections.closed()).await.is_err() {
             tracing::warn!("requests were still under way after {} s and were cut off", GRACE.as_secs());
         }
+    }
+}
+
+/// Raises the limit on open files to the highest that this process may choose; where that fails it stays as it is.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::debug!(%error, "the limit on open files stays as it is");
     }
 }
 

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use crate::arguments::Arguments;
-use crate::error::Result;
+use crate::error::{Context as _, Result};
 use crate::layout::Layout;
 use crate::setup::{self, Scope, cargo};
 use crate::{process, terminal};
@@ -32,6 +32,11 @@ pub(crate) fn test_command(mut arguments: Arguments) -> Result<()> {
     arguments.help(TEST_USAGE);
     arguments.finish()?;
     let layout = Layout::find()?;
+    // Tests open thousands of connections.
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let all = rustix::process::Rlimit { current: limit.maximum, ..limit };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, all)
+        .context("have as many files open as allowed")?;
     let mut times = Times::default();
     times.take("set-up", || setup::run(&layout, Scope::Tests))?;
     times.take("tests", || process::run(workspace_tests(&layout).args(&chosen), "pass the tests"))?;

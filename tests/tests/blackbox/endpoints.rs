@@ -277,3 +277,55 @@ fn nothing_is_recorded_where_that_is_not_wanted() {
     assert_eq!(unknown.code, 2, "{}", unknown.stderr);
     assert!(!registry.host.state_dir().join("predictions").exists());
 }
+
+#[test]
+fn a_folder_that_vanishes_is_served_on_and_told_once() {
+    let registry = two_versions();
+    let host = &registry.host;
+    let folder = host.state_dir().join("exported");
+    registry.run(&["model", "export", "digits@1", folder.to_str().unwrap()]).expect_success();
+    let file = write(host, "version: 1\nendpoints: { one: { model: exported } }\n");
+    let server = host.serve(["--endpoints", &file]);
+    let before = ask(&server, "/serve/one", &[]);
+    assert_eq!(before.0, 200);
+    std::fs::remove_dir_all(&folder).unwrap();
+    // A change that is taken up shows that the server has looked since.
+    write(host, "version: 1\nendpoints: { one: { model: exported }, two: { model: digits@2 } }\n");
+    wait_for("another endpoint is not served", || server.post("/serve/two", ROW).status == 200);
+    assert_eq!(ask(&server, "/serve/one", &[]), before);
+    let told = server.stop().stderr;
+    assert_eq!(told.matches("endpoint `one`").count(), 1, "{told}");
+}
+
+#[test]
+fn loads_that_fail_while_others_answer_harm_nobody() {
+    let registry = two_versions();
+    let host = &registry.host;
+    with_another_sample(&registry);
+    let file = write(host, "version: 1\nendpoints: { one: { model: digits@1 } }\n");
+    let server = host.serve(["--endpoints", &file]);
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let load = scope.spawn(|| {
+            let mut answers = BTreeSet::new();
+            while !is_over.load(Ordering::Relaxed) {
+                answers.insert(ask(&server, "/serve/one", &[]));
+            }
+            answers
+        });
+        for round in 0..4 {
+            // None of these can be loaded: another sample, a version and a model that are not there.
+            let bad = ["tampered", "digits@9", "nothing"][round % 3];
+            let text = format!(
+                "version: 1\nendpoints: {{ one: {{ model: {bad} }}, n{round}: {{ model: digits@2 }} }}\n"
+            );
+            write(host, &text);
+            wait_for("the file is not followed", || {
+                server.post(&format!("/serve/n{round}"), ROW).status == 200
+            });
+        }
+        is_over.store(true, Ordering::Relaxed);
+        let answers = load.join().unwrap();
+        assert!(answers.len() == 1 && answers.first().is_some_and(|answer| answer.0 == 200), "{answers:?}");
+    });
+}

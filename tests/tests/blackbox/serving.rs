@@ -368,3 +368,32 @@ fn an_exported_bundle_serves_from_its_folder_alone() {
     assert_eq!(server.post("/serve/digits", &pixels_json(&test_images()[0])).json()["label"], 7);
     assert_eq!(Host::trained().run(["model", "export", "mnist", folder]).code, 2, "nothing is overwritten");
 }
+
+#[test]
+fn thousands_that_say_nothing_leave_room_for_who_asks() {
+    let server = Host::trained().serve(["--model", "mnist"]);
+    let image = pixels_json(&test_images()[0]);
+    let expected = server.post("/serve/mnist", &image);
+    let before = server.peak_memory();
+    let half =
+        format!("POST /serve/mnist HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n[", image.len());
+    // Some send nothing, some a part of a head, some a part of a body.
+    let idle: Vec<TcpStream> = (0..2_000)
+        .map(|index| {
+            let mut stream = TcpStream::connect(server.address()).unwrap();
+            match index % 3 {
+                0 => {}
+                1 => stream.write_all(b"POST /serve/mnist HTTP/1.1\r\nhost: loc").unwrap(),
+                _ => stream.write_all(half.as_bytes()).unwrap(),
+            }
+            stream
+        })
+        .collect();
+    for _ in 0..20 {
+        assert_eq!(server.post("/serve/mnist", &image), expected);
+    }
+    let each = (server.peak_memory() - before) / idle.len() as u64;
+    assert!(each < 100_000, "{each} bytes for each");
+    drop(idle);
+    assert_eq!(server.post("/serve/mnist", &image), expected);
+}
