@@ -74,7 +74,7 @@ impl Layout {
         self.target.join("release/host")
     }
 
-    /// Where the program looks for libxgboost.
+    /// Where the program looks for libxgboost and ONNX Runtime.
     pub(crate) fn libraries(&self) -> PathBuf {
         self.data.join("lib")
     }

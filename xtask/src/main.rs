@@ -41,7 +41,7 @@ Commands:
 Environment:
   CARGO_TARGET_DIR  Where everything is built [default: ~/.cache/host/target]
   XDG_CACHE_HOME    What can be made again lies under `host/` there [default: ~/.cache]
-  XDG_DATA_HOME     libxgboost lies under `host/lib/` there [default: ~/.local/share]
+  XDG_DATA_HOME     libxgboost and ONNX Runtime lie under `host/lib/` there [default: ~/.local/share]
   CI                If set, nothing is asked and no progress is drawn";
 
 fn main() -> ExitCode {

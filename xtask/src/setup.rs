@@ -1,11 +1,13 @@
 //! Everything that building, testing and the demo need. Idempotent, and quick when all of it is there.
 //!
-//! In order: system packages, the wasm toolchain, Python, libxgboost, the program, and the components that it builds.
+//! In order: system packages, the wasm toolchain, Python, libxgboost and ONNX Runtime, the program, and the components that it builds.
 
 mod components;
+mod onnxruntime;
 mod python;
 mod system;
 mod wasm;
+mod wheel;
 mod xgboost;
 
 use std::fs::File;
@@ -28,7 +30,7 @@ Usage: cargo xtask setup
 Installs, each only where it is missing:
   - gcc, and Python with its venv module, by apt-get (with sudo where not root)
   - the compiler's standard library for wasm32-unknown-unknown, by rustup or else from Debian's packages
-  - libxgboost, from PyPI, into ~/.local/share/host/lib
+  - libxgboost, and ONNX Runtime for the tests, from PyPI, into ~/.local/share/host/lib
   - PostgreSQL, by apt-get, and a Python environment, into ~/.cache/host/venv, for the tests
 Then builds the program, the plugins and the tests' guests into the target folder.";
 
@@ -61,6 +63,7 @@ pub(crate) fn run(layout: &Layout, scope: Scope) -> Result<()> {
     xgboost::ensure(layout)?;
     if scope == Scope::Tests {
         ensure_tools(&[Tool::POSTGRESQL, Tool::PROMTOOL])?;
+        onnxruntime::ensure(layout)?;
         let requirements = layout.root().join("tests/python/requirements.txt");
         python::ensure(&layout.python_environment(), Some(&requirements))?;
     }
