@@ -6,12 +6,17 @@
 //!
 //! Entry point: [`load`]. A new backend implements [`Model`] and is recognised there by the first bytes of its files.
 
+mod library_search;
 pub(crate) mod network;
+mod onnx;
 mod trees;
 mod ubjson;
 mod xgboost;
 
 use crate::domain::{Batch, BatchError, ColumnSpec, DataType, Tensor, TensorError};
+
+pub use library_search::LibrarySearch;
+pub use onnx::{LibraryError, OutputChoice, ScoreKind};
 
 /// Name of the one column that a model takes.
 pub const FEATURES: &str = "features";
@@ -39,8 +44,14 @@ pub trait Model: std::fmt::Debug + Send + Sync {
 
     /// Scores row-major rows of [`Model::feature_count`] features each, where NaN says that a feature is missing.
     ///
-    /// Returns row-major rows of [`Model::score_count`] scores. Features after the last whole row are ignored.
-    fn score(&self, features: &[f32]) -> Vec<f32>;
+    /// Returns row-major rows of [`Model::score_count`] scores. Features after the last whole row are ignored. It fails
+    /// where another library evaluates the model, and that fails.
+    fn score(&self, features: &[f32]) -> Result<Vec<f32>, ModelError>;
+
+    /// Which of several outputs has the scores, and what they are; none where the file itself tells.
+    fn output_choice(&self) -> Option<OutputChoice> {
+        None
+    }
 
     /// The column that [`Model::predict`] takes.
     fn features(&self) -> ColumnSpec {
@@ -70,7 +81,7 @@ pub trait Model: std::fmt::Debug + Send + Sync {
             return Err(refuse());
         }
         let features = tensor.as_f32().ok_or_else(refuse)?;
-        let scores = self.score(&features);
+        let scores = self.score(&features)?;
         let shape = vec![tensor.rows(), self.score_count()];
         Ok(Batch::new(vec![Tensor::from_f32(SCORES, shape, &scores)?])?)
     }
@@ -81,7 +92,8 @@ pub trait Model: std::fmt::Debug + Send + Sync {
 pub enum ModelError {
     /// The bytes do not begin as any model file does.
     #[error(
-        "not a model file: expected an XGBoost model saved as UBJSON (`.ubj`) or JSON, or a network saved as safetensors"
+        "not a model file: expected an XGBoost model saved as UBJSON (`.ubj`) or JSON, a network saved as safetensors, or an \
+         ONNX model"
     )]
     UnknownFormat,
     /// The file is damaged, or was not written by the program whose format it has.
@@ -100,6 +112,24 @@ pub enum ModelError {
         /// What would be taken.
         expected: String,
     },
+    /// The file is an ONNX model, but none that is taken.
+    #[error("the ONNX model cannot be used: {reason}")]
+    Onnx {
+        /// What it has, and what was expected.
+        reason: String,
+    },
+    /// ONNX Runtime is needed and cannot be had.
+    #[error(transparent)]
+    Library(#[from] LibraryError),
+    /// ONNX Runtime could not answer, or answered something else than before.
+    #[error("ONNX Runtime could not answer: {reason}")]
+    OnnxRun {
+        /// Its reason.
+        reason: String,
+    },
+    /// An output is chosen where there is no choice.
+    #[error("which output has the scores, and what they are, can be said of ONNX models only")]
+    NoChoice,
     /// The batch is not what the model takes.
     #[error("a model takes one FP32 column `{FEATURES}` with rows of {expected}, found {found}")]
     Features {
@@ -142,13 +172,24 @@ impl std::fmt::Display for Columns {
 
 /// Loads a model from the bytes of its file, whose format is told by the first of them.
 pub fn load(bytes: &[u8]) -> Result<Box<dyn Model>, ModelError> {
+    load_output(bytes, &OutputChoice::default())
+}
+
+/// Loads a model of which somebody says which output has the scores.
+pub fn load_output(bytes: &[u8], choice: &OutputChoice) -> Result<Box<dyn Model>, ModelError> {
+    if onnx::is_onnx(bytes) && !network::is_safetensors(bytes) {
+        return Ok(Box::new(onnx::OnnxModel::load(bytes, choice)?));
+    }
+    if *choice != OutputChoice::default() {
+        return Err(ModelError::NoChoice);
+    }
     if network::is_safetensors(bytes) {
         return Ok(Box::new(network::NetworkModel::load(bytes)?));
     }
     Ok(Box::new(xgboost::XgboostModel::load(bytes)?))
 }
 
-/// What wrote a model file.
+/// What wrote a model file, or evaluates it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Framework {
     /// The library, for example `xgboost`.
@@ -159,13 +200,21 @@ pub struct Framework {
     pub file_name: &'static str,
 }
 
-/// Tells what wrote a model file that [`load`] takes.
+/// Tells what wrote a model file that [`load`] takes; of an ONNX model, which many programs write, what evaluates it here.
 pub fn framework(bytes: &[u8]) -> Result<Framework, ModelError> {
     if network::is_safetensors(bytes) {
         let version = network::ARCHITECTURE_VERSION.to_string();
         return Ok(Framework { name: "network", version, file_name: "model.safetensors" });
     }
+    if onnx::is_onnx(bytes) {
+        return onnx::framework();
+    }
     xgboost::framework(bytes)
+}
+
+/// The version of the ONNX Runtime that evaluates ONNX models here.
+pub fn onnx_runtime_version() -> Result<String, ModelError> {
+    Ok(onnx::framework()?.version)
 }
 
 #[cfg(test)]
@@ -196,8 +245,8 @@ mod tests {
             0
         }
 
-        fn score(&self, features: &[f32]) -> Vec<f32> {
-            features.as_chunks::<2>().0.iter().map(|[left, right]| left + right).collect()
+        fn score(&self, features: &[f32]) -> Result<Vec<f32>, ModelError> {
+            Ok(features.as_chunks::<2>().0.iter().map(|[left, right]| left + right).collect())
         }
     }
 

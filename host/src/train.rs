@@ -33,6 +33,7 @@ use crate::registry::{FeatureError, PredictionError, RegistryError};
 use crate::store::StoreError;
 use crate::track::TrackError;
 
+pub use crate::model::LibrarySearch;
 pub use compare::{Candidate, CompareError, CompareSpec, ComparedBundle, Comparison, UnknownMetric, compare};
 pub use evaluate::{BundleEvaluation, EvaluateError, EvaluateSpec, evaluate};
 pub use files::DataFiles;
@@ -43,7 +44,7 @@ pub use report::{EVALUATION_METRICS, Evaluation};
 pub use run_log::{RunLog, RunStart};
 pub use trainer::{Checkpoints, ShowPrinted, Surroundings, Task, TrainData, TrainSession, Trained, Trainer};
 pub use transform::{TransformError, TransformEvent, TransformSpec, transform};
-pub use xgboost_library::{Booster, DMatrix, Library, LibrarySearch};
+pub use xgboost_library::{Booster, DMatrix, Library};
 
 /// Rows to learn from: features row-major, NaN where one is missing, and a label for each row.
 #[derive(Debug, Clone, Copy)]

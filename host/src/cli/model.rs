@@ -16,6 +16,7 @@ use super::output::{Output, Table, bytes_text, number_text};
 use super::plugin::parse_pair;
 use super::state::{StateArguments, wait};
 use crate::domain::{ColumnSpec, Name};
+use crate::model::OutputChoice;
 use crate::registry::{
     self, BundleManifest, ModelReference, ModelVersion, RegisteredModel, Registry, RegistryError,
     TransformerEntry, VersionSelector,
@@ -326,6 +327,9 @@ fn show(manifest: &BundleManifest, output: &Output) -> anyhow::Result<()> {
         "framework",
         format!("{} {}, {}", model.framework, model.framework_version, bytes_text(model.blob.size)),
     )?;
+    if let Some(OutputChoice { name: Some(name), scores: Some(scores) }) = &model.output {
+        output.field("scores", format!("{scores} in `{name}`"))?;
+    }
     let dataset = manifest.dataset.as_ref();
     let dataset = dataset.map(|dataset| format!("{} {}", dataset.name, dataset.version));
     output.field("dataset", dataset.unwrap_or_else(|| "none, it was imported".to_owned()))?;

@@ -134,7 +134,7 @@ impl Model for NetworkModel {
         layers.map(|(geometry, weights)| weights.byte_len() + places(geometry) * size_of::<usize>()).sum()
     }
 
-    fn score(&self, features: &[f32]) -> Vec<f32> {
+    fn score(&self, features: &[f32]) -> Result<Vec<f32>, ModelError> {
         let rows = features.len() / self.feature_count.max(1);
         let mut scores = vec![0.0; rows * self.score_count];
         let together = if self.largest() > ELEMENTS_MAX / ROWS { 1 } else { ROWS };
@@ -148,7 +148,7 @@ impl Model for NetworkModel {
             self.forward(features.len() / self.feature_count.max(1), &mut scratch, scores);
         }
         self.architecture.output.apply(&mut scores, self.score_count);
-        scores
+        Ok(scores)
     }
 }
 

@@ -104,13 +104,13 @@ impl Model for XgboostModel {
         }
     }
 
-    fn score(&self, features: &[f32]) -> Vec<f32> {
+    fn score(&self, features: &[f32]) -> Result<Vec<f32>, ModelError> {
         let mut scores = match &self.booster {
             Booster::Trees(forest) | Booster::Dart(forest) => forest.margins(features),
             Booster::Linear(linear) => linear.margins(features),
         };
         self.objective.transform(&mut scores, self.score_count());
-        scores
+        Ok(scores)
     }
 }
 

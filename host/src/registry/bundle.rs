@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::DataError;
 use crate::domain::{Digest, Name, Signature};
-use crate::model::ModelError;
+use crate::model::{ModelError, OutputChoice};
 use crate::plugin::{LoadError, PluginError};
 use crate::store::{Store, StoreError};
 use crate::track::TrackError;
@@ -50,7 +50,8 @@ pub struct BundleManifest {
     /// was trained elsewhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<BlobRef>,
-    /// Rows with the answers to them, as [`super::Sample`] writes them; none where the model was trained elsewhere.
+    /// Rows with the answers to them, as [`super::Sample`] writes them; none where the model was trained elsewhere, unless
+    /// another library evaluates it: then rows that were made up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sample: Option<BlobRef>,
 }
@@ -77,6 +78,9 @@ pub struct ModelEntry {
     pub file_name: String,
     /// The bytes.
     pub blob: BlobRef,
+    /// Which output has the scores, and what they are; none where the file itself tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<OutputChoice>,
 }
 
 /// One transformer of a bundle.

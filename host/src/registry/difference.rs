@@ -200,6 +200,7 @@ mod tests {
                 framework_version: "3.2.0".to_owned(),
                 file_name: "model.ubj".to_owned(),
                 blob: blob("model"),
+                output: None,
             },
             preprocess: vec![transformer("scale", "1"), transformer("scale", "2"), transformer("drop", "3")],
             postprocess: Vec::new(),

@@ -6,9 +6,9 @@
 use serde::Deserialize;
 
 use super::bundle::{BlobRef, BundleManifest, MEDIA_TYPE, ModelEntry, TransformerEntry, write_bundle};
-use super::{FeatureError, PredictionError, Predictor, PredictorParts, RegistryError, assemble};
+use super::{FeatureError, PredictionError, Predictor, PredictorParts, RegistryError, Sample, assemble};
 use crate::domain::{Batch, BatchError, ColumnSpec, Digest, SchemaError, Signature, Tensor, TensorError};
-use crate::model::{self, ModelError};
+use crate::model::{self, ModelError, OutputChoice};
 use crate::plugin::{Kind, Plugin, PluginError, Transformer, block_on};
 use crate::store::Store;
 
@@ -16,6 +16,8 @@ use crate::store::Store;
 pub struct ExternalModel {
     /// The file.
     pub file: Vec<u8>,
+    /// Which of its outputs has the scores, and what they are, as far as somebody says so.
+    pub output: OutputChoice,
     /// What it takes; where there is none, one column of all features.
     pub signature: Option<ExternalSignature>,
     /// Transformers before the model.
@@ -109,7 +111,8 @@ pub enum ExternalError {
 
 /// Makes a bundle of a model that was trained elsewhere, and asks it about no rows; gives the bundle's digest.
 pub fn bundle_external(store: &Store, external: &ExternalModel) -> Result<Digest, ExternalError> {
-    let model = model::load(&external.file)?;
+    let model = model::load_output(&external.file, &external.output)?;
+    let output = model.output_choice();
     let framework = model::framework(&external.file)?;
     let preprocess = open_all(&external.preprocess)?;
     let postprocess = open_all(&external.postprocess)?;
@@ -135,6 +138,11 @@ pub fn bundle_external(store: &Store, external: &ExternalModel) -> Result<Digest
     let predictor = Predictor::new(parts, signature.clone());
     let answer = block_on(predictor.predict(&no_rows))?;
     ColumnSpec::check(&signature.outputs, &answer.outputs)?;
+    // Where the answer depends on more than the bundle, on the library that evaluates the model, rows tell of a change.
+    let sample = match output {
+        Some(_) => block_on(Sample::of_made_up_rows(&predictor)).and_then(|sample| sample.to_bytes()),
+        None => None,
+    };
     let manifest = BundleManifest {
         media_type: MEDIA_TYPE.to_owned(),
         model: ModelEntry {
@@ -142,6 +150,7 @@ pub fn bundle_external(store: &Store, external: &ExternalModel) -> Result<Digest
             framework_version: framework.version,
             file_name: framework.file_name.to_owned(),
             blob: put(store, &external.file)?,
+            output,
         },
         preprocess: entries(store, &external.preprocess)?,
         postprocess: entries(store, &external.postprocess)?,
@@ -151,7 +160,7 @@ pub fn bundle_external(store: &Store, external: &ExternalModel) -> Result<Digest
         metrics: Default::default(),
         confusion: Vec::new(),
         reference: None,
-        sample: None,
+        sample: sample.map(|sample| put(store, &sample)).transpose()?,
     };
     Ok(write_bundle(store, &manifest)?)
 }

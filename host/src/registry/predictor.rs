@@ -74,7 +74,8 @@ impl Predictor {
         runtime: &PluginRuntime,
         manifest: &BundleManifest,
     ) -> Result<Self, RegistryError> {
-        let model = model::load(&store.get(manifest.model.blob.digest)?)?;
+        let choice = manifest.model.output.clone().unwrap_or_default();
+        let model = model::load_output(&store.get(manifest.model.blob.digest)?, &choice)?;
         check_counts(model.as_ref(), manifest)?;
         let open = |entries: &[TransformerEntry]| {
             entries.iter().map(|entry| open_transformer(store, runtime, entry)).collect::<Result<Vec<_>, _>>()
@@ -105,6 +106,11 @@ impl Predictor {
     /// Whether the scores are values, and not probabilities of classes.
     pub fn predicts_values(&self) -> bool {
         self.parts.model.predicts_values()
+    }
+
+    /// Whether another library evaluates the model, of which a newer version or another processor may round otherwise.
+    pub fn may_round(&self) -> bool {
+        self.parts.model.output_choice().is_some()
     }
 
     /// Leaves out the columns that it does not take, such as the label of a dataset.

@@ -1,17 +1,26 @@
 //! Rows with the answers that a bundle gave to them when it was made, so that whoever loads it can see that it still does.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{PredictionError, Predictor};
 use crate::data::{self, JsonError, RowForm};
-use crate::domain::{Batch, ColumnSpec};
+use crate::domain::{Batch, ColumnSpec, DataType};
 
 /// Rows that a sample has at most.
 const ROWS_MAX: usize = 8;
 
 /// Rows among which they are looked for.
 const ROWS_TRIED: usize = 256;
+
+/// How far apart numbers may be that are rounded otherwise: of 1 and less as they are, of larger ones as a share.
+const ROUNDING: f64 = 1e-4;
+
+/// Rows that are made up where there are none.
+const MADE_UP_ROWS: usize = 4;
+
+/// Numbers in one of them at most.
+const MADE_UP_ELEMENTS_MAX: usize = 1 << 16;
 
 /// Largest sample that is kept: one that is larger would be a burden for every server that loads the bundle.
 const MAX_BYTES: usize = 4 * 1024 * 1024;
@@ -71,6 +80,24 @@ impl Sample {
         Ok(rows_as_json(&outputs).map(|outputs| Self { inputs, outputs }))
     }
 
+    /// Has `predictor` answer rows of small numbers; none where it takes no such rows, or too large ones.
+    pub async fn of_made_up_rows(predictor: &Predictor) -> Option<Self> {
+        let specs = &predictor.signature().inputs;
+        let elements: usize = specs.iter().map(ColumnSpec::row_elements).sum();
+        if elements > MADE_UP_ELEMENTS_MAX || specs.iter().any(|spec| spec.dtype == DataType::Bytes) {
+            return None;
+        }
+        let row = |row: usize| -> Value {
+            specs
+                .iter()
+                .map(|spec| (spec.name.clone(), made_up(spec.dtype, &spec.shape, &mut (row, 0))))
+                .collect()
+        };
+        let rows: Vec<Value> = (0..MADE_UP_ROWS).map(row).collect();
+        let batch = decoded(&rows, specs).ok()?;
+        Self::record(predictor, &batch).await.ok()?
+    }
+
     /// Reads one that was recorded.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, SampleError> {
         serde_json::from_slice(bytes).map_err(|error| SampleError::Unreadable { reason: error.to_string() })
@@ -81,8 +108,11 @@ impl Sample {
         serde_json::to_vec(self).ok().filter(|bytes| bytes.len() <= MAX_BYTES)
     }
 
-    /// Has `predictor` answer the rows, and compares; gives how many there are.
-    pub async fn check(&self, predictor: &Predictor) -> Result<usize, SampleError> {
+    /// Has `predictor` answer the rows, and compares; gives how many there are, and whether all are the same bits.
+    ///
+    /// Other bits are other answers, except of a model that another library evaluates: of that a newer version or another
+    /// processor may round otherwise, within [`ROUNDING`].
+    pub async fn check(&self, predictor: &Predictor) -> Result<(usize, bool), SampleError> {
         let unreadable = |error: JsonError| SampleError::Unreadable { reason: error.to_string() };
         let batch = decoded(&self.inputs, &predictor.signature().inputs).map_err(unreadable)?;
         let outputs = predictor.predict(&batch).await?.outputs;
@@ -91,7 +121,8 @@ impl Sample {
         let row =
             differing.or((self.outputs.len() != found.len()).then(|| self.outputs.len().min(found.len())));
         match row {
-            None => Ok(found.len()),
+            None => Ok((found.len(), true)),
+            Some(_) if predictor.may_round() && nearly(&self.outputs, &found) => Ok((found.len(), false)),
             Some(row) => {
                 let told =
                     |rows: &[Value]| rows.get(row).map_or_else(|| "nothing".to_owned(), Value::to_string);
@@ -113,6 +144,35 @@ fn as_json(row: &Batch, specs: &[ColumnSpec]) -> Option<Value> {
     (again == *row).then(|| rows.pop()).flatten()
 }
 
+fn nearly(expected: &[Value], found: &[Value]) -> bool {
+    expected.len() == found.len()
+        && expected.iter().zip(found).all(|(expected, found)| match (expected, found) {
+            (Value::Array(expected), Value::Array(found)) => nearly(expected, found),
+            (Value::Object(expected), Value::Object(found)) => {
+                let of = |object: &Map<String, Value>| object.values().cloned().collect::<Vec<_>>();
+                expected.keys().eq(found.keys()) && nearly(&of(expected), &of(found))
+            }
+            (Value::Number(expected), Value::Number(found)) => {
+                let (expected, found) = (expected.as_f64(), found.as_f64());
+                expected.zip(found).is_some_and(|(expected, found)| {
+                    (expected - found).abs() <= ROUNDING * expected.abs().max(1.0)
+                })
+            }
+            (expected, found) => expected == found,
+        })
+}
+
+/// Numbers from 0 to 10 that every type holds, in a shape; `place` counts the row and the numbers so far.
+fn made_up(dtype: DataType, shape: &[usize], place: &mut (usize, usize)) -> Value {
+    if let Some((&size, inner)) = shape.split_first() {
+        return (0..size).map(|_| made_up(dtype, inner, place)).collect();
+    }
+    place.1 += 1;
+    // The first row is all zeros, the others are unlike each other.
+    let number = place.0 * (place.1 * 7 + place.0) % 11;
+    if dtype == DataType::Bool { Value::from(number % 2 == 1) } else { Value::from(number) }
+}
+
 fn rows_as_json(batch: &Batch) -> Option<Vec<Value>> {
     let text = data::encode_rows(batch, RowForm::List).ok()?;
     serde_json::from_slice(&text).ok()
@@ -121,7 +181,7 @@ fn rows_as_json(batch: &Batch) -> Option<Vec<Value>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{DataType, Tensor};
+    use crate::domain::Tensor;
 
     fn spec(name: &str, dtype: DataType) -> ColumnSpec {
         ColumnSpec { name: name.to_owned(), dtype, shape: Vec::new(), nullable: false }
@@ -139,6 +199,26 @@ mod tests {
         assert_eq!(as_json(&row(f32::NAN, b"a"), &specs), None);
         assert_eq!(as_json(&row(0.1, b"\xff"), &specs), None);
         assert_eq!(decoded(&[kept], &specs).unwrap(), row(0.1, "é".as_bytes()));
+    }
+
+    #[test]
+    fn only_numbers_may_be_rounded_otherwise() {
+        let row =
+            |score: f64, label: u32| vec![serde_json::json!({ "scores": [score, 1e9], "label": label })];
+        assert!(nearly(&row(0.5, 1), &row(0.500_000_1, 1)));
+        assert!(!nearly(&row(0.5, 1), &row(0.51, 1)) && !nearly(&row(0.5, 1), &row(0.5, 2)));
+        assert!(
+            !nearly(&row(0.5, 1), &[]) && !nearly(&row(0.5, 1), &[serde_json::json!({ "scores": [0.5] })])
+        );
+        assert!(!nearly(&[Value::Null], &[Value::from(0)]));
+    }
+
+    #[test]
+    fn numbers_are_made_up_in_every_shape() {
+        let row = |row| made_up(DataType::Int8, &[2, 2], &mut (row, 0));
+        assert_eq!(row(0), serde_json::json!([[0, 0], [0, 0]]));
+        assert_eq!(row(1), serde_json::json!([[8, 4], [0, 7]]));
+        assert_eq!(made_up(DataType::Bool, &[], &mut (0, 0)), Value::from(false));
     }
 
     #[test]

@@ -434,7 +434,7 @@ pub(super) mod tests {
 
     use super::*;
     use crate::domain::{ColumnSpec, DataType, Signature};
-    use crate::model::Model;
+    use crate::model::{Model, ModelError};
     use crate::registry::{Predictor, PredictorParts};
     use crate::serve::rows::BodyFormat;
 
@@ -467,9 +467,9 @@ pub(super) mod tests {
             0
         }
 
-        fn score(&self, features: &[f32]) -> Vec<f32> {
+        fn score(&self, features: &[f32]) -> Result<Vec<f32>, ModelError> {
             self.asked_by.lock().unwrap().push(std::thread::current().id());
-            vec![0.0; features.len() / self.features * self.scores]
+            Ok(vec![0.0; features.len() / self.features * self.scores])
         }
     }
 

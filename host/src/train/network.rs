@@ -26,8 +26,8 @@ use self::random::{Purpose, Random};
 use self::variables::{Differentiated, Dropout, Variables};
 use super::trainer::{TrainData, TrainSession, Trained, Trainer, check_classes};
 use super::{Matrix, RoundMetric, RoundReport, RowSet, Task, TrainError, evaluation};
-use crate::model::Model as _;
 use crate::model::network::{Network, NetworkModel, Output};
+use crate::model::{Model as _, ModelError};
 
 pub use parameters::{NetworkKind, NetworkParameters, Optimizer, Schedule};
 
@@ -231,11 +231,11 @@ impl<'a> Training<'a> {
     /// Loss and accuracy, or error, of both sets of rows: of the training rows as they were learned from.
     fn metrics(&self, sums: &Sums, network: &Network) -> Result<Vec<RoundMetric>, TrainError> {
         let model = NetworkModel::new(network).map_err(|reason| TrainError::Network { reason })?;
-        let scores: Vec<Vec<f32>> = self.threads.install(|| {
+        let scores: Result<Vec<Vec<f32>>, ModelError> = self.threads.install(|| {
             let rows = self.test.features().par_chunks(SCORED_ROWS * self.test.feature_count());
             rows.map(|rows| model.score(rows)).collect()
         });
-        let scores = scores.concat();
+        let scores = scores?.concat();
         let metric = |set, name: &str, value| RoundMetric { set, name: name.to_owned(), value };
         let mean_loss = sums.loss / sums.rows as f64;
         let metrics = match network.architecture.output {

@@ -145,7 +145,7 @@ impl<'a> Prepared<'a> {
             return Err(TrainError::ModelFeatures { expected, found });
         }
         cross_check(model.as_ref(), &self.test, &trained)?;
-        let scores = model.score(&self.test.features);
+        let scores = model.score(&self.test.features)?;
         let columns = model.score_count();
         let task = trained.task.unwrap_or_else(|| Task::of_scores(columns, model.predicts_values()));
         let evaluation = evaluate(task, &scores, columns, &self.test.labels)?;
@@ -164,6 +164,7 @@ impl<'a> Prepared<'a> {
                 framework_version: trained.framework_version,
                 file_name: trained.file_name.to_owned(),
                 blob: put(self.store, &trained.model)?,
+                output: model.output_choice(),
             },
             preprocess: entries(self.store, &self.spec.preprocess, &self.preprocess)?,
             postprocess: entries(self.store, &self.spec.postprocess, &postprocess)?,
@@ -223,7 +224,7 @@ impl<'a> Prepared<'a> {
 
 /// What a model says of rows, as a batch.
 fn scores_of(model: &dyn Model, features: &[f32]) -> Result<Batch, TrainError> {
-    let scores = model.score(features);
+    let scores = model.score(features)?;
     let shape = vec![scores.len() / model.score_count().max(1), model.score_count()];
     Ok(Batch::new(vec![Tensor::from_f32(SCORES, shape, &scores)?])?)
 }
@@ -291,7 +292,7 @@ fn cross_check(model: &dyn Model, test: &LabelledMatrix, trained: &Trained) -> R
     let Some(expected) = &trained.test_scores else { return Ok(()) };
     let rows = test.rows().min(CROSS_CHECK_ROWS);
     let features = test.features.get(..rows * test.columns).unwrap_or_default();
-    let scores = model.score(features);
+    let scores = model.score(features)?;
     let differing = scores.iter().zip(expected).position(|(own, theirs)| own.to_bits() != theirs.to_bits());
     match differing {
         Some(index) => Err(TrainError::CrossCheck {

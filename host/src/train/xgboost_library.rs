@@ -9,50 +9,16 @@
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::fmt::Write as _;
 use std::mem::ManuallyDrop;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::ptr;
 
-use super::{RoundMetric, RowSet, TrainError};
+use super::{LibrarySearch, RoundMetric, RowSet, TrainError};
 
 /// Name of the library where the system's own directories are searched.
 const SYSTEM_NAME: &str = "libxgboost.so";
 
-/// Where the library is looked for.
-#[derive(Debug, Clone, Default)]
-pub struct LibrarySearch {
-    /// The file that the user named; nothing else is tried then.
-    pub explicit: Option<PathBuf>,
-    /// Directory of the program: `lib/libxgboost.so` and `lib/xgboost/lib/libxgboost.so` under it are tried.
-    pub executable_directory: Option<PathBuf>,
-    /// `$XDG_DATA_HOME` or `~/.local/share`: `host/lib/xgboost/lib/libxgboost.so` under it is tried.
-    ///
-    /// There as in the wheel the library finds its OpenMP runtime at `../../xgboost_cpu.libs`.
-    pub data_directory: Option<PathBuf>,
-}
-
-impl LibrarySearch {
-    /// Looks around this program and user. `explicit` is a flag or `HOST_XGBOOST_LIBRARY`.
-    pub fn from_environment(explicit: Option<PathBuf>) -> Self {
-        let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-        let executable = std::env::current_exe().ok();
-        Self {
-            explicit,
-            executable_directory: executable.and_then(|path| path.parent().map(Path::to_owned)),
-            data_directory: absolute("XDG_DATA_HOME")
-                .or_else(|| absolute("HOME").map(|home| home.join(".local/share"))),
-        }
-    }
-
-    fn files(&self) -> Vec<PathBuf> {
-        if let Some(explicit) = &self.explicit {
-            return vec![explicit.clone()];
-        }
-        let beside = self.executable_directory.iter();
-        let beside = beside.flat_map(|directory| ["lib", "lib/xgboost/lib"].map(|lib| directory.join(lib)));
-        let installed = self.data_directory.iter().map(|directory| directory.join("host/lib/xgboost/lib"));
-        beside.chain(installed).map(|directory| directory.join(SYSTEM_NAME)).collect()
-    }
-}
+/// Its folder. There as in the wheel the library finds its OpenMP runtime at `../../xgboost_cpu.libs`.
+const FOLDER: &str = "xgboost/lib";
 
 type Status = c_int;
 type Handle = *mut c_void;
@@ -119,7 +85,7 @@ pub struct Library {
 impl Library {
     /// Loads the first libxgboost that `search` finds. A file that is there but is not libxgboost is an error.
     pub fn load(search: &LibrarySearch) -> Result<Self, TrainError> {
-        let files = search.files();
+        let files = search.files(FOLDER, SYSTEM_NAME);
         if let Some(file) = files.iter().find(|file| file.exists()) {
             return Self::open(file);
         }
@@ -533,7 +499,8 @@ mod tests {
             executable_directory: Some("/bin-of-host".into()),
             data_directory: Some("/data".into()),
         };
-        let files: Vec<_> = search.files().iter().map(|file| file.display().to_string()).collect();
+        let files: Vec<_> =
+            search.files(FOLDER, SYSTEM_NAME).iter().map(|file| file.display().to_string()).collect();
         assert_eq!(
             files,
             [

@@ -9,6 +9,7 @@ use crate::cli::output::Output;
 use crate::cli::plugin::{PluginOptions, load, parse_pair};
 use crate::cli::state::{StateArguments, start_threads, wait};
 use crate::domain::Name;
+use crate::model::{OutputChoice, ScoreKind};
 use crate::plugin::PluginRuntime;
 use crate::registry::{self, BundleOrigin, ExternalModel, ExternalTransformer, ModelReference, ModelVersion};
 use crate::track::Pair;
@@ -37,11 +38,12 @@ pub(in crate::cli) struct RegisterArguments {
 #[command(after_help = "\
 Example:
   host model import model.json --name churn --postprocess argmax-label.wasm
+  host model import model.onnx --name digits --scores logits
 
 The signature is JSON, of which only `inputs` must be there, and that only where a transformer stands before the model:
   {\"inputs\": [{\"name\": \"pixels\", \"dtype\": \"UINT8\", \"shape\": [28, 28]}]}")]
 pub(in crate::cli) struct ImportArguments {
-    /// The model: XGBoost's JSON or UBJSON, or a bundle folder that `host model export` made.
+    /// The model: ONNX, XGBoost's JSON or UBJSON, a network as safetensors, or a bundle folder that `host model export` made.
     file: PathBuf,
     /// The model that gets a version; it is made if need be.
     #[arg(long)]
@@ -49,6 +51,12 @@ pub(in crate::cli) struct ImportArguments {
     /// What the model takes [default: one column `features` of all features].
     #[arg(long, value_name = "FILE")]
     signature: Option<PathBuf>,
+    /// The output of an ONNX model that has the scores [default: the only one that can].
+    #[arg(long, value_name = "NAME")]
+    output: Option<String>,
+    /// What the scores of an ONNX model are [default: as the model tells, see docs/registry.md].
+    #[arg(long, value_enum, value_name = "KIND")]
+    scores: Option<Scores>,
     /// Transformers before the model: components, in this order.
     #[arg(long, value_name = "FILE")]
     preprocess: Vec<PathBuf>,
@@ -66,6 +74,27 @@ pub(in crate::cli) struct ImportArguments {
     tags: Vec<(String, String)>,
     #[command(flatten)]
     options: PluginOptions,
+}
+
+/// [`ScoreKind`] as an argument.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Scores {
+    /// Probabilities of classes, or of one class of two.
+    Probabilities,
+    /// What a softmax, or of one in a row a sigmoid, makes probabilities of.
+    Logits,
+    /// Values.
+    Values,
+}
+
+impl Scores {
+    fn kind(self) -> ScoreKind {
+        match self {
+            Self::Probabilities => ScoreKind::Probabilities,
+            Self::Logits => ScoreKind::Logits,
+            Self::Values => ScoreKind::Values,
+        }
+    }
 }
 
 pub(super) fn register(
@@ -92,6 +121,8 @@ pub(super) fn import(
     let is_folder = std::fs::metadata(file).with_context(|| failed(file))?.is_dir();
     let given = [
         ("signature", arguments.signature.is_some()),
+        ("output", arguments.output.is_some()),
+        ("scores", arguments.scores.is_some()),
         ("preprocess", !arguments.preprocess.is_empty()),
         ("postprocess", !arguments.postprocess.is_empty()),
         ("config", !arguments.config.is_empty()),
@@ -130,6 +161,7 @@ fn read(arguments: &ImportArguments, runtime: &PluginRuntime) -> anyhow::Result<
     let external = ExternalModel {
         file: read_file(&arguments.file, FILE_MAX_BYTES)?,
         signature,
+        output: OutputChoice { name: arguments.output.clone(), scores: arguments.scores.map(Scores::kind) },
         preprocess: transformers(&arguments.preprocess)?,
         postprocess: transformers(&arguments.postprocess)?,
     };

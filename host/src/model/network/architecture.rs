@@ -234,7 +234,7 @@ impl TryFrom<OutputFields> for Output {
 
 impl Output {
     /// Makes scores of rows of logits or values of the last layer.
-    pub(super) fn apply(self, values: &mut [f32], columns: usize) {
+    pub(in crate::model) fn apply(self, values: &mut [f32], columns: usize) {
         match self {
             Self::Classes => values.chunks_exact_mut(columns.max(1)).for_each(softmax),
             Self::Binary => values.iter_mut().for_each(|value| *value = sigmoid(*value)),

@@ -117,7 +117,7 @@ fn scores_are_what_the_definition_says() {
         let model = load(&network.to_bytes().unwrap()).unwrap();
         let mut rows = numbers(20 * 84, 9);
         rows[5] = f32::NAN;
-        let scores = model.score(&rows);
+        let scores = model.score(&rows).unwrap();
         assert_eq!(scores.len(), 20 * model.score_count());
         for (row, scores) in rows.chunks(84).zip(scores.chunks(model.score_count())) {
             for (found, expected) in scores.iter().zip(reference(&network, row)) {
@@ -132,17 +132,18 @@ fn a_row_scores_the_same_bits_in_any_company() {
     for network in networks() {
         let model = NetworkModel::new(&network).unwrap();
         let rows = numbers(37 * 84, 11);
-        let together = model.score(&rows);
+        let together = model.score(&rows).unwrap();
         for size in [1, 2, 7, 8, 9, 16] {
-            let apart: Vec<f32> = rows.chunks(size * 84).flat_map(|rows| model.score(rows)).collect();
+            let apart: Vec<f32> =
+                rows.chunks(size * 84).flat_map(|rows| model.score(rows).unwrap()).collect();
             assert!(
                 together.iter().zip(&apart).all(|(left, right)| left.to_bits() == right.to_bits()),
                 "{size}"
             );
         }
-        assert!(model.score(&[]).is_empty());
+        assert!(model.score(&[]).unwrap().is_empty());
         assert_eq!(
-            model.score(&rows[..100]),
+            model.score(&rows[..100]).unwrap(),
             &together[..model.score_count()],
             "what is left over is ignored"
         );
@@ -181,7 +182,7 @@ proptest! {
             bytes[index.index(length)] = byte;
         }
         if let Ok(model) = load(&bytes) {
-            let scores = model.score(&vec![0.5; model.feature_count()]);
+            let scores = model.score(&vec![0.5; model.feature_count()]).unwrap();
             prop_assert_eq!(scores.len(), model.score_count());
         }
     }

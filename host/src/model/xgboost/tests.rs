@@ -89,10 +89,10 @@ fn scores_are_bit_for_bit_those_of_libxgboost() {
         for file in fixture.files {
             let model = load(file).unwrap();
             assert_eq!((model.feature_count(), model.score_count()), (case.features, case.scores), "{name}");
-            let batched = model.score(&features);
+            let batched = model.score(&features).unwrap();
             assert_eq!(bits(&batched), case.score_bits, "{name}");
             let single: Vec<f32> =
-                features.chunks_exact(case.features).flat_map(|row| model.score(row)).collect();
+                features.chunks_exact(case.features).flat_map(|row| model.score(row).unwrap()).collect();
             assert_eq!(bits(&single), case.score_bits, "{name}, one row at a time");
         }
     }
@@ -126,7 +126,7 @@ proptest! {
         }
         let started = Instant::now();
         if let Ok(model) = load(&file) {
-            let scores = model.score(&floats(&fixture.case().feature_bits));
+            let scores = model.score(&floats(&fixture.case().feature_bits)).unwrap();
             prop_assert_eq!(scores.len() % model.score_count(), 0);
         }
         prop_assert!(started.elapsed() < Duration::from_secs(2));
@@ -148,7 +148,7 @@ proptest! {
         }
         let started = Instant::now();
         if let Ok(model) = load(model.to_string().as_bytes()) {
-            model.score(&floats(&fixture.case().feature_bits));
+            model.score(&floats(&fixture.case().feature_bits)).unwrap();
         }
         prop_assert!(started.elapsed() < Duration::from_secs(2));
     }
@@ -172,7 +172,7 @@ fn every_flipped_bit_of_a_small_file_is_harmless() {
                 let mut file = ubjson.to_vec();
                 file[index] ^= 1 << bit;
                 if let Ok(model) = load(&file) {
-                    model.score(&vec![0.5; model.feature_count()]);
+                    model.score(&vec![0.5; model.feature_count()]).unwrap();
                 }
             }
         }
@@ -335,7 +335,7 @@ fn reads_scalar_base_scores_and_boolean_directions_of_older_files() {
         }
         tree["tree_param"]["size_leaf_vector"] = json!("0");
     }
-    let scores = load(model.to_string().as_bytes()).unwrap().score(&floats(&case.feature_bits));
+    let scores = load(model.to_string().as_bytes()).unwrap().score(&floats(&case.feature_bits)).unwrap();
     assert_eq!(bits(&scores), case.score_bits);
 }
 
@@ -355,7 +355,7 @@ fn infinite_thresholds_are_read_from_json() {
     let score = |threshold: &str, value: f32| {
         let mut row = [0.0; 6];
         row[feature] = value;
-        load(threshold).unwrap().score(&row)
+        load(threshold).unwrap().score(&row).unwrap()
     };
     assert_ne!(score("1E0", 0.0), score("-1E0", 0.0), "left and right");
     assert_eq!(score("Infinity", 0.0), score("1E0", 0.0));
@@ -377,7 +377,7 @@ fn a_model_that_was_never_trained_takes_no_memory_for_its_weights() {
     parameters["base_score"] = json!("5E-1");
     let model = load(model.to_string().as_bytes()).unwrap();
     assert!(model.byte_len() < 1 << 20);
-    assert_eq!(model.score(&vec![1.0; 1 << 20]), [1.0 / 65_536.0; 65_536]);
+    assert_eq!(model.score(&vec![1.0; 1 << 20]).unwrap(), [1.0 / 65_536.0; 65_536]);
 }
 
 #[test]

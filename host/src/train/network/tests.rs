@@ -117,7 +117,7 @@ fn learns_what_no_linear_function_tells() {
         assert_eq!(outcome.last(RowSet::Test, "accuracy"), 1.0, "{optimizer}");
         assert!(outcome.last(RowSet::Test, "loss") < 0.1, "{optimizer}");
         let model = model::load(&outcome.trained.model).unwrap();
-        let scores = model.score(&[0.0, 1.0, 1.0, 1.0]);
+        let scores = model.score(&[0.0, 1.0, 1.0, 1.0]).unwrap();
         assert!(scores[0] > 0.9 && scores[1] < 0.1, "{optimizer}: {scores:?}");
     }
 }
@@ -155,7 +155,7 @@ fn learns_values_far_from_zero() {
     let outcome = train(&parameters(NetworkKind::Mlp, &set), &(features, labels), Around::default());
     assert_eq!(outcome.trained.task, Some(Task::Regression));
     assert!(outcome.last(RowSet::Test, "rmse") < 500.0, "{:?}", outcome.reports.last());
-    let score = model::load(&outcome.trained.model).unwrap().score(&[0.0]);
+    let score = model::load(&outcome.trained.model).unwrap().score(&[0.0]).unwrap();
     assert!((score[0] - 50_000.0).abs() < 1_500.0, "{score:?}");
 }
 
@@ -168,7 +168,7 @@ fn a_missing_feature_is_what_the_parameter_says() {
     let outcome = train(&parameters(NetworkKind::Mlp, &set), &(features, labels), Around::default());
     assert_eq!(outcome.last(RowSet::Test, "accuracy"), 1.0);
     let model = model::load(&outcome.trained.model).unwrap();
-    assert_eq!(model.score(&[f32::NAN, 0.0]), model.score(&[1.0, 0.0]));
+    assert_eq!(model.score(&[f32::NAN, 0.0]).unwrap(), model.score(&[1.0, 0.0]).unwrap());
 }
 
 #[test]
@@ -258,7 +258,7 @@ fn stops_early_and_keeps_the_best_epoch() {
     let best = losses.iter().copied().fold(f64::INFINITY, f64::min);
     assert!(losses.len() < 200);
     assert_eq!(losses[losses.len() - 4], best, "{losses:?}");
-    let scores = model::load(&outcome.trained.model).unwrap().score(&test.0);
+    let scores = model::load(&outcome.trained.model).unwrap().score(&test.0).unwrap();
     assert_eq!(evaluation::classification(&scores, 1, &test.1).unwrap().log_loss, best);
 }
 

@@ -100,7 +100,7 @@ fn a_trained_model_loads_and_scores_as_libxgboost_does() {
     );
     assert_eq!(file, run(&mut Vec::new()), "the same rows, parameters and threads give the same bytes");
 
-    let scores = model::load(&file.model).unwrap().score(&features);
+    let scores = model::load(&file.model).unwrap().score(&features).unwrap();
     let accuracy = classification(&scores, 3, &labels).unwrap().accuracy;
     assert!((1.0 - accuracy - last[0].value).abs() < 1e-6, "{accuracy} and {:?}", last[0]);
 
