@@ -19,6 +19,7 @@ mod monitor;
 mod multipart;
 mod networks;
 mod observed;
+mod onnx;
 mod pipelines;
 mod place;
 mod plugins;

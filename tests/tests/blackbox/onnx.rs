@@ -1,0 +1,305 @@
+//! ONNX models, exported as their users do, imported and served as ONNX Runtime's own package predicts.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use host_tests::{Host, plugin, python, ran, repository, sha256};
+use insta::assert_snapshot;
+use serde_json::{Value, json};
+
+/// The models, made once.
+fn models() -> &'static Path {
+    static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
+    let made = FOLDER.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut script = Command::new(python());
+        script.arg(repository().join("tests/python/onnx_models.py")).arg(folder.path());
+        ran(script.output().unwrap()).expect_success();
+        folder
+    });
+    made.path()
+}
+
+fn model(name: &str) -> String {
+    models().join(format!("{name}.onnx")).to_str().unwrap().to_owned()
+}
+
+fn expected(name: &str) -> Value {
+    let text = std::fs::read(models().join("expected.json")).unwrap();
+    serde_json::from_slice::<Value>(&text).unwrap()[name].clone()
+}
+
+/// A host that knows the rows as dataset `rows`, and the signature of models of its four columns.
+fn host_with_rows() -> (Host, String) {
+    let host = Host::new();
+    let rows = models().join("rows.csv");
+    host.run(["data", "add", "rows", rows.to_str().unwrap()]).expect_success();
+    let columns = ["a", "b", "c", "d"].map(|name| json!({ "name": name, "dtype": "FP64", "shape": [] }));
+    let signature = host.state_dir().join("signature.json");
+    std::fs::write(&signature, json!({ "inputs": columns }).to_string()).unwrap();
+    (host, signature.to_str().unwrap().to_owned())
+}
+
+/// What the model `name` says of the rows, as bits.
+fn predicted(host: &Host, name: &str) -> Value {
+    let text = host.run(["predict", "--model", name, "--data", "rows", "--split", "train"]).expect_success();
+    let row = |line: &str| -> Vec<u32> {
+        let row: Value = serde_json::from_str(line).unwrap();
+        // From its text, as a 64-bit float in between would be rounded twice.
+        let scores = row["scores"].as_array().unwrap().iter();
+        scores.map(|score| score.to_string().parse::<f32>().unwrap().to_bits()).collect()
+    };
+    text.lines().map(row).collect::<Vec<_>>().into()
+}
+
+#[test]
+fn exports_of_every_kind_predict_to_the_bit_what_onnx_runtime_does() {
+    let (host, signature) = host_with_rows();
+    for (name, metric) in [
+        ("logistic_maps", "accuracy"),
+        ("logistic", "accuracy"),
+        ("logistic_double", "accuracy"),
+        ("forest", "accuracy"),
+        ("mlp_maps", "accuracy"),
+        ("lightgbm_maps", "accuracy"),
+        ("lightgbm", "accuracy"),
+        ("lightgbm_binary", ""),
+        ("regressor", "rmse"),
+        ("clusters", ""),
+        ("network", ""),
+        ("network_of_one", ""),
+        ("network_softmax", "accuracy"),
+    ] {
+        let file = model(name);
+        host.run(["model", "import", &file, "--name", name, "--signature", &signature]).expect_success();
+        assert!(predicted(&host, name) == expected(name), "{name}");
+        let checked = host.run(["model", "check", name, "--json"]).json();
+        assert_eq!((&checked["answered"], &checked["exact"]), (&json!(4), &json!(true)), "{name}");
+        if !metric.is_empty() {
+            let told = host.run(["evaluate", name, "--data", "rows", "--split", "train", "--json"]).json();
+            assert!(told["metrics"][metric].is_number(), "{name}: {told}");
+        }
+    }
+}
+
+#[test]
+fn a_classifier_of_scikit_learn_is_served() {
+    let (host, signature) = host_with_rows();
+    let (file, label) = (model("logistic_maps"), plugin("argmax-label"));
+    let import =
+        ["model", "import", &file, "--name", "iris", "--signature", &signature, "--postprocess", &label];
+    host.run(import).expect_success();
+    let manifest = host.run(["model", "show", "iris", "--json"]).json()["manifest"].clone();
+    assert_eq!(manifest["model"]["framework"], "onnxruntime");
+    assert_eq!(manifest["model"]["file_name"], "model.onnx");
+    let digest = format!("sha256:{}", sha256(&std::fs::read(&file).unwrap()));
+    assert_eq!(manifest["model"]["blob"]["digest"], digest);
+    assert_eq!(
+        manifest["model"]["output"],
+        json!({ "name": "output_probability", "scores": "probabilities" })
+    );
+    let shown = host.run(["model", "show", "iris"]).expect_success();
+    assert!(shown.contains("probabilities in `output_probability`"), "{shown}");
+    let server = host.serve(["--model", "iris"]);
+    let rows: Vec<Value> = (0..200).map(|n| json!({ "a": n % 8, "b": 3, "c": n % 7, "d": n % 3 })).collect();
+    let together = server.post("/serve/iris", &json!(rows).to_string());
+    assert_eq!(together.status, 200, "{}", together.body);
+    // Many callers at once, each for a row, are told the same.
+    let alone: Vec<Value> = std::thread::scope(|scope| {
+        let ask = |row: &Value| server.post("/serve/iris", &row.to_string()).json();
+        let parts: Vec<_> = rows
+            .chunks(25)
+            .map(|part| scope.spawn(move || part.iter().map(ask).collect::<Vec<_>>()))
+            .collect();
+        parts.into_iter().flat_map(|part| part.join().unwrap()).collect()
+    });
+    let without_id = |answer: &Value| (answer["label"].clone(), answer["scores"].clone());
+    let together = together.json();
+    let together: Vec<_> = together.as_array().unwrap().iter().map(without_id).collect();
+    assert_eq!(together, alone.iter().map(without_id).collect::<Vec<_>>());
+    let platform = server.get("/v2/models/iris").json()["platform"].clone();
+    assert_eq!(platform, "onnxruntime_onnx");
+    // It goes wherever another goes.
+    drop(server);
+    let archive = host.state_dir().join("all.tar");
+    host.run(["export", archive.to_str().unwrap()]).expect_success();
+    let elsewhere = Host::new();
+    elsewhere.run(["import", archive.to_str().unwrap()]).expect_success();
+    elsewhere.run(["model", "check", "iris"]).expect_success();
+}
+
+#[test]
+fn what_the_scores_are_can_be_said() {
+    let (host, signature) = host_with_rows();
+    let import = |file: &str, name: &str, more: &[&str]| {
+        let file = model(file);
+        let base = ["model", "import", &file, "--name", name, "--signature", &signature];
+        host.run([&base[..], more].concat())
+    };
+    // Logits as they come are values, which no labels judge.
+    import("network", "values", &[]).expect_success();
+    import("network", "logits", &["--scores", "logits"]).expect_success();
+    import("network_softmax", "softmax", &[]).expect_success();
+    assert_eq!(host.run(["evaluate", "values", "--data", "rows", "--split", "train"]).code, 2);
+    let metrics = |name: &str| {
+        host.run(["evaluate", name, "--data", "rows", "--split", "train", "--json"]).json()["metrics"].clone()
+    };
+    let (own, theirs) = (metrics("logits"), metrics("softmax"));
+    assert_eq!(own["accuracy"], theirs["accuracy"]);
+    let loss = |metrics: &Value| metrics["log_loss"].as_f64().unwrap();
+    assert!((loss(&own) - loss(&theirs)).abs() < 1e-5, "{own} {theirs}");
+    import("two_outputs", "negated", &["--output", "z"]).expect_success();
+    let first =
+        host.run(["predict", "--model", "negated", "--data", "rows", "--split", "train"]).expect_success();
+    let first: Value = serde_json::from_str(first.lines().next().unwrap()).unwrap();
+    assert_eq!(first["scores"], json!([-5.1, -3.5, -1.4, -0.2]));
+    let failure = |file: &str, more: &[&str]| {
+        import(file, "m", more).failure(&host).split("cannot be imported: ").last().unwrap().to_owned()
+    };
+    assert_snapshot!(failure("two_outputs", &[]), @r"
+    the ONNX model cannot be used: several outputs may have the scores: it has `y` FLOAT [?, 4], `z` FLOAT [?, 4]
+    hint: give `--output NAME`
+    ");
+    assert_snapshot!(failure("two_outputs", &["--output", "a"]), @"the ONNX model cannot be used: it has no output `a`: it has `y` FLOAT [?, 4], `z` FLOAT [?, 4]");
+    let xgboost = repository().join("host/src/model/fixtures/logistic.json");
+    let xgboost = xgboost.to_str().unwrap();
+    let ran = host.run(["model", "import", xgboost, "--name", "m", "--scores", "values"]);
+    let told = ran.failure(&host);
+    assert_snapshot!(told.split("cannot be imported: ").last().unwrap(), @"which output has the scores, and what they are, can be said of ONNX models only");
+}
+
+#[test]
+fn files_that_cannot_be_taken_are_told() {
+    let host = Host::new();
+    let failure = |file: &str| {
+        let ran = host.run(["model", "import", file, "--name", "m"]);
+        assert_eq!(ran.code, 2, "{file}: {}", ran.stderr);
+        ran.failure(&host).split("cannot be imported: ").last().unwrap().trim_end().to_owned()
+    };
+    let bad = |name: &str| failure(&model(&format!("bad_{name}")));
+    assert_snapshot!(bad("strings"), @"the ONNX model cannot be used: its input is `x` STRING [?, 4]: expected FLOAT, DOUBLE, INT64 or INT32");
+    assert_snapshot!(bad("two_inputs"), @"the ONNX model cannot be used: it takes `x` FLOAT [?, 4], `w` FLOAT [?, 4]: expected one input");
+    assert_snapshot!(bad("batch"), @"the ONNX model cannot be used: its input is `x` FLOAT [16, 4]: expected a first dimension of any size, or of 1");
+    assert_snapshot!(bad("free"), @"the ONNX model cannot be used: its input is `x` FLOAT [?, ?]: expected every dimension but the first to have a size");
+    assert_snapshot!(bad("huge"), @"the ONNX model cannot be used: its input is `x` FLOAT [?, 1099511627776, 1099511627776]: expected at most 16777216 features a row");
+    assert_snapshot!(bad("rows"), @"the ONNX model cannot be used: it answers one row with [2, 2]: expected a first dimension of 1");
+    assert_snapshot!(bad("operator"), @"the ONNX model cannot be used: ONNX Runtime refuses it: Fatal error: custom:Nothing(-1) is not a registered function/op");
+    assert_snapshot!(bad("external"), @r"
+    the ONNX model cannot be used: its tensor `w` is in another file: expected all of the model in one
+    hint: load it with its tensors by `onnx.load`, and save it by `onnx.save`
+    ");
+    assert_snapshot!(bad("nested"), @r"
+    the ONNX model cannot be used: its tensor `w` is in another file: expected all of the model in one
+    hint: load it with its tensors by `onnx.load`, and save it by `onnx.save`
+    ");
+    assert_snapshot!(bad("sequence"), @"the ONNX model cannot be used: no output has scores: it has `y` a sequence");
+    let whole = std::fs::read(model("forest")).unwrap();
+    let written = |bytes: &[u8]| {
+        let path: PathBuf = host.state_dir().join("file.onnx");
+        std::fs::write(&path, bytes).unwrap();
+        failure(path.to_str().unwrap())
+    };
+    assert!(written(b"").starts_with("not a model file: expected "));
+    assert!(written(b"no model").starts_with("not a model file: expected "));
+    assert_snapshot!(written(&whole[..whole.len() / 2]), @"the ONNX model cannot be used: it ends within a field");
+    assert_snapshot!(written(&whole[..2]), @"the ONNX model cannot be used: it has no graph");
+    // Sound for a reader of the ends, and nonsense in the weights.
+    let place = whole.len() / 3;
+    let damaged = [&whole[..place], &[0xff; 64], &whole[place + 64..]].concat();
+    let told = written(&damaged);
+    assert!(told.contains("ONNX model"), "{told}");
+    assert_eq!(host.run(["model", "list", "--json"]).json(), json!([]));
+}
+
+#[test]
+fn what_a_model_cannot_answer_is_an_error_and_nothing_else() {
+    let (host, signature) = host_with_rows();
+    let import = |name: &str| {
+        let file = model(name);
+        host.run(["model", "import", &file, "--name", name, "--signature", &signature]).expect_success();
+    };
+    for name in ["fails_later", "whole", "not_finite"] {
+        import(name);
+    }
+    let server = host.serve(["--model", "fails_later", "--model", "whole", "--model", "not_finite"]);
+    let ask = |name: &str, row: &str| server.post(&format!("/serve/{name}"), row);
+    let (sound, large) = (r#"{"a": 0, "b": 1, "c": 2, "d": 3}"#, r#"{"a": 0, "b": 1, "c": 2, "d": 99}"#);
+    assert_eq!(ask("fails_later", sound).json()["scores"], json!([0.0, 1.0, 2.0, 3.0]));
+    let failed = ask("fails_later", large);
+    assert_eq!(failed.status, 500);
+    assert!(failed.body.contains("ONNX Runtime could not answer: "), "{}", failed.body);
+    assert_eq!(ask("fails_later", sound).status, 200);
+    assert_eq!(ask("whole", large).json()["scores"], json!([0.0, 1.0, 2.0, 99.0]));
+    let half = ask("whole", r#"{"a": 0, "b": 1.5, "c": 2, "d": 3}"#);
+    assert!(half.body.contains("feature 1 of row 0 is 1.5: expected a whole number"), "{}", half.body);
+    // The logarithms of 0 and of a negative number are no numbers of JSON.
+    let scores = ask("not_finite", r#"{"a": 0, "b": -1, "c": 1, "d": 1}"#).json()["scores"].clone();
+    assert_eq!(scores, json!([null, null, 0.0, 0.0]));
+}
+
+/// An exported bundle whose sample and version of the runtime are others than when it was made.
+fn changed(host: &Host, folder: &str, change: fn(f64) -> f64) -> String {
+    let folder = host.state_dir().join(folder);
+    host.run(["model", "export", "m", folder.to_str().unwrap()]).expect_success();
+    let manifest_file = folder.join("bundle.json");
+    let mut manifest: Value = serde_json::from_slice(&std::fs::read(&manifest_file).unwrap()).unwrap();
+    let blob = |digest: &str| folder.join("blobs/sha256").join(digest.trim_start_matches("sha256:"));
+    let sample = blob(manifest["sample"]["digest"].as_str().unwrap());
+    let mut sample: Value = serde_json::from_slice(&std::fs::read(sample).unwrap()).unwrap();
+    let score = &mut sample["outputs"][1]["scores"][0];
+    *score = json!(change(score.as_f64().unwrap()));
+    let bytes = sample.to_string();
+    let digest = sha256(bytes.as_bytes());
+    std::fs::write(blob(&digest), &bytes).unwrap();
+    manifest["sample"] = json!({ "digest": format!("sha256:{digest}"), "size": bytes.len() });
+    manifest["model"]["framework_version"] = json!("1.20.1");
+    std::fs::write(&manifest_file, manifest.to_string()).unwrap();
+    folder.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn another_runtime_may_round_otherwise_and_no_more() {
+    let (host, signature) = host_with_rows();
+    let file = model("logistic");
+    host.run(["model", "import", &file, "--name", "m", "--signature", &signature]).expect_success();
+    let rounded = changed(&host, "rounded", |score| score + 1e-7);
+    let told = host.run(["model", "check", &rounded]).expect_success();
+    assert!(told.contains("4 rows as when it was made, but for rounding"), "{told}");
+    assert!(told.contains("ONNX Runtime 1.32.0, and 1.20.1 when it was made"), "{told}");
+    assert_eq!(host.run(["model", "check", &rounded, "--json"]).json()["exact"], false);
+    drop(host.serve(["--model", &format!("m={rounded}")]));
+    let other = changed(&host, "other", |score| score + 0.1);
+    let told = host.run(["model", "check", &other]).failure(&host);
+    assert!(
+        told.contains(
+            "ONNX Runtime 1.32.0, and 1.20.1 when it was made: it answers row 1 of its recorded sample with "
+        ),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_missing_runtime_is_told_with_the_remedy() {
+    let (host, signature) = host_with_rows();
+    let file = model("logistic");
+    let import = ["model", "import", &file, "--name", "m", "--signature", &signature];
+    let without = |library: &str, arguments: &[&str]| {
+        let mut command = host.command();
+        command.env("HOST_ONNXRUNTIME", library).args(arguments);
+        ran(command.output().unwrap())
+    };
+    let told = without("/nowhere.so", &import).failure(&host);
+    assert_snapshot!(told.split("cannot be imported: ").last().unwrap(), @r"
+    ONNX Runtime was not found in `/nowhere.so`
+    hint: run `cargo xtask setup` in a checkout, or `pip install onnxruntime==1.32.0` and set HOST_ONNXRUNTIME to its onnxruntime/capi/libonnxruntime.so.1.32.0
+    ");
+    let text = without(&signature, &import);
+    assert_eq!(text.code, 2);
+    assert!(text.stderr.contains("as ONNX Runtime: "), "{}", text.stderr);
+    host.run(import).expect_success();
+    let predict = ["predict", "--model", "m", "--data", "rows", "--split", "train"];
+    let told = without("/nowhere.so", &predict).failure(&host);
+    assert!(told.contains("ONNX Runtime was not found in `/nowhere.so`"), "{told}");
+    assert!(without("", &predict).code == 0);
+}
