@@ -101,7 +101,8 @@ impl<'a> Graph<'a> {
             match field? {
                 (7, value) => {
                     // The runtime would merge several into one that was not checked.
-                    if graph.replace(Self::read(value.bytes()?)?).is_some() {
+                    let before = graph.replace(Self::read(value.bytes()?)?);
+                    if before.is_some() {
                         return Err("it has several graphs".to_owned());
                     }
                 }
@@ -148,7 +149,8 @@ impl<'a> Outlet<'a> {
             match field? {
                 (1, value) => name = value.text()?,
                 (2, value) => {
-                    if kind.replace(OutletKind::read(value.bytes()?)?).is_some() {
+                    let before = kind.replace(OutletKind::read(value.bytes()?)?);
+                    if before.is_some() {
                         return Err(format!("`{name}` has several types"));
                     }
                 }

@@ -159,8 +159,7 @@ mod tests {
         assert!(load(&text).starts_with("failed to load `"), "{}", load(&text));
         // A library that every system has; the loader knows where.
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-        let libc = maps.lines().filter_map(|line| line.split_whitespace().last());
-        let libc = libc.filter(|path| path.contains("/libc.so") || path.contains("/libc-")).next().unwrap();
+        let libc = maps.split_whitespace().find(|word| word.contains("/libc.so")).unwrap();
         assert!(load(Path::new(libc)).ends_with("is not ONNX Runtime: it has no function `OrtGetApiBase`"));
     }
 }

@@ -104,18 +104,22 @@ fn truncated() -> String {
 
 /// A field of bytes, as it is written.
 pub(super) fn write_bytes(number: u8, bytes: &[u8]) -> Vec<u8> {
-    let mut written = vec![number << 3 | 2];
-    let mut length = bytes.len();
-    while length >= 0x80 {
-        written.push((length & 0x7f) as u8 | 0x80);
-        length >>= 7;
-    }
-    written.push(length as u8);
+    let mut written = Vec::with_capacity(bytes.len() + 12);
+    write_varint(&mut written, usize::from(number) << 3 | 2);
+    write_varint(&mut written, bytes.len());
     written.extend_from_slice(bytes);
     written
 }
 
-/// An integer below 128, as it is written.
+fn write_varint(written: &mut Vec<u8>, mut number: usize) {
+    while number >= 0x80 {
+        written.push((number & 0x7f) as u8 | 0x80);
+        number >>= 7;
+    }
+    written.push(number as u8);
+}
+
+/// An integer below 128 in a field below 16, as it is written.
 pub(super) fn write_integer(number: u8, value: u8) -> [u8; 2] {
     [number << 3, value & 0x7f]
 }
@@ -131,8 +135,8 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         let long = vec![7; 300];
-        let bytes = [&write_integer(1, 9)[..], &write_bytes(7, &long), &write_bytes(2, b"")].concat();
-        let expected = [(1, Value::Varint(9)), (7, Value::Bytes(&long)), (2, Value::Bytes(b""))];
+        let bytes = [&write_integer(1, 9)[..], &write_bytes(7, &long), &write_bytes(200, b"")].concat();
+        let expected = [(1, Value::Varint(9)), (7, Value::Bytes(&long)), (200, Value::Bytes(b""))];
         assert_eq!(read(&bytes).unwrap(), expected);
         let numbers = [&[0x0d, 1, 2, 3, 4][..], &[0x11, 1, 2, 3, 4, 5, 6, 7, 8]].concat();
         assert_eq!(read(&numbers).unwrap(), [(1, Value::Fixed), (2, Value::Fixed)]);
