@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::inference::{CompressionError, InferenceError};
 use crate::data::JsonError;
+use crate::model::ModelError;
 use crate::plugin::{ErrorClass, Fault, PluginError};
 use crate::registry::PredictionError;
 
@@ -182,6 +183,9 @@ impl From<PredictionError> for ApiError {
                 ErrorCode::Internal,
                 format!("the transformers made something else than in training: {error}"),
             ),
+            PredictionError::Model(error @ ModelError::OnnxRun { .. }) => {
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Internal, error.to_string())
+            }
             PredictionError::Model(error) => Self::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 ErrorCode::Internal,

@@ -62,7 +62,7 @@ fn every_request_is_a_line_of_the_access_log() {
     );
     assert_eq!(first["request_bytes"], ROW.len());
     let stages: Vec<_> = first["stages_us"].as_object().unwrap().keys().cloned().collect();
-    assert_eq!(stages, ["decode", "encode", "model", "postprocess", "preprocess", "queue"]);
+    assert_eq!(stages, ["decode", "queue", "preprocess", "model", "postprocess", "encode"]);
     assert_eq!(lines[3]["version"], "digits@2", "who refused it");
 }
 

@@ -1,5 +1,6 @@
 //! What other programs ask of `host serve`: MLflow's scoring protocol, OpenAPI, and bodies that are packed or no JSON.
 
+use std::io::{Read as _, Write as _};
 use std::process::Command;
 
 use host_tests::{Host, pixels_json, plugin, python, ran, repository, test_images};
@@ -93,7 +94,6 @@ fn bodies_may_be_packed_and_csv() {
     let server = registry.host.serve(["--model", "digits", "--body-max-bytes", "100000"]);
     let expected = server.post("/serve/digits", ROW);
     let pack = |program: &str, body: &[u8]| {
-        use std::io::Write as _;
         use std::process::Stdio;
         let script =
             format!("import sys,zlib,gzip\nb=sys.stdin.buffer.read()\nsys.stdout.buffer.write({program}(b))");
@@ -129,13 +129,16 @@ fn bodies_may_be_packed_and_csv() {
          content-length: {}\r\n\r\n{many}",
         many.len()
     );
-    let answer = server.send_raw(head.as_bytes());
+    let mut connection = std::net::TcpStream::connect(server.address()).unwrap();
+    connection.write_all(head.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    connection.read_to_end(&mut answer).unwrap();
+    let answer = String::from_utf8_lossy(&answer);
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("content-encoding: zstd"), "{answer:.300}");
 }
 
 /// A gray image of PNG (its specification, section 5), packed by Python.
 fn png(pixels: &[u8], side: u32) -> Vec<u8> {
-    use std::io::Write as _;
     use std::process::Stdio;
     let script = "import struct, sys, zlib
 side = int(sys.argv[1])
