@@ -38,7 +38,7 @@ mod spec;
 mod window;
 mod work;
 
-pub use answer::{ApiError, ErrorCode, forbid};
+pub use answer::{ApiError, ErrorCode};
 pub use batcher::BatchPolicy;
 pub use body::{RequestBody, ServeLimits};
 pub use cache::AnswerCache;
@@ -54,7 +54,7 @@ pub use queue::{Queue, QueueLimits};
 pub use reconcile::{EndpointChange, EndpointOutcome, Reconciler};
 pub use recorder::{PredictionIds, Recorder};
 pub use replay::{Replay, ReplayError, replay};
-pub use routes::{ServeState, router};
+pub use routes::{ServeState, forbid, router};
 pub use shadow::Shadow;
 pub use spec::{
     ENDPOINT_FILE_MAX_BYTES, EndpointFileError, EndpointPolicy, EndpointSpec, KEPT_DEFAULT, PolicyFields,

@@ -152,6 +152,12 @@ def check_refusals() -> None:
     refused(client.get_trace_settings, "UNIMPLEMENTED", "tracing is not supported")
     refused(client.get_log_settings, "UNIMPLEMENTED", "log settings is not supported")
     refused(lambda: client.get_model_metadata("none"), "NOT_FOUND", "there is no endpoint `none`")
+    page = {"origin": "http://evil.example"}
+    refused(
+        lambda: client.infer("mnist", [pixels_input(pixels[:1])], headers=page),
+        "PERMISSION_DENIED",
+        "pages of `http://evil.example` may not change anything here",
+    )
     many = pixels_input(np.zeros((1_300, 28, 28), dtype=np.uint8))
     refused(lambda: client.infer("mnist", [many]), "RESOURCE_EXHAUSTED", "larger than the limit of 1000000 bytes")
     refused(lambda: client.infer("mnist", [many], compression_algorithm="gzip"), "RESOURCE_EXHAUSTED", "1000000 bytes")

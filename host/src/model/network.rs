@@ -15,10 +15,18 @@ pub(crate) use file::{is_safetensors, little_endian, names, read, shapes, write}
 pub(crate) use kernel::{LANES, Panels, View, multiply, multiply_transposed};
 pub(crate) use layers::{Geometry, Weights};
 
+use rayon::prelude::*;
+
 use super::{Model, ModelError};
 
 /// Rows that go through dense layers together; more would not make them faster.
 const ROWS: usize = 8;
+
+/// Rows from which on all cores share the work: fewer take less time than it takes to wake a thread for what else it does.
+const PARALLEL_ROWS_MIN: usize = 256;
+
+/// Rows that one core takes at once: whole groups, so that every row is computed as it would be alone.
+const PART_ROWS: usize = 8 * ROWS;
 
 /// Numbers that one layer may have in memory for all of them; larger rows go one by one.
 const ELEMENTS_MAX: usize = 1 << 20;
@@ -88,6 +96,21 @@ impl NetworkModel {
         }
     }
 
+    /// Scores rows one group after the other.
+    fn score_rows(&self, features: &[f32], scores: &mut [f32]) {
+        let rows = features.len() / self.feature_count.max(1);
+        let together = if self.largest() > ELEMENTS_MAX / ROWS { 1 } else { ROWS };
+        let mut scratch = self.scratch(together.min(rows));
+        let groups = features.chunks(together * self.feature_count.max(1));
+        for (features, scores) in groups.zip(scores.chunks_mut(together * self.score_count.max(1))) {
+            let missing = self.architecture.missing;
+            for (input, &feature) in scratch.input.iter_mut().zip(features) {
+                *input = if feature.is_nan() { missing } else { feature };
+            }
+            self.forward(features.len() / self.feature_count.max(1), &mut scratch, scores);
+        }
+    }
+
     /// Numbers of a row that go in or out of a layer, at most.
     fn largest(&self) -> usize {
         let ends =
@@ -137,15 +160,13 @@ impl Model for NetworkModel {
     fn score(&self, features: &[f32]) -> Result<Vec<f32>, ModelError> {
         let rows = features.len() / self.feature_count.max(1);
         let mut scores = vec![0.0; rows * self.score_count];
-        let together = if self.largest() > ELEMENTS_MAX / ROWS { 1 } else { ROWS };
-        let mut scratch = self.scratch(together.min(rows));
-        let groups = features.chunks(together * self.feature_count.max(1));
-        for (features, scores) in groups.zip(scores.chunks_mut(together * self.score_count.max(1))) {
-            let missing = self.architecture.missing;
-            for (input, &feature) in scratch.input.iter_mut().zip(features) {
-                *input = if feature.is_nan() { missing } else { feature };
-            }
-            self.forward(features.len() / self.feature_count.max(1), &mut scratch, scores);
+        if rows < PARALLEL_ROWS_MIN {
+            self.score_rows(features, &mut scores);
+        } else {
+            let parts = features.par_chunks(PART_ROWS * self.feature_count.max(1));
+            parts
+                .zip(scores.par_chunks_mut(PART_ROWS * self.score_count.max(1)))
+                .for_each(|(features, scores)| self.score_rows(features, scores));
         }
         self.architecture.output.apply(&mut scores, self.score_count);
         Ok(scores)

@@ -213,11 +213,6 @@ impl From<PluginError> for ApiError {
     }
 }
 
-/// The answer to who may not ask, `why` says why not.
-pub fn forbid(why: &impl std::fmt::Display) -> Response<Body> {
-    ApiError::new(StatusCode::FORBIDDEN, ErrorCode::Forbidden, why.to_string()).into_response()
-}
-
 /// A response with a JSON body that tells an error, and when to try again.
 pub(super) fn error_response(status: StatusCode, body: impl Into<Body>) -> Response<Body> {
     let mut response = json_response(status, body);

@@ -91,6 +91,16 @@ async fn health(
     .await
 }
 
+/// Whether a path is a call of gRPC's.
+pub(super) fn is_path(path: &str) -> bool {
+    path.starts_with("/inference.GRPCInferenceService/") || path.starts_with("/grpc.health.v1.Health/")
+}
+
+/// The answer to a call that got an error before it was one.
+pub(super) fn refused(error: &ApiError) -> Response<Body> {
+    status::refused(error)
+}
+
 /// Answers a call by `answer`, within the time that the caller has for it.
 async fn respond(
     shared: Arc<Shared>,

@@ -5,7 +5,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Uri, header};
 use axum::routing::{get, post};
 
 use super::answer::json_response;
@@ -389,7 +389,7 @@ async fn alive() -> Response<Body> {
 
 async fn unknown_route(request: Request) -> Response<Body> {
     let message = format!("there is no route `{}`: see `GET /serve` for the endpoints", shown_path(&request));
-    in_form_of(&request, ApiError::new(StatusCode::NOT_FOUND, ErrorCode::NotFound, message))
+    in_form_of(request.uri().path(), ApiError::new(StatusCode::NOT_FOUND, ErrorCode::NotFound, message))
 }
 
 /// Something else than `POST` for an endpoint: what there is not at all is not found, rather than not allowed.
@@ -419,14 +419,23 @@ async fn wrong_method_of(shared: &Shared, endpoint: Option<&str>, request: Reque
 async fn wrong_method(request: Request) -> Response<Body> {
     let method: String = request.method().as_str().chars().take(20).collect();
     let message = format!("`{}` does not take {method}", shown_path(&request));
-    in_form_of(&request, ApiError::new(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::MethodNotAllowed, message))
+    in_form_of(
+        request.uri().path(),
+        ApiError::new(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::MethodNotAllowed, message),
+    )
+}
+
+/// The answer to who may not ask, `why` says why not.
+pub fn forbid(asked: &Uri, why: &impl std::fmt::Display) -> Response<Body> {
+    in_form_of(asked.path(), ApiError::new(StatusCode::FORBIDDEN, ErrorCode::Forbidden, why.to_string()))
 }
 
 /// An error as clients of what was asked for read it.
-fn in_form_of(request: &Request, error: ApiError) -> Response<Body> {
-    match request.uri().path().starts_with("/v2") {
-        true => error.into_inference_response(),
-        false => error.into_response(),
+fn in_form_of(path: &str, error: ApiError) -> Response<Body> {
+    match path {
+        path if path.starts_with("/v2") => error.into_inference_response(),
+        path if grpc::is_path(path) => grpc::refused(&error),
+        _ => error.into_response(),
     }
 }
 

@@ -136,12 +136,12 @@ fn shown(value: &HeaderValue) -> String {
     String::from_utf8_lossy(value.as_bytes()).chars().take(100).collect()
 }
 
-/// Puts the check in front of all routes; `refuse` makes the answer to what is not allowed, in the shape of the routes'
-/// own errors.
+/// Puts the check in front of all routes; `refuse` makes the answer to what is not allowed, in the shape of the errors of
+/// what was asked for.
 pub fn guarded(
     router: Router,
     hosts: AllowedHosts,
-    refuse: fn(&ForbiddenRequest) -> Response<Body>,
+    refuse: fn(&Uri, &ForbiddenRequest) -> Response<Body>,
 ) -> Router {
     let hosts = Arc::new(hosts);
     router.layer(from_fn(move |request: Request, next: Next| {
@@ -149,7 +149,7 @@ pub fn guarded(
         async move {
             match hosts.check(request.method(), request.uri(), request.headers()) {
                 Ok(()) => next.run(request).await,
-                Err(forbidden) => refuse(&forbidden),
+                Err(forbidden) => refuse(request.uri(), &forbidden),
             }
         }
     }))

@@ -131,7 +131,8 @@ fn scores_are_what_the_definition_says() {
 fn a_row_scores_the_same_bits_in_any_company() {
     for network in networks() {
         let model = NetworkModel::new(&network).unwrap();
-        let rows = numbers(37 * 84, 11);
+        // Enough of them to be shared by cores.
+        let rows = numbers(300 * 84, 11);
         let together = model.score(&rows).unwrap();
         for size in [1, 2, 7, 8, 9, 16] {
             let apart: Vec<f32> =
