@@ -95,8 +95,6 @@ pub(super) struct ServeArguments {
     /// Mebibytes of the newest predictions that are kept for `host replay`, of at most 4,096 a second; 0 keeps none.
     #[arg(long, value_name = "MIB", default_value_t = 256)]
     record_mib: u32,
-    #[command(flatten)]
-    policy: PolicyArguments,
     /// Append a line of JSON for each request to this file; `-` is standard output.
     #[arg(long, value_name = "FILE")]
     access_log: Option<PathBuf>,
@@ -108,6 +106,8 @@ pub(super) struct ServeArguments {
     constant_endpoint: bool,
     #[command(flatten)]
     options: PluginOptions,
+    #[command(flatten)]
+    policy: PolicyArguments,
 }
 
 /// How requests are computed. An endpoint file says it for each endpoint.

@@ -74,7 +74,9 @@ impl StageTimes {
 pub enum ShadowOutcome {
     /// The same answer to the bit.
     Same,
-    /// Another answer; the largest difference of two numbers, where they can be compared.
+    /// Floats differ, and everything else is the same, such as labels; the largest difference of two floats.
+    Agrees(Option<f64>),
+    /// Another answer; the largest difference of two floats, if any differ.
     Different(Option<f64>),
     /// No answer.
     Failed,
@@ -270,7 +272,8 @@ impl DeploymentMetrics {
     /// Counts a request that it was given as a shadow.
     pub fn count_shadow(&self, outcome: ShadowOutcome) {
         self.shadow.with_label_values(&[outcome.as_str()]).inc();
-        if let ShadowOutcome::Different(Some(difference)) = outcome {
+        if let ShadowOutcome::Agrees(Some(difference)) | ShadowOutcome::Different(Some(difference)) = outcome
+        {
             self.difference.observe(difference);
         }
     }
@@ -279,6 +282,7 @@ impl DeploymentMetrics {
     pub fn shadow_counts(&self) -> BTreeMap<&'static str, u64> {
         let all = [
             ShadowOutcome::Same,
+            ShadowOutcome::Agrees(None),
             ShadowOutcome::Different(None),
             ShadowOutcome::Failed,
             ShadowOutcome::Skipped,
@@ -315,6 +319,7 @@ impl ShadowOutcome {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Same => "same",
+            Self::Agrees(_) => "agrees",
             Self::Different(_) => "different",
             Self::Failed => "failed",
             Self::Skipped => "skipped",

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::Semaphore;
 
 use super::{Deployment, ShadowOutcome};
-use crate::domain::{Batch, mix};
+use crate::domain::{Batch, DataType, Tensor, mix};
 
 /// Requests that a shadow may have to do; what comes beyond that it is not given.
 const WORK_MAX: usize = 64;
@@ -60,7 +60,7 @@ impl Shadow {
 /// How two answers to the same rows compare.
 fn compare(expected: &Batch, found: &Batch) -> ShadowOutcome {
     let (expected, found) = (expected.tensors(), found.tensors());
-    let alike = |pair: (&crate::domain::Tensor, &crate::domain::Tensor)| {
+    let alike = |pair: (&Tensor, &Tensor)| {
         let (left, right) = pair;
         (left.name(), left.dtype(), left.shape()) == (right.name(), right.dtype(), right.shape())
     };
@@ -71,21 +71,24 @@ fn compare(expected: &Batch, found: &Batch) -> ShadowOutcome {
     if pairs().next().is_none() {
         return ShadowOutcome::Same;
     }
+    let is_float =
+        |tensor: &Tensor| matches!(tensor.dtype(), DataType::Fp16 | DataType::Fp32 | DataType::Fp64);
+    // A label beside its probability is what a model decides; scores alone decide nothing.
+    let agrees = !expected.iter().all(is_float) && pairs().all(|(left, _)| is_float(left));
     let mut largest: Option<f64> = None;
-    for (left, right) in pairs() {
+    for (left, right) in pairs().filter(|(left, _)| is_float(left)) {
         if let (Some(left), Some(right)) = (left.to_f64(), right.to_f64()) {
             let differences = left.iter().zip(&right).map(|(left, right)| (left - right).abs());
             let difference = differences.filter(|difference| difference.is_finite()).fold(0.0, f64::max);
             largest = Some(largest.unwrap_or(0.0).max(difference));
         }
     }
-    ShadowOutcome::Different(largest)
+    if agrees { ShadowOutcome::Agrees(largest) } else { ShadowOutcome::Different(largest) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::Tensor;
 
     fn answer(name: &str, values: &[f32]) -> Batch {
         let labels = Tensor::from_strings("text", values.iter().map(|_| b"t".as_slice())).unwrap();
@@ -97,7 +100,14 @@ mod tests {
         let expected = answer("y", &[1.0, f32::NAN, 0.5]);
         assert_eq!(compare(&expected, &expected.clone()), ShadowOutcome::Same);
         let found = answer("y", &[1.0, f32::NAN, 0.25]);
-        assert_eq!(compare(&expected, &found), ShadowOutcome::Different(Some(0.25)));
+        assert_eq!(compare(&expected, &found), ShadowOutcome::Agrees(Some(0.25)));
+        let scores = |values: &[f32]| {
+            Batch::new(vec![Tensor::from_f32("y", vec![values.len()], values).unwrap()]).unwrap()
+        };
+        assert_eq!(compare(&scores(&[1.0]), &scores(&[0.5])), ShadowOutcome::Different(Some(0.5)));
+        let mut other = answer("y", &[1.0, f32::NAN, 0.5]).into_tensors();
+        other[1] = Tensor::from_strings("text", [b"t", b"t", b"u"].map(|text| text.as_slice())).unwrap();
+        assert_eq!(compare(&expected, &Batch::new(other).unwrap()), ShadowOutcome::Different(None));
         assert_eq!(compare(&expected, &answer("z", &[1.0, 1.0, 0.5])), ShadowOutcome::Different(None));
         assert_eq!(compare(&expected, &answer("y", &[1.0])), ShadowOutcome::Different(None));
     }
