@@ -113,7 +113,8 @@ async fn list(server: &ServerUrl, output: &Output) -> anyhow::Result<()> {
     for endpoint in listed.endpoints {
         for version in endpoint.versions {
             let (named, bundle) = cells(version.model, version.version, &version.bundle);
-            let follows = version.asked_for.unwrap_or_else(|| "kept".to_owned());
+            let unnamed = if version.weight > 0 { "-" } else { "kept" };
+            let follows = version.asked_for.unwrap_or_else(|| unnamed.to_owned());
             table.row(vec![endpoint.name.clone(), named, version.weight.to_string(), follows, bundle]);
         }
         for shadow in endpoint.shadows {

@@ -1,3 +1,4 @@
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -5,8 +6,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::engine::{Computed, Engine, stopping};
-use super::queue::{Queue, Waiting, until};
-use super::{ApiError, ErrorCode};
+use super::queue::{Queue, Waiting, too_late, until};
+use super::{ApiError, ErrorCode, RequestBody, StageTimes};
 use crate::domain::Batch;
 
 /// The most that waiting in vain is put off: so many batches go at once between two tries.
@@ -41,8 +42,10 @@ struct Job {
     deadline: Option<Instant>,
     /// Whether it wants to know what the model saw.
     keeps: bool,
+    /// Dropped when it is computed: from then on no deadline counts.
+    waits: Option<(oneshot::Sender<()>, Waiting)>,
     reply: oneshot::Sender<Result<Computed, ApiError>>,
-    _place: Waiting,
+    _body: Option<RequestBody>,
 }
 
 /// Whether waiting for more requests pays.
@@ -99,14 +102,18 @@ impl Batcher {
     pub(super) async fn compute(
         &self,
         inputs: Batch,
+        body: Option<RequestBody>,
         deadline: Option<Instant>,
         keeps: bool,
     ) -> Result<Computed, ApiError> {
-        let (reply, replied) = oneshot::channel();
-        let place = self.queue.wait()?;
-        let job = Job { inputs, since: Instant::now(), deadline, keeps, reply, _place: place };
+        let ((reply, replied), (waiting, taken)) = (oneshot::channel(), oneshot::channel());
+        let waits = Some((waiting, self.queue.wait()?));
+        let since = Instant::now();
+        let job = Job { inputs, since, deadline, keeps, waits, reply, _body: body };
         self.jobs.send(job).map_err(|_| stopping())?;
-        until(deadline, replied).await?.map_err(|_| stopping())?
+        // It ends by being dropped.
+        let _ = until(deadline, taken).await?;
+        replied.await.map_err(|_| stopping())?
     }
 }
 
@@ -147,7 +154,15 @@ async fn gather(
     batch: &mut Vec<Job>,
 ) -> Option<Job> {
     let since = batch.first().map_or_else(Instant::now, |first| first.since);
-    let until = since + Duration::from_micros(policy.delay_us);
+    let mut until = since + Duration::from_micros(policy.delay_us);
+    // Nobody is made to wait for others until it is too late.
+    let sooner = |until: Instant, job: &Job| match job.deadline {
+        Some(deadline) => until.min(since + deadline.saturating_duration_since(since) / 2),
+        None => until,
+    };
+    for job in batch.iter() {
+        until = sooner(until, job);
+    }
     let mut rows: usize = batch.iter().map(|job| job.inputs.rows()).sum();
     let mut waits = None;
     let left_over = loop {
@@ -166,6 +181,7 @@ async fn gather(
             break Some(job);
         }
         rows += job.inputs.rows();
+        until = sooner(until, &job);
         batch.push(job);
     };
     patience.learn(batch.len(), waits == Some(true));
@@ -175,24 +191,21 @@ async fn gather(
 /// Computes a batch and answers everyone in it who still waits.
 async fn answer(engine: &Arc<Engine>, batch: Vec<Job>) {
     let now = Instant::now();
-    let is_waited_for =
-        |job: &Job| !job.reply.is_closed() && job.deadline.is_none_or(|deadline| now < deadline);
-    let batch: Vec<Job> = batch.into_iter().filter(is_waited_for).collect();
-    let mut together = Batch::default();
-    let fit = batch.len() > 1 && batch.iter().all(|job| together.append(&job.inputs).is_ok());
-    let computed = if fit { engine.compute(together).await.and_then(whole) } else { Err(alone()) };
-    match computed {
-        Ok(computed) => {
+    let is_late = |job: &Job| job.deadline.is_some_and(|deadline| deadline <= now);
+    let (late, batch): (Vec<Job>, Vec<Job>) = batch.into_iter().partition(is_late);
+    for job in late {
+        let _ = job.reply.send(Err(too_late()));
+    }
+    let mut batch: Vec<Job> = batch.into_iter().filter(|job| !job.reply.is_closed()).collect();
+    batch.iter_mut().for_each(|job| job.waits = None);
+    match computed_together(engine, &batch).await {
+        Ok(Some(computed)) => {
             let mut start = 0;
             for (index, job) in batch.into_iter().enumerate() {
                 let end = start + job.inputs.rows();
-                let mut times = computed.times;
-                times.queue = now.duration_since(job.since);
-                let outputs = computed.outputs.slice_rows(start..end);
-                let seen = computed.seen.as_ref().filter(|_| job.keeps).and_then(|(features, scores)| {
-                    Some((features.slice_rows(start..end)?, scores.slice_rows(start..end)?))
-                });
-                let part = outputs.map(|outputs| Computed {
+                let part = part_of(&computed, start..end, &job);
+                let times = StageTimes { queue: now.duration_since(job.since), ..computed.times };
+                let part = part.map(|(outputs, seen)| Computed {
                     inputs: job.inputs,
                     outputs,
                     seen,
@@ -200,14 +213,20 @@ async fn answer(engine: &Arc<Engine>, batch: Vec<Job>) {
                     batch_rows: computed.batch_rows,
                     is_first: index == 0,
                 });
+                // Whoever has asked may have gone.
                 let _ = job.reply.send(part.ok_or_else(stopping));
                 start = end;
             }
             engine.offer(computed.seen);
         }
-        Err(_) => {
+        Err(overloaded) => {
             for job in batch {
-                let mut computed = engine.compute(job.inputs).await;
+                let _ = job.reply.send(Err(overloaded.clone()));
+            }
+        }
+        Ok(None) => {
+            for job in batch.into_iter().filter(|job| !job.reply.is_closed()) {
+                let mut computed = engine.compute(job.inputs, job.deadline, ()).await;
                 if let Ok(computed) = &mut computed {
                     computed.times.queue = now.duration_since(job.since);
                     let seen = if job.keeps { computed.seen.clone() } else { computed.seen.take() };
@@ -219,14 +238,28 @@ async fn answer(engine: &Arc<Engine>, batch: Vec<Job>) {
     }
 }
 
-/// A batch whose answer has as many rows as it.
-fn whole(computed: Computed) -> Result<Computed, ApiError> {
-    if computed.outputs.rows() == computed.inputs.rows() { Ok(computed) } else { Err(alone()) }
+/// What comes of several requests at once; none where they do not fit together, or where one of them is at fault. An error
+/// is everyone's: there is too much to do to try it one by one.
+async fn computed_together(engine: &Arc<Engine>, batch: &[Job]) -> Result<Option<Computed>, ApiError> {
+    let mut together = Batch::default();
+    if batch.len() < 2 || !batch.iter().all(|job| together.append(&job.inputs).is_ok()) {
+        return Ok(None);
+    }
+    match engine.compute(together, None, ()).await {
+        Ok(computed) if computed.outputs.rows() == computed.inputs.rows() => Ok(Some(computed)),
+        Err(error) if error.code() == ErrorCode::Overloaded => Err(error),
+        Ok(_) | Err(_) => Ok(None),
+    }
 }
 
-/// What is not computed together.
-fn alone() -> ApiError {
-    ApiError::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Internal, "not together")
+/// The answer to some of the rows, and what the model saw of them if the request wants that.
+fn part_of(computed: &Computed, rows: Range<usize>, job: &Job) -> Option<(Batch, Option<(Batch, Batch)>)> {
+    let outputs = computed.outputs.slice_rows(rows.clone())?;
+    let seen = computed.seen.as_ref().filter(|_| job.keeps);
+    let seen = seen.and_then(|(features, scores)| {
+        Some((features.slice_rows(rows.clone())?, scores.slice_rows(rows.clone())?))
+    });
+    Some((outputs, seen))
 }
 
 #[cfg(test)]

@@ -263,7 +263,7 @@ impl Deployment {
         T: Send + 'static,
     {
         // The body stays, so that its bytes are counted as long as there are rows of it.
-        let (Decoded { inputs, note, timeout }, _body) = if body.bytes().len() > INLINE_BODY_MAX_BYTES {
+        let (Decoded { inputs, note, timeout }, body) = if body.bytes().len() > INLINE_BODY_MAX_BYTES {
             let (engine, rows_max) = (Arc::clone(&self.engine), self.rows_max);
             on_blocking_pool(move || {
                 let decoded = decode(body.bytes(), &engine.work.signature().inputs, rows_max);
@@ -278,7 +278,8 @@ impl Deployment {
         let decode_time = started.elapsed();
         let of_client = timeout.map(|timeout| tokio::time::Instant::now() + timeout);
         let deadline = [call.deadline, of_client].into_iter().flatten().min();
-        let (computed, is_cached) = self.compute_or_find(inputs, &Call { deadline, ..call }).await?;
+        let (computed, is_cached) =
+            self.compute_or_find(inputs, Some(body), &Call { deadline, ..call }).await?;
         let encode_started = Instant::now();
         let Computed { inputs, outputs, times, batch_rows, is_first, .. } = computed;
         let scores = outputs.rows().saturating_mul(self.engine.work.score_count());
@@ -296,9 +297,12 @@ impl Deployment {
     async fn compute_or_find(
         &self,
         inputs: Batch,
+        body: Option<RequestBody>,
         call: &Call,
     ) -> Result<(Computed, Option<bool>), ApiError> {
-        let Some(cache) = &call.cache else { return Ok((self.compute_in_turn(inputs, call).await?, None)) };
+        let Some(cache) = &call.cache else {
+            return Ok((self.compute_in_turn(inputs, body, call).await?, None));
+        };
         let key = Key::of(self.bundle, &inputs);
         let found = cache.get(key);
         self.metrics().count_lookup(found.is_some());
@@ -310,7 +314,7 @@ impl Deployment {
             let computed = Computed { inputs, outputs, seen: None, times, batch_rows, is_first: true };
             return Ok((computed, Some(true)));
         }
-        let mut computed = self.compute_in_turn(inputs, call).await?;
+        let mut computed = self.compute_in_turn(inputs, body, call).await?;
         if let Some((features, scores)) = computed.seen.take() {
             let outputs = computed.outputs.clone();
             cache.insert(key, CachedAnswer { features, scores, outputs });
@@ -318,18 +322,23 @@ impl Deployment {
         Ok((computed, Some(false)))
     }
 
-    /// Computes when it is its turn, alone or with others. What the model saw is left where answers are kept.
-    async fn compute_in_turn(&self, inputs: Batch, call: &Call) -> Result<Computed, ApiError> {
+    /// Computes when it is its turn, alone or with others. What the model saw is left where answers are kept. The body is held
+    /// as long as there are rows of it.
+    async fn compute_in_turn(
+        &self,
+        inputs: Batch,
+        body: Option<RequestBody>,
+        call: &Call,
+    ) -> Result<Computed, ApiError> {
         let keeps = call.cache.is_some();
         let batcher = self.batcher.read().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(batcher) = batcher {
-            return batcher.compute(inputs, call.deadline, keeps).await;
+            return batcher.compute(inputs, body, call.deadline, keeps).await;
         }
         let waiting = Instant::now();
         let turn = call.queue.enter(call.deadline).await?;
         let queue = waiting.elapsed();
-        let mut computed = self.engine.compute(inputs).await?;
-        drop(turn);
+        let mut computed = self.engine.compute(inputs, call.deadline, (turn, body)).await?;
         computed.times.queue = queue;
         let seen = if keeps { computed.seen.clone() } else { computed.seen.take() };
         self.engine.offer(seen);
@@ -342,7 +351,7 @@ impl Deployment {
         let answer = async {
             ColumnSpec::check(&self.signature().inputs, &inputs).map_err(PredictionError::from)?;
             self.check_scores(inputs.rows())?;
-            let (computed, is_cached) = self.compute_or_find(inputs, &call).await?;
+            let (computed, is_cached) = self.compute_or_find(inputs, None, &call).await?;
             let Computed { inputs, outputs, times, batch_rows, is_first, .. } = computed;
             Ok(Answer { body: (), inputs, outputs, times, is_cached, batch_rows, is_first })
         };
@@ -353,7 +362,7 @@ impl Deployment {
 
     /// Computes for its own sake: nothing of it is recorded, and no turn is taken.
     pub(super) async fn compute(&self, inputs: Batch) -> Result<Batch, ApiError> {
-        Ok(self.engine.compute(inputs).await?.outputs)
+        Ok(self.engine.compute(inputs, None, ()).await?.outputs)
     }
 
     /// Refuses rows whose answer would be too large.

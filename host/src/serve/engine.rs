@@ -56,17 +56,38 @@ impl Engine {
     }
 
     /// Computes a batch: on this thread, if that takes about a millisecond at most, and otherwise on the blocking pool.
-    pub(super) async fn compute(self: &Arc<Self>, inputs: Batch) -> Result<Computed, ApiError> {
+    /// What a graph asks waits until `deadline`.
+    ///
+    /// `held` is let go when the work is done, and not before: who asks may go away, which does not end what a thread of
+    /// the pool has begun.
+    pub(super) async fn compute(
+        self: &Arc<Self>,
+        inputs: Batch,
+        deadline: Option<tokio::time::Instant>,
+        held: impl Send + 'static,
+    ) -> Result<Computed, ApiError> {
         if self.is_quick(&inputs) {
-            return self.compute_here(inputs).await;
+            let computed = self.compute_here(inputs, deadline).await;
+            drop(held);
+            return computed;
         }
         let engine = Arc::clone(self);
-        on_blocking_pool(move || block_on(engine.compute_here(inputs))).await?
+        on_blocking_pool(move || {
+            let computed = block_on(engine.compute_here(inputs, deadline));
+            drop(held);
+            computed
+        })
+        .await?
     }
 
-    async fn compute_here(&self, inputs: Batch) -> Result<Computed, ApiError> {
+    async fn compute_here(
+        &self,
+        inputs: Batch,
+        deadline: Option<tokio::time::Instant>,
+    ) -> Result<Computed, ApiError> {
         let started = Instant::now();
-        let worked = self.work.compute(&inputs).await.inspect_err(|error| self.count_fault(error))?;
+        let worked =
+            self.work.compute(&inputs, deadline).await.inspect_err(|error| self.count_fault(error))?;
         let rows = inputs.rows();
         self.learn(rows, started.elapsed());
         self.metrics.count_batch(rows, &worked.calls);

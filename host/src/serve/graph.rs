@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Weak;
 
 use axum::http::{HeaderMap, StatusCode};
+use tokio::time::Instant;
 
 use super::{ApiError, Endpoints, ErrorCode};
 use crate::domain::{Batch, ColumnSpec, DataType, Digest, Name, Signature, Tensor};
@@ -114,10 +115,17 @@ impl Node {
                 let (mut inputs, mut made, mut outputs) = (Vec::new(), Vec::new(), Vec::new());
                 for node in nodes {
                     let signature = node.signature(endpoints)?;
-                    let wanted: Vec<ColumnSpec> =
-                        signature.inputs.into_iter().filter(|spec| !is_among(spec, &made)).collect();
+                    let mut wanted = Vec::new();
+                    for spec in signature.inputs {
+                        match made.iter().find(|known: &&ColumnSpec| known.name == spec.name) {
+                            None => wanted.push(spec),
+                            Some(known) if is_like(known, &spec) => {}
+                            Some(_) => return Err(GraphError::Column { column: spec.name }),
+                        }
+                    }
                     add(&mut inputs, wanted)?;
-                    made.extend(signature.outputs.iter().map(|spec| spec.name.clone()));
+                    made.retain(|known| !signature.outputs.iter().any(|spec| spec.name == known.name));
+                    made.extend(signature.outputs.iter().cloned());
                     outputs = signature.outputs;
                 }
                 Ok(Signature { inputs, features: Vec::new(), outputs })
@@ -155,8 +163,8 @@ impl Node {
     }
 }
 
-fn is_among(spec: &ColumnSpec, names: &[String]) -> bool {
-    names.contains(&spec.name)
+fn is_like(one: &ColumnSpec, other: &ColumnSpec) -> bool {
+    (one.dtype, &one.shape) == (other.dtype, &other.shape)
 }
 
 fn names(specs: &[ColumnSpec]) -> String {
@@ -169,7 +177,7 @@ fn add(columns: &mut Vec<ColumnSpec>, more: Vec<ColumnSpec>) -> Result<(), Graph
     for spec in more {
         match columns.iter_mut().find(|known| known.name == spec.name) {
             None => columns.push(spec),
-            Some(known) if (known.dtype, &known.shape) == (spec.dtype, &spec.shape) => {
+            Some(known) if is_like(known, &spec) => {
                 // What one of them cannot take is not taken.
                 known.nullable &= spec.nullable;
             }
@@ -200,10 +208,10 @@ impl Graph {
         Digest::of(format!("{:?}", self.node).as_bytes())
     }
 
-    /// The answer to a batch.
-    pub(super) async fn answer(&self, inputs: &Batch) -> Result<Batch, ApiError> {
+    /// The answer to a batch, for which its endpoints wait until `deadline`.
+    pub(super) async fn answer(&self, inputs: &Batch, deadline: Option<Instant>) -> Result<Batch, ApiError> {
         let endpoints = self.endpoints.upgrade().ok_or_else(super::engine::stopping)?;
-        answer(&self.node, &endpoints, inputs).await
+        answer(&self.node, &endpoints, inputs, deadline).await
     }
 }
 
@@ -212,14 +220,15 @@ fn answer<'a>(
     node: &'a Node,
     endpoints: &'a Endpoints,
     inputs: &'a Batch,
+    deadline: Option<Instant>,
 ) -> std::pin::Pin<Box<dyn Future<Output = Result<Batch, ApiError>> + Send + 'a>> {
     Box::pin(async move {
         match node {
-            Node::Endpoint(name) => ask(name, endpoints, inputs).await,
+            Node::Endpoint(name) => ask(name, endpoints, inputs, deadline).await,
             Node::Sequence(nodes) => {
                 let (mut known, mut last) = (inputs.clone(), Batch::default());
                 for node in nodes {
-                    last = answer(node, endpoints, &known).await?;
+                    last = answer(node, endpoints, &known, deadline).await?;
                     known = beside(&known, &last)?;
                 }
                 Ok(last)
@@ -234,12 +243,15 @@ fn answer<'a>(
                             *place = true;
                         }
                     }
-                    parts.push((answer(node, endpoints, &inputs.keep_rows(&kept)).await?, rows.as_slice()));
+                    parts.push((
+                        answer(node, endpoints, &inputs.keep_rows(&kept), deadline).await?,
+                        rows.as_slice(),
+                    ));
                 }
                 in_order(&parts, inputs.rows())
             }
             Node::Ensemble(nodes) => {
-                let asked = nodes.iter().map(|(node, _)| answer(node, endpoints, inputs));
+                let asked = nodes.iter().map(|(node, _)| answer(node, endpoints, inputs, deadline));
                 let answers = futures_util::future::try_join_all(asked).await?;
                 let weights: Vec<f64> = nodes.iter().map(|(_, weight)| *weight).collect();
                 combine(&answers, &weights)
@@ -249,7 +261,12 @@ fn answer<'a>(
 }
 
 /// Asks an endpoint, which gets the columns that it takes.
-async fn ask(name: &Name, endpoints: &Endpoints, inputs: &Batch) -> Result<Batch, ApiError> {
+async fn ask(
+    name: &Name,
+    endpoints: &Endpoints,
+    inputs: &Batch,
+    deadline: Option<Instant>,
+) -> Result<Batch, ApiError> {
     let gone = || wrong(format!("endpoint `{name}`, which this one is made of, is gone"));
     let endpoint = endpoints.get(name.as_str()).ok_or_else(gone)?;
     let routing = endpoint.routing();
@@ -257,7 +274,14 @@ async fn ask(name: &Name, endpoints: &Endpoints, inputs: &Batch) -> Result<Batch
     let specs = &deployment.signature().inputs;
     let columns = specs.iter().filter_map(|spec| inputs.column(&spec.name).cloned());
     let inputs = Batch::new(columns.collect()).map_err(|error| wrong(error.to_string()))?;
-    deployment.answer_rows(inputs, routing.call(None)).await
+    let asked = (!routing.shadows().is_empty()).then(|| inputs.clone());
+    let outputs = deployment.answer_rows(inputs, routing.call(deadline)).await?;
+    for shadow in routing.shadows() {
+        if let Some(asked) = &asked {
+            shadow.mirror(asked, &outputs);
+        }
+    }
+    Ok(outputs)
 }
 
 /// The columns of both; a later one takes the place of an earlier one of its name.
@@ -275,10 +299,7 @@ fn choose<'a>(
     inputs: &Batch,
 ) -> Result<Vec<(&'a Node, Vec<usize>)>, ApiError> {
     let tensor = inputs.column(column).ok_or_else(|| wrong(format!("there is no column `{column}`")))?;
-    let values: Vec<String> = match tensor.to_f64() {
-        Some(numbers) => numbers.iter().map(ToString::to_string).collect(),
-        None => tensor.byte_strings().map(|text| String::from_utf8_lossy(text).into_owned()).collect(),
-    };
+    let values = texts_of(tensor);
     if values.len() != inputs.rows() {
         return Err(wrong(format!("column `{column}` has several elements in a row: one decides")));
     }
@@ -301,6 +322,35 @@ fn choose<'a>(
     Ok(chosen)
 }
 
+/// The elements of a column as text: as JSON has them, and strings as they are.
+fn texts_of(tensor: &Tensor) -> Vec<String> {
+    macro_rules! numbers {
+        ($number:ty) => {{
+            let (numbers, _) = tensor.data().as_chunks::<{ size_of::<$number>() }>();
+            numbers.iter().map(|bytes| <$number>::from_le_bytes(*bytes).to_string()).collect()
+        }};
+    }
+    match tensor.dtype() {
+        DataType::Bool => tensor.data().iter().map(|byte| (*byte != 0).to_string()).collect(),
+        DataType::Uint8 => numbers!(u8),
+        DataType::Uint16 => numbers!(u16),
+        DataType::Uint32 => numbers!(u32),
+        DataType::Uint64 => numbers!(u64),
+        DataType::Int8 => numbers!(i8),
+        DataType::Int16 => numbers!(i16),
+        DataType::Int32 => numbers!(i32),
+        DataType::Int64 => numbers!(i64),
+        DataType::Fp32 => numbers!(f32),
+        DataType::Fp64 => numbers!(f64),
+        DataType::Fp16 => {
+            tensor.number_blocks(usize::MAX).flatten().map(|number| number.to_string()).collect()
+        }
+        DataType::Bytes => {
+            tensor.byte_strings().map(|text| String::from_utf8_lossy(text).into_owned()).collect()
+        }
+    }
+}
+
 /// Puts the answers of parts into the order of the rows.
 fn in_order(parts: &[(Batch, &[usize])], rows: usize) -> Result<Batch, ApiError> {
     let mut places: Vec<Option<(usize, usize)>> = vec![None; rows];
@@ -314,13 +364,53 @@ fn in_order(parts: &[(Batch, &[usize])], rows: usize) -> Result<Batch, ApiError>
             }
         }
     }
-    let mut all = Batch::default();
-    for (part, index) in places.into_iter().flatten() {
-        let row = parts.get(part).and_then(|(answer, _)| answer.slice_rows(index..index + 1));
-        let row = row.ok_or_else(|| wrong("a row has no answer".to_owned()))?;
-        all.append(&row).map_err(|error| wrong(error.to_string()))?;
+    let Some((first, _)) = parts.first() else { return Err(wrong("there are no rows".to_owned())) };
+    let mut columns = Vec::with_capacity(first.tensors().len());
+    for tensor in first.tensors() {
+        let same = |answer: &Batch| {
+            let found = answer.column(tensor.name()).cloned();
+            found.filter(|found| (found.dtype(), found.row_shape()) == (tensor.dtype(), tensor.row_shape()))
+        };
+        let all: Option<Vec<Tensor>> = parts.iter().map(|(answer, _)| same(answer)).collect();
+        let all = all.ok_or_else(|| differ(tensor.name()))?;
+        let of_parts: Vec<Vec<&[u8]>> = all.iter().map(rows_of).collect();
+        let mut data = Vec::with_capacity(all.iter().map(|tensor| tensor.data().len()).sum());
+        for (part, index) in places.iter().copied().flatten() {
+            let row = of_parts.get(part).and_then(|rows| rows.get(index));
+            data.extend_from_slice(row.ok_or_else(|| wrong("a row has no answer".to_owned()))?);
+        }
+        columns.push(of_rows(tensor, rows, data)?);
     }
-    Ok(all)
+    Batch::new(columns).map_err(|error| wrong(error.to_string()))
+}
+
+/// The bytes of each row of a column, as the column holds them.
+fn rows_of(tensor: &Tensor) -> Vec<&[u8]> {
+    let elements = tensor.row_elements();
+    if let Some(size) = tensor.dtype().size() {
+        let width = elements * size;
+        return (0..tensor.rows())
+            .map(|row| tensor.data().get(row * width..(row + 1) * width).unwrap_or_default())
+            .collect();
+    }
+    // Each string has its length before it, in four bytes.
+    let (mut lengths, mut start, mut rest) = (tensor.byte_strings(), 0, Vec::with_capacity(tensor.rows()));
+    for _ in 0..tensor.rows() {
+        let width: usize = lengths.by_ref().take(elements).map(|string| string.len() + 4).sum();
+        rest.push(tensor.data().get(start..start + width).unwrap_or_default());
+        start += width;
+    }
+    rest
+}
+
+/// A column like another, of other rows.
+fn of_rows(like: &Tensor, rows: usize, data: Vec<u8>) -> Result<Tensor, ApiError> {
+    let shape = [rows].into_iter().chain(like.row_shape().iter().copied()).collect();
+    Tensor::new(like.name(), like.dtype(), shape, data).map_err(|error| wrong(error.to_string()))
+}
+
+fn differ(column: &str) -> ApiError {
+    wrong(format!("the endpoints' answers differ in the type or shape of `{column}`"))
 }
 
 /// The mean of columns of floats, and what most say of others; the first of those that as many say.
@@ -333,9 +423,7 @@ fn combine(answers: &[Batch], weights: &[f64]) -> Result<Batch, ApiError> {
             found.filter(|found| (found.dtype(), found.shape()) == (tensor.dtype(), tensor.shape()))
         };
         let all: Option<Vec<Tensor>> = answers.iter().map(like).collect();
-        let differ =
-            || wrong(format!("the endpoints' answers differ in the type or shape of `{}`", tensor.name()));
-        let all = all.ok_or_else(differ)?;
+        let all = all.ok_or_else(|| differ(tensor.name()))?;
         let is_float = matches!(tensor.dtype(), DataType::Fp16 | DataType::Fp32 | DataType::Fp64);
         columns.push(if is_float { mean(&all, weights)? } else { majority(&all, weights)? });
     }
@@ -364,26 +452,24 @@ fn mean(all: &[Tensor], weights: &[f64]) -> Result<Tensor, ApiError> {
 
 fn majority(all: &[Tensor], weights: &[f64]) -> Result<Tensor, ApiError> {
     let Some(first) = all.first() else { return Err(wrong("there are no answers".to_owned())) };
-    let mut chosen = Batch::default();
+    let rows: Vec<Vec<&[u8]>> = all.iter().map(rows_of).collect();
+    let mut data = Vec::with_capacity(first.data().len());
     for row in 0..first.rows() {
-        let rows: Option<Vec<Tensor>> = all.iter().map(|tensor| tensor.slice_rows(row..row + 1)).collect();
-        let rows = rows.ok_or_else(|| wrong("an answer has too few rows".to_owned()))?;
-        let votes = |candidate: &Tensor| -> f64 {
-            let like = rows.iter().zip(weights).filter(|(row, _)| row.data() == candidate.data());
+        let candidates = || rows.iter().filter_map(|rows| rows.get(row).copied());
+        let votes = |candidate: &[u8]| -> f64 {
+            let like = candidates().zip(weights).filter(|(row, _)| *row == candidate);
             like.map(|(_, weight)| weight).sum()
         };
-        let mut best: Option<(&Tensor, f64)> = None;
-        for candidate in &rows {
+        let mut best: Option<(&[u8], f64)> = None;
+        for candidate in candidates() {
             let count = votes(candidate);
             if best.is_none_or(|(_, most)| count > most) {
                 best = Some((candidate, count));
             }
         }
-        let Some((best, _)) = best else { continue };
-        let row = Batch::new(vec![best.clone()]).map_err(|error| wrong(error.to_string()))?;
-        chosen.append(&row).map_err(|error| wrong(error.to_string()))?;
+        data.extend_from_slice(best.map(|(best, _)| best).unwrap_or_default());
     }
-    chosen.into_tensors().pop().ok_or_else(|| wrong("there are no rows".to_owned()))
+    of_rows(first, first.rows(), data)
 }
 
 fn wrong(message: String) -> ApiError {
@@ -431,6 +517,30 @@ mod tests {
         assert_eq!(choose("label", &cases, Some(&otherwise), &batch(&[1.0], &["fr"])).unwrap().len(), 1);
         let numbers = BTreeMap::from([("1".to_owned(), node("one"))]);
         assert_eq!(choose("scores", &numbers, None, &batch(&[1.0], &["x"])).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn values_that_decide_are_what_json_has() {
+        let texts = |dtype, data: &[u8]| {
+            let rows = data.len() / DataType::size(dtype).unwrap();
+            texts_of(&Tensor::new("x", dtype, vec![rows], data.to_vec()).unwrap())
+        };
+        assert_eq!(texts(DataType::Bool, &[0, 1]), ["false", "true"]);
+        let large = 9_007_199_254_740_993_i64;
+        assert_eq!(texts(DataType::Int64, &large.to_le_bytes()), ["9007199254740993"]);
+        assert_eq!(texts(DataType::Fp32, &0.1_f32.to_le_bytes()), ["0.1"]);
+        assert_eq!(texts(DataType::Fp16, &[0x00, 0x3c, 0x00, 0xc0]), ["1", "-2"]);
+    }
+
+    #[test]
+    fn rows_of_several_strings_come_back_in_order() {
+        let strings = |all: &[&str], rows: usize| {
+            let flat = Tensor::from_strings("t", all.iter().map(|text| text.as_bytes())).unwrap();
+            Batch::new(vec![Tensor::new("t", DataType::Bytes, vec![rows, 2], flat.into_data()).unwrap()])
+                .unwrap()
+        };
+        let parts = [(strings(&["a", "", "ccc", "d"], 2), &[0, 2][..]), (strings(&["e", "ff"], 1), &[1][..])];
+        assert_eq!(in_order(&parts, 3).unwrap(), strings(&["a", "", "e", "ff", "ccc", "d"], 3));
     }
 
     #[test]

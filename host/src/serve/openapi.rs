@@ -75,6 +75,7 @@ fn path_item(endpoint: &Endpoint) -> Option<Value> {
                 "404": error("There is no such endpoint."),
                 "408": error("The body did not arrive in time."),
                 "413": error("The body or the answer is too large."),
+                "415": error("The body is packed, or of a kind, that this endpoint does not take."),
                 "429": error("Too many requests wait; try again after `Retry-After` seconds."),
                 "500": error("A plugin failed."),
                 "503": error("Overloaded; try again after `Retry-After` seconds."),

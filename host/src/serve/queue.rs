@@ -77,7 +77,8 @@ impl Queue {
     pub(super) fn wait(self: &Arc<Self>) -> Result<Waiting, ApiError> {
         let waiting = self.waiting.fetch_add(1, Ordering::Relaxed);
         let place = Waiting(Arc::clone(self));
-        if waiting < self.limits.waiting {
+        // Who can be computed at once does not wait.
+        if waiting < self.limits.waiting.saturating_add(self.free.available_permits()) {
             return Ok(place);
         }
         let message =
@@ -118,7 +119,7 @@ pub(super) async fn until<T>(
     }
 }
 
-fn too_late() -> ApiError {
+pub(super) fn too_late() -> ApiError {
     let message = "the request was not computed by its deadline: too many were before it";
     ApiError::new(StatusCode::GATEWAY_TIMEOUT, ErrorCode::DeadlineExceeded, message)
 }
@@ -167,6 +168,15 @@ mod tests {
         let late = queue.enter(Some(Instant::now())).await.unwrap_err();
         assert_eq!(late.code(), ErrorCode::DeadlineExceeded);
         assert_eq!(queue.computing(), 0);
+    }
+
+    #[test]
+    fn who_can_be_computed_at_once_does_not_wait() {
+        let queue = queue(1, 0);
+        let first = queue.wait().unwrap();
+        assert!(queue.wait().is_err());
+        drop(first);
+        assert!(queue.wait().is_ok());
     }
 
     #[test]

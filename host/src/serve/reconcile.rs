@@ -34,7 +34,7 @@ pub struct Reconciler {
     deployer: Deployer,
     endpoints: Arc<Endpoints>,
     /// What could not be deployed, and was told: it is not tried again until something else is asked for.
-    refused: HashMap<Name, Wanted>,
+    refused: HashMap<Name, (Wanted, EndpointSpec)>,
     /// The failures that were told last.
     told: HashMap<Name, String>,
     /// What folders hold, and when they were last changed.
@@ -94,6 +94,7 @@ impl Reconciler {
             changes.push(EndpointChange { endpoint, outcome });
         }
         self.endpoints.retain(is_wanted);
+        self.refused.retain(|name, _| specs.iter().any(|spec| spec.name == *name));
         changes
     }
 
@@ -132,7 +133,7 @@ impl Reconciler {
             self.refused.remove(&spec.name);
             return Ok(None);
         }
-        if self.refused.get(&spec.name) == Some(&wanted) {
+        if self.refused.get(&spec.name).is_some_and(|(tried, as_)| (tried, as_) == (&wanted, spec)) {
             return Ok(None);
         }
         match self.deploy(spec, &wanted, present.as_deref()).await {
@@ -141,7 +142,7 @@ impl Reconciler {
                 Ok(Some(EndpointOutcome::Deployed))
             }
             Err(error) => {
-                self.refused.insert(spec.name.clone(), wanted);
+                self.refused.insert(spec.name.clone(), (wanted, spec.clone()));
                 Err(error)
             }
         }
@@ -261,6 +262,8 @@ fn is_as_wanted(routing: &Routing, wanted: &Wanted, spec: &EndpointSpec) -> bool
             .all(|(route, target)| target.is(&route.deployment) && target.weight == route.weight)
         && shadows_with_targets
             .all(|(shadow, target)| target.is(shadow.deployment()) && target.weight == shadow.percent())
+        // What is followed may be another alias of the same version.
+        && routes.iter().zip(&spec.routes).all(|(route, spec)| route.model.as_ref() == Some(&spec.model))
         && routing.sticky() == spec.sticky.as_ref()
         && routing.kept().len() <= spec.kept
         && routing.is_computing_by(&spec.policy)

@@ -31,6 +31,10 @@ const WEIGHT_MAX: u32 = 1_000_000;
 /// Replaced versions of one endpoint that may stay loaded.
 const KEPT_MAX: usize = 16;
 
+/// What is said of an endpoint made of others that is to do what only those can.
+const ONLY_OF_PARTS: &str =
+    "`sticky`, `keep`, `shadow`, `batch` and `cache_mib` are for the endpoints that it is made of";
+
 /// Shadows of one endpoint.
 const SHADOWS_MAX: usize = 4;
 
@@ -275,10 +279,10 @@ impl EndpointFields {
             (None, Some(traffic), true) => traffic,
             (None, None, false) => {
                 let graph = Some(graph.node()?);
-                if self.sticky.is_some() || self.keep.is_some() || !shadows.is_empty() {
-                    return Err(
-                        "`sticky`, `keep` and `shadow` are for the endpoints that it is made of".to_owned()
-                    );
+                // Answers are not kept either: the endpoints that it asks may be other versions by then.
+                let is_of_parts = self.sticky.is_some() || self.keep.is_some() || !shadows.is_empty();
+                if is_of_parts || policy.batch.is_some() || policy.cache_bytes > 0 {
+                    return Err(ONLY_OF_PARTS.to_owned());
                 }
                 let of_graph =
                     EndpointSpec { name, routes: Vec::new(), graph, sticky: None, kept: 0, shadows, policy };
@@ -484,10 +488,8 @@ endpoints:
             "endpoint `e` is made of `e`, which is made of others itself: expected one with a model"
         );
         assert_eq!(endpoint("{ sequence: [] }"), "endpoint `e`: it has no endpoints");
-        assert_eq!(
-            endpoint("{ sequence: [a], keep: 1 }"),
-            "endpoint `e`: `sticky`, `keep` and `shadow` are for the endpoints that it is made of"
-        );
+        assert_eq!(endpoint("{ sequence: [a], keep: 1 }"), format!("endpoint `e`: {ONLY_OF_PARTS}"));
+        assert_eq!(endpoint("{ sequence: [a], cache_mib: 1 }"), format!("endpoint `e`: {ONLY_OF_PARTS}"));
         assert!(endpoint("{ ensemble: [{ endpoint: a, weight: 0 }] }").contains("a weight is 0"));
         assert!(endpoint("{ model: '../m' }").contains("names no model"));
         assert!(endpoint("{ modell: m }").contains("modell"));

@@ -9,6 +9,13 @@ use crate::domain::{Batch, BatchError};
 /// monitoring hardly grows with traffic.
 const ROWS_PER_FLUSH: usize = 1_024;
 
+/// Bytes of the rows that are kept of one interval: rows that are wide are fewer, so that fifty endpoints under load do not fill
+/// memory with rows.
+const BYTES_PER_FLUSH: usize = 2 * 1024 * 1024;
+
+/// Rows that are kept however wide they are.
+const WIDE_ROWS_PER_FLUSH: usize = 64;
+
 /// Keeps what an endpoint saw and answered, and writes it to the store now and then.
 ///
 /// A window holds the features and the scores side by side. Requests only push into memory; [`Self::flush`], called
@@ -32,6 +39,8 @@ pub enum WindowError {
 /// A uniform sample of a stream of unknown length: algorithm R (Vitter, "Random Sampling with a Reservoir", 1985).
 struct Reservoir {
     rows: Vec<Batch>,
+    /// Rows that it holds at most.
+    places: usize,
     seen: u64,
     random: u64,
 }
@@ -40,7 +49,7 @@ impl Reservoir {
     /// The place of the next row of the stream; none if the sample leaves it out.
     fn draw(&mut self) -> Option<usize> {
         self.seen += 1;
-        if self.rows.len() < ROWS_PER_FLUSH {
+        if self.rows.len() < self.places {
             return Some(self.rows.len());
         }
         // xorshift64 (Marsaglia 2003): which rows are sampled need not be unpredictable, only even.
@@ -59,6 +68,11 @@ impl Reservoir {
 
     /// Samples the rows of `batch`.
     fn offer(&mut self, batch: Batch) {
+        if self.seen == 0 {
+            let row_bytes = batch.byte_len() / batch.rows().max(1);
+            let places = BYTES_PER_FLUSH.checked_div(row_bytes).unwrap_or(ROWS_PER_FLUSH);
+            self.places = places.clamp(WIDE_ROWS_PER_FLUSH, ROWS_PER_FLUSH);
+        }
         if batch.rows() == 1 {
             if let Some(place) = self.draw() {
                 self.put(place, batch);
@@ -78,7 +92,8 @@ impl Reservoir {
 impl WindowCapture {
     /// Captures into `writer`.
     pub fn new(writer: WindowWriter) -> Self {
-        let reservoir = Reservoir { rows: Vec::new(), seen: 0, random: 0x9e37_79b9_7f4a_7c15 };
+        let reservoir =
+            Reservoir { rows: Vec::new(), places: ROWS_PER_FLUSH, seen: 0, random: 0x9e37_79b9_7f4a_7c15 };
         Self { reservoir: Mutex::new(reservoir), writer: Mutex::new(writer), rows_written: AtomicU64::new(0) }
     }
 
@@ -130,7 +145,7 @@ mod tests {
     #[test]
     fn a_full_reservoir_is_an_even_sample() {
         for rows_at_once in [1, 2_000] {
-            let mut reservoir = Reservoir { rows: Vec::new(), seen: 0, random: 7 };
+            let mut reservoir = Reservoir { rows: Vec::new(), places: 0, seen: 0, random: 7 };
             for start in (0..20_000).step_by(rows_at_once) {
                 reservoir.offer(values(start..start + rows_at_once));
             }
@@ -144,10 +159,24 @@ mod tests {
 
     #[test]
     fn few_rows_are_all_kept_in_their_order() {
-        let mut reservoir = Reservoir { rows: Vec::new(), seen: 0, random: 7 };
+        let mut reservoir = Reservoir { rows: Vec::new(), places: 0, seen: 0, random: 7 };
         reservoir.offer(values(0..1));
         reservoir.offer(values(1..10));
         let kept: Vec<_> = reservoir.rows.iter().map(|row| row.tensors()[0].as_f32().unwrap()[0]).collect();
         assert_eq!(kept, (0_u8..10).map(f32::from).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn rows_that_are_wide_are_fewer() {
+        let wide = |elements: usize| {
+            let tensor = Tensor::from_f32("x", vec![1, elements], &vec![0.0; elements]).unwrap();
+            Batch::new(vec![tensor]).unwrap()
+        };
+        let kept = |elements: usize| {
+            let mut reservoir = Reservoir { rows: Vec::new(), places: 0, seen: 0, random: 7 };
+            (0..2_000).for_each(|_| reservoir.offer(wide(elements)));
+            reservoir.rows.len()
+        };
+        assert_eq!([1, 784, 10_000].map(kept), [ROWS_PER_FLUSH, 668, WIDE_ROWS_PER_FLUSH]);
     }
 }

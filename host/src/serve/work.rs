@@ -76,8 +76,12 @@ impl Work {
         }
     }
 
-    /// Computes a batch whose columns are the signature's.
-    pub(super) async fn compute(&self, inputs: &Batch) -> Result<Worked, WorkError> {
+    /// Computes a batch whose columns are the signature's; what a graph asks waits until `deadline`.
+    pub(super) async fn compute(
+        &self,
+        inputs: &Batch,
+        deadline: Option<tokio::time::Instant>,
+    ) -> Result<Worked, WorkError> {
         match self {
             Self::Bundle(predictor) => {
                 let prediction = predictor.predict(inputs).await.map_err(WorkError::Prediction)?;
@@ -87,7 +91,7 @@ impl Work {
             }
             Self::Graph(graph) => {
                 let started = std::time::Instant::now();
-                let outputs = graph.answer(inputs).await.map_err(WorkError::Graph)?;
+                let outputs = graph.answer(inputs, deadline).await.map_err(WorkError::Graph)?;
                 let times = StageTimes { model: started.elapsed(), ..StageTimes::default() };
                 Ok(Worked { outputs, seen: None, times, calls: Vec::new() })
             }

@@ -65,7 +65,7 @@ async fn next_answer(call: &mut Call) -> Result<Option<Vec<u8>>, ApiError> {
     let answer = computed(&call.shared, &call.headers, call.deadline, message, Envelope::Stream).await;
     match answer {
         Ok(answer) => Ok(Some(answer.message)),
-        Err(error) if error.code() == ErrorCode::DeadlineExceeded => Err(error),
+        Err(error) if call.deadline.check().is_err() => Err(error),
         Err(error) => framed(&stream_error(&error, &id)).map(Some),
     }
 }

@@ -14,6 +14,9 @@ use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
 /// Time in which what is left is sent at the end.
 const FINISH_MAX: Duration = Duration::from_secs(5);
 
+/// Time that a collector has to answer: one that never does must not end all that comes after.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+
 /// The longest answer of a collector that is read.
 const ANSWER_MAX_BYTES: usize = 1024 * 1024;
 
@@ -69,7 +72,8 @@ impl Traces {
         let failed = |error: &dyn std::fmt::Display| TraceError::Export(error.to_string());
         // Which fails only where it has been done.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = reqwest::Client::builder().build().map_err(|error| failed(&error))?;
+        let client =
+            reqwest::Client::builder().timeout(ANSWER_MAX).build().map_err(|error| failed(&error))?;
         let threads = tokio::runtime::Handle::current();
         let exporter = SpanExporter::builder()
             .with_http()
