@@ -74,3 +74,41 @@ fn a_part_that_moves_moves_the_whole_and_one_that_is_gone_is_told() {
     let metrics = server.get("/metrics").body;
     assert!(metrics.contains("host_requests_total{endpoint=\"one\",version=\"digits@1\"}"), "{metrics}");
 }
+
+#[test]
+fn a_client_s_deadline_holds_for_all_parts() {
+    let registry = two_versions();
+    let file = write(
+        &registry.host,
+        "version: 1
+endpoints:
+  one: { model: digits@1, concurrency: 1 }
+  both: { ensemble: [one, one] }
+",
+    );
+    let server = registry.host.serve(["--endpoints", &file]);
+    let (late, _) =
+        server.post_with_headers("/serve/both", super::endpoints::ROW, &[("x-request-timeout-ms", "0")]);
+    assert_eq!(
+        (late.status, &late.json()["error"]["code"]),
+        (504, &json!("deadline_exceeded")),
+        "{}",
+        late.body
+    );
+    assert_eq!(ask(&server, "/serve/both", &[]).0, 200);
+}
+
+#[test]
+fn an_alias_of_the_same_version_is_followed_from_then_on() {
+    let registry = two_versions();
+    for alias in ["champion", "stable"] {
+        registry.run(&["model", "alias", "digits@1", alias]).expect_success();
+    }
+    let endpoint = |alias: &str| format!("version: 1\nendpoints: {{ one: {{ model: digits@{alias} }} }}\n");
+    let file = write(&registry.host, &endpoint("champion"));
+    let server = registry.host.serve(["--endpoints", &file]);
+    let follows = || server.get("/serve").json()["endpoints"][0]["versions"][0]["asked_for"].clone();
+    assert_eq!(follows(), "digits@champion");
+    write(&registry.host, &endpoint("stable"));
+    wait_for("the file is not followed", || follows() == "digits@stable");
+}
