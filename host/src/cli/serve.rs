@@ -118,7 +118,7 @@ struct PolicyArguments {
     /// other, as a plugin's manifest says, are never put together.
     #[arg(long, value_name = "ROWS", default_value_t = 0, conflicts_with = "endpoints")]
     batch_rows: usize,
-    /// Longest that a batch waits for more rows, in microseconds, where waiting has paid.
+    /// Longest that a batch waits for as many requests as those before it had, in microseconds [default: 0].
     #[arg(long, value_name = "US", conflicts_with = "endpoints")]
     batch_delay_us: Option<u64>,
     /// Requests, or batches of them, that an endpoint computes at once [default: 64, with --batch-rows one per core].

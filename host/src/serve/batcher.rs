@@ -10,9 +10,6 @@ use super::queue::{Queue, Waiting, too_late, until};
 use super::{ApiError, ErrorCode, RequestBody, StageTimes};
 use crate::domain::Batch;
 
-/// The most that waiting in vain is put off: so many batches go at once between two tries.
-const PAUSES_MAX: u32 = 64;
-
 /// How requests of an endpoint are computed together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchPolicy {
@@ -24,9 +21,9 @@ pub struct BatchPolicy {
 
 /// Computes the rows of several requests together.
 ///
-/// What has come while all turns of the queue were taken is one batch. A batch that is not full waits for more, though no
-/// longer than the policy's delay, and only as long as waiting pays: after it was in vain twice as many batches as before
-/// go at once, until more than one request is there again. So one client alone does not wait for others.
+/// What has come while all turns of the queue were taken is one batch. One that is not full waits for more, though no longer
+/// than the policy's delay, and only for as many as the batches before it had: clients that wait for their answers
+/// before they ask again are all there then, and one client alone never waits for others.
 ///
 /// A batch that fails is computed again request by request, so that only those get an error whose rows are at fault.
 pub(super) struct Batcher {
@@ -48,35 +45,20 @@ struct Job {
     _body: Option<RequestBody>,
 }
 
-/// Whether waiting for more requests pays.
+/// How many requests a batch may be expected to have.
 #[derive(Debug)]
-struct Patience {
-    /// Batches that go at once after waiting was in vain.
-    pauses: u32,
-    /// How many of them are still to come.
-    left: u32,
-}
+struct Expectation(usize);
 
-impl Patience {
-    fn new() -> Self {
-        Self { pauses: 1, left: 0 }
+impl Expectation {
+    /// Whether more are worth waiting for than those that are there.
+    fn is_more_than(&self, requests: usize) -> bool {
+        requests < self.0
     }
 
-    /// Whether the next batch should wait.
-    fn waits(&mut self) -> bool {
-        let waits = self.left == 0;
-        self.left = self.left.saturating_sub(1);
-        waits
-    }
-
-    /// Learns from a batch: how many requests it has, and whether it has waited for them.
-    fn learn(&mut self, requests: usize, has_waited: bool) {
-        if requests > 1 {
-            *self = Self::new();
-        } else if has_waited {
-            self.pauses = (self.pauses * 2).min(PAUSES_MAX);
-            self.left = self.pauses;
-        }
+    /// Learns from a batch. One that is larger than expected lets one more be expected; one for whose rest was waited in
+    /// vain lets no more be expected than came.
+    fn learn(&mut self, requests: usize) {
+        self.0 = if requests > self.0 { self.0 + 1 } else { requests.max(1) };
     }
 }
 
@@ -123,7 +105,7 @@ async fn run(
     engine: Arc<Engine>,
     mut jobs: mpsc::UnboundedReceiver<Job>,
 ) {
-    let mut patience = Patience::new();
+    let mut expected = Expectation(1);
     // What did not fit into the batch before.
     let mut next = None;
     loop {
@@ -137,7 +119,7 @@ async fn run(
         // Those who come until it is their turn are in the batch.
         let Ok(turn) = queue.turn().await else { return };
         let mut batch = vec![first];
-        next = gather(policy, &mut patience, &mut jobs, &mut batch).await;
+        next = gather(policy, &mut expected, &mut jobs, &mut batch).await;
         let engine = Arc::clone(&engine);
         tokio::spawn(async move {
             answer(&engine, batch).await;
@@ -149,7 +131,7 @@ async fn run(
 /// Fills a batch; gives the request that does not fit any more.
 async fn gather(
     policy: BatchPolicy,
-    patience: &mut Patience,
+    expected: &mut Expectation,
     jobs: &mut mpsc::UnboundedReceiver<Job>,
     batch: &mut Vec<Job>,
 ) -> Option<Job> {
@@ -164,14 +146,13 @@ async fn gather(
         until = sooner(until, job);
     }
     let mut rows: usize = batch.iter().map(|job| job.inputs.rows()).sum();
-    let mut waits = None;
     let left_over = loop {
         if rows >= policy.rows_max {
             break None;
         }
         let job = match jobs.try_recv() {
             Ok(job) => job,
-            Err(_) if policy.delay_us == 0 || !*waits.get_or_insert_with(|| patience.waits()) => break None,
+            Err(_) if policy.delay_us == 0 || !expected.is_more_than(batch.len()) => break None,
             Err(_) => match tokio::time::timeout_at(until, jobs.recv()).await {
                 Ok(Some(job)) => job,
                 Ok(None) | Err(_) => break None,
@@ -184,7 +165,7 @@ async fn gather(
         until = sooner(until, &job);
         batch.push(job);
     };
-    patience.learn(batch.len(), waits == Some(true));
+    expected.learn(batch.len());
     left_over
 }
 
@@ -267,29 +248,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waiting_in_vain_becomes_rare_and_company_brings_it_back() {
-        let mut patience = Patience::new();
-        let mut waited = Vec::new();
-        for batch in 0..40 {
-            let waits = patience.waits();
-            if waits {
-                waited.push(batch);
-            }
-            patience.learn(1, waits);
+    fn no_more_are_expected_than_came() {
+        let mut expected = Expectation(1);
+        assert!(!expected.is_more_than(1), "one client alone waits for nobody");
+        for requests in [3, 5, 5, 5] {
+            expected.learn(requests);
         }
-        assert_eq!(waited, [0, 3, 8, 17, 34]);
-        patience.learn(2, false);
-        assert!(patience.waits());
-    }
-
-    #[test]
-    fn it_never_stops_trying() {
-        let mut patience = Patience::new();
-        let waits = (0..10_000).filter(|_| {
-            let waits = patience.waits();
-            patience.learn(1, waits);
-            waits
-        });
-        assert!(waits.count() > 10_000 / 70);
+        assert!(expected.is_more_than(4) && !expected.is_more_than(5));
+        expected.learn(2);
+        assert!(expected.is_more_than(1) && !expected.is_more_than(2));
+        expected.learn(1);
+        assert!(!expected.is_more_than(1));
     }
 }

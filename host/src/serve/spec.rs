@@ -44,8 +44,8 @@ const BATCH_ROWS_MAX: u64 = 4_096;
 /// A batch may wait for a second.
 const BATCH_DELAY_US_MAX: u64 = 1_000_000;
 
-/// How long a batch that is not full waits where nobody says how long.
-const BATCH_DELAY_US_DEFAULT: u64 = 2_000;
+/// How long a batch that is not full waits where nobody says how long: not at all.
+const BATCH_DELAY_US_DEFAULT: u64 = 0;
 
 /// Requests of one endpoint that are computed at once.
 const CONCURRENCY_MAX: u64 = 4_096;
@@ -405,7 +405,7 @@ endpoints:
         assert_eq!(specs[1].sticky.as_ref().unwrap().as_str(), "x-user-id");
         assert_eq!(specs[0].policy, EndpointPolicy::default());
         let policy = specs[1].policy;
-        assert_eq!(policy.batch, Some(BatchPolicy { rows_max: 32, delay_us: 2_000 }));
+        assert_eq!(policy.batch, Some(BatchPolicy { rows_max: 32, delay_us: 0 }));
         assert_eq!((policy.queue.waiting, policy.cache_bytes), (100, 16 * 1024 * 1024));
         assert_eq!(policy.queue.concurrency, std::thread::available_parallelism().unwrap().get());
         assert_eq!((specs[1].shadows.len(), specs[1].shadows[0].percent), (1, 10));
