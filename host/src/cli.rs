@@ -4,6 +4,7 @@
 
 mod archive;
 mod data;
+mod device;
 mod endpoint;
 mod error;
 mod evaluate;

@@ -24,6 +24,16 @@ pub const FEATURES: &str = "features";
 /// Name of the one column that a model answers.
 pub const SCORES: &str = "scores";
 
+/// Where models are computed that can be computed anywhere else than on the processor, which are networks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Device {
+    /// On the processor.
+    #[default]
+    Cpu,
+    /// On the first GPU of NVIDIA's.
+    Cuda,
+}
+
 /// Something that maps rows of features to rows of scores: a pure function of both.
 pub trait Model: std::fmt::Debug + Send + Sync {
     /// What the model is, for people: `XGBoost multi:softprob, 1000 trees`.
@@ -51,6 +61,11 @@ pub trait Model: std::fmt::Debug + Send + Sync {
     /// Which of several outputs has the scores, and what they are; none where the file itself tells.
     fn output_choice(&self) -> Option<OutputChoice> {
         None
+    }
+
+    /// Whether something else evaluates it than this program's own code, which may round otherwise elsewhere, or in a batch.
+    fn may_round(&self) -> bool {
+        self.output_choice().is_some()
     }
 
     /// The column that [`Model::predict`] takes.
@@ -121,6 +136,12 @@ pub enum ModelError {
     /// ONNX Runtime is needed and cannot be had.
     #[error(transparent)]
     Library(#[from] LibraryError),
+    /// There is no GPU, or it could not answer.
+    #[error("the GPU cannot be used: {reason}")]
+    Device {
+        /// Why not.
+        reason: String,
+    },
     /// ONNX Runtime could not answer, or answered something else than before.
     #[error("ONNX Runtime could not answer: {reason}")]
     OnnxRun {
@@ -187,6 +208,14 @@ pub fn load_output(bytes: &[u8], choice: &OutputChoice) -> Result<Box<dyn Model>
         return Ok(Box::new(network::NetworkModel::load(bytes)?));
     }
     Ok(Box::new(xgboost::XgboostModel::load(bytes)?))
+}
+
+/// Loads a model as [`load_output`] does, where `device` says. What has no code for a GPU stays on the processor.
+pub fn load_on(bytes: &[u8], choice: &OutputChoice, device: Device) -> Result<Box<dyn Model>, ModelError> {
+    if device == Device::Cuda && network::is_safetensors(bytes) && *choice == OutputChoice::default() {
+        return Ok(Box::new(network::DeviceNetwork::load(bytes, network::gpu()?)?));
+    }
+    load_output(bytes, choice)
 }
 
 /// What wrote a model file, or evaluates it.

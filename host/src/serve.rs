@@ -13,6 +13,7 @@ mod answer;
 mod batcher;
 mod body;
 mod cache;
+mod capture;
 mod control;
 mod deployer;
 mod deployment;
@@ -42,6 +43,7 @@ pub use answer::{ApiError, ErrorCode};
 pub use batcher::BatchPolicy;
 pub use body::{RequestBody, ServeLimits};
 pub use cache::AnswerCache;
+pub use capture::{Capture, CaptureError};
 pub use control::{Control, ControlChange, ControlRequest};
 pub use deployer::{DeployError, Deployer, LocatedBundle};
 pub use deployment::{Answer, Call, Decoded, Deployment, DeploymentConfig};
@@ -60,5 +62,5 @@ pub use spec::{
     ENDPOINT_FILE_MAX_BYTES, EndpointFileError, EndpointPolicy, EndpointSpec, KEPT_DEFAULT, PolicyFields,
     RouteSpec, ShadowSpec,
 };
-pub use window::{WindowCapture, WindowError};
+pub use window::{WindowCapture, WindowError, WindowMemory};
 pub use work::Work;

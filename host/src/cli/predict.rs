@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
+use super::device::DeviceArguments;
 use super::output::Output;
 use super::plugin::PluginOptions;
 use super::state::StateArguments;
@@ -27,6 +28,8 @@ pub(super) struct PredictArguments {
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     #[command(flatten)]
+    device: DeviceArguments,
+    #[command(flatten)]
     options: PluginOptions,
 }
 
@@ -39,7 +42,7 @@ pub(super) fn run(
     let dataset = state.resolve_dataset(&arguments.data)?;
     let resolved = state.resolve_model(&store, &arguments.model)?;
     let runtime = arguments.options.start()?;
-    let predictor = Predictor::load(&store, &runtime, &resolved.manifest)?;
+    let predictor = Predictor::load_on(&store, &runtime, &resolved.manifest, arguments.device.device())?;
     match &arguments.out {
         Some(path) => {
             let folder =

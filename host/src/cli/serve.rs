@@ -14,6 +14,7 @@ use serde_json::json;
 
 use self::replace::replace_transformers;
 use self::watch::{Watch, note_failures};
+use super::device::DeviceArguments;
 use super::listener::{HostsArguments, listen, stop_signal};
 use super::output::Output;
 use super::plugin::{PluginOptions, parse_pair};
@@ -23,15 +24,12 @@ use crate::domain::Name;
 use crate::plugin::Transformer;
 use crate::registry::{ModelReference, Predictor, read_bundle};
 use crate::serve::{
-    AccessLog, Control, Deployer, Deployment, DeploymentConfig, Endpoint, EndpointPolicy, EndpointSpec,
-    Endpoints, Observer, PolicyFields, Reconciler, Recorder, Routing, ServeLimits, ServeMetrics, ServeState,
-    ShadowSpec, Traces, Work, forbid, observed, router,
+    AccessLog, Capture, Control, Deployer, Deployment, DeploymentConfig, Endpoint, EndpointPolicy,
+    EndpointSpec, Endpoints, Observer, PolicyFields, Reconciler, Recorder, Routing, ServeLimits,
+    ServeMetrics, ServeState, ShadowSpec, Traces, Work, forbid, observed, router,
 };
 use crate::server::{Server, guarded};
 use crate::store::Store;
-
-/// How often captured rows are written.
-const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Rows that one request may have.
 const REQUEST_ROWS_MAX: usize = 100_000;
@@ -101,6 +99,8 @@ pub(super) struct ServeArguments {
     /// Let clients load and unload models, as the Open Inference Protocol's repository has it.
     #[arg(long, conflicts_with = "replaced")]
     model_control: bool,
+    #[command(flatten)]
+    device: DeviceArguments,
     /// Also answer `POST /constant`, which reads a body and says always the same: the yardstick of the benches.
     #[arg(long, hide = true)]
     constant_endpoint: bool,
@@ -115,11 +115,12 @@ pub(super) struct ServeArguments {
 #[command(next_help_heading = "How requests are computed")]
 struct PolicyArguments {
     /// Compute requests together that come at the same time, up to so many rows; each alone if 0. Rows that depend on each
-    /// other, as a plugin's manifest says, are never put together.
-    #[arg(long, value_name = "ROWS", default_value_t = 0, conflicts_with = "endpoints")]
-    batch_rows: usize,
+    /// other, as a plugin's manifest says, are never put together [default: what is there at once, where that changes nothing
+    /// but the time].
+    #[arg(long, value_name = "ROWS", conflicts_with = "endpoints")]
+    batch_rows: Option<usize>,
     /// Longest that a batch waits for as many requests as those before it had, in microseconds [default: 0].
-    #[arg(long, value_name = "US", conflicts_with = "endpoints")]
+    #[arg(long, value_name = "US", conflicts_with = "endpoints", requires = "batch_rows")]
     batch_delay_us: Option<u64>,
     /// Requests, or batches of them, that an endpoint computes at once [default: 64, with --batch-rows one per core].
     #[arg(long, value_name = "COUNT", conflicts_with = "endpoints")]
@@ -142,7 +143,7 @@ struct PolicyArguments {
 impl PolicyArguments {
     fn policy(&self) -> anyhow::Result<EndpointPolicy> {
         let fields = PolicyFields {
-            batch_rows: Some(self.batch_rows),
+            batch_rows: self.batch_rows,
             batch_delay_us: self.batch_delay_us,
             concurrency: self.concurrency,
             queue: self.queue,
@@ -190,7 +191,7 @@ async fn serve(
         body_max_ms: arguments.body_max_ms,
         bodies_max_bytes: arguments.bodies_max_bytes,
     };
-    let captured = Captured { endpoints: Arc::clone(&endpoints), recorder: recorder.clone() };
+    let capture = Capture::start(Arc::clone(&endpoints), recorder.clone())?;
     let (control, asked) = Control::new();
     let control = arguments.model_control.then_some(control);
     let log = arguments.access_log.as_deref().map(AccessLog::open).transpose()?;
@@ -203,15 +204,17 @@ async fn serve(
     if arguments.constant_endpoint {
         routes = routes.merge(constant_route());
     }
-    let flushing = tokio::spawn(captured.clone().flush_regularly());
     tokio::select! {
         () = server.run(guarded(routes, hosts, forbid), stop) => {}
         () = watch.run(asked, output) => {}
     }
-    flushing.abort();
-    captured.flush()?;
-    // It waits for a thread that may need this one's others.
-    tokio::task::spawn_blocking(move || observer.finish()).await?;
+    // They wait for threads that may need this one's others.
+    let captured = tokio::task::spawn_blocking(move || {
+        let captured = capture.finish();
+        observer.finish();
+        captured
+    });
+    captured.await??;
     output.note("stopped");
     Ok(())
 }
@@ -239,8 +242,10 @@ async fn deploy(
     let deployer = Deployer {
         store,
         runtime: arguments.options.start()?,
+        device: arguments.device.device(),
         registry,
         window_rows: arguments.window_rows,
+        window_memory: Arc::default(),
         rows_max: REQUEST_ROWS_MAX,
     };
     if !arguments.plugins.is_empty() || !arguments.postprocess.is_empty() {
@@ -255,7 +260,8 @@ async fn deploy(
     }
     note_failures(&changes, output);
     let interval = Duration::from_secs(u64::from(arguments.refresh));
-    Ok(Watch::new(reconciler, specs, file, interval))
+    let policy = arguments.policy.policy()?;
+    Ok(Watch::new(reconciler, specs, file, policy, interval))
 }
 
 /// The endpoints that `--model` asks for.
@@ -310,7 +316,7 @@ async fn deploy_replaced(
             // It starts instances and waits for them, which a thread that serves must not.
             let (predictor, platform) = tokio::task::block_in_place(|| {
                 let manifest = read_bundle(&deployer.store, located.bundle)?;
-                let own = Predictor::load(&deployer.store, &deployer.runtime, &manifest)?;
+                let own = Predictor::load_on(&deployer.store, &deployer.runtime, &manifest, deployer.device)?;
                 let replaced = replace_transformers(own, arguments, &deployer.runtime, output)?;
                 Ok::<_, anyhow::Error>((replaced, manifest.model.platform()))
             })?;
@@ -380,39 +386,6 @@ fn path_of(deployment: &Deployment) -> String {
     let version =
         deployment.version().map(|(model, number)| format!("{model}@{number}, ")).unwrap_or_default();
     format!("{version}bundle {}: {}model{arrow}{after}", deployment.bundle().short(), names(preprocess))
-}
-
-/// What was captured of requests and is to be written.
-#[derive(Clone)]
-struct Captured {
-    endpoints: Arc<Endpoints>,
-    recorder: Option<Arc<Recorder>>,
-}
-
-impl Captured {
-    fn flush(&self) -> anyhow::Result<()> {
-        self.endpoints.flush_windows()?;
-        self.recorder.as_ref().map_or(Ok(()), |recorder| recorder.flush())?;
-        Ok(())
-    }
-
-    async fn flush_regularly(self) {
-        let mut ticks = tokio::time::interval(FLUSH_INTERVAL);
-        loop {
-            ticks.tick().await;
-            let captured = self.clone();
-            match tokio::task::spawn_blocking(move || captured.flush()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => {
-                    tracing::error!(
-                        "{}",
-                        error.chain().map(|e| e.to_string()).collect::<Vec<_>>().join(": ")
-                    );
-                }
-                Err(error) => tracing::error!(%error, "the writer of what was captured failed"),
-            }
-        }
-    }
 }
 
 /// What the same HTTP server costs when it computes nothing.

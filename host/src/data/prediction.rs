@@ -15,6 +15,9 @@ use crate::store::{Segments, Store};
 /// Longest header: names and shapes of a thousand columns.
 const HEADER_MAX_BYTES: usize = 1024 * 1024;
 
+/// Bytes of a header's length.
+const LENGTH_BYTES: usize = size_of::<u32>();
+
 /// A prediction that was served.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PredictionRecord {
@@ -57,7 +60,7 @@ struct Column {
 }
 
 impl PredictionRecord {
-    /// Appends it to a segment.
+    /// Appends it to a segment, or nothing if it fails.
     pub fn write_to(&self, segment: &mut Vec<u8>) -> Result<(), DataError> {
         let columns = |batch: &Batch| batch.tensors().iter().map(Column::of).collect();
         let header = Header {
@@ -70,10 +73,16 @@ impl PredictionRecord {
             inputs: columns(&self.inputs),
             outputs: columns(&self.outputs),
         };
-        let header = serde_json::to_vec(&header).map_err(DataError::Encode)?;
-        let length = u32::try_from(header.len()).unwrap_or(u32::MAX);
-        segment.extend_from_slice(&length.to_le_bytes());
-        segment.extend_from_slice(&header);
+        let start = segment.len();
+        segment.extend_from_slice(&[0; LENGTH_BYTES]);
+        if let Err(error) = serde_json::to_writer(&mut *segment, &header) {
+            segment.truncate(start);
+            return Err(DataError::Encode(error));
+        }
+        let length = u32::try_from(segment.len() - start - LENGTH_BYTES).unwrap_or(u32::MAX);
+        if let Some(place) = segment.get_mut(start..start + LENGTH_BYTES) {
+            place.copy_from_slice(&length.to_le_bytes());
+        }
         for tensor in self.inputs.tensors().iter().chain(self.outputs.tensors()) {
             segment.extend_from_slice(tensor.data());
         }

@@ -5,11 +5,13 @@
 //! platform, whose last bits may differ from one platform to another.
 
 mod architecture;
+mod device;
 mod file;
 mod kernel;
 mod layers;
 
 pub use architecture::{ARCHITECTURE_VERSION, Activation, Architecture, Image, Layer, Output};
+pub(crate) use device::{DeviceNetwork, gpu, plain};
 pub use file::Network;
 pub(crate) use file::{is_safetensors, little_endian, names, read, shapes, write};
 pub(crate) use kernel::{LANES, Panels, View, multiply, multiply_transposed};

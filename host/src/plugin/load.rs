@@ -85,7 +85,7 @@ impl Plugin {
     }
 
     /// Whether instances are kept between calls: the operator's word, else the manifest's.
-    pub(super) fn keeps_instances(&self) -> bool {
+    pub fn keeps_instances(&self) -> bool {
         let policy = self.inner.runtime.inner.config.instances.unwrap_or(self.inner.manifest.instances);
         policy == InstancePolicy::Pooled
     }

@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 
 use super::{BundleManifest, FeatureError, RegistryError, TransformerEntry, assemble};
 use crate::domain::{Batch, BatchError, ColumnSpec, SchemaError, Signature};
-use crate::model::{self, Model, ModelError};
+use crate::model::{self, Device, Model, ModelError};
 use crate::plugin::{MetricPoint, Plugin, PluginError, PluginRuntime, Transformed, Transformer, block_on};
 use crate::store::Store;
 
@@ -74,8 +74,18 @@ impl Predictor {
         runtime: &PluginRuntime,
         manifest: &BundleManifest,
     ) -> Result<Self, RegistryError> {
+        Self::load_on(store, runtime, manifest, Device::Cpu)
+    }
+
+    /// The same, with the model where `device` says.
+    pub fn load_on(
+        store: &Store,
+        runtime: &PluginRuntime,
+        manifest: &BundleManifest,
+        device: Device,
+    ) -> Result<Self, RegistryError> {
         let choice = manifest.model.output.clone().unwrap_or_default();
-        let model = model::load_output(&store.get(manifest.model.blob.digest)?, &choice)?;
+        let model = model::load_on(&store.get(manifest.model.blob.digest)?, &choice, device)?;
         check_counts(model.as_ref(), manifest)?;
         let open = |entries: &[TransformerEntry]| {
             entries.iter().map(|entry| open_transformer(store, runtime, entry)).collect::<Result<Vec<_>, _>>()
@@ -110,7 +120,7 @@ impl Predictor {
 
     /// Whether another library evaluates the model, of which a newer version or another processor may round otherwise.
     pub fn may_round(&self) -> bool {
-        self.parts.model.output_choice().is_some()
+        self.parts.model.may_round()
     }
 
     /// Leaves out the columns that it does not take, such as the label of a dataset.
@@ -128,6 +138,12 @@ impl Predictor {
     pub fn rows_independent(&self) -> bool {
         let (before, after) = self.transformers();
         before.iter().chain(after).all(|transformer| transformer.plugin().manifest().rows_independent)
+    }
+
+    /// Whether instances of all transformers are kept from call to call.
+    pub fn keeps_instances(&self) -> bool {
+        let (before, after) = self.transformers();
+        before.iter().chain(after).all(|transformer| transformer.plugin().keeps_instances())
     }
 
     /// Gives the parts away, so that some can be replaced.

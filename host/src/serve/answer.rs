@@ -183,7 +183,7 @@ impl From<PredictionError> for ApiError {
                 ErrorCode::Internal,
                 format!("the transformers made something else than in training: {error}"),
             ),
-            PredictionError::Model(error @ ModelError::OnnxRun { .. }) => {
+            PredictionError::Model(error @ (ModelError::OnnxRun { .. } | ModelError::Device { .. })) => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Internal, error.to_string())
             }
             PredictionError::Model(error) => Self::new(

@@ -1,73 +1,189 @@
+use std::future::poll_fn;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
-use super::engine::{Computed, Engine, stopping};
+use super::engine::{Computed, Engine, INLINE_NANOS_MAX, stopping};
 use super::queue::{Queue, Waiting, too_late, until};
 use super::{ApiError, ErrorCode, RequestBody, StageTimes};
 use crate::domain::Batch;
 
+/// Rows that are computed together at most where nothing is said.
+pub(super) const AUTO_ROWS_MAX: usize = 32;
+
 /// How requests of an endpoint are computed together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BatchPolicy {
-    /// Rows that are computed together at most.
-    pub rows_max: usize,
-    /// Longest time, in microseconds, that a batch which is not full waits for more.
-    pub delay_us: u64,
+pub enum BatchPolicy {
+    /// What is there at the same moment, where it is known that this helps and changes nothing: rows are independent,
+    /// instances of plugins are kept anyway, and what is computed takes no longer than may hold up a thread.
+    Auto,
+    /// As it is said.
+    Rows {
+        /// Rows that are computed together at most.
+        max: usize,
+        /// Longest time, in microseconds, that a batch which is not full waits for more.
+        delay_us: u64,
+    },
 }
 
 /// Computes the rows of several requests together.
 ///
-/// What has come while all turns of the queue were taken is one batch. One that is not full waits for more, though no longer
-/// than the policy's delay, and only for as many as the batches before it had: clients that wait for their answers
-/// before they ask again are all there then, and one client alone never waits for others.
+/// The first of them gathers. It lets others go first once, so that whoever is there already can join; who comes while it is not its
+/// turn joins too. With a delay it also waits, though for no more requests than the batches before had: clients that wait
+/// for their answers before they ask again are all there then, and one client alone never waits for others.
 ///
 /// A batch that fails is computed again request by request, so that only those get an error whose rows are at fault.
 pub(super) struct Batcher {
     policy: BatchPolicy,
     queue: Arc<Queue>,
-    jobs: mpsc::UnboundedSender<Job>,
+    engine: Arc<Engine>,
+    /// The batch that others may join.
+    open: Mutex<Option<Arc<Gathering>>>,
+    expected: Expectation,
+    company: Company,
+}
+
+/// Requests that are to be computed together.
+struct Gathering {
+    jobs: Mutex<Jobs>,
+    /// Told when one has joined.
+    joined: Notify,
+    /// Told when nobody is left who waits for the turn, and nobody can join.
+    abandoned: Notify,
+}
+
+struct Jobs {
+    all: Vec<Job>,
+    rows: usize,
+    /// When they are computed, however few they are.
+    until: Instant,
+    /// The name of the next.
+    next: u32,
+    /// Whether others may join.
+    is_open: bool,
+    /// Whether somebody computes them already, or waits for the turn to.
+    is_cared_for: bool,
 }
 
 /// A request that is to be computed.
 struct Job {
+    /// Tells it from others of its batch.
+    name: u32,
     inputs: Batch,
     since: Instant,
     deadline: Option<Instant>,
     /// Whether it wants to know what the model saw.
     keeps: bool,
-    /// Dropped when it is computed: from then on no deadline counts.
-    waits: Option<(oneshot::Sender<()>, Waiting)>,
     reply: oneshot::Sender<Result<Computed, ApiError>>,
-    _body: Option<RequestBody>,
+    body: Option<RequestBody>,
+    /// Its place among those who wait.
+    place: Option<Waiting>,
+}
+
+/// A request's place in a batch, as the request has it. If its client goes away, it leaves it.
+struct Seat {
+    gathering: Arc<Gathering>,
+    name: u32,
+}
+
+impl Seat {
+    /// Takes the request out of its batch; whether it was there still, and so is not being computed.
+    fn leave(&self) -> bool {
+        let mut jobs = self.gathering.jobs();
+        let Some(index) = jobs.all.iter().position(|job| job.name == self.name) else { return false };
+        let gone = jobs.all.swap_remove(index);
+        jobs.rows -= gone.inputs.rows();
+        if jobs.all.is_empty() && !jobs.is_open {
+            self.gathering.abandoned.notify_one();
+        }
+        drop(jobs);
+        true
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+impl Gathering {
+    fn jobs(&self) -> MutexGuard<'_, Jobs> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says that who asks cares for the batch now; whether nobody did.
+    fn care(&self) -> bool {
+        !std::mem::replace(&mut self.jobs().is_cared_for, true)
+    }
+}
+
+/// Whoever gathers a batch. If its client goes away, those who have joined are computed without it.
+struct Gatherer<'a> {
+    batcher: &'a Arc<Batcher>,
+    gathering: &'a Arc<Gathering>,
+}
+
+impl Drop for Gatherer<'_> {
+    fn drop(&mut self) {
+        if self.gathering.care() {
+            self.batcher.compute_in_turn(self.gathering);
+        }
+    }
+}
+
+/// Whether a request may expect others beside it.
+#[derive(Debug, Default)]
+struct Company {
+    /// Requests in a row that nobody joined.
+    lonely: AtomicU32,
+}
+
+impl Company {
+    /// Whether others are worth looking for. After a few in vain, only now and then.
+    fn is_likely(&self) -> bool {
+        let lonely = self.lonely.load(Ordering::Relaxed);
+        lonely < 4 || lonely.is_multiple_of(32)
+    }
+
+    fn learn(&self, requests: usize) {
+        if requests > 1 {
+            self.lonely.store(0, Ordering::Relaxed);
+        } else {
+            self.lonely.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 /// How many requests a batch may be expected to have.
 #[derive(Debug)]
-struct Expectation(usize);
+struct Expectation(AtomicUsize);
 
 impl Expectation {
     /// Whether more are worth waiting for than those that are there.
     fn is_more_than(&self, requests: usize) -> bool {
-        requests < self.0
+        requests < self.0.load(Ordering::Relaxed)
     }
 
     /// Learns from a batch. One that is larger than expected lets one more be expected; one for whose rest was waited in
     /// vain lets no more be expected than came.
-    fn learn(&mut self, requests: usize) {
-        self.0 = if requests > self.0 { self.0 + 1 } else { requests.max(1) };
+    fn learn(&self, requests: usize) {
+        let expected = self.0.load(Ordering::Relaxed);
+        let learned = if requests > expected { expected + 1 } else { requests.max(1) };
+        self.0.store(learned, Ordering::Relaxed);
     }
 }
 
 impl Batcher {
-    /// Batches for `engine` with the turns of `queue`. Ends when it is dropped and those who wait have their answers.
+    /// Batches for `engine` with the turns of `queue`.
     pub(super) fn new(policy: BatchPolicy, queue: Arc<Queue>, engine: Arc<Engine>) -> Self {
-        let (jobs, arriving) = mpsc::unbounded_channel();
-        tokio::spawn(run(policy, Arc::clone(&queue), engine, arriving));
-        Self { policy, queue, jobs }
+        let expected = Expectation(AtomicUsize::new(1));
+        Self { policy, queue, engine, open: Mutex::default(), expected, company: Company::default() }
     }
 
     /// How it batches.
@@ -80,106 +196,208 @@ impl Batcher {
         self.policy == policy && Arc::ptr_eq(&self.queue, queue)
     }
 
+    /// Whether there is room for others beside so many rows.
+    pub(super) fn takes(&self, rows: usize) -> bool {
+        rows < self.rows_max()
+    }
+
+    /// Rows that are computed together at most.
+    fn rows_max(&self) -> usize {
+        match self.policy {
+            BatchPolicy::Rows { max, .. } => max,
+            BatchPolicy::Auto => match self.engine.row_nanos() {
+                // Nobody knows yet how long a batch would take.
+                0 => 1,
+                nanos => {
+                    AUTO_ROWS_MAX.min(usize::try_from(INLINE_NANOS_MAX / nanos).unwrap_or(AUTO_ROWS_MAX))
+                }
+            },
+        }
+    }
+
+    fn delay(&self) -> Duration {
+        match self.policy {
+            BatchPolicy::Rows { delay_us, .. } => Duration::from_micros(delay_us),
+            BatchPolicy::Auto => Duration::ZERO,
+        }
+    }
+
     /// Computes `inputs`, with others if there are any.
     pub(super) async fn compute(
-        &self,
+        self: &Arc<Self>,
         inputs: Batch,
         body: Option<RequestBody>,
         deadline: Option<Instant>,
         keeps: bool,
     ) -> Result<Computed, ApiError> {
-        let ((reply, replied), (waiting, taken)) = (oneshot::channel(), oneshot::channel());
-        let waits = Some((waiting, self.queue.wait()?));
-        let since = Instant::now();
-        let job = Job { inputs, since, deadline, keeps, waits, reply, _body: body };
-        self.jobs.send(job).map_err(|_| stopping())?;
-        // It ends by being dropped.
-        let _ = until(deadline, taken).await?;
-        replied.await.map_err(|_| stopping())?
-    }
-}
-
-async fn run(
-    policy: BatchPolicy,
-    queue: Arc<Queue>,
-    engine: Arc<Engine>,
-    mut jobs: mpsc::UnboundedReceiver<Job>,
-) {
-    let mut expected = Expectation(1);
-    // What did not fit into the batch before.
-    let mut next = None;
-    loop {
-        let first = match next.take() {
-            Some(job) => job,
-            None => match jobs.recv().await {
-                Some(job) => job,
-                None => return,
-            },
+        let (reply, mut replied) = oneshot::channel();
+        let (name, since, place) = (0, Instant::now(), Some(self.queue.wait()?));
+        let job = Job { name, inputs, since, deadline, keeps, reply, body, place };
+        let (seat, is_first) = self.join(job);
+        if is_first {
+            let gatherer = Gatherer { batcher: self, gathering: &seat.gathering };
+            self.wait_for_others(&seat.gathering).await;
+            if let Some(turn) = self.queue.free_turn()
+                && gatherer.gathering.care()
+            {
+                let mut batch = self.close(&seat.gathering);
+                if batch.len() == 1
+                    && let Some(job) = batch.pop()
+                {
+                    return self.compute_alone(job, turn).await;
+                }
+                tokio::spawn(answer(Arc::clone(&self.engine), batch, turn));
+            }
+        }
+        let reply = match until(deadline, &mut replied).await {
+            Err(late) if seat.leave() => return Err(late),
+            // From when on it is computed no deadline counts.
+            Err(_) => replied.await,
+            Ok(reply) => reply,
         };
-        // Those who come until it is their turn are in the batch.
-        let Ok(turn) = queue.turn().await else { return };
-        let mut batch = vec![first];
-        next = gather(policy, &mut expected, &mut jobs, &mut batch).await;
-        let engine = Arc::clone(&engine);
-        tokio::spawn(async move {
-            answer(&engine, batch).await;
-            drop(turn);
+        reply.map_err(|_| stopping())?
+    }
+
+    async fn compute_alone(&self, job: Job, turn: OwnedSemaphorePermit) -> Result<Computed, ApiError> {
+        let Job { inputs, since, deadline, keeps, body, place, .. } = job;
+        drop(place);
+        let queue = since.elapsed();
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return Err(too_late());
+        }
+        let mut computed = self.engine.compute(inputs, deadline, (turn, body)).await?;
+        computed.times.queue = queue;
+        let seen = if keeps { computed.seen.clone() } else { computed.seen.take() };
+        self.engine.offer(seen);
+        Ok(computed)
+    }
+
+    /// Joins those who gather. If nobody does, or there is no room, it begins to, and is the first.
+    fn join(self: &Arc<Self>, mut job: Job) -> (Seat, bool) {
+        let (rows, rows_max) = (job.inputs.rows(), self.rows_max());
+        // Nobody is made to wait for others until it is too late.
+        let left = |deadline: Instant| job.since + deadline.saturating_duration_since(job.since) / 2;
+        let until = [Some(job.since + self.delay()), job.deadline.map(left)];
+        let until = until.into_iter().flatten().min().unwrap_or(job.since);
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(gathering) = open.as_ref() {
+            let gathering = Arc::clone(gathering);
+            let mut jobs = gathering.jobs();
+            if jobs.rows + rows <= rows_max {
+                job.name = jobs.next;
+                let name = job.name;
+                (jobs.next, jobs.rows, jobs.until) = (jobs.next + 1, jobs.rows + rows, jobs.until.min(until));
+                jobs.all.push(job);
+                let is_full = jobs.rows >= rows_max;
+                drop(jobs);
+                gathering.joined.notify_one();
+                if is_full {
+                    *open = None;
+                }
+                drop(open);
+                if is_full {
+                    self.compute_full(&gathering);
+                }
+                return (Seat { gathering, name }, false);
+            }
+            drop(jobs);
+            *open = None;
+            drop(open);
+            self.compute_full(&gathering);
+            open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        }
+        let jobs = Jobs { rows, until, next: 1, is_open: true, is_cared_for: false, all: vec![job] };
+        let gathering = Gathering { jobs: Mutex::new(jobs), joined: Notify::new(), abandoned: Notify::new() };
+        let gathering = Arc::new(gathering);
+        let before = open.replace(Arc::clone(&gathering));
+        drop(open);
+        if let Some(before) = before {
+            // Another has begun meanwhile.
+            self.compute_full(&before);
+        }
+        (Seat { gathering, name: 0 }, true)
+    }
+
+    /// Sees to it that a batch is computed which nobody can join any more.
+    fn compute_full(self: &Arc<Self>, gathering: &Arc<Gathering>) {
+        gathering.jobs().is_open = false;
+        if gathering.care() {
+            self.compute_in_turn(gathering);
+        }
+    }
+
+    /// Computes a batch when it is its turn.
+    fn compute_in_turn(self: &Arc<Self>, gathering: &Arc<Gathering>) {
+        // There is none when the server has stopped.
+        let Ok(threads) = tokio::runtime::Handle::try_current() else { return };
+        let (batcher, gathering) = (Arc::clone(self), Arc::clone(gathering));
+        threads.spawn(async move {
+            tokio::select! {
+                turn = batcher.queue.turn() => if let Ok(turn) = turn {
+                    let batch = batcher.close(&gathering);
+                    answer(Arc::clone(&batcher.engine), batch, turn).await;
+                },
+                () = gathering.abandoned.notified() => {}
+            }
         });
     }
+
+    /// Lets others go first, and waits for as many as are expected, no longer than allowed.
+    async fn wait_for_others(&self, gathering: &Gathering) {
+        if self.company.is_likely() {
+            let_others_go_first().await;
+        }
+        while !self.delay().is_zero() {
+            let (requests, until, is_cared_for) = {
+                let jobs = gathering.jobs();
+                (jobs.all.len(), jobs.until, jobs.is_cared_for)
+            };
+            if is_cared_for || !self.expected.is_more_than(requests) || until <= Instant::now() {
+                return;
+            }
+            let _ = tokio::time::timeout_at(until, gathering.joined.notified()).await;
+        }
+    }
+
+    /// Lets nobody join a batch any more, and takes its requests to compute them.
+    fn close(&self, gathering: &Arc<Gathering>) -> Vec<Job> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.take_if(|open| Arc::ptr_eq(open, gathering));
+        drop(open);
+        let mut jobs = gathering.jobs();
+        jobs.is_open = false;
+        let batch = std::mem::take(&mut jobs.all);
+        drop(jobs);
+        self.company.learn(batch.len());
+        self.expected.learn(batch.len());
+        batch
+    }
 }
 
-/// Fills a batch; gives the request that does not fit any more.
-async fn gather(
-    policy: BatchPolicy,
-    expected: &mut Expectation,
-    jobs: &mut mpsc::UnboundedReceiver<Job>,
-    batch: &mut Vec<Job>,
-) -> Option<Job> {
-    let since = batch.first().map_or_else(Instant::now, |first| first.since);
-    let mut until = since + Duration::from_micros(policy.delay_us);
-    // Nobody is made to wait for others until it is too late.
-    let sooner = |until: Instant, job: &Job| match job.deadline {
-        Some(deadline) => until.min(since + deadline.saturating_duration_since(since) / 2),
-        None => until,
-    };
-    for job in batch.iter() {
-        until = sooner(until, job);
-    }
-    let mut rows: usize = batch.iter().map(|job| job.inputs.rows()).sum();
-    let left_over = loop {
-        if rows >= policy.rows_max {
-            break None;
+/// Lets the tasks run that are ready on this thread, or another thread take this one over.
+async fn let_others_go_first() {
+    let mut is_first = true;
+    poll_fn(|context| {
+        if std::mem::take(&mut is_first) {
+            // Not `yield_now` of tokio's, after which no other thread can.
+            context.waker().wake_by_ref();
+            return Poll::Pending;
         }
-        let job = match jobs.try_recv() {
-            Ok(job) => job,
-            Err(_) if policy.delay_us == 0 || !expected.is_more_than(batch.len()) => break None,
-            Err(_) => match tokio::time::timeout_at(until, jobs.recv()).await {
-                Ok(Some(job)) => job,
-                Ok(None) | Err(_) => break None,
-            },
-        };
-        if rows.saturating_add(job.inputs.rows()) > policy.rows_max {
-            break Some(job);
-        }
-        rows += job.inputs.rows();
-        until = sooner(until, &job);
-        batch.push(job);
-    };
-    expected.learn(batch.len());
-    left_over
+        Poll::Ready(())
+    })
+    .await;
 }
 
 /// Computes a batch and answers everyone in it who still waits.
-async fn answer(engine: &Arc<Engine>, batch: Vec<Job>) {
+async fn answer(engine: Arc<Engine>, batch: Vec<Job>, _turn: OwnedSemaphorePermit) {
     let now = Instant::now();
     let is_late = |job: &Job| job.deadline.is_some_and(|deadline| deadline <= now);
-    let (late, batch): (Vec<Job>, Vec<Job>) = batch.into_iter().partition(is_late);
+    let (late, mut batch): (Vec<Job>, Vec<Job>) = batch.into_iter().partition(is_late);
+    batch.iter_mut().for_each(|job| job.place = None);
     for job in late {
         let _ = job.reply.send(Err(too_late()));
     }
-    let mut batch: Vec<Job> = batch.into_iter().filter(|job| !job.reply.is_closed()).collect();
-    batch.iter_mut().for_each(|job| job.waits = None);
-    match computed_together(engine, &batch).await {
+    match computed_together(&engine, &batch).await {
         Ok(Some(computed)) => {
             let mut start = 0;
             for (index, job) in batch.into_iter().enumerate() {
@@ -245,11 +463,126 @@ fn part_of(computed: &Computed, rows: Range<usize>, job: &Job) -> Option<(Batch,
 
 #[cfg(test)]
 mod tests {
+    use futures_util::future::join_all;
+
+    use super::super::deployment::tests::{Zeros, call, deployment};
+    use super::super::{Call, Deployment, QueueLimits};
     use super::*;
+    use crate::domain::Tensor;
+
+    fn row() -> Batch {
+        Batch::new(vec![Tensor::from_f32("features", vec![1, 2], &[1.0, 2.0]).unwrap()]).unwrap()
+    }
+
+    /// A deployment that batches by `policy`, what it asks, and who asks it for one row. It knows how long that takes.
+    async fn batching(policy: BatchPolicy, limits: QueueLimits) -> (Arc<Zeros>, Deployment, Call) {
+        let (model, deployment) = deployment(2, 1);
+        let call = Call { queue: Arc::new(Queue::new(limits)), ..call() };
+        deployment.answer_rows(row(), call.clone()).await.unwrap();
+        model.rows.lock().unwrap().clear();
+        deployment.batch_by(Some(policy), &call.queue);
+        (model, deployment, call)
+    }
+
+    fn rows_of(model: &Zeros) -> Vec<usize> {
+        model.rows.lock().unwrap().clone()
+    }
+
+    #[tokio::test]
+    async fn what_is_there_at_once_is_computed_together() {
+        let (model, deployment, call) = batching(BatchPolicy::Auto, QueueLimits::default()).await;
+        let all = join_all((0..10).map(|_| deployment.answer_rows(row(), call.clone())));
+        assert!(all.await.iter().all(|answer| answer.as_ref().unwrap().rows() == 1));
+        assert_eq!(rows_of(&model), [10]);
+        // Another 70 are two full batches and the rest.
+        join_all((0..70).map(|_| deployment.answer_rows(row(), call.clone()))).await;
+        let mut rows = rows_of(&model).split_off(1);
+        rows.sort_unstable();
+        assert_eq!(rows, [6, 32, 32]);
+        assert_eq!((call.queue.waiting(), call.queue.computing()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn where_nobody_knows_how_long_rows_take_the_first_is_computed_alone() {
+        let (model, deployment) = deployment(2, 1);
+        let call = call();
+        deployment.batch_by(Some(BatchPolicy::Auto), &call.queue);
+        join_all((0..10).map(|_| deployment.answer_rows(row(), call.clone()))).await;
+        assert_eq!(rows_of(&model)[0], 1);
+    }
+
+    #[tokio::test]
+    async fn if_who_gathers_goes_away_the_others_are_computed_all_the_same() {
+        let (model, deployment, call) = batching(BatchPolicy::Auto, QueueLimits::default()).await;
+        let mut first = Box::pin(deployment.answer_rows(row(), call.clone()));
+        assert!(futures_util::poll!(&mut first).is_pending());
+        let mut second = Box::pin(deployment.answer_rows(row(), call.clone()));
+        assert!(futures_util::poll!(&mut second).is_pending());
+        drop(first);
+        assert_eq!(second.await.unwrap().rows(), 1);
+        assert_eq!(rows_of(&model), [1]);
+        assert_eq!(call.queue.waiting(), 0);
+    }
+
+    #[tokio::test]
+    async fn who_waits_too_long_for_a_turn_is_told_and_leaves_its_place() {
+        let limits = QueueLimits { concurrency: 1, ..QueueLimits::default() };
+        let (model, deployment, call) = batching(BatchPolicy::Auto, limits).await;
+        let turn = call.queue.free_turn().unwrap();
+        let soon = Call { deadline: Some(Instant::now() + Duration::from_millis(5)), ..call.clone() };
+        let mut patient = Box::pin(deployment.answer_rows(row(), call.clone()));
+        assert!(futures_util::poll!(&mut patient).is_pending());
+        // One that joins, and one that gathers after it is gone.
+        for _ in 0..2 {
+            let late = deployment.answer_rows(row(), soon.clone()).await.unwrap_err();
+            assert_eq!(late.code(), ErrorCode::DeadlineExceeded);
+            assert_eq!(call.queue.waiting(), 1);
+        }
+        drop(turn);
+        assert_eq!(patient.await.unwrap().rows(), 1);
+        assert_eq!(rows_of(&model), [1], "those who are gone are not computed");
+        let turn = call.queue.free_turn().unwrap();
+        let late = deployment.answer_rows(row(), soon.clone()).await.unwrap_err();
+        assert_eq!((late.code(), call.queue.waiting()), (ErrorCode::DeadlineExceeded, 0));
+        drop(turn);
+    }
+
+    #[tokio::test]
+    async fn a_batch_with_a_delay_waits_for_as_many_as_came_before() {
+        let policy = BatchPolicy::Rows { max: 8, delay_us: 60_000_000 };
+        let (model, deployment, call) = batching(policy, QueueLimits::default()).await;
+        // Nobody is expected.
+        deployment.answer_rows(row(), call.clone()).await.unwrap();
+        for _ in 0..3 {
+            join_all((0..3).map(|_| deployment.answer_rows(row(), call.clone()))).await;
+        }
+        assert_eq!(rows_of(&model), [1, 3, 3, 3]);
+        // Three are expected now, and the deadline of one who is alone does not come too late.
+        let deadline = Some(Instant::now() + Duration::from_millis(400));
+        deployment.answer_rows(row(), Call { deadline, ..call.clone() }).await.unwrap();
+        assert_eq!(rows_of(&model).last(), Some(&1));
+    }
+
+    #[test]
+    fn after_a_few_that_nobody_joined_others_are_looked_for_now_and_then() {
+        let company = Company::default();
+        let looks = |company: &Company| {
+            (0..64)
+                .filter(|_| {
+                    let looks = company.is_likely();
+                    company.learn(1);
+                    looks
+                })
+                .count()
+        };
+        assert_eq!(looks(&company), 5);
+        company.learn(2);
+        assert!(company.is_likely());
+    }
 
     #[test]
     fn no_more_are_expected_than_came() {
-        let mut expected = Expectation(1);
+        let expected = Expectation(AtomicUsize::new(1));
         assert!(!expected.is_more_than(1), "one client alone waits for nobody");
         for requests in [3, 5, 5, 5] {
             expected.learn(requests);

@@ -1,9 +1,10 @@
 use std::sync::Arc;
 
 use super::graph::Graph;
-use super::{Deployment, DeploymentConfig, GraphError, WindowCapture, Work};
+use super::{Deployment, DeploymentConfig, GraphError, WindowCapture, WindowMemory, Work};
 use crate::data::{DataError, WindowWriter};
 use crate::domain::{Digest, Name};
+use crate::model::Device;
 use crate::plugin::{PluginRuntime, block_on};
 use crate::registry::{
     ModelReference, Predictor, Registry, RegistryError, Sample, SampleError, read_bundle, resolve_unnamed,
@@ -17,10 +18,14 @@ pub struct Deployer {
     pub store: Store,
     /// What runs their transformers.
     pub runtime: PluginRuntime,
+    /// Where networks are computed.
+    pub device: Device,
     /// Where models are; none where only bundles are served that have no name.
     pub registry: Option<Registry>,
     /// Newest rows that are kept for monitoring; 0 keeps none.
     pub window_rows: usize,
+    /// What the rows of all windows share.
+    pub window_memory: Arc<WindowMemory>,
     /// Rows that one request may have.
     pub rows_max: usize,
 }
@@ -94,7 +99,7 @@ impl Deployer {
     fn load(&self, endpoint: &Name, located: LocatedBundle) -> Result<Deployment, DeployError> {
         let LocatedBundle { version, bundle } = located;
         let manifest = read_bundle(&self.store, bundle)?;
-        let predictor = Predictor::load(&self.store, &self.runtime, &manifest)?;
+        let predictor = Predictor::load_on(&self.store, &self.runtime, &manifest, self.device)?;
         let mut example = None;
         if let Some(recorded) = &manifest.sample {
             let sample = Sample::from_bytes(&self.store.get(recorded.digest)?)?;
@@ -135,6 +140,6 @@ impl Deployer {
             return Ok(None);
         }
         let writer = WindowWriter::open(&self.store, endpoint, bundle, self.window_rows)?;
-        Ok(Some(Arc::new(WindowCapture::new(writer))))
+        Ok(Some(Arc::new(WindowCapture::new(writer, Arc::clone(&self.window_memory)))))
     }
 }

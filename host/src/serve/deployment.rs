@@ -209,7 +209,7 @@ impl Deployment {
     /// Computes requests together from the next one on, with the turns of `queue`; or each alone. They are never together
     /// where a transformer says that rows depend on each other.
     pub(super) fn batch_by(&self, policy: Option<BatchPolicy>, queue: &Arc<Queue>) {
-        let policy = policy.filter(|_| self.engine.work.rows_independent());
+        let policy = policy.filter(|policy| self.engine.work.may_batch(*policy));
         let mut batcher = self.batcher.write().unwrap_or_else(PoisonError::into_inner);
         let is_so = match (policy, batcher.as_ref()) {
             (Some(policy), Some(batcher)) => batcher.is_of(policy, queue),
@@ -224,7 +224,7 @@ impl Deployment {
 
     /// Whether requests are computed together as `policy` says, as far as the transformers allow it.
     pub(super) fn is_batching_by(&self, policy: Option<BatchPolicy>) -> bool {
-        let policy = policy.filter(|_| self.engine.work.rows_independent());
+        let policy = policy.filter(|policy| self.engine.work.may_batch(*policy));
         let batcher = self.batcher.read().unwrap_or_else(PoisonError::into_inner);
         batcher.as_ref().map(|batcher| batcher.policy()) == policy
     }
@@ -332,7 +332,7 @@ impl Deployment {
     ) -> Result<Computed, ApiError> {
         let keeps = call.cache.is_some();
         let batcher = self.batcher.read().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(batcher) = batcher {
+        if let Some(batcher) = batcher.filter(|batcher| batcher.takes(inputs.rows())) {
             return batcher.compute(inputs, body, call.deadline, keeps).await;
         }
         let waiting = Instant::now();
@@ -453,6 +453,8 @@ pub(super) mod tests {
         features: usize,
         scores: usize,
         asked_by: Mutex<Vec<ThreadId>>,
+        /// Rows of each call.
+        pub(crate) rows: Mutex<Vec<usize>>,
     }
 
     impl Model for Zeros {
@@ -478,6 +480,7 @@ pub(super) mod tests {
 
         fn score(&self, features: &[f32]) -> Result<Vec<f32>, ModelError> {
             self.asked_by.lock().unwrap().push(std::thread::current().id());
+            self.rows.lock().unwrap().push(features.len() / self.features);
             Ok(vec![0.0; features.len() / self.features * self.scores])
         }
     }
@@ -498,7 +501,7 @@ pub(super) mod tests {
     }
 
     pub(crate) fn deployment(features: usize, scores: usize) -> (Arc<Zeros>, Deployment) {
-        let model = Arc::new(Zeros { features, scores, asked_by: Mutex::new(Vec::new()) });
+        let model = Arc::new(Zeros { features, scores, asked_by: Mutex::default(), rows: Mutex::default() });
         let input = ColumnSpec {
             name: "features".to_owned(),
             dtype: DataType::Fp32,
@@ -551,6 +554,11 @@ pub(super) mod tests {
     async fn only_small_requests_are_answered_on_the_thread_that_read_them() {
         let asked_here = async |count: usize, features: usize, scores: usize| {
             let (model, deployment) = deployment(features, scores);
+            // From these it knows what a row takes, of which the first alone says little.
+            for _ in 0..50 {
+                answer(&deployment, rows(1, features), call()).await.unwrap();
+            }
+            model.asked_by.lock().unwrap().clear();
             answer(&deployment, rows(count, features), call()).await.unwrap();
             let asked_by = model.asked_by.lock().unwrap();
             asked_by.as_slice() == [std::thread::current().id()]
@@ -560,5 +568,12 @@ pub(super) mod tests {
         assert!(!asked_here(65, 20, 10).await, "many rows");
         assert!(!asked_here(10, 20_000, 1).await, "a long body");
         assert!(!asked_here(10, 20, 10_000).await, "a long answer");
+        let (model, deployment) = deployment(20, 10);
+        answer(&deployment, rows(2, 20), call()).await.unwrap();
+        assert_ne!(
+            model.asked_by.lock().unwrap()[0],
+            std::thread::current().id(),
+            "nobody knows how long it takes"
+        );
     }
 }

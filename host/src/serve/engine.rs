@@ -22,7 +22,7 @@ const INLINE_BYTES_MAX: usize = 100 * 1024;
 pub(super) const INLINE_SCORES_MAX: usize = 16 * 1024;
 
 /// Time, in nanoseconds, up to which a batch is computed on that thread, judging by the rows before it: others wait so long.
-const INLINE_NANOS_MAX: u64 = 1_000_000;
+pub(super) const INLINE_NANOS_MAX: u64 = 1_000_000;
 
 /// What a deployment has loaded, at work: computes batches, offers what it saw to the window, and counts.
 pub(super) struct Engine {
@@ -98,8 +98,13 @@ impl Engine {
     /// Shows the window what the model saw.
     pub(super) fn offer(&self, seen: Option<(Batch, Batch)>) {
         if let (Some(window), Some((features, scores))) = (&self.window, seen) {
-            window.offer(features, scores);
+            window.offer(&features, &scores);
         }
+    }
+
+    /// What a row takes, in nanoseconds, judging by those before; 0 before the first.
+    pub(super) fn row_nanos(&self) -> u64 {
+        self.row_nanos.load(Ordering::Relaxed)
     }
 
     fn is_quick(&self, inputs: &Batch) -> bool {
@@ -109,7 +114,11 @@ impl Engine {
         }
         let rows = inputs.rows();
         let scores = rows.saturating_mul(self.work.score_count());
-        let nanos = self.row_nanos.load(Ordering::Relaxed).saturating_mul(rows as u64);
+        // The first row is computed here; how long several take nobody knows before.
+        let nanos = match self.row_nanos() {
+            0 if rows > 1 => u64::MAX,
+            nanos => nanos.saturating_mul(rows as u64),
+        };
         rows <= INLINE_ROWS_MAX
             && inputs.byte_len() <= INLINE_BYTES_MAX
             && scores <= INLINE_SCORES_MAX
@@ -119,7 +128,7 @@ impl Engine {
     /// Takes into account what rows have taken. Slowly, so that a few that were disturbed do not count much.
     fn learn(&self, rows: usize, took: Duration) {
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX) / (rows.max(1) as u64);
-        let known = self.row_nanos.load(Ordering::Relaxed);
+        let known = self.row_nanos();
         let learned = if known == 0 { nanos } else { known - known / 8 + nanos / 8 };
         self.row_nanos.store(learned, Ordering::Relaxed);
     }

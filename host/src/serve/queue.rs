@@ -91,14 +91,19 @@ impl Queue {
         self: &Arc<Self>,
         deadline: Option<Instant>,
     ) -> Result<OwnedSemaphorePermit, ApiError> {
-        if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
+        if let Some(turn) = self.free_turn() {
             return match deadline {
                 Some(deadline) if deadline <= Instant::now() => Err(too_late()),
-                _ => Ok(permit),
+                _ => Ok(turn),
             };
         }
         let _place = self.wait()?;
         until(deadline, self.turn()).await?
+    }
+
+    /// A turn, if nobody has to be waited for.
+    pub(super) fn free_turn(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.free).try_acquire_owned().ok()
     }
 
     /// Waits for a turn, however long that takes.

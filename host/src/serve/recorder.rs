@@ -1,5 +1,5 @@
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::data::{DataError, PredictionRecord, PredictionWriter};
 
@@ -9,52 +9,94 @@ const RECORDS_PER_FLUSH: usize = 4_096;
 /// Bytes of rows and answers that are kept of one interval.
 const BYTES_PER_FLUSH: usize = 32 * 1024 * 1024;
 
+/// Bytes from which on a prediction is written into memory of its own, while others are written to that of all.
+const LARGE_BYTES_MIN: usize = 64 * 1024;
+
+/// Bytes of the memory for one interval that is kept for the next.
+const KEPT_BYTES_MAX: usize = 8 * 1024 * 1024;
+
 /// Keeps what was asked and answered, and writes it to the store now and then.
 ///
-/// Requests only push into memory, without copying rows; [`Self::flush`], called by a task of the server's about once a second and
-/// at its end, does the writing. What is not written when the process is killed is lost.
+/// Requests only write into memory, which is used again and again: rows that stayed where they are until they are written would
+/// make every request after them take memory that no cache holds. [`Self::flush`], called by a task of the server's about once a
+/// second and at its end, does the rest. What is not written when the process is killed is lost.
 pub struct Recorder {
     pending: Mutex<Pending>,
-    writer: Mutex<PredictionWriter>,
+    writer: Mutex<Writer>,
 }
 
 #[derive(Default)]
 struct Pending {
-    records: Vec<PredictionRecord>,
+    segment: Vec<u8>,
+    /// Large ones, one each.
+    large: Vec<Vec<u8>>,
+    records: usize,
     bytes: usize,
 }
 
+impl Pending {
+    /// Takes room for a prediction of so many bytes, if there is.
+    fn take_room(&mut self, bytes: usize) -> bool {
+        let has_room =
+            self.records < RECORDS_PER_FLUSH && self.bytes.saturating_add(bytes) <= BYTES_PER_FLUSH;
+        if has_room {
+            self.records += 1;
+            self.bytes += bytes;
+        }
+        has_room
+    }
+}
+
+struct Writer {
+    predictions: PredictionWriter,
+    /// The memory of the segment before, empty.
+    spare: Vec<u8>,
+}
+
 impl Recorder {
-    /// Records to `writer`.
-    pub fn new(writer: PredictionWriter) -> Self {
-        Self { pending: Mutex::default(), writer: Mutex::new(writer) }
+    /// Records to `predictions`.
+    pub fn new(predictions: PredictionWriter) -> Self {
+        Self { pending: Mutex::default(), writer: Mutex::new(Writer { predictions, spare: Vec::new() }) }
     }
 
     /// Keeps a prediction of so many bytes, unless there are too many; whether it does. The record is only made where it is
     /// kept, since under load most are not.
     pub fn offer(&self, bytes: usize, record: impl FnOnce() -> PredictionRecord) -> bool {
-        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        if pending.records.len() >= RECORDS_PER_FLUSH || pending.bytes.saturating_add(bytes) > BYTES_PER_FLUSH
-        {
+        let mut pending = self.pending();
+        if !pending.take_room(bytes) {
             return false;
         }
-        pending.bytes += bytes;
-        pending.records.push(record());
-        true
+        if bytes < LARGE_BYTES_MIN {
+            return record().write_to(&mut pending.segment).is_ok();
+        }
+        drop(pending);
+        let mut segment = Vec::with_capacity(bytes);
+        let is_written = record().write_to(&mut segment).is_ok();
+        self.pending().large.push(segment);
+        is_written
+    }
+
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes what has come since the last time. When it returns, what another thread was writing is written too.
     pub fn flush(&self) -> Result<(), DataError> {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let pending = std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner));
-        if pending.records.is_empty() {
+        let spare = std::mem::take(&mut writer.spare);
+        let before =
+            std::mem::replace(&mut *self.pending(), Pending { segment: spare, ..Pending::default() });
+        let Pending { mut segment, large, .. } = before;
+        large.iter().for_each(|large| segment.extend_from_slice(large));
+        if segment.is_empty() {
+            writer.spare = segment;
             return Ok(());
         }
-        let mut segment = Vec::with_capacity(pending.bytes + 512 * pending.records.len());
-        for record in &pending.records {
-            record.write_to(&mut segment)?;
-        }
-        writer.append(&segment)
+        let written = writer.predictions.append(&segment);
+        segment.clear();
+        segment.shrink_to(KEPT_BYTES_MAX);
+        writer.spare = segment;
+        written
     }
 }
 

@@ -9,6 +9,7 @@ use axum::http::HeaderName;
 use serde::Deserialize;
 
 use self::graph::{GraphFields, MemberFields, NodeFields, SwitchFields};
+use super::batcher::AUTO_ROWS_MAX;
 use super::{BatchPolicy, Node, QueueLimits};
 use crate::domain::Name;
 use crate::registry::ModelReference;
@@ -91,7 +92,7 @@ pub struct ShadowSpec {
 }
 
 /// How requests of an endpoint are computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EndpointPolicy {
     /// How many at once, and how many may wait.
     pub queue: QueueLimits,
@@ -99,6 +100,12 @@ pub struct EndpointPolicy {
     pub batch: Option<BatchPolicy>,
     /// Bytes of answers that are kept; 0 keeps none.
     pub cache_bytes: u64,
+}
+
+impl Default for EndpointPolicy {
+    fn default() -> Self {
+        Self { queue: QueueLimits::default(), batch: Some(BatchPolicy::Auto), cache_bytes: 0 }
+    }
 }
 
 /// How requests are computed, as it is written; what is left out has its default.
@@ -134,16 +141,22 @@ impl PolicyFields {
         within("queue", size(self.queue), 0, QUEUE_MAX)?;
         within("timeout_ms", self.timeout_ms, 0, TIMEOUT_MS_MAX)?;
         within("cache_mib", self.cache_mib, 0, CACHE_MIB_MAX)?;
-        let rows_max = self.batch_rows.unwrap_or(0);
         let delay_us = self.batch_delay_us.unwrap_or(BATCH_DELAY_US_DEFAULT);
-        let batch = (rows_max > 1).then_some(BatchPolicy { rows_max, delay_us });
         let usual = QueueLimits::default();
+        let waiting = self.queue.unwrap_or(usual.waiting);
+        let batch = match self.batch_rows {
+            // Who gathers waits, if only for a moment.
+            None => (waiting >= AUTO_ROWS_MAX).then_some(BatchPolicy::Auto),
+            Some(0 | 1) => None,
+            Some(max) => Some(BatchPolicy::Rows { max, delay_us }),
+        };
         // More batches at once than cores would only be smaller ones.
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-        let concurrency = if batch.is_some() { cores() } else { usual.concurrency };
+        let concurrency =
+            if matches!(batch, Some(BatchPolicy::Rows { .. })) { cores() } else { usual.concurrency };
         let queue = QueueLimits {
             concurrency: self.concurrency.unwrap_or(concurrency),
-            waiting: self.queue.unwrap_or(usual.waiting),
+            waiting,
             timeout_ms: self.timeout_ms.unwrap_or(usual.timeout_ms),
         };
         Ok(EndpointPolicy { queue, batch, cache_bytes: self.cache_mib.unwrap_or(0) * 1024 * 1024 })
@@ -281,7 +294,8 @@ impl EndpointFields {
                 let graph = Some(graph.node()?);
                 // Answers are not kept either: the endpoints that it asks may be other versions by then.
                 let is_of_parts = self.sticky.is_some() || self.keep.is_some() || !shadows.is_empty();
-                if is_of_parts || policy.batch.is_some() || policy.cache_bytes > 0 {
+                let batches = matches!(policy.batch, Some(BatchPolicy::Rows { .. }));
+                if is_of_parts || batches || policy.cache_bytes > 0 {
                     return Err(ONLY_OF_PARTS.to_owned());
                 }
                 let of_graph =
@@ -405,7 +419,7 @@ endpoints:
         assert_eq!(specs[1].sticky.as_ref().unwrap().as_str(), "x-user-id");
         assert_eq!(specs[0].policy, EndpointPolicy::default());
         let policy = specs[1].policy;
-        assert_eq!(policy.batch, Some(BatchPolicy { rows_max: 32, delay_us: 0 }));
+        assert_eq!(policy.batch, Some(BatchPolicy::Rows { max: 32, delay_us: 0 }));
         assert_eq!((policy.queue.waiting, policy.cache_bytes), (100, 16 * 1024 * 1024));
         assert_eq!(policy.queue.concurrency, std::thread::available_parallelism().unwrap().get());
         assert_eq!((specs[1].shadows.len(), specs[1].shadows[0].percent), (1, 10));

@@ -1,5 +1,5 @@
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::data::{DataError, WindowWriter};
 use crate::domain::{Batch, BatchError};
@@ -9,11 +9,14 @@ use crate::domain::{Batch, BatchError};
 /// monitoring hardly grows with traffic.
 const ROWS_PER_FLUSH: usize = 1_024;
 
-/// Bytes of the rows that are kept of one interval: rows that are wide are fewer, so that fifty endpoints under load do not fill
-/// memory with rows.
+/// Bytes of the rows that are kept of one interval: rows that are wide are fewer.
 const BYTES_PER_FLUSH: usize = 2 * 1024 * 1024;
 
-/// Rows that are kept however wide they are.
+/// Bytes of the rows that all windows of a server keep of one interval, so that fifty endpoints under load do not fill memory with
+/// rows.
+const ALL_BYTES_PER_FLUSH: usize = 24 * 1024 * 1024;
+
+/// Rows that are kept however wide they are, and however many windows there are.
 const WIDE_ROWS_PER_FLUSH: usize = 64;
 
 /// Keeps what an endpoint saw and answered, and writes it to the store now and then.
@@ -24,6 +27,28 @@ pub struct WindowCapture {
     reservoir: Mutex<Reservoir>,
     writer: Mutex<WindowWriter>,
     rows_written: AtomicU64,
+}
+
+/// The memory that the windows of a server share.
+#[derive(Debug, Default)]
+pub struct WindowMemory {
+    taken: AtomicUsize,
+}
+
+impl WindowMemory {
+    /// Takes so many bytes, if there are.
+    fn take(&self, bytes: usize) -> bool {
+        let taken = self.taken.fetch_add(bytes, Ordering::Relaxed);
+        let is_there = taken.saturating_add(bytes) <= ALL_BYTES_PER_FLUSH;
+        if !is_there {
+            self.give_back(bytes);
+        }
+        is_there
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.taken.fetch_sub(bytes, Ordering::Relaxed);
+    }
 }
 
 /// A window that could not be written.
@@ -43,20 +68,43 @@ struct Reservoir {
     places: usize,
     seen: u64,
     random: u64,
+    memory: Arc<WindowMemory>,
+    /// Bytes that it has taken of it.
+    taken: usize,
 }
 
 impl Reservoir {
-    /// The place of the next row of the stream; none if the sample leaves it out.
-    fn draw(&mut self) -> Option<usize> {
+    fn new(memory: Arc<WindowMemory>) -> Self {
+        let (rows, random) = (Vec::new(), 0x9e37_79b9_7f4a_7c15);
+        Self { rows, places: ROWS_PER_FLUSH, seen: 0, random, memory, taken: 0 }
+    }
+
+    /// The place of the next row of the stream, which has so many bytes; none if the sample leaves it out.
+    fn draw(&mut self, row_bytes: usize) -> Option<usize> {
         self.seen += 1;
         if self.rows.len() < self.places {
-            return Some(self.rows.len());
+            if self.memory.take(row_bytes) {
+                self.taken += row_bytes;
+                return Some(self.rows.len());
+            }
+            if self.rows.len() < WIDE_ROWS_PER_FLUSH {
+                return Some(self.rows.len());
+            }
+            // There is no more, so that what it has is its size.
+            self.places = self.rows.len();
         }
         // xorshift64 (Marsaglia 2003): which rows are sampled need not be unpredictable, only even.
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
         usize::try_from(self.random % self.seen).ok().filter(|&place| place < self.rows.len())
+    }
+
+    /// What it has; it begins again.
+    fn drain(&mut self) -> Vec<Batch> {
+        self.seen = 0;
+        self.memory.give_back(std::mem::take(&mut self.taken));
+        std::mem::take(&mut self.rows)
     }
 
     fn put(&mut self, place: usize, row: Batch) {
@@ -66,58 +114,60 @@ impl Reservoir {
         }
     }
 
-    /// Samples the rows of `batch`.
-    fn offer(&mut self, batch: Batch) {
+    /// Samples the rows of a batch, whose columns are those of `features` and of `scores`. They are put together only if it takes
+    /// one.
+    fn offer(&mut self, features: &Batch, scores: &Batch) {
+        let rows = features.rows();
+        let row_bytes = (features.byte_len() + scores.byte_len()) / rows.max(1);
         if self.seen == 0 {
-            let row_bytes = batch.byte_len() / batch.rows().max(1);
             let places = BYTES_PER_FLUSH.checked_div(row_bytes).unwrap_or(ROWS_PER_FLUSH);
             self.places = places.clamp(WIDE_ROWS_PER_FLUSH, ROWS_PER_FLUSH);
         }
-        if batch.rows() == 1 {
-            if let Some(place) = self.draw() {
-                self.put(place, batch);
-            }
-            return;
-        }
-        for row in 0..batch.rows() {
-            if let Some(place) = self.draw()
-                && let Some(row) = batch.slice_rows(row..row + 1)
-            {
-                self.put(place, row);
-            }
+        let row_of = |batch: &Batch, row: usize| match rows {
+            1 => Some(batch.clone()),
+            _ => batch.slice_rows(row..row + 1),
+        };
+        for row in 0..rows {
+            let Some(place) = self.draw(row_bytes) else { continue };
+            let (Some(features), Some(scores)) = (row_of(features, row), row_of(scores, row)) else { return };
+            let mut columns = features.into_tensors();
+            columns.extend(scores.into_tensors());
+            // A feature column named like the model's output would make no batch; then there is nothing to keep.
+            let Ok(row) = Batch::new(columns) else { return };
+            self.put(place, row);
         }
     }
 }
 
+impl Drop for Reservoir {
+    fn drop(&mut self) {
+        self.drain();
+    }
+}
+
 impl WindowCapture {
-    /// Captures into `writer`.
-    pub fn new(writer: WindowWriter) -> Self {
-        let reservoir =
-            Reservoir { rows: Vec::new(), places: ROWS_PER_FLUSH, seen: 0, random: 0x9e37_79b9_7f4a_7c15 };
+    /// Captures into `writer`, with a part of `memory`.
+    pub fn new(writer: WindowWriter, memory: Arc<WindowMemory>) -> Self {
+        let reservoir = Reservoir::new(memory);
         Self { reservoir: Mutex::new(reservoir), writer: Mutex::new(writer), rows_written: AtomicU64::new(0) }
     }
 
     /// Offers the rows of an answered request.
-    pub fn offer(&self, features: Batch, scores: Batch) {
-        let mut columns = features.into_tensors();
-        columns.extend(scores.into_tensors());
-        // A feature column named like the model's output would make no batch; then there is nothing to keep.
-        let Ok(batch) = Batch::new(columns) else { return };
-        self.reservoir.lock().unwrap_or_else(PoisonError::into_inner).offer(batch);
+    pub fn offer(&self, features: &Batch, scores: &Batch) {
+        self.reservoir.lock().unwrap_or_else(PoisonError::into_inner).offer(features, scores);
     }
 
     /// Writes what was captured since the last time; gives the number of rows. When it returns, what another thread was writing
     /// is written too.
     pub fn flush(&self) -> Result<usize, WindowError> {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let rows = {
-            let mut reservoir = self.reservoir.lock().unwrap_or_else(PoisonError::into_inner);
-            reservoir.seen = 0;
-            std::mem::take(&mut reservoir.rows)
-        };
+        let rows = self.reservoir.lock().unwrap_or_else(PoisonError::into_inner).drain();
         let mut segment = Batch::default();
-        for row in &rows {
+        for (index, row) in rows.iter().enumerate() {
             segment.append(row)?;
+            if index == 0 {
+                segment.reserve_rows(rows.len());
+            }
         }
         if segment.rows() > 0 {
             writer.append(&segment)?;
@@ -145,9 +195,9 @@ mod tests {
     #[test]
     fn a_full_reservoir_is_an_even_sample() {
         for rows_at_once in [1, 2_000] {
-            let mut reservoir = Reservoir { rows: Vec::new(), places: 0, seen: 0, random: 7 };
+            let mut reservoir = Reservoir::new(Arc::default());
             for start in (0..20_000).step_by(rows_at_once) {
-                reservoir.offer(values(start..start + rows_at_once));
+                reservoir.offer(&values(start..start + rows_at_once), &Batch::default());
             }
             assert_eq!(reservoir.rows.len(), ROWS_PER_FLUSH);
             let kept = |row: &Batch| row.tensors()[0].as_f32().unwrap()[0];
@@ -159,9 +209,9 @@ mod tests {
 
     #[test]
     fn few_rows_are_all_kept_in_their_order() {
-        let mut reservoir = Reservoir { rows: Vec::new(), places: 0, seen: 0, random: 7 };
-        reservoir.offer(values(0..1));
-        reservoir.offer(values(1..10));
+        let mut reservoir = Reservoir::new(Arc::default());
+        reservoir.offer(&values(0..1), &Batch::default());
+        reservoir.offer(&values(1..10), &Batch::default());
         let kept: Vec<_> = reservoir.rows.iter().map(|row| row.tensors()[0].as_f32().unwrap()[0]).collect();
         assert_eq!(kept, (0_u8..10).map(f32::from).collect::<Vec<_>>());
     }
@@ -173,10 +223,30 @@ mod tests {
             Batch::new(vec![tensor]).unwrap()
         };
         let kept = |elements: usize| {
-            let mut reservoir = Reservoir { rows: Vec::new(), places: 0, seen: 0, random: 7 };
-            (0..2_000).for_each(|_| reservoir.offer(wide(elements)));
+            let mut reservoir = Reservoir::new(Arc::default());
+            (0..2_000).for_each(|_| reservoir.offer(&wide(elements), &Batch::default()));
             reservoir.rows.len()
         };
         assert_eq!([1, 784, 10_000].map(kept), [ROWS_PER_FLUSH, 668, WIDE_ROWS_PER_FLUSH]);
+    }
+
+    #[test]
+    fn all_windows_together_keep_no_more_than_there_is_memory_for() {
+        let tensor = Tensor::from_f32("x", vec![1, 784], &[0.0; 784]).unwrap();
+        let row = Batch::new(vec![tensor]).unwrap();
+        let memory = Arc::<WindowMemory>::default();
+        let mut all: Vec<Reservoir> = (0..50).map(|_| Reservoir::new(Arc::clone(&memory))).collect();
+        for reservoir in &mut all {
+            (0..2_000).for_each(|_| reservoir.offer(&row, &Batch::default()));
+        }
+        let kept: Vec<usize> = all.iter().map(|reservoir| reservoir.rows.len()).collect();
+        assert_eq!((kept[0], kept[49]), (668, WIDE_ROWS_PER_FLUSH));
+        let bytes = kept.iter().sum::<usize>() * row.byte_len();
+        assert!(bytes <= ALL_BYTES_PER_FLUSH + 50 * WIDE_ROWS_PER_FLUSH * row.byte_len(), "{bytes}");
+        all.iter_mut().for_each(|reservoir| drop(reservoir.drain()));
+        assert_eq!(memory.taken.load(Ordering::Relaxed), 0);
+        all[49].offer(&row, &Batch::default());
+        drop(all);
+        assert_eq!(memory.taken.load(Ordering::Relaxed), 0, "one that is unloaded gives back what it has");
     }
 }

@@ -1,5 +1,5 @@
 use super::graph::Graph;
-use super::{ApiError, StageTimes};
+use super::{ApiError, BatchPolicy, StageTimes};
 use crate::domain::{Batch, Signature};
 use crate::plugin::Transformer;
 use crate::registry::{Prediction, PredictionError, Predictor, TransformerCall};
@@ -61,11 +61,11 @@ impl Work {
     }
 
     /// Whether requests may be computed together here. What a graph asks puts them together itself.
-    pub(super) fn rows_independent(&self) -> bool {
-        match self {
-            Self::Bundle(predictor) => predictor.rows_independent(),
-            Self::Graph(_) => false,
-        }
+    pub(super) fn may_batch(&self, policy: BatchPolicy) -> bool {
+        let Self::Bundle(predictor) = self else { return false };
+        let is_said = policy != BatchPolicy::Auto;
+        // Nobody who wants a fresh instance for every call wants others' rows in it, and what rounds may round otherwise in a batch.
+        predictor.rows_independent() && (is_said || (predictor.keeps_instances() && !predictor.may_round()))
     }
 
     /// The transformers before and after the model.

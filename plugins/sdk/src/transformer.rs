@@ -20,7 +20,7 @@ pub trait Transformer: Sized + 'static {
     const NEEDS_FIT: bool = false;
 
     /// Whether each row of the answer depends on the same row of the input alone, so that the host may split a long
-    /// batch into pieces and run them in any order.
+    /// batch into pieces and run them in any order, or put the rows of several requests into one.
     const ROWS_INDEPENDENT: bool = false;
 
     /// Whether an instance may be kept for the next call.

@@ -31,6 +31,10 @@ fn a_cnn_learns_digits_and_serves_what_it_was_tested_with() {
         test_images().iter().take(200).map(|image| serde_json::json!({"pixels": image})).collect();
     let answer = server.post("/serve/mnist", &serde_json::json!(many).to_string());
     assert_eq!(answer.body, format!("[{}]", predicted[..200].join(",")), "one by one or together");
+
+    let refused = host.run(["predict", "--model", "mnist", "--data", "mnist", "--device", "cuda"]);
+    let expected = "the GPU cannot be used: this program was built without CUDA: build it with `cargo build --release --features cuda`";
+    assert!(refused.code != 0 && refused.stderr.contains(expected), "{}", refused.stderr);
 }
 
 /// A table whose label no linear function tells, with a number missing here and there.

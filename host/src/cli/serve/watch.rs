@@ -12,8 +12,8 @@ use crate::cli::output::Output;
 use crate::domain::Name;
 use crate::registry::{ModelReference, VersionSelector};
 use crate::serve::{
-    ControlChange, ControlRequest, ENDPOINT_FILE_MAX_BYTES, EndpointChange, EndpointOutcome, EndpointSpec,
-    Endpoints, Reconciler,
+    ControlChange, ControlRequest, ENDPOINT_FILE_MAX_BYTES, EndpointChange, EndpointOutcome, EndpointPolicy,
+    EndpointSpec, Endpoints, Reconciler,
 };
 
 /// Keeps endpoints what they should be.
@@ -23,6 +23,8 @@ struct Watched {
     reconciler: Reconciler,
     specs: Vec<EndpointSpec>,
     file: Option<WatchedFile>,
+    /// How endpoints are computed that clients load.
+    policy: EndpointPolicy,
     interval: Duration,
     /// Endpoints that clients have unloaded.
     unloaded: BTreeSet<Name>,
@@ -43,10 +45,11 @@ impl Watch {
         reconciler: Reconciler,
         specs: Vec<EndpointSpec>,
         file: Option<(PathBuf, String)>,
+        policy: EndpointPolicy,
         interval: Duration,
     ) -> Self {
         let file = file.map(|(path, text)| WatchedFile { path, text });
-        Self(Some(Watched { reconciler, specs, file, interval, unloaded: BTreeSet::new() }))
+        Self(Some(Watched { reconciler, specs, file, policy, interval, unloaded: BTreeSet::new() }))
     }
 
     /// Goes on for ever; does what is asked for by `requests`, too.
@@ -93,7 +96,8 @@ impl Watched {
                 self.unloaded.remove(&request.name);
                 if !self.specs.iter().any(|spec| spec.name == request.name) {
                     let model = ModelReference::Name(request.name.clone(), VersionSelector::Newest);
-                    self.specs.push(EndpointSpec::of_model(request.name.clone(), model));
+                    let spec = EndpointSpec::of_model(request.name.clone(), model);
+                    self.specs.push(EndpointSpec { policy: self.policy, ..spec });
                 }
                 // What has failed before is to be tried again.
                 self.reconciler.forget_failure(&request.name);

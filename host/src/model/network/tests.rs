@@ -254,3 +254,36 @@ fn says_what_is_wrong_with_a_file() {
     let unknown = changed("/missing", serde_json::Value::Null);
     assert!(unknown.contains("`host.network`"), "{unknown}");
 }
+
+#[test]
+fn a_device_gives_the_same_scores_up_to_rounding() {
+    let regression = Output::Regression { scale: 2.0, offset: 3.0 };
+    let convolutions = |activation, pool| {
+        vec![
+            Layer::Convolution { kernel: 3, channels: 4, pool, activation },
+            Layer::Dense { units: 1, activation: Activation::None },
+        ]
+    };
+    for network in [
+        classes(),
+        network(dense(1), Output::Binary),
+        network(convolutions(Activation::LeakyRelu, 1), regression),
+        network(convolutions(Activation::Sigmoid, 2), regression),
+    ] {
+        let bytes = network.to_bytes().unwrap();
+        let own = load(&bytes).unwrap();
+        let device = DeviceNetwork::load(&bytes, candle_core::Device::Cpu).unwrap();
+        assert_eq!((device.feature_count(), device.score_count()), (own.feature_count(), own.score_count()));
+        assert_eq!(device.predicts_values(), own.predicts_values());
+        assert!(device.may_round() && !own.may_round());
+        // With a missing number, and the beginning of a row that is never whole.
+        let mut features = numbers(5 * own.feature_count() + 3, 9);
+        features[7] = f32::NAN;
+        let (expected, found) = (own.score(&features).unwrap(), device.score(&features).unwrap());
+        assert_eq!(found.len(), 5 * own.score_count());
+        let is_close = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-5 * a.abs().max(1.0);
+        assert!(expected.iter().zip(&found).all(is_close), "{expected:?} {found:?}");
+        assert!(device.score(&[]).unwrap().is_empty());
+    }
+    assert!(DeviceNetwork::load(b"nothing", candle_core::Device::Cpu).is_err());
+}

@@ -83,7 +83,8 @@ fn write(mut target: BufWriter<Box<dyn Write + Send>>, lines: &Receiver<Message>
             }
         };
         match message {
-            Message::Line(line) => is_broken = report(writeln!(target, "{line}"), is_broken),
+            // What is only buffered is not written yet, and says nothing of whether it can be.
+            Message::Line(line) => is_broken |= report(writeln!(target, "{line}"), is_broken),
             Message::Flush(done) => {
                 is_broken = report(target.flush(), is_broken);
                 let _ = done.send(());
@@ -137,6 +138,7 @@ fn line(told: &Told<'_>) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
     use std::time::SystemTime;
 
     use super::*;
@@ -177,5 +179,48 @@ mod tests {
         assert_eq!(lines, [expected.clone(), expected]);
         let error = AccessLog::open(folder.path()).err().unwrap();
         assert!(error.to_string().starts_with("failed to open the access log `"), "{error}");
+    }
+
+    /// A disk that is full.
+    struct Full;
+
+    impl Write for Full {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            Err(std::io::ErrorKind::StorageFull.into())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn that_the_disk_is_full_is_told_once() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let writer = Arc::clone(&told);
+        let subscriber = tracing_subscriber::fmt().with_writer(move || Kept(Arc::clone(&writer))).finish();
+        let (lines, waiting) = sync_channel(64);
+        for _ in 0..8 {
+            lines.send(Message::Line("{}".to_owned())).unwrap();
+            lines.send(Message::Flush(sync_channel(1).0)).unwrap();
+        }
+        drop(lines);
+        tracing::subscriber::with_default(subscriber, || write(BufWriter::new(Box::new(Full)), &waiting));
+        let told = String::from_utf8(told.lock().unwrap().clone()).unwrap();
+        assert_eq!(told.matches("the access log cannot be written").count(), 1, "{told}");
+    }
+
+    /// What was told, in memory.
+    struct Kept(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
     }
 }

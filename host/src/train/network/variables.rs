@@ -7,7 +7,7 @@ use candle_core::{CpuStorage, CustomOp3 as _, Device, InplaceOp2, Layout, Tensor
 use super::loss::mean_loss;
 use super::operations::{LayerOperation, slice, slice_mut};
 use super::random::{Purpose, Random};
-use crate::model::network::{Activation, Architecture, Geometry, Image, Layer, Network};
+use crate::model::network::{Activation, Architecture, Geometry, Layer, Network, plain};
 use crate::train::TrainError;
 
 /// A network whose weights candle holds.
@@ -204,52 +204,6 @@ impl InplaceOp2 for Multiply {
         let pairs = slice_mut(values, values_layout)?.iter_mut().zip(factors);
         pairs.for_each(|(value, factor)| *value *= factor);
         Ok(())
-    }
-}
-
-/// A layer put together from candle's own operations, for devices that [`LayerOperation`] has no code for.
-pub(super) fn plain(
-    geometry: &Geometry,
-    rows: &Tensor,
-    weights: &Tensor,
-    bias: &Tensor,
-) -> candle_core::Result<Tensor> {
-    let count = rows.dim(0)?;
-    if geometry.is_dense() {
-        return activate(geometry.activation, &rows.matmul(weights)?.broadcast_add(bias)?);
-    }
-    let Image { height, width, channels } = geometry.input;
-    let kernel = geometry.offsets.len() / geometry.run();
-    let image = rows.reshape((count, height, width, channels))?.permute((0, 3, 1, 2))?.contiguous()?;
-    let weights = weights.reshape((kernel, kernel, channels, geometry.output.channels))?;
-    let product = image.conv2d(&weights.permute((3, 2, 0, 1))?.contiguous()?, 0, 1, 1, 1)?;
-    let product = product.broadcast_add(&bias.reshape((1, geometry.output.channels, 1, 1))?)?;
-    let pooled = if geometry.pool > 1 { max_pool(&product, geometry.pool)? } else { product };
-    let output = activate(geometry.activation, &pooled)?.permute((0, 2, 3, 1))?.contiguous()?;
-    output.reshape((count, geometry.output_elements()))
-}
-
-/// The largest value of each square of `pool` × `pool`; what is left at the edges is left out.
-///
-/// Not `max_pool2d`, whose gradient in candle 0.11 is too small by the number of values in a square.
-fn max_pool(values: &Tensor, pool: usize) -> candle_core::Result<Tensor> {
-    let (count, channels, height, width) = values.dims4()?;
-    let (height, width) = (height / pool, width / pool);
-    let whole = values.narrow(2, 0, height * pool)?.narrow(3, 0, width * pool)?.contiguous()?;
-    whole
-        .reshape((count, channels, height, pool, width * pool))?
-        .max(3)?
-        .reshape((count, channels, height, width, pool))?
-        .max(4)
-}
-
-fn activate(activation: Activation, values: &Tensor) -> candle_core::Result<Tensor> {
-    match activation {
-        Activation::None => Ok(values.clone()),
-        Activation::Relu => values.relu(),
-        Activation::LeakyRelu => values.maximum(&(values * f64::from(Activation::LEAK))?),
-        Activation::Tanh => values.tanh(),
-        Activation::Sigmoid => (values.neg()?.exp()? + 1.0)?.recip(),
     }
 }
 

@@ -1,12 +1,18 @@
 //! Latency at four fifths of what `host` can take: requests come evenly, whatever it does.
+//!
+//! The generator has a core of its own and the server another, where there are two. On the same ones the scheduler's turns,
+//! which are some milliseconds, would be all that is measured. What is left of that is measured too, by a thread that has nothing
+//! to do but look at the clock.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use super::form::Form;
 use super::servers::{Maker, Running, Servers};
 use crate::bench::generator::{self, Outcome, Pace, Requests};
 use crate::bench::report;
-use crate::error::Result;
+use crate::error::{Context as _, Result};
 use crate::statistics::median;
 use crate::terminal;
 
@@ -15,6 +21,9 @@ const CONNECTIONS: u32 = 64;
 
 /// The share of what it can take.
 const SHARE: f64 = 0.8;
+
+/// A look at the clock that comes so late was kept from it.
+const PAUSE_MIN: Duration = Duration::from_micros(20);
 
 /// A round of one form.
 struct Sample {
@@ -28,7 +37,16 @@ struct Sample {
 
 pub(super) fn run(servers: &Servers<'_>, seconds: u32, rounds: u32) -> Result<String> {
     terminal::heading("Constant rate");
+    let all = sched_getaffinity(None).context("find the cores")?;
+    let (of_generator, of_server) = ends(&all);
+    let watched = Duration::from_secs(seconds.into());
+    keep_to(&of_generator)?;
+    let of_generators = Pauses::watch(watched);
+    // What this thread starts keeps to the same core.
+    keep_to(&of_server)?;
+    let pauses = [("generator's", of_generators), ("server's", Pauses::watch(watched))];
     let running = servers.start(Maker::Host)?;
+    keep_to(&of_generator)?;
     let mut subjects = Vec::new();
     for &form in Maker::Host.forms() {
         match servers.predictions(&running, form) {
@@ -48,7 +66,60 @@ pub(super) fn run(servers: &Servers<'_>, seconds: u32, rounds: u32) -> Result<St
         }
     }
     running.server.stop()?;
-    Ok(summary(&samples))
+    keep_to(&all)?;
+    Ok(format!("{}\n{}", summary(&samples), Pauses::summary(&pauses)))
+}
+
+/// How a core keeps what runs on it waiting, though nothing else is to be done there.
+#[derive(Debug, Clone, Copy)]
+struct Pauses {
+    longest: Duration,
+    /// The part of the time that they take.
+    share: f64,
+}
+
+impl Pauses {
+    /// Looks at the clock for `duration`.
+    fn watch(duration: Duration) -> Self {
+        let start = Instant::now();
+        let (mut last, mut all, mut longest) = (start, Duration::ZERO, Duration::ZERO);
+        while last - start < duration {
+            let now = Instant::now();
+            let pause = now - last;
+            if pause >= PAUSE_MIN {
+                all += pause;
+                longest = longest.max(pause);
+            }
+            last = now;
+        }
+        Self { longest, share: all.as_secs_f64() / (last - start).as_secs_f64() }
+    }
+
+    fn summary(cores: &[(&str, Self)]) -> String {
+        let head = ["core", "time lost to pauses", "the longest, ms"];
+        let row = |(core, pauses): &(&str, Self)| {
+            let longest = format!("{:.2}", pauses.longest.as_secs_f64() * 1e3);
+            vec![(*core).to_owned(), format!("{:.2} %", 100.0 * pauses.share), longest]
+        };
+        let rows = std::iter::once(head.map(str::to_owned).to_vec()).chain(cores.iter().map(row));
+        report::table(&rows.collect::<Vec<_>>(), 0)
+    }
+}
+
+/// The first core of some, and the last.
+fn ends(all: &CpuSet) -> (CpuSet, CpuSet) {
+    let cores: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|&core| all.is_set(core)).collect();
+    let only = |core: Option<&usize>| {
+        let mut cores = CpuSet::new();
+        core.iter().for_each(|core| cores.set(**core));
+        cores
+    };
+    (only(cores.first()), only(cores.last()))
+}
+
+/// Lets this thread run on these cores only.
+fn keep_to(cores: &CpuSet) -> Result<()> {
+    sched_setaffinity(None, cores).context("keep to a core")
 }
 
 fn measure(running: &Running, name: &'static str, requests: &Requests, seconds: u32) -> Result<Sample> {

@@ -72,7 +72,7 @@ fn agree_with_candles_own_operations() {
             rows.apply_op3(weights, bias, LayerOperation::new(Arc::clone(&geometry), true))
         });
         let (expected, expected_gradients) = evaluated(&arguments, &share, |rows, weights, bias| {
-            super::super::variables::plain(&geometry, rows, weights, bias)
+            crate::model::network::plain(&geometry, rows, weights, bias)
         });
         let close = |found: &[f32], expected: &[f32]| {
             assert_eq!(found.len(), expected.len());

@@ -1,5 +1,6 @@
 use super::*;
 use crate::model::Model as _;
+use crate::model::network::Image;
 use crate::model::network::{Layer, NetworkModel, Output};
 
 fn architecture() -> Architecture {
