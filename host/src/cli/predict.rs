@@ -9,7 +9,7 @@ use super::plugin::PluginOptions;
 use super::state::StateArguments;
 use crate::data::{self, DatasetManifest, RowForm};
 use crate::plugin::block_on;
-use crate::registry::{ModelReference, Predictor};
+use crate::registry::{ModelLoader, ModelReference, Predictor};
 use crate::store::Store;
 
 #[derive(Debug, clap::Args)]
@@ -42,7 +42,8 @@ pub(super) fn run(
     let dataset = state.resolve_dataset(&arguments.data)?;
     let resolved = state.resolve_model(&store, &arguments.model)?;
     let runtime = arguments.options.start()?;
-    let predictor = Predictor::load_on(&store, &runtime, &resolved.manifest, arguments.device.device())?;
+    let models = ModelLoader::new(arguments.device.device());
+    let predictor = Predictor::load_by(&models, &store, &runtime, &resolved.manifest)?;
     match &arguments.out {
         Some(path) => {
             let folder =

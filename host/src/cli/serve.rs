@@ -22,7 +22,7 @@ use super::state::StateArguments;
 use crate::data::PredictionWriter;
 use crate::domain::Name;
 use crate::plugin::Transformer;
-use crate::registry::{ModelReference, Predictor, read_bundle};
+use crate::registry::{ModelLoader, ModelReference, Predictor, read_bundle};
 use crate::serve::{
     AccessLog, Capture, Control, Deployer, Deployment, DeploymentConfig, Endpoint, EndpointPolicy,
     EndpointSpec, Endpoints, Observer, PolicyFields, Reconciler, Recorder, Routing, ServeLimits,
@@ -242,7 +242,7 @@ async fn deploy(
     let deployer = Deployer {
         store,
         runtime: arguments.options.start()?,
-        device: arguments.device.device(),
+        models: Arc::new(ModelLoader::new(arguments.device.device())),
         registry,
         window_rows: arguments.window_rows,
         window_memory: Arc::default(),
@@ -316,7 +316,8 @@ async fn deploy_replaced(
             // It starts instances and waits for them, which a thread that serves must not.
             let (predictor, platform) = tokio::task::block_in_place(|| {
                 let manifest = read_bundle(&deployer.store, located.bundle)?;
-                let own = Predictor::load_on(&deployer.store, &deployer.runtime, &manifest, deployer.device)?;
+                let own =
+                    Predictor::load_by(&deployer.models, &deployer.store, &deployer.runtime, &manifest)?;
                 let replaced = replace_transformers(own, arguments, &deployer.runtime, output)?;
                 Ok::<_, anyhow::Error>((replaced, manifest.model.platform()))
             })?;

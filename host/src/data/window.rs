@@ -5,6 +5,7 @@
 //! a joined segment and removing its parts, some rows are there twice until they age out: windows are samples for
 //! statistics, not a log.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, VecDeque};
 
 use super::DataError;
@@ -77,7 +78,10 @@ impl WindowWriter {
     /// Adds the rows of `batch`, and lets go of as many old ones as are no longer needed.
     pub fn append(&mut self, batch: &Batch) -> Result<(), DataError> {
         let rows = batch.rows();
-        let newest = batch.slice_rows(rows.saturating_sub(self.rows_max)..rows);
+        let newest = match rows > self.rows_max {
+            true => batch.slice_rows(rows - self.rows_max..rows).map(Cow::Owned),
+            false => Some(Cow::Borrowed(batch)),
+        };
         let Some(batch) = newest.filter(|batch| batch.rows() > 0) else { return Ok(()) };
         let number = self
             .store

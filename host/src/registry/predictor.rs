@@ -1,9 +1,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{BundleManifest, FeatureError, RegistryError, TransformerEntry, assemble};
+use super::{BundleManifest, FeatureError, ModelLoader, RegistryError, TransformerEntry, assemble};
 use crate::domain::{Batch, BatchError, ColumnSpec, SchemaError, Signature};
-use crate::model::{self, Device, Model, ModelError};
+use crate::model::{Model, ModelError};
 use crate::plugin::{MetricPoint, Plugin, PluginError, PluginRuntime, Transformed, Transformer, block_on};
 use crate::store::Store;
 
@@ -74,25 +74,24 @@ impl Predictor {
         runtime: &PluginRuntime,
         manifest: &BundleManifest,
     ) -> Result<Self, RegistryError> {
-        Self::load_on(store, runtime, manifest, Device::Cpu)
+        Self::load_by(&ModelLoader::default(), store, runtime, manifest)
     }
 
-    /// The same, with the model where `device` says.
-    pub fn load_on(
+    /// The same, with the model that `models` loads or has.
+    pub fn load_by(
+        models: &ModelLoader,
         store: &Store,
         runtime: &PluginRuntime,
         manifest: &BundleManifest,
-        device: Device,
     ) -> Result<Self, RegistryError> {
-        let choice = manifest.model.output.clone().unwrap_or_default();
-        let model = model::load_on(&store.get(manifest.model.blob.digest)?, &choice, device)?;
+        let model = models.load(store, &manifest.model)?;
         check_counts(model.as_ref(), manifest)?;
         let open = |entries: &[TransformerEntry]| {
             entries.iter().map(|entry| open_transformer(store, runtime, entry)).collect::<Result<Vec<_>, _>>()
         };
         let parts = PredictorParts {
             preprocess: open(&manifest.preprocess)?,
-            model: Arc::from(model),
+            model,
             postprocess: open(&manifest.postprocess)?,
         };
         Ok(Self::new(parts, manifest.signature.clone()))

@@ -4,10 +4,10 @@ use super::graph::Graph;
 use super::{Deployment, DeploymentConfig, GraphError, WindowCapture, WindowMemory, Work};
 use crate::data::{DataError, WindowWriter};
 use crate::domain::{Digest, Name};
-use crate::model::Device;
 use crate::plugin::{PluginRuntime, block_on};
 use crate::registry::{
-    ModelReference, Predictor, Registry, RegistryError, Sample, SampleError, read_bundle, resolve_unnamed,
+    ModelLoader, ModelReference, Predictor, Registry, RegistryError, Sample, SampleError, read_bundle,
+    resolve_unnamed,
 };
 use crate::store::{Store, StoreError};
 
@@ -18,8 +18,8 @@ pub struct Deployer {
     pub store: Store,
     /// What runs their transformers.
     pub runtime: PluginRuntime,
-    /// Where networks are computed.
-    pub device: Device,
+    /// What loads their models.
+    pub models: Arc<ModelLoader>,
     /// Where models are; none where only bundles are served that have no name.
     pub registry: Option<Registry>,
     /// Newest rows that are kept for monitoring; 0 keeps none.
@@ -99,7 +99,7 @@ impl Deployer {
     fn load(&self, endpoint: &Name, located: LocatedBundle) -> Result<Deployment, DeployError> {
         let LocatedBundle { version, bundle } = located;
         let manifest = read_bundle(&self.store, bundle)?;
-        let predictor = Predictor::load_on(&self.store, &self.runtime, &manifest, self.device)?;
+        let predictor = Predictor::load_by(&self.models, &self.store, &self.runtime, &manifest)?;
         let mut example = None;
         if let Some(recorded) = &manifest.sample {
             let sample = Sample::from_bytes(&self.store.get(recorded.digest)?)?;
