@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::DataError;
 use crate::domain::{Batch, DataType, Digest, Name, Tensor};
@@ -39,7 +39,7 @@ pub struct PredictionRecord {
     pub outputs: Batch,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct Header {
     id: String,
     answered_at: i64,
@@ -51,7 +51,7 @@ struct Header {
     outputs: Vec<Column>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct Column {
     name: String,
     dtype: DataType,
@@ -59,19 +59,50 @@ struct Column {
     bytes: usize,
 }
 
+/// A [`Header`] as it is written, thousands of times a second while requests are answered: nothing is copied for it.
+#[derive(Serialize)]
+struct WrittenHeader<'a> {
+    id: &'a str,
+    answered_at: i64,
+    endpoint: &'a Name,
+    version: Option<&'a str>,
+    bundle: Digest,
+    is_of_bundle: bool,
+    #[serde(serialize_with = "write_columns")]
+    inputs: &'a Batch,
+    #[serde(serialize_with = "write_columns")]
+    outputs: &'a Batch,
+}
+
+#[derive(Serialize)]
+struct WrittenColumn<'a> {
+    name: &'a str,
+    dtype: DataType,
+    shape: &'a [usize],
+    bytes: usize,
+}
+
+fn write_columns<S: Serializer>(batch: &&Batch, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(batch.tensors().iter().map(|tensor| WrittenColumn {
+        name: tensor.name(),
+        dtype: tensor.dtype(),
+        shape: tensor.shape(),
+        bytes: tensor.data().len(),
+    }))
+}
+
 impl PredictionRecord {
     /// Appends it to a segment, or nothing if it fails.
     pub fn write_to(&self, segment: &mut Vec<u8>) -> Result<(), DataError> {
-        let columns = |batch: &Batch| batch.tensors().iter().map(Column::of).collect();
-        let header = Header {
-            id: self.id.clone(),
+        let header = WrittenHeader {
+            id: &self.id,
             answered_at: self.answered_at,
-            endpoint: self.endpoint.clone(),
-            version: self.version.clone(),
+            endpoint: &self.endpoint,
+            version: self.version.as_deref(),
             bundle: self.bundle,
             is_of_bundle: self.is_of_bundle,
-            inputs: columns(&self.inputs),
-            outputs: columns(&self.outputs),
+            inputs: &self.inputs,
+            outputs: &self.outputs,
         };
         let start = segment.len();
         segment.extend_from_slice(&[0; LENGTH_BYTES]);
@@ -148,17 +179,6 @@ impl Header {
             bundle: self.bundle,
             is_of_bundle: self.is_of_bundle,
         })
-    }
-}
-
-impl Column {
-    fn of(tensor: &Tensor) -> Self {
-        Self {
-            name: tensor.name().to_owned(),
-            dtype: tensor.dtype(),
-            shape: tensor.shape().to_vec(),
-            bytes: tensor.data().len(),
-        }
     }
 }
 

@@ -31,11 +31,10 @@ impl Digest {
 
     /// The 64 hexadecimal digits without the algorithm.
     pub fn hex(&self) -> String {
-        use fmt::Write as _;
+        let digit = |value: u8| char::from_digit(value.into(), 16).unwrap_or_default();
         let mut text = String::with_capacity(64);
         for byte in self.0 {
-            // Writing to a `String` cannot fail.
-            let _ = write!(text, "{byte:02x}");
+            text.extend([digit(byte >> 4), digit(byte & 0xf)]);
         }
         text
     }
