@@ -62,8 +62,8 @@ struct Jobs {
     rows: usize,
     /// When they are computed, however few they are.
     until: Instant,
-    /// The name of the next.
-    next: u32,
+    /// The id of the next.
+    next_id: u32,
     /// Whether others may join.
     is_open: bool,
     /// Whether somebody computes them already, or waits for the turn to.
@@ -73,7 +73,7 @@ struct Jobs {
 /// A request that is to be computed.
 struct Job {
     /// Tells it from others of its batch.
-    name: u32,
+    id: u32,
     inputs: Batch,
     since: Instant,
     deadline: Option<Instant>,
@@ -85,17 +85,27 @@ struct Job {
     place: Option<Waiting>,
 }
 
+/// What became of a request that was to join a batch.
+enum Joined {
+    /// It has this id, and there is room for others.
+    WithRoom(u32),
+    /// It has this id, and there is no more room.
+    Last(u32),
+    /// There is no room for it.
+    Not(Job),
+}
+
 /// A request's place in a batch, as the request has it. If its client goes away, it leaves it.
 struct Seat {
     gathering: Arc<Gathering>,
-    name: u32,
+    id: u32,
 }
 
 impl Seat {
     /// Takes the request out of its batch; whether it was there still, and so is not being computed.
     fn leave(&self) -> bool {
         let mut jobs = self.gathering.jobs();
-        let Some(index) = jobs.all.iter().position(|job| job.name == self.name) else { return false };
+        let Some(index) = jobs.all.iter().position(|job| job.id == self.id) else { return false };
         let gone = jobs.all.swap_remove(index);
         jobs.rows -= gone.inputs.rows();
         if jobs.all.is_empty() && !jobs.is_open {
@@ -115,6 +125,29 @@ impl Drop for Seat {
 impl Gathering {
     fn jobs(&self) -> MutexGuard<'_, Jobs> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A batch of one request so far.
+    fn of(job: Job, until: Instant) -> Self {
+        let rows = job.inputs.rows();
+        let jobs = Jobs { rows, until, next_id: 1, is_open: true, is_cared_for: false, all: vec![job] };
+        Self { jobs: Mutex::new(jobs), joined: Notify::new(), abandoned: Notify::new() }
+    }
+
+    /// Adds a request if there is room for it.
+    fn join(&self, mut job: Job, until: Instant, rows_max: usize) -> Joined {
+        let mut jobs = self.jobs();
+        let rows = jobs.rows + job.inputs.rows();
+        if rows > rows_max {
+            return Joined::Not(job);
+        }
+        let id = jobs.next_id;
+        job.id = id;
+        (jobs.next_id, jobs.rows, jobs.until) = (id + 1, rows, jobs.until.min(until));
+        jobs.all.push(job);
+        drop(jobs);
+        self.joined.notify_one();
+        if rows < rows_max { Joined::WithRoom(id) } else { Joined::Last(id) }
     }
 
     /// Says that who asks cares for the batch now; whether nobody did.
@@ -231,8 +264,8 @@ impl Batcher {
         keeps: bool,
     ) -> Result<Computed, ApiError> {
         let (reply, mut replied) = oneshot::channel();
-        let (name, since, place) = (0, Instant::now(), Some(self.queue.wait()?));
-        let job = Job { name, inputs, since, deadline, keeps, reply, body, place };
+        let (id, since, place) = (0, Instant::now(), Some(self.queue.wait()?));
+        let job = Job { id, inputs, since, deadline, keeps, reply, body, place };
         let (seat, is_first) = self.join(job);
         if is_first {
             let gatherer = Gatherer { batcher: self, gathering: &seat.gathering };
@@ -261,61 +294,34 @@ impl Batcher {
     async fn compute_alone(&self, job: Job, turn: OwnedSemaphorePermit) -> Result<Computed, ApiError> {
         let Job { inputs, since, deadline, keeps, body, place, .. } = job;
         drop(place);
-        let queue = since.elapsed();
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             return Err(too_late());
         }
-        let mut computed = self.engine.compute(inputs, deadline, (turn, body)).await?;
-        computed.times.queue = queue;
-        let seen = if keeps { computed.seen.clone() } else { computed.seen.take() };
-        self.engine.offer(seen);
-        Ok(computed)
+        self.engine.compute_request(inputs, since.elapsed(), deadline, keeps, (turn, body)).await
     }
 
     /// Joins those who gather. If nobody does, or there is no room, it begins to, and is the first.
     fn join(self: &Arc<Self>, mut job: Job) -> (Seat, bool) {
-        let (rows, rows_max) = (job.inputs.rows(), self.rows_max());
+        let rows_max = self.rows_max();
         // Nobody is made to wait for others until it is too late.
         let left = |deadline: Instant| job.since + deadline.saturating_duration_since(job.since) / 2;
         let until = [Some(job.since + self.delay()), job.deadline.map(left)];
         let until = until.into_iter().flatten().min().unwrap_or(job.since);
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(gathering) = open.as_ref() {
-            let gathering = Arc::clone(gathering);
-            let mut jobs = gathering.jobs();
-            if jobs.rows + rows <= rows_max {
-                job.name = jobs.next;
-                let name = job.name;
-                (jobs.next, jobs.rows, jobs.until) = (jobs.next + 1, jobs.rows + rows, jobs.until.min(until));
-                jobs.all.push(job);
-                let is_full = jobs.rows >= rows_max;
-                drop(jobs);
-                gathering.joined.notify_one();
-                if is_full {
-                    *open = None;
-                }
-                drop(open);
-                if is_full {
-                    self.compute_full(&gathering);
-                }
-                return (Seat { gathering, name }, false);
+        if let Some(gathering) = open.clone() {
+            let joined = gathering.join(job, until, rows_max);
+            if !matches!(joined, Joined::WithRoom(_)) {
+                *open = None;
+                self.compute_full(&gathering);
             }
-            drop(jobs);
-            *open = None;
-            drop(open);
-            self.compute_full(&gathering);
-            open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            match joined {
+                Joined::WithRoom(id) | Joined::Last(id) => return (Seat { gathering, id }, false),
+                Joined::Not(back) => job = back,
+            }
         }
-        let jobs = Jobs { rows, until, next: 1, is_open: true, is_cared_for: false, all: vec![job] };
-        let gathering = Gathering { jobs: Mutex::new(jobs), joined: Notify::new(), abandoned: Notify::new() };
-        let gathering = Arc::new(gathering);
-        let before = open.replace(Arc::clone(&gathering));
-        drop(open);
-        if let Some(before) = before {
-            // Another has begun meanwhile.
-            self.compute_full(&before);
-        }
-        (Seat { gathering, name: 0 }, true)
+        let gathering = Arc::new(Gathering::of(job, until));
+        *open = Some(Arc::clone(&gathering));
+        (Seat { gathering, id: 0 }, true)
     }
 
     /// Sees to it that a batch is computed which nobody can join any more.
@@ -425,12 +431,8 @@ async fn answer(engine: Arc<Engine>, batch: Vec<Job>, _turn: OwnedSemaphorePermi
         }
         Ok(None) => {
             for job in batch.into_iter().filter(|job| !job.reply.is_closed()) {
-                let mut computed = engine.compute(job.inputs, job.deadline, ()).await;
-                if let Ok(computed) = &mut computed {
-                    computed.times.queue = now.duration_since(job.since);
-                    let seen = if job.keeps { computed.seen.clone() } else { computed.seen.take() };
-                    engine.offer(seen);
-                }
+                let waited = now.duration_since(job.since);
+                let computed = engine.compute_request(job.inputs, waited, job.deadline, job.keeps, ()).await;
                 let _ = job.reply.send(computed);
             }
         }

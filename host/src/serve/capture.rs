@@ -58,13 +58,17 @@ impl Capture {
             if let Err(error) = setpriority_process(Some(gettid()), NICENESS) {
                 tracing::debug!(%error, "the thread that writes windows makes way for nobody");
             }
+            let mut is_broken = false;
             while stopped.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
                 // A mistake of ours in one write is no reason for no others.
-                match catch_unwind(AssertUnwindSafe(|| writing.flush())) {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => tracing::error!("{}", with_causes(&error)),
-                    Err(_) => tracing::error!("the writer of what was captured failed"),
+                let written = catch_unwind(AssertUnwindSafe(|| writing.flush()));
+                // Told once, until it works again.
+                match &written {
+                    Ok(Err(error)) if !is_broken => tracing::error!("{}", with_causes(error)),
+                    Err(_) if !is_broken => tracing::error!("the writer of what was captured failed"),
+                    _ => {}
                 }
+                is_broken = !matches!(written, Ok(Ok(())));
             }
         })?;
         Ok(Self { captured, stop, thread })
@@ -81,7 +85,10 @@ impl Capture {
 
 fn with_causes(error: &dyn Error) -> String {
     let causes = successors(Some(error), |&error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    let mut causes: Vec<String> = causes.map(ToString::to_string).collect();
+    // Some errors only pass on what another says.
+    causes.dedup();
+    causes.join(": ")
 }
 
 impl Captured {

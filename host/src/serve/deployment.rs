@@ -337,12 +337,7 @@ impl Deployment {
         }
         let waiting = Instant::now();
         let turn = call.queue.enter(call.deadline).await?;
-        let queue = waiting.elapsed();
-        let mut computed = self.engine.compute(inputs, call.deadline, (turn, body)).await?;
-        computed.times.queue = queue;
-        let seen = if keeps { computed.seen.clone() } else { computed.seen.take() };
-        self.engine.offer(seen);
-        Ok(computed)
+        self.engine.compute_request(inputs, waiting.elapsed(), call.deadline, keeps, (turn, body)).await
     }
 
     /// Answers rows that an endpoint made of this one has, and counts that as a request.

@@ -95,6 +95,23 @@ impl Engine {
         Ok(Computed { inputs, outputs, seen, times, batch_rows: rows, is_first: true })
     }
 
+    /// Computes the batch of one request, which has waited for so long, and shows the window what the model saw. That is left in
+    /// what comes of it if the request `keeps` it.
+    pub(super) async fn compute_request(
+        self: &Arc<Self>,
+        inputs: Batch,
+        waited: Duration,
+        deadline: Option<tokio::time::Instant>,
+        keeps: bool,
+        held: impl Send + 'static,
+    ) -> Result<Computed, ApiError> {
+        let mut computed = self.compute(inputs, deadline, held).await?;
+        computed.times.queue = waited;
+        let seen = if keeps { computed.seen.clone() } else { computed.seen.take() };
+        self.offer(seen);
+        Ok(computed)
+    }
+
     /// Shows the window what the model saw.
     pub(super) fn offer(&self, seen: Option<(Batch, Batch)>) {
         if let (Some(window), Some((features, scores))) = (&self.window, seen) {
