@@ -1,8 +1,6 @@
-use std::future::poll_fn;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
@@ -12,6 +10,7 @@ use super::engine::{Computed, Engine, INLINE_NANOS_MAX, stopping};
 use super::queue::{Queue, Waiting, too_late, until};
 use super::{ApiError, ErrorCode, RequestBody, StageTimes};
 use crate::domain::Batch;
+use crate::server::let_others_go_first;
 
 /// Rows that are computed together at most where nothing is said.
 pub(super) const AUTO_ROWS_MAX: usize = 32;
@@ -378,20 +377,6 @@ impl Batcher {
         self.expected.learn(batch.len());
         batch
     }
-}
-
-/// Lets the tasks run that are ready on this thread, or another thread take this one over.
-async fn let_others_go_first() {
-    let mut is_first = true;
-    poll_fn(|context| {
-        if std::mem::take(&mut is_first) {
-            // Not `yield_now` of tokio's, after which no other thread can.
-            context.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        Poll::Ready(())
-    })
-    .await;
 }
 
 /// Computes a batch and answers everyone in it who still waits.

@@ -4,16 +4,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use rustix::process::setpriority_process;
 use rustix::thread::gettid;
 
+use super::recorder::FLUSH_INTERVAL;
 use super::{Endpoints, Recorder, WindowError};
 use crate::data::DataError;
-
-/// Time between two writes.
-const INTERVAL: Duration = Duration::from_secs(1);
 
 /// How much the thread that writes makes way for others: it gets about a tenth of a core that is wanted by one of them.
 const NICENESS: i32 = 10;
@@ -59,7 +56,7 @@ impl Capture {
                 tracing::debug!(%error, "the thread that writes windows makes way for nobody");
             }
             let mut is_broken = false;
-            while stopped.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
+            while stopped.recv_timeout(FLUSH_INTERVAL) == Err(RecvTimeoutError::Timeout) {
                 // A mistake of ours in one write is no reason for no others.
                 let written = catch_unwind(AssertUnwindSafe(|| writing.flush()));
                 // Told once, until it works again.

@@ -1,10 +1,18 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::data::{DataError, PredictionRecord, PredictionWriter};
 
-/// Predictions that are kept of one interval between two writes; more are counted, but not kept.
+/// Predictions that are kept of one interval between two writes.
 const RECORDS_PER_FLUSH: usize = 4_096;
+
+/// Predictions of an interval that are kept however fast they come. Others are spread over it, so that a second under load is
+/// recorded from its beginning to its end, and no part of it has all the work.
+const RECORDS_AT_ONCE: usize = 1_024;
+
+/// Time between two writes.
+pub(super) const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Bytes of rows and answers that are kept of one interval.
 const BYTES_PER_FLUSH: usize = 32 * 1024 * 1024;
@@ -25,8 +33,8 @@ pub struct Recorder {
     writer: Mutex<Writer>,
 }
 
-#[derive(Default)]
 struct Pending {
+    since: Instant,
     segment: Vec<u8>,
     /// Large ones, one each.
     large: Vec<Vec<u8>>,
@@ -35,16 +43,28 @@ struct Pending {
 }
 
 impl Pending {
+    /// Nothing since now, to be written to memory that is there.
+    fn new(segment: Vec<u8>) -> Self {
+        Self { since: Instant::now(), segment, large: Vec::new(), records: 0, bytes: 0 }
+    }
+
     /// Takes room for a prediction of so many bytes, if there is.
     fn take_room(&mut self, bytes: usize) -> bool {
-        let has_room =
-            self.records < RECORDS_PER_FLUSH && self.bytes.saturating_add(bytes) <= BYTES_PER_FLUSH;
+        let has_room = self.records < RECORDS_AT_ONCE || self.records < records_until(self.since.elapsed());
+        let has_room = has_room && self.bytes.saturating_add(bytes) <= BYTES_PER_FLUSH;
         if has_room {
             self.records += 1;
             self.bytes += bytes;
         }
         has_room
     }
+}
+
+/// Predictions that may have been kept when so much of an interval has passed.
+fn records_until(elapsed: Duration) -> usize {
+    let part = elapsed.as_secs_f64() / FLUSH_INTERVAL.as_secs_f64();
+    let spread = (RECORDS_PER_FLUSH - RECORDS_AT_ONCE) as f64;
+    RECORDS_AT_ONCE + (spread * part.min(1.0)) as usize
 }
 
 struct Writer {
@@ -56,7 +76,10 @@ struct Writer {
 impl Recorder {
     /// Records to `predictions`.
     pub fn new(predictions: PredictionWriter) -> Self {
-        Self { pending: Mutex::default(), writer: Mutex::new(Writer { predictions, spare: Vec::new() }) }
+        Self {
+            pending: Mutex::new(Pending::new(Vec::new())),
+            writer: Mutex::new(Writer { predictions, spare: Vec::new() }),
+        }
     }
 
     /// Keeps a prediction of so many bytes, unless there are too many; whether it does. The record is only made where it is
@@ -84,8 +107,7 @@ impl Recorder {
     pub fn flush(&self) -> Result<(), DataError> {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let spare = std::mem::take(&mut writer.spare);
-        let before =
-            std::mem::replace(&mut *self.pending(), Pending { segment: spare, ..Pending::default() });
+        let before = std::mem::replace(&mut *self.pending(), Pending::new(spare));
         let Pending { mut segment, large, .. } = before;
         large.iter().for_each(|large| segment.extend_from_slice(large));
         if segment.is_empty() {
@@ -151,9 +173,16 @@ mod tests {
         let ids = PredictionIds::default();
         let first = ids.next();
         let offer = |id: String, rows: usize| recorder.offer(8 * rows, || record(id, rows));
+        let started = |at: Instant| recorder.pending().since = at;
+        let keeps = || (0..RECORDS_PER_FLUSH + 9).filter(|_| offer(ids.next(), 1)).count();
+        let now = Instant::now();
+        started(now + 3_600 * FLUSH_INTERVAL);
         assert!(offer(first.clone(), 1));
-        let kept = (0..RECORDS_PER_FLUSH + 9).filter(|_| offer(ids.next(), 1)).count();
-        assert_eq!(kept, RECORDS_PER_FLUSH - 1);
+        assert_eq!(1 + keeps(), RECORDS_AT_ONCE, "as many as come at once");
+        started(now.checked_sub(FLUSH_INTERVAL).unwrap());
+        assert_eq!(RECORDS_AT_ONCE + keeps(), RECORDS_PER_FLUSH, "the others until the end of the interval");
+        let half = RECORDS_AT_ONCE.midpoint(RECORDS_PER_FLUSH);
+        assert_eq!(records_until(FLUSH_INTERVAL / 2), half, "evenly");
         recorder.flush().unwrap();
         recorder.flush().unwrap();
         assert!(find_prediction(&store, &first).unwrap().is_some());

@@ -1,5 +1,6 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::data::{DataError, WindowWriter};
 use crate::domain::{Batch, BatchError};
@@ -18,6 +19,12 @@ const ALL_BYTES_PER_FLUSH: usize = 24 * 1024 * 1024;
 
 /// Rows that are kept however wide they are, and however many windows there are.
 const WIDE_ROWS_PER_FLUSH: usize = 64;
+
+/// Rows that are put together without a rest.
+const ROWS_BEFORE_REST: usize = 64;
+
+/// The rest after them.
+const REST: Duration = Duration::from_micros(200);
 
 /// Keeps what an endpoint saw and answered, and writes it to the store now and then.
 ///
@@ -165,8 +172,11 @@ impl WindowCapture {
         let mut segment = Batch::default();
         for (index, row) in rows.iter().enumerate() {
             segment.append(row)?;
-            if index == 0 {
-                segment.reserve_rows(rows.len());
+            match index {
+                0 => segment.reserve_rows(rows.len()),
+                // As writing does: those that answer want the core.
+                _ if index % ROWS_BEFORE_REST == 0 => std::thread::sleep(REST),
+                _ => {}
             }
         }
         if segment.rows() > 0 {

@@ -1,12 +1,19 @@
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write as _};
 use std::path::PathBuf;
+use std::time::Duration;
 
-use super::files::{Existing, create_folders, read_plain, write_whole};
+use super::files::{Existing, create_folders, create_temporary, publish, read_plain, write_whole};
 use super::{Store, StoreError};
 use crate::domain::Name;
 
 /// Largest segment that is read; a thousand rows of 784 floats have 3 MiB.
 const SEGMENT_MAX_BYTES: u64 = 1024 * 1024 * 1024;
+
+/// Bytes of a segment that are written without a rest.
+const PIECE_BYTES: usize = 64 * 1024;
+
+/// The rest after a piece.
+const REST: Duration = Duration::from_micros(200);
 
 /// Numbered pieces of bytes that come one after another, the oldest of which go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,13 +65,23 @@ impl Store {
     }
 
     /// Adds a segment after the newest; gives its number. Durable when it returns.
+    ///
+    /// Rests now and then: servers write segments beside what they answer, and a kernel that does not preempt itself would
+    /// keep a core for all of a large write, some milliseconds.
     pub fn append_segment(&self, of: Segments<'_>, bytes: &[u8]) -> Result<u64, StoreError> {
         create_folders(&self.segment_folder(of))?;
         loop {
             let number = self.segments(of)?.last().map_or(1, |last| last.saturating_add(1));
             let path = self.segment_path(of, number);
             // Another server may have taken the number; then the next one is free.
-            if write_whole(&self.temporary(), &path, bytes, Existing::Keep)? {
+            let mut file = create_temporary(&self.temporary())?;
+            for (index, piece) in bytes.chunks(PIECE_BYTES).enumerate() {
+                if index > 0 {
+                    std::thread::sleep(REST);
+                }
+                file.write_all(piece).map_err(StoreError::io("write", &path))?;
+            }
+            if publish(file, &path, Existing::Keep)? {
                 return Ok(number);
             }
             if number == u64::MAX {

@@ -1,0 +1,184 @@
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+
+/// How often a future is polled in one go. A request takes two or three.
+const POLLS_MAX: usize = 8;
+
+/// States of a [`TaskWaker`].
+const WAITING: u8 = 0;
+const POLLED: u8 = 1;
+const WOKEN: u8 = 2;
+
+thread_local! {
+    /// Whether the future that is polled on this thread lets others go first.
+    static GIVES_WAY: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Polls `future` again at once when it has woken itself.
+///
+/// hyper's connections do that with every request that has a body: who reads the body and who answers are parts of one task, and
+/// wake each other. For tokio such a task yields: it goes behind all others, and a thread that sleeps is woken to take it over, on
+/// another core, where nothing of it is in the caches.
+pub(super) async fn polled_at_once<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    let mut known: Option<(Arc<TaskWaker>, Waker)> = None;
+    poll_fn(|context| {
+        let known_still = known.take().filter(|(state, _)| state.task.will_wake(context.waker()));
+        let (state, waker) = known.insert(known_still.unwrap_or_else(|| TaskWaker::of(context.waker())));
+        state.poll(waker, future.as_mut())
+    })
+    .await
+}
+
+/// Lets the tasks run that are ready on this thread, or another thread take this one over.
+pub async fn let_others_go_first() {
+    let mut is_first = true;
+    poll_fn(|context| {
+        if std::mem::take(&mut is_first) {
+            GIVES_WAY.set(true);
+            // Not `yield_now` of tokio's, after which no other thread can.
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(())
+    })
+    .await;
+}
+
+/// Wakes a task, unless that is being polled, which it is again then.
+struct TaskWaker {
+    task: Waker,
+    state: AtomicU8,
+}
+
+impl TaskWaker {
+    fn of(task: &Waker) -> (Arc<Self>, Waker) {
+        let state = Arc::new(Self { task: task.clone(), state: AtomicU8::new(WAITING) });
+        (Arc::clone(&state), Waker::from(state))
+    }
+
+    fn poll<F: Future>(&self, waker: &Waker, mut future: Pin<&mut F>) -> Poll<F::Output> {
+        for _ in 0..POLLS_MAX {
+            GIVES_WAY.set(false);
+            self.state.swap(POLLED, Ordering::AcqRel);
+            let polled = future.as_mut().poll(&mut Context::from_waker(waker));
+            let waits =
+                self.state.compare_exchange(POLLED, WAITING, Ordering::AcqRel, Ordering::Acquire).is_ok();
+            if polled.is_ready() || waits {
+                return polled;
+            }
+            if GIVES_WAY.get() {
+                break;
+            }
+        }
+        self.task.wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl Wake for TaskWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        // Also where it was woken already: who polls it then sees what this thread has done before.
+        if self.state.swap(WOKEN, Ordering::AcqRel) == WAITING {
+            self.task.wake_by_ref();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Task {
+        wakes: AtomicUsize,
+    }
+
+    impl Wake for Task {
+        fn wake(self: Arc<Self>) {
+            self.wakes.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// What a task of `future` comes to when it is polled once, and how often it was woken meanwhile.
+    fn poll_once<F: Future>(future: Pin<&mut F>) -> (Poll<F::Output>, usize) {
+        let task = Arc::new(Task::default());
+        let polled = future.poll(&mut Context::from_waker(&Waker::from(Arc::clone(&task))));
+        (polled, task.wakes.load(Ordering::Relaxed))
+    }
+
+    /// Wakes itself when it is polled, and is ready at the last of so many times.
+    async fn wakes_itself(times: usize, by: fn(&Waker)) {
+        let mut polls = 0;
+        poll_fn(|context| {
+            polls += 1;
+            if polls == times {
+                return Poll::Ready(());
+            }
+            by(context.waker());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    #[test]
+    fn what_wakes_itself_is_polled_again_at_once() {
+        let ways: [fn(&Waker); 2] = [Waker::wake_by_ref, |waker| {
+            let waker = waker.clone();
+            std::thread::spawn(|| waker.wake()).join().unwrap();
+        }];
+        for way in ways {
+            assert_eq!(poll_once(pin!(polled_at_once(wakes_itself(3, way)))), (Poll::Ready(()), 0));
+        }
+    }
+
+    #[test]
+    fn others_get_their_turn_beside_what_always_wakes_itself() {
+        let mut endless = pin!(polled_at_once(wakes_itself(2 * POLLS_MAX, Waker::wake_by_ref)));
+        assert_eq!(poll_once(endless.as_mut()), (Poll::Pending, 1));
+        assert_eq!(poll_once(endless), (Poll::Ready(()), 0));
+    }
+
+    #[test]
+    fn others_go_first_where_they_shall() {
+        let mut polite = pin!(polled_at_once(async {
+            wakes_itself(2, Waker::wake_by_ref).await;
+            let_others_go_first().await;
+            wakes_itself(2, Waker::wake_by_ref).await;
+        }));
+        assert_eq!(poll_once(polite.as_mut()), (Poll::Pending, 1));
+        assert_eq!(poll_once(polite), (Poll::Ready(()), 0));
+        assert_eq!(poll_once(pin!(let_others_go_first())), (Poll::Pending, 1), "in any task");
+    }
+
+    #[test]
+    fn what_waits_is_woken_once_by_whoever_has_its_waker() {
+        let kept = RefCell::new(Vec::new());
+        let task = Arc::new(Task::default());
+        let waker = Waker::from(Arc::clone(&task));
+        let mut context = Context::from_waker(&waker);
+        let mut waits = pin!(polled_at_once(poll_fn(|context: &mut Context<'_>| {
+            kept.borrow_mut().push(context.waker().clone());
+            if kept.borrow().len() == 2 { Poll::Ready(()) } else { Poll::Pending }
+        })));
+        assert!(waits.as_mut().poll(&mut context).is_pending());
+        assert_eq!(task.wakes.load(Ordering::Relaxed), 0);
+        let waker = kept.borrow()[0].clone();
+        waker.wake_by_ref();
+        waker.wake_by_ref();
+        assert_eq!(task.wakes.load(Ordering::Relaxed), 1);
+        assert!(waits.as_mut().poll(&mut context).is_ready());
+        assert!(kept.borrow()[1].will_wake(&waker), "who knows it already need not be told again");
+    }
+}
