@@ -28,6 +28,7 @@ mod xgboost_library;
 use crate::data::DataError;
 use crate::domain::{BatchError, Name, SchemaError, TensorError};
 use crate::model::ModelError;
+use crate::model::network::reason_of;
 use crate::plugin::PluginError;
 use crate::registry::{FeatureError, PredictionError, RegistryError};
 use crate::store::StoreError;
@@ -299,8 +300,11 @@ pub enum TrainError {
         reason: String,
     },
     /// candle failed.
-    #[error("candle failed: {0}")]
-    Candle(#[from] candle_core::Error),
+    #[error("candle failed: {reason}")]
+    Candle {
+        /// Its reason.
+        reason: String,
+    },
     /// A training that does not learn.
     #[error(
         "training diverged in epoch {epoch}: the loss is no finite number\nhint: set a smaller `learning_rate`"
@@ -387,6 +391,12 @@ pub enum TrainError {
         /// The feature, from 0.
         feature: usize,
     },
+}
+
+impl From<candle_core::Error> for TrainError {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Candle { reason: reason_of(&error) }
+    }
 }
 
 #[cfg(test)]

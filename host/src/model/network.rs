@@ -11,7 +11,7 @@ mod kernel;
 mod layers;
 
 pub use architecture::{ARCHITECTURE_VERSION, Activation, Architecture, Image, Layer, Output};
-pub(crate) use device::{DeviceNetwork, gpu, plain};
+pub(crate) use device::{DeviceNetwork, gpu, plain, reason_of};
 pub use file::Network;
 pub(crate) use file::{is_safetensors, little_endian, names, read, shapes, write};
 pub(crate) use kernel::{LANES, Panels, View, multiply, multiply_transposed};

@@ -26,8 +26,8 @@ use self::random::{Purpose, Random};
 use self::variables::{Differentiated, Dropout, Variables};
 use super::trainer::{TrainData, TrainSession, Trained, Trainer, check_classes};
 use super::{Matrix, RoundMetric, RoundReport, RowSet, Task, TrainError, evaluation};
-use crate::model::network::{Network, NetworkModel, Output};
-use crate::model::{Model as _, ModelError};
+use crate::model::network::{Network, NetworkModel, Output, gpu};
+use crate::model::{self, Model as _, ModelError};
 
 pub use parameters::{NetworkKind, NetworkParameters, Optimizer, Schedule};
 
@@ -158,7 +158,10 @@ impl<'a> Training<'a> {
                 best: None,
             },
         };
-        let device = Device::cuda_if_available(0)?;
+        let device = match parameters.device {
+            model::Device::Cpu => Device::Cpu,
+            model::Device::Cuda => gpu()?,
+        };
         let variables = Variables::new(&found.network, &device)?;
         let NetworkParameters { optimizer, momentum, weight_decay, .. } = *parameters;
         let mut descent = Descent::new(optimizer, momentum, weight_decay, &variables.all)?;

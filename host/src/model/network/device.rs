@@ -122,7 +122,15 @@ pub(crate) fn gpu() -> Result<Device, ModelError> {
 }
 
 fn failed(error: candle_core::Error) -> ModelError {
-    ModelError::Device { reason: error.to_string() }
+    ModelError::Device { reason: reason_of(&error) }
+}
+
+/// What candle says of a failure, without where in the program it was, which says nothing to who uses it.
+pub(crate) fn reason_of(error: &candle_core::Error) -> String {
+    match error {
+        candle_core::Error::WithBacktrace { inner, .. } => reason_of(inner),
+        other => other.to_string(),
+    }
 }
 
 /// A layer put together from candle's own operations, by which networks are trained on such devices too.
@@ -168,5 +176,21 @@ fn activate(activation: Activation, values: &Tensor) -> candle_core::Result<Tens
         Activation::LeakyRelu => values.maximum(&(values * f64::from(Activation::LEAK))?),
         Activation::Tanh => values.tanh(),
         Activation::Sigmoid => (values.neg()?.exp()? + 1.0)?.recip(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::backtrace::Backtrace;
+
+    use candle_core::Error;
+
+    use super::*;
+
+    #[test]
+    fn reasons_are_told_without_where_they_were_found() {
+        let (inner, backtrace) =
+            (Box::new(Error::Msg("no device".to_owned())), Box::new(Backtrace::force_capture()));
+        assert_eq!(reason_of(&Error::WithBacktrace { inner, backtrace }), "no device");
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::Device;
 use crate::model::network::{ARCHITECTURE_VERSION, Activation, Architecture, Image, Layer, Output};
 use crate::train::parameter::{parsed, refuse, unknown};
 use crate::train::{Task, TrainError};
@@ -85,6 +86,8 @@ impl Schedule {
 const TASKS: [(Task, &str); 3] =
     [(Task::Binary, "binary"), (Task::Classes, "classes"), (Task::Regression, "regression")];
 
+const DEVICES: [(Device, &str); 2] = [(Device::Cpu, "cpu"), (Device::Cuda, "cuda")];
+
 /// How to train. [`NetworkParameters::set`] takes every parameter by name.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NetworkParameters {
@@ -115,6 +118,8 @@ pub struct NetworkParameters {
     pub seed: u32,
     /// Threads to use; 0 for all cores. The model does not depend on it.
     pub threads: usize,
+    /// Where it is trained. On a GPU the same training may give a slightly different model.
+    pub device: Device,
     /// Function of the hidden layers.
     pub activation: Activation,
     /// What stands for a feature that is missing.
@@ -133,9 +138,10 @@ pub struct NetworkParameters {
     pub pool: usize,
 }
 
-const SHARED: [&str; 17] = [
+const SHARED: [&str; 18] = [
     "activation",
     "batch_size",
+    "device",
     "dropout",
     "early_stopping_rounds",
     "epochs",
@@ -175,6 +181,7 @@ impl NetworkParameters {
             dropout: 0.0,
             seed: 0,
             threads: 0,
+            device: Device::Cpu,
             activation: Activation::Relu,
             missing: 0.0,
             early_stopping_rounds: None,
@@ -208,6 +215,7 @@ impl NetworkParameters {
             "task" => self.task = Some(one_of(name, value, &TASKS)?),
             "optimizer" => self.optimizer = one_of(name, value, &Optimizer::ALL)?,
             "schedule" => self.schedule = one_of(name, value, &Schedule::ALL)?,
+            "device" => self.device = one_of(name, value, &DEVICES)?,
             "activation" => self.activation = one_of(name, value, &Activation::HIDDEN)?,
             "epochs" => self.epochs = whole(name, value, 1, EPOCHS_MAX)?,
             "step_epochs" => self.step_epochs = whole(name, value, 1, EPOCHS_MAX)?,
@@ -253,6 +261,9 @@ impl NetworkParameters {
         ];
         map.extend(self.task.map(|task| ("task", name_of(task, &TASKS))));
         map.extend(self.early_stopping_rounds.map(|rounds| ("early_stopping_rounds", rounds.to_string())));
+        if self.device != Device::default() {
+            map.push(("device", name_of(self.device, &DEVICES)));
+        }
         if self.optimizer == Optimizer::Sgd {
             map.push(("momentum", self.momentum.to_string()));
         }

@@ -226,6 +226,10 @@ fn a_model_is_a_beginning_for_the_same_network_only() {
         "cannot start from this file: its network is 8x8x1, convolution 3x3 6, dense 16, dense 3: expected 8x8x1, \
          convolution 3x3 6, dense 8, dense 3"
     );
+    if cfg!(not(feature = "cuda")) {
+        let error = refusal(&small_cnn(&[("device", "cuda")]), Around::default());
+        assert!(error.contains("this program was built without CUDA"), "{error}");
+    }
     let checkpoint = train(&small_cnn(&[]), &rows, Around { checkpoint_after: Some(1), ..Around::default() });
     let around = Around { start_from: checkpoint.checkpoint.clone(), ..Around::default() };
     let error = refusal(&small_cnn(&[("optimizer", "sgd")]), around);
