@@ -37,8 +37,8 @@ pub use dataset::{
 pub use error::DataError;
 pub use filter::{Filter, FilterError};
 pub use json::{
-    JsonError, RowForm, decode_rows, decode_scoring, decode_scoring_csv, decode_untyped, encode_predictions,
-    encode_rows, encode_tensors,
+    JsonError, RowForm, UnknownColumns, decode_rows, decode_scoring, decode_scoring_csv, decode_untyped,
+    encode_predictions, encode_rows, encode_tensors,
 };
 pub use prediction::{PredictionRecord, PredictionWriter, find_prediction, prediction_bundles};
 pub use safetensors::{decode_safetensors, encode_safetensors, read_f32_as_safetensors};

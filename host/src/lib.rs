@@ -26,5 +26,6 @@ pub mod registry;
 pub mod serve;
 pub mod server;
 pub mod store;
+pub mod task;
 pub mod track;
 pub mod train;

@@ -8,7 +8,6 @@ mod connection;
 mod guard;
 mod http2;
 mod linger;
-mod polling;
 mod preface;
 mod write_limit;
 
@@ -23,8 +22,7 @@ use tokio::sync::{Semaphore, watch};
 
 use self::connection::{Connections, Times};
 pub use self::guard::{AllowedHosts, AllowedHostsError, ForbiddenRequest, guarded};
-pub use self::polling::let_others_go_first;
-use self::polling::polled_at_once;
+use crate::task::polled_at_once;
 
 /// Time for a client to send the head of a request; also the longest a connection may idle.
 const HEADER_READ_MAX: Duration = Duration::from_secs(60);

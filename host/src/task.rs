@@ -1,3 +1,5 @@
+//! How tasks are polled: at once where they wake themselves, and after others where they shall.
+
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -23,7 +25,7 @@ thread_local! {
 /// hyper's connections do that with every request that has a body: who reads the body and who answers are parts of one task, and
 /// wake each other. For tokio such a task yields: it goes behind all others, and a thread that sleeps is woken to take it over, on
 /// another core, where nothing of it is in the caches.
-pub(super) async fn polled_at_once<F: Future>(future: F) -> F::Output {
+pub async fn polled_at_once<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     let mut known: Option<(Arc<TaskWaker>, Waker)> = None;
     poll_fn(|context| {

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 /// Layers from top to bottom; a module may use those after it.
-const LAYERS: [&str; 15] = [
+const LAYERS: [&str; 16] = [
     "cli", "server", "serve", "monitor", "train", "project", "pipeline", "registry", "track", "model",
-    "data", "plugin", "process", "store", "domain",
+    "data", "plugin", "process", "store", "task", "domain",
 ];
 
 /// The files of `pipeline`, without their ending, and folders that only plan.

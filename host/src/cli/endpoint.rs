@@ -186,18 +186,22 @@ fn followed(endpoint: &ListedEndpoint) -> anyhow::Result<(Name, String)> {
     let name = &endpoint.name;
     let answering: Vec<&ListedVersion> =
         endpoint.versions.iter().filter(|version| version.asked_for.is_some()).collect();
-    let [only] = answering.as_slice() else {
-        bail!(
-            "`{name}` has {} models that share its requests: move the alias of one with `host model`",
-            answering.len()
-        );
+    let all: Vec<&str> = answering.iter().filter_map(|version| version.asked_for.as_deref()).collect();
+    let followed = match all.as_slice() {
+        [] => bail!("`{name}` is made of other endpoints: roll back one of them"),
+        [only] => *only,
+        _ => bail!(
+            "{} share the requests of `{name}`: change their weights in its file, or move the alias of one with \
+             `host model alias`",
+            all.iter().map(|one| format!("`{one}`")).collect::<Vec<_>>().join(" and ")
+        ),
     };
-    let followed = only.asked_for.as_deref().unwrap_or_default();
     match followed.parse::<ModelReference>() {
         Ok(ModelReference::Name(model, VersionSelector::Alias(alias))) => Ok((model, alias)),
         _ => bail!(
-            "`{name}` follows `{followed}`, which is no alias that could be moved back: change what `host serve` is asked \
-             to serve"
+            "`{name}` follows `{followed}`, which is no alias that could be moved back: serve the model by an alias, such as \
+             `{}@champion`, or name another version in what is served",
+            followed.split('@').next().unwrap_or_default()
         ),
     }
 }

@@ -29,6 +29,15 @@ pub enum RowForm {
     List,
 }
 
+/// What becomes of columns that are not among those that are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnknownColumns {
+    /// They are an error, so that a mistyped name is told.
+    Refused,
+    /// They are left out, as MLflow does it.
+    Ignored,
+}
+
 /// JSON that is not the batch it should be, or a batch that JSON cannot hold.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}{message}", place(*row, column.as_deref()))]

@@ -83,19 +83,21 @@ impl Sample {
     /// Has `predictor` answer rows of small numbers; none where it takes no such rows, or too large ones.
     pub async fn of_made_up_rows(predictor: &Predictor) -> Option<Self> {
         let specs = &predictor.signature().inputs;
-        let elements: usize = specs.iter().map(ColumnSpec::row_elements).sum();
-        if elements > MADE_UP_ELEMENTS_MAX || specs.iter().any(|spec| spec.dtype == DataType::Bytes) {
+        if specs.iter().any(|spec| spec.dtype == DataType::Bytes) {
             return None;
         }
-        let row = |row: usize| -> Value {
-            specs
-                .iter()
-                .map(|spec| (spec.name.clone(), made_up(spec.dtype, &spec.shape, &mut (row, 0))))
-                .collect()
-        };
-        let rows: Vec<Value> = (0..MADE_UP_ROWS).map(row).collect();
-        let batch = decoded(&rows, specs).ok()?;
-        Self::record(predictor, &batch).await.ok()?
+        Self::record(predictor, &made_up_rows(specs, MADE_UP_ROWS)?).await.ok()?
+    }
+
+    /// Has `predictor` answer a row of zeros and empty strings; none where it refuses that, as what decodes images does, or
+    /// takes too large ones.
+    pub async fn of_zeros(predictor: &Predictor) -> Option<Self> {
+        Self::record(predictor, &made_up_rows(&predictor.signature().inputs, 1)?).await.ok()?
+    }
+
+    /// A row and the answer to it.
+    pub fn into_first(self) -> Option<(Value, Value)> {
+        self.inputs.into_iter().next().zip(self.outputs.into_iter().next())
     }
 
     /// Reads one that was recorded.
@@ -162,7 +164,25 @@ fn nearly(expected: &[Value], found: &[Value]) -> bool {
         })
 }
 
-/// Numbers from 0 to 10 that every type holds, in a shape; `place` counts the row and the numbers so far.
+/// Rows for these columns, of which the first is all zeros; none where they are too large.
+fn made_up_rows(specs: &[ColumnSpec], count: usize) -> Option<Batch> {
+    // Lists of nothing count too, of which there may be many.
+    let counted = |spec: &ColumnSpec| {
+        spec.shape.iter().try_fold(1_usize, |product, &size| product.checked_mul(size.max(1)))
+    };
+    let elements = specs.iter().try_fold(0_usize, |sum, spec| sum.checked_add(counted(spec)?))?;
+    if elements > MADE_UP_ELEMENTS_MAX {
+        return None;
+    }
+    let row = |row: usize| -> Value {
+        let column = |spec: &ColumnSpec| made_up(spec.dtype, &spec.shape, &mut (row, 0));
+        specs.iter().map(|spec| (spec.name.clone(), column(spec))).collect()
+    };
+    let rows: Vec<Value> = (0..count).map(row).collect();
+    decoded(&rows, specs).ok().filter(|batch| batch.rows() == count)
+}
+
+/// Numbers from 0 to 10 that every type holds, or empty strings, in a shape; `place` counts the row and the elements so far.
 fn made_up(dtype: DataType, shape: &[usize], place: &mut (usize, usize)) -> Value {
     if let Some((&size, inner)) = shape.split_first() {
         return (0..size).map(|_| made_up(dtype, inner, place)).collect();
@@ -170,7 +190,11 @@ fn made_up(dtype: DataType, shape: &[usize], place: &mut (usize, usize)) -> Valu
     place.1 += 1;
     // The first row is all zeros, the others are unlike each other.
     let number = place.0 * (place.1 * 7 + place.0) % 11;
-    if dtype == DataType::Bool { Value::from(number % 2 == 1) } else { Value::from(number) }
+    match dtype {
+        DataType::Bool => Value::from(number % 2 == 1),
+        DataType::Bytes => Value::from(""),
+        _ => Value::from(number),
+    }
 }
 
 fn rows_as_json(batch: &Batch) -> Option<Vec<Value>> {
@@ -219,6 +243,14 @@ mod tests {
         assert_eq!(row(0), serde_json::json!([[0, 0], [0, 0]]));
         assert_eq!(row(1), serde_json::json!([[8, 4], [0, 7]]));
         assert_eq!(made_up(DataType::Bool, &[], &mut (0, 0)), Value::from(false));
+        assert_eq!(made_up(DataType::Bytes, &[1], &mut (0, 0)), serde_json::json!([""]));
+        let rows = |shape: &[usize]| {
+            made_up_rows(&[ColumnSpec { shape: shape.to_vec(), ..spec("x", DataType::Bytes) }], 2)
+        };
+        assert_eq!(rows(&[2, 3]).unwrap().rows(), 2);
+        for large in [&[1 << 17][..], &[1 << 40, 0], &[usize::MAX, 2]] {
+            assert_eq!(rows(large), None, "{large:?}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::engine::{Computed, Engine, INLINE_NANOS_MAX, stopping};
 use super::queue::{Queue, Waiting, too_late, until};
 use super::{ApiError, ErrorCode, RequestBody, StageTimes};
 use crate::domain::Batch;
-use crate::server::let_others_go_first;
+use crate::task::let_others_go_first;
 
 /// Rows that are computed together at most where nothing is said.
 pub(super) const AUTO_ROWS_MAX: usize = 32;
@@ -401,6 +401,7 @@ async fn answer(engine: Arc<Engine>, batch: Vec<Job>, _turn: OwnedSemaphorePermi
                     seen,
                     times,
                     batch_rows: computed.batch_rows,
+                    parts: Vec::new(),
                     is_first: index == 0,
                 });
                 // Whoever has asked may have gone.
@@ -479,7 +480,7 @@ mod tests {
     async fn what_is_there_at_once_is_computed_together() {
         let (model, deployment, call) = batching(BatchPolicy::Auto, QueueLimits::default()).await;
         let all = join_all((0..10).map(|_| deployment.answer_rows(row(), call.clone())));
-        assert!(all.await.iter().all(|answer| answer.as_ref().unwrap().rows() == 1));
+        assert!(all.await.iter().all(|answer| answer.as_ref().unwrap().0.rows() == 1));
         assert_eq!(rows_of(&model), [10]);
         // Another 70 are two full batches and the rest.
         join_all((0..70).map(|_| deployment.answer_rows(row(), call.clone()))).await;
@@ -506,7 +507,7 @@ mod tests {
         let mut second = Box::pin(deployment.answer_rows(row(), call.clone()));
         assert!(futures_util::poll!(&mut second).is_pending());
         drop(first);
-        assert_eq!(second.await.unwrap().rows(), 1);
+        assert_eq!(second.await.unwrap().0.rows(), 1);
         assert_eq!(rows_of(&model), [1]);
         assert_eq!(call.queue.waiting(), 0);
     }
@@ -526,7 +527,7 @@ mod tests {
             assert_eq!(call.queue.waiting(), 1);
         }
         drop(turn);
-        assert_eq!(patient.await.unwrap().rows(), 1);
+        assert_eq!(patient.await.unwrap().0.rows(), 1);
         assert_eq!(rows_of(&model), [1], "those who are gone are not computed");
         let turn = call.queue.free_turn().unwrap();
         let late = deployment.answer_rows(row(), soon.clone()).await.unwrap_err();

@@ -100,12 +100,15 @@ impl Deployer {
         let LocatedBundle { version, bundle } = located;
         let manifest = read_bundle(&self.store, bundle)?;
         let predictor = Predictor::load_by(&self.models, &self.store, &self.runtime, &manifest)?;
-        let mut example = None;
-        if let Some(recorded) = &manifest.sample {
-            let sample = Sample::from_bytes(&self.store.get(recorded.digest)?)?;
-            block_on(sample.check(&predictor))?;
-            example = sample.inputs.into_iter().next().zip(sample.outputs.into_iter().next());
-        }
+        let sample = match &manifest.sample {
+            Some(recorded) => {
+                let sample = Sample::from_bytes(&self.store.get(recorded.digest)?)?;
+                block_on(sample.check(&predictor))?;
+                Some(sample)
+            }
+            // Only for documents: what nobody has recorded proves nothing.
+            None => block_on(Sample::of_zeros(&predictor)),
+        };
         let config = DeploymentConfig {
             version,
             bundle,
@@ -114,7 +117,7 @@ impl Deployer {
             is_of_bundle: true,
             window: self.window(endpoint, bundle)?,
             rows_max: self.rows_max,
-            example,
+            example: sample.and_then(Sample::into_first),
         };
         Ok(Deployment::new(endpoint.as_str(), config)?)
     }

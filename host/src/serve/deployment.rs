@@ -6,7 +6,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 use super::batcher::Batcher;
 use super::cache::{AnswerCache, CachedAnswer, Key};
 use super::engine::{Computed, Engine, INLINE_ROWS_MAX, INLINE_SCORES_MAX, on_blocking_pool};
-use super::graph::Graph;
+use super::graph::{Graph, Part};
 use super::inference::{Durations, ModelStatistics};
 use super::metrics::DeploymentMetrics;
 use super::window::WindowCapture;
@@ -29,7 +29,7 @@ const ANSWER_SCORES_MAX: usize = 4 * 1024 * 1024;
 const BUNDLE_HEADER: HeaderName = HeaderName::from_static("x-bundle-digest");
 
 /// Carries the version of the model that answered, as `name@number`.
-const VERSION_HEADER: HeaderName = HeaderName::from_static("x-model-version");
+pub(super) const VERSION_HEADER: HeaderName = HeaderName::from_static("x-model-version");
 
 /// What a deployment is made of.
 pub struct DeploymentConfig {
@@ -47,7 +47,7 @@ pub struct DeploymentConfig {
     pub window: Option<Arc<WindowCapture>>,
     /// Rows that one request may have.
     pub rows_max: usize,
-    /// A row and its answer, for documents; none where none was recorded.
+    /// A row and its answer, for documents; none where none is known.
     pub example: Option<(serde_json::Value, serde_json::Value)>,
 }
 
@@ -100,6 +100,8 @@ pub struct Answer<T> {
     pub times: StageTimes,
     /// Whether it was given before, and kept; none where answers are not.
     pub is_cached: Option<bool>,
+    /// Who answered for an endpoint that is made of others.
+    pub parts: Vec<Part>,
     /// Rows that were computed together.
     batch_rows: usize,
     /// Whether it stands for those computed together.
@@ -173,6 +175,11 @@ impl Deployment {
         self.engine.work.signature()
     }
 
+    /// Whether it could answer; otherwise why not.
+    pub fn check_ready(&self) -> Result<(), ApiError> {
+        self.graph().map_or(Ok(()), Graph::check_ready)
+    }
+
     /// Whether it is made of other endpoints.
     pub fn is_graph(&self) -> bool {
         self.graph().is_some()
@@ -196,7 +203,7 @@ impl Deployment {
         &self.engine.metrics
     }
 
-    /// A row and its answer; none where none was recorded.
+    /// A row and its answer; none where none is known.
     pub fn example(&self) -> Option<&(serde_json::Value, serde_json::Value)> {
         self.example.as_ref()
     }
@@ -281,7 +288,7 @@ impl Deployment {
         let (computed, is_cached) =
             self.compute_or_find(inputs, Some(body), &Call { deadline, ..call }).await?;
         let encode_started = Instant::now();
-        let Computed { inputs, outputs, times, batch_rows, is_first, .. } = computed;
+        let Computed { inputs, outputs, times, batch_rows, parts, is_first, .. } = computed;
         let scores = outputs.rows().saturating_mul(self.engine.work.score_count());
         let (outputs, body) = if outputs.rows() <= INLINE_ROWS_MAX && scores <= INLINE_SCORES_MAX {
             let body = encode(&outputs, note)?;
@@ -290,7 +297,7 @@ impl Deployment {
             on_blocking_pool(move || encode(&outputs, note).map(|body| (outputs, body))).await??
         };
         let times = StageTimes { decode: decode_time, encode: encode_started.elapsed(), ..times };
-        Ok(Answer { body, inputs, outputs, times, is_cached, batch_rows, is_first })
+        Ok(Answer { body, inputs, outputs, times, is_cached, parts, batch_rows, is_first })
     }
 
     /// The answer that was given to the same rows before, or a new one.
@@ -311,7 +318,8 @@ impl Deployment {
             self.engine.offer(Some((features.clone(), scores.clone())));
             let (batch_rows, times) = (inputs.rows(), StageTimes::default());
             let outputs = outputs.clone();
-            let computed = Computed { inputs, outputs, seen: None, times, batch_rows, is_first: true };
+            let parts = Vec::new();
+            let computed = Computed { inputs, outputs, seen: None, times, batch_rows, parts, is_first: true };
             return Ok((computed, Some(true)));
         }
         let mut computed = self.compute_in_turn(inputs, body, call).await?;
@@ -340,19 +348,23 @@ impl Deployment {
         self.engine.compute_request(inputs, waiting.elapsed(), call.deadline, keeps, (turn, body)).await
     }
 
-    /// Answers rows that an endpoint made of this one has, and counts that as a request.
-    pub(super) async fn answer_rows(&self, inputs: Batch, call: Call) -> Result<Batch, ApiError> {
+    /// Answers rows that an endpoint made of this one has, and counts that as a request; tells how long its parts took.
+    pub(super) async fn answer_rows(
+        &self,
+        inputs: Batch,
+        call: Call,
+    ) -> Result<(Batch, StageTimes), ApiError> {
         let started = Instant::now();
         let answer = async {
             ColumnSpec::check(&self.signature().inputs, &inputs).map_err(PredictionError::from)?;
             self.check_scores(inputs.rows())?;
             let (computed, is_cached) = self.compute_or_find(inputs, None, &call).await?;
-            let Computed { inputs, outputs, times, batch_rows, is_first, .. } = computed;
-            Ok(Answer { body: (), inputs, outputs, times, is_cached, batch_rows, is_first })
+            let Computed { inputs, outputs, times, batch_rows, parts, is_first, .. } = computed;
+            Ok(Answer { body: (), inputs, outputs, times, is_cached, parts, batch_rows, is_first })
         };
         let answer = answer.await;
         self.count_outcome(&answer, started.elapsed());
-        answer.map(|answer| answer.outputs)
+        answer.map(|answer| (answer.outputs, answer.times))
     }
 
     /// Computes for its own sake: nothing of it is recorded, and no turn is taken.
@@ -407,7 +419,7 @@ impl Deployment {
                 }
             }
         }
-        self.metrics().count_answer(rows, total, times);
+        self.metrics().count_answer(rows, total, times, answer.is_cached == Some(true));
     }
 
     /// The record of an answer that it gave at `endpoint`.

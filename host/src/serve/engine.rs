@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 
+use super::graph::Part;
 use super::metrics::DeploymentMetrics;
 use super::window::WindowCapture;
 use super::work::{Work, WorkError, Worked};
@@ -46,6 +47,8 @@ pub(super) struct Computed {
     pub(super) times: StageTimes,
     /// Rows that were computed together.
     pub(super) batch_rows: usize,
+    /// Who answered for a graph.
+    pub(super) parts: Vec<Part>,
     /// Whether this is the one of those computed together that stands for all of them in statistics.
     pub(super) is_first: bool,
 }
@@ -91,8 +94,8 @@ impl Engine {
         let rows = inputs.rows();
         self.learn(rows, started.elapsed());
         self.metrics.count_batch(rows, &worked.calls);
-        let Worked { outputs, seen, times, .. } = worked;
-        Ok(Computed { inputs, outputs, seen, times, batch_rows: rows, is_first: true })
+        let Worked { outputs, seen, times, parts, .. } = worked;
+        Ok(Computed { inputs, outputs, seen, times, batch_rows: rows, parts, is_first: true })
     }
 
     /// Computes the batch of one request, which has waited for so long, and shows the window what the model saw. That is left in

@@ -1,12 +1,14 @@
 //! Endpoints made of endpoints: one after the other, one of several, or several together.
 
 use std::collections::BTreeMap;
-use std::sync::Weak;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use axum::http::{HeaderMap, StatusCode};
 use tokio::time::Instant;
 
-use super::{ApiError, Endpoints, ErrorCode};
+use super::{ApiError, Deployment, Endpoints, ErrorCode, StageTimes};
 use crate::domain::{Batch, ColumnSpec, DataType, Digest, Name, Signature, Tensor};
 
 /// Deepest nesting of a graph.
@@ -66,6 +68,36 @@ pub enum GraphError {
     },
 }
 
+/// What one of the endpoints that a graph is made of did for a request.
+#[derive(Clone)]
+pub struct Part {
+    /// Which.
+    pub endpoint: Name,
+    /// Who answered for it.
+    pub deployment: Arc<Deployment>,
+    /// When it was asked, from when the graph was.
+    pub after: Duration,
+    /// How long it took.
+    pub took: Duration,
+    /// How long its own parts took.
+    pub times: StageTimes,
+}
+
+impl fmt::Debug for Part {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} by {}", self.endpoint, self.deployment.version_label())
+    }
+}
+
+/// A request that a graph answers.
+struct Asking<'a> {
+    endpoints: &'a Endpoints,
+    deadline: Option<Instant>,
+    started: Instant,
+    /// Who was asked so far.
+    parts: Mutex<Vec<Part>>,
+}
+
 impl Node {
     /// The endpoints that it is made of.
     pub fn endpoints(&self) -> Vec<&Name> {
@@ -89,7 +121,7 @@ impl Node {
         }
     }
 
-    fn parts(&self) -> Vec<&Self> {
+    pub(super) fn parts(&self) -> Vec<&Self> {
         match self {
             Self::Endpoint(_) => Vec::new(),
             Self::Sequence(nodes) => nodes.iter().collect(),
@@ -198,6 +230,10 @@ impl Graph {
         &self.signature
     }
 
+    pub(super) fn node(&self) -> &Node {
+        &self.node
+    }
+
     /// Whether it is made of the same endpoints in the same way, which take and answer the same.
     pub(super) fn is_like(&self, other: &Self) -> bool {
         (&self.node, &self.signature) == (&other.node, &other.signature)
@@ -208,80 +244,92 @@ impl Graph {
         Digest::of(format!("{:?}", self.node).as_bytes())
     }
 
-    /// The answer to a batch, for which its endpoints wait until `deadline`.
-    pub(super) async fn answer(&self, inputs: &Batch, deadline: Option<Instant>) -> Result<Batch, ApiError> {
+    /// Whether all that it is made of is loaded; otherwise what is not.
+    pub(super) fn check_ready(&self) -> Result<(), ApiError> {
         let endpoints = self.endpoints.upgrade().ok_or_else(super::engine::stopping)?;
-        answer(&self.node, &endpoints, inputs, deadline).await
+        match self.node.endpoints().into_iter().find(|name| endpoints.get(name.as_str()).is_none()) {
+            Some(gone) => Err(missing(gone)),
+            None => Ok(()),
+        }
+    }
+
+    /// The answer to a batch, for which its endpoints wait until `deadline`, and who gave it.
+    pub(super) async fn answer(
+        &self,
+        inputs: &Batch,
+        deadline: Option<Instant>,
+    ) -> Result<(Batch, Vec<Part>), ApiError> {
+        let endpoints = self.endpoints.upgrade().ok_or_else(super::engine::stopping)?;
+        let asking =
+            Asking { endpoints: &endpoints, deadline, started: Instant::now(), parts: Mutex::default() };
+        let outputs = asking.answer(&self.node, inputs).await?;
+        Ok((outputs, asking.parts.into_inner().unwrap_or_else(PoisonError::into_inner)))
     }
 }
 
-/// What a node answers to a batch.
-fn answer<'a>(
-    node: &'a Node,
-    endpoints: &'a Endpoints,
-    inputs: &'a Batch,
-    deadline: Option<Instant>,
-) -> std::pin::Pin<Box<dyn Future<Output = Result<Batch, ApiError>> + Send + 'a>> {
-    Box::pin(async move {
-        match node {
-            Node::Endpoint(name) => ask(name, endpoints, inputs, deadline).await,
-            Node::Sequence(nodes) => {
-                let (mut known, mut last) = (inputs.clone(), Batch::default());
-                for node in nodes {
-                    last = answer(node, endpoints, &known, deadline).await?;
-                    known = beside(&known, &last)?;
-                }
-                Ok(last)
-            }
-            Node::Switch { column, cases, otherwise } => {
-                let chosen = choose(column, cases, otherwise.as_deref(), inputs)?;
-                let mut parts = Vec::with_capacity(chosen.len());
-                for (node, rows) in &chosen {
-                    let mut kept = vec![false; inputs.rows()];
-                    for &row in rows {
-                        if let Some(place) = kept.get_mut(row) {
-                            *place = true;
-                        }
+impl Asking<'_> {
+    /// What a node answers to a batch.
+    fn answer<'a>(
+        &'a self,
+        node: &'a Node,
+        inputs: &'a Batch,
+    ) -> std::pin::Pin<Box<dyn Future<Output = Result<Batch, ApiError>> + Send + 'a>> {
+        Box::pin(async move {
+            match node {
+                Node::Endpoint(name) => self.ask(name, inputs).await,
+                Node::Sequence(nodes) => {
+                    let (mut known, mut last) = (inputs.clone(), Batch::default());
+                    for node in nodes {
+                        last = self.answer(node, &known).await?;
+                        known = beside(&known, &last)?;
                     }
-                    parts.push((
-                        answer(node, endpoints, &inputs.keep_rows(&kept), deadline).await?,
-                        rows.as_slice(),
-                    ));
+                    Ok(last)
                 }
-                in_order(&parts, inputs.rows())
+                Node::Switch { column, cases, otherwise } => {
+                    let chosen = choose(column, cases, otherwise.as_deref(), inputs)?;
+                    let mut answers = Vec::with_capacity(chosen.len());
+                    for (node, rows) in &chosen {
+                        let mut kept = vec![false; inputs.rows()];
+                        for &row in rows {
+                            if let Some(place) = kept.get_mut(row) {
+                                *place = true;
+                            }
+                        }
+                        answers.push((self.answer(node, &inputs.keep_rows(&kept)).await?, rows.as_slice()));
+                    }
+                    in_order(&answers, inputs.rows())
+                }
+                Node::Ensemble(nodes) => {
+                    let asked = nodes.iter().map(|(node, _)| self.answer(node, inputs));
+                    let answers = futures_util::future::try_join_all(asked).await?;
+                    let weights: Vec<f64> = nodes.iter().map(|(_, weight)| *weight).collect();
+                    combine(&answers, &weights)
+                }
             }
-            Node::Ensemble(nodes) => {
-                let asked = nodes.iter().map(|(node, _)| answer(node, endpoints, inputs, deadline));
-                let answers = futures_util::future::try_join_all(asked).await?;
-                let weights: Vec<f64> = nodes.iter().map(|(_, weight)| *weight).collect();
-                combine(&answers, &weights)
-            }
-        }
-    })
-}
-
-/// Asks an endpoint, which gets the columns that it takes.
-async fn ask(
-    name: &Name,
-    endpoints: &Endpoints,
-    inputs: &Batch,
-    deadline: Option<Instant>,
-) -> Result<Batch, ApiError> {
-    let gone = || wrong(format!("endpoint `{name}`, which this one is made of, is gone"));
-    let endpoint = endpoints.get(name.as_str()).ok_or_else(gone)?;
-    let routing = endpoint.routing();
-    let deployment = endpoint.choose(&routing, &HeaderMap::new()).ok_or_else(gone)?;
-    let specs = &deployment.signature().inputs;
-    let columns = specs.iter().filter_map(|spec| inputs.column(&spec.name).cloned());
-    let inputs = Batch::new(columns.collect()).map_err(|error| wrong(error.to_string()))?;
-    let asked = (!routing.shadows().is_empty()).then(|| inputs.clone());
-    let outputs = deployment.answer_rows(inputs, routing.call(deadline)).await?;
-    for shadow in routing.shadows() {
-        if let Some(asked) = &asked {
-            shadow.mirror(asked, &outputs);
-        }
+        })
     }
-    Ok(outputs)
+
+    /// Asks an endpoint, which gets the columns that it takes.
+    async fn ask(&self, name: &Name, inputs: &Batch) -> Result<Batch, ApiError> {
+        let endpoint = self.endpoints.get(name.as_str()).ok_or_else(|| missing(name))?;
+        let routing = endpoint.routing();
+        let deployment = endpoint.choose(&routing, &HeaderMap::new()).ok_or_else(|| missing(name))?;
+        let specs = &deployment.signature().inputs;
+        let columns = specs.iter().filter_map(|spec| inputs.column(&spec.name).cloned());
+        let inputs = Batch::new(columns.collect()).map_err(|error| wrong(error.to_string()))?;
+        let asked = (!routing.shadows().is_empty()).then(|| inputs.clone());
+        let after = self.started.elapsed();
+        let (outputs, times) = deployment.answer_rows(inputs, routing.call(self.deadline)).await?;
+        for shadow in routing.shadows() {
+            if let Some(asked) = &asked {
+                shadow.mirror(asked, &outputs);
+            }
+        }
+        let took = self.started.elapsed().saturating_sub(after);
+        let part = Part { endpoint: name.clone(), deployment, after, took, times };
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner).push(part);
+        Ok(outputs)
+    }
 }
 
 /// The columns of both; a later one takes the place of an earlier one of its name.
@@ -292,7 +340,7 @@ fn beside(known: &Batch, made: &Batch) -> Result<Batch, ApiError> {
 }
 
 /// Who gets which rows.
-fn choose<'a>(
+pub(super) fn choose<'a>(
     column: &str,
     cases: &'a BTreeMap<String, Node>,
     otherwise: Option<&'a Node>,
@@ -470,6 +518,12 @@ fn majority(all: &[Tensor], weights: &[f64]) -> Result<Tensor, ApiError> {
         data.extend_from_slice(best.map(|(best, _)| best).unwrap_or_default());
     }
     of_rows(first, first.rows(), data)
+}
+
+/// What is answered while an endpoint is not loaded that this one is made of.
+fn missing(name: &Name) -> ApiError {
+    let message = format!("endpoint `{name}`, which this one is made of, is not loaded");
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::NotReady, message)
 }
 
 fn wrong(message: String) -> ApiError {

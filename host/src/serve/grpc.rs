@@ -32,7 +32,10 @@ use axum::routing::post;
 use self::deadline::Deadline;
 use self::error::GrpcError;
 use self::message::MessageReader;
-use super::routes::Shared;
+use self::status::Code;
+use super::body::RequestBody;
+use super::observe::SeenCall;
+use super::routes::{Asked, Shared};
 use super::{ApiError, ErrorCode};
 
 /// The service by its full name.
@@ -61,6 +64,32 @@ impl Call {
         let messages = MessageReader::new(&head.headers, body)?;
         Ok(Self { shared, headers: head.headers, deadline, messages })
     }
+
+    /// The message of a call that takes one.
+    async fn only(&mut self, known: &mut Known) -> Result<RequestBody, ApiError> {
+        let message = self.messages.only(&self.shared.bodies).await?;
+        known.request_bytes = Some(self.messages.received());
+        Ok(message)
+    }
+}
+
+/// What is known of a call before its answer is there, to be told also where none comes in time.
+#[derive(Default)]
+struct Known {
+    asked: Option<Asked>,
+    /// How long the body was; of a stream it is never known.
+    request_bytes: Option<u64>,
+}
+
+impl Known {
+    fn seen(&self, answered: Result<(), &ApiError>) -> SeenCall {
+        let code = match answered {
+            // A stream has only begun.
+            Ok(()) => self.request_bytes.map(|_| Code::Ok),
+            Err(error) => Some(Code::of(error.code())),
+        };
+        SeenCall { status: code.map(|code| code as u16), request_bytes: self.request_bytes }
+    }
 }
 
 async fn inference(
@@ -68,11 +97,11 @@ async fn inference(
     Path(method): Path<String>,
     request: Request,
 ) -> Response<Body> {
-    respond(shared, request, async move |mut call| match method.as_str() {
-        "ModelInfer" => infer::infer(call).await,
+    respond(shared, request, async move |mut call, known| match method.as_str() {
+        "ModelInfer" => infer::infer(call, known).await,
         "ModelStreamInfer" => Ok(infer::stream(call)),
         method => {
-            let message = call.messages.only(&call.shared.bodies).await?;
+            let message = call.only(known).await?;
             Ok(status::answered(documents::answer(&call.shared, method, message.bytes()).await?))
         }
     })
@@ -84,8 +113,8 @@ async fn health(
     Path(method): Path<String>,
     request: Request,
 ) -> Response<Body> {
-    respond(shared, request, async move |mut call| {
-        let message = call.messages.only(&call.shared.bodies).await?;
+    respond(shared, request, async move |mut call, known| {
+        let message = call.only(known).await?;
         Ok(status::answered(health::answer(&call.shared, &method, message.bytes())?))
     })
     .await
@@ -105,24 +134,30 @@ pub(super) fn refused(error: &ApiError) -> Response<Body> {
 async fn respond(
     shared: Arc<Shared>,
     request: Request,
-    answer: impl AsyncFnOnce(Call) -> Result<Response<Body>, ApiError>,
+    answer: impl AsyncFnOnce(Call, &mut Known) -> Result<Response<Body>, ApiError>,
 ) -> Response<Body> {
     if let Err(error) = check_is_grpc(&request) {
         return error.into_response();
     }
-    let told = Arc::clone(&shared);
+    let (told, mut known) = (Arc::clone(&shared), Known::default());
     let answered = match Call::new(shared, request) {
-        Ok(call) => call.deadline.within(answer(call)).await,
+        Ok(call) => call.deadline.within(answer(call, &mut known)).await,
         Err(error) => Err(error),
     };
-    answered.unwrap_or_else(|error| {
-        if error.status().is_server_error() {
-            tracing::warn!(code = ?error.code(), "{}", error.message());
-        }
-        let mut response = status::refused(&error);
-        told.mark_failure(None, &error, &mut response);
-        response
-    })
+    let seen = known.seen(answered.as_ref().map(|_| ()));
+    let mut response = answered.unwrap_or_else(|error| failed(&told, known.asked.as_ref(), &error));
+    told.mark_call(seen, &mut response);
+    response
+}
+
+/// The response to a call that got an error, which is logged where it is not the caller's fault.
+fn failed(shared: &Shared, asked: Option<&Asked>, error: &ApiError) -> Response<Body> {
+    if error.status().is_server_error() {
+        tracing::warn!(code = ?error.code(), "{}", error.message());
+    }
+    let mut response = status::refused(error);
+    shared.mark_failure(asked, error, &mut response);
+    response
 }
 
 /// Whether a request is a call at all. What is none gets an answer of HTTP.

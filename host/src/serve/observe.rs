@@ -13,21 +13,30 @@ use std::time::{Instant, SystemTime};
 use axum::Router;
 use axum::body::{Body, HttpBody as _};
 use axum::extract::{MatchedPath, Request};
-use axum::http::Response;
+use axum::http::{HeaderMap, Response};
 use axum::middleware::{Next, from_fn};
 
 pub use self::access_log::{AccessLog, AccessLogError};
 pub use self::export::{TraceError, Traces};
-use super::{Deployment, ErrorCode, StageTimes};
+use super::{Deployment, ErrorCode, Part, StageTimes};
 use crate::domain::Name;
 
 /// What a route knows of the request that it has answered.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(super) struct Seen {
-    pub(super) endpoint: Name,
-    pub(super) deployment: Arc<Deployment>,
+    /// None where an error came before anybody was asked, or nobody is.
+    pub(super) asked: Option<SeenAsked>,
     pub(super) answered: Option<SeenAnswer>,
     pub(super) error: Option<ErrorCode>,
+    /// Only of what came by gRPC.
+    pub(super) call: Option<SeenCall>,
+}
+
+/// Who was asked.
+#[derive(Clone)]
+pub(super) struct SeenAsked {
+    pub(super) endpoint: Name,
+    pub(super) deployment: Arc<Deployment>,
 }
 
 /// The answer, if there is one.
@@ -37,11 +46,18 @@ pub(super) struct SeenAnswer {
     pub(super) rows: usize,
     pub(super) times: StageTimes,
     pub(super) is_cached: Option<bool>,
+    /// Who answered for an endpoint that is made of others.
+    pub(super) parts: Vec<Part>,
 }
 
-/// An error that came before anybody was asked.
+/// What HTTP does not tell of a call of gRPC: its status is always 200, and its head does not say how long the body is.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct SeenError(pub(super) ErrorCode);
+pub(super) struct SeenCall {
+    /// gRPC's status; none of a stream, which has only begun.
+    pub(super) status: Option<u16>,
+    /// None where the body did not come as it should.
+    pub(super) request_bytes: Option<u64>,
+}
 
 /// A request that is over, as it is told.
 pub(super) struct Told<'a> {
@@ -55,6 +71,7 @@ pub(super) struct Told<'a> {
     response_bytes: Option<u64>,
     seen: Option<&'a Seen>,
     error: Option<ErrorCode>,
+    call: Option<SeenCall>,
 }
 
 /// Where requests are told.
@@ -98,7 +115,7 @@ async fn tell(observer: &Observer, request: Request, next: Next) -> Response<Bod
     let request_bytes = request.body().size_hint().exact();
     let response = next.run(request).await;
     let seen = response.extensions().get::<Seen>();
-    let early = response.extensions().get::<SeenError>().map(|SeenError(code)| *code);
+    let call = seen.and_then(|seen| seen.call).or_else(|| refused_call(response.headers()));
     let told = Told {
         method: &method,
         path: &path,
@@ -106,10 +123,11 @@ async fn tell(observer: &Observer, request: Request, next: Next) -> Response<Bod
         status: response.status().as_u16(),
         started_at,
         micros: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
-        request_bytes,
+        request_bytes: request_bytes.or(call.and_then(|call| call.request_bytes)),
         response_bytes: response.body().size_hint().exact(),
         seen,
-        error: seen.and_then(|seen| seen.error).or(early),
+        error: seen.and_then(|seen| seen.error),
+        call,
     };
     if let Some(log) = &observer.log {
         log.tell(&told);
@@ -118,4 +136,10 @@ async fn tell(observer: &Observer, request: Request, next: Next) -> Response<Bod
         traces.tell(&told, parent);
     }
     response
+}
+
+/// A call that no route has taken for one: its answer has gRPC's status in the head.
+fn refused_call(headers: &HeaderMap) -> Option<SeenCall> {
+    let status = headers.get("grpc-status")?.to_str().ok()?.parse().ok();
+    Some(SeenCall { status, request_bytes: None })
 }

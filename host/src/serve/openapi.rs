@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::{Deployment, Endpoint, Endpoints};
+use super::rows::column_of_bytes;
+use super::{Deployment, Endpoint, Endpoints, example};
 use crate::domain::{ColumnSpec, DataType};
 
 /// The document of a server with these endpoints.
 pub(super) fn document(endpoints: &Endpoints) -> Value {
     let mut paths = Map::new();
     for endpoint in endpoints.all() {
-        if let Some(path) = path_item(&endpoint) {
+        if let Some(path) = path_item(&endpoint, endpoints) {
             paths.insert(format!("/serve/{}", endpoint.name()), path);
         }
     }
@@ -27,21 +28,17 @@ pub(super) fn document(endpoints: &Endpoints) -> Value {
     })
 }
 
-fn path_item(endpoint: &Endpoint) -> Option<Value> {
+fn path_item(endpoint: &Endpoint, endpoints: &Endpoints) -> Option<Value> {
     let routing = endpoint.routing();
     let deployment = &routing.routes().first()?.deployment;
     let signature = deployment.signature();
-    let input = object_schema(&signature.inputs);
-    let output = object_schema(&signature.outputs);
-    let either = |row: &Value| json!({ "oneOf": [row, { "type": "array", "items": row, "minItems": 1 }] });
-    let example = deployment.example();
-    let media = |schema: &Value, example: Option<&Value>| {
-        let mut media = Map::from_iter([("schema".to_owned(), either(schema))]);
-        media.extend(example.map(|example| ("example".to_owned(), example.clone())));
-        media
+    let (asked, answered) = match deployment.graph() {
+        // Its answer changes with the versions of its parts, and asking them would be counted and captured as a request.
+        Some(graph) => (example::of_graph(graph, endpoints), None),
+        None => deployment.example().cloned().unzip(),
     };
-    let request = media(&input, example.map(|(input, _)| input));
-    let answer = media(&output, example.map(|(_, output)| output));
+    let request = request_content(&signature.inputs, asked);
+    let answer = rows_media(&signature.outputs, answered);
     let error = |description: &str| {
         json!({
             "description": description,
@@ -60,7 +57,7 @@ fn path_item(endpoint: &Endpoint) -> Option<Value> {
                 "description": "Milliseconds that the caller waits; what is not computed by then is not computed at all.",
                 "schema": { "type": "integer", "minimum": 0 },
             }],
-            "requestBody": { "required": true, "content": { "application/json": request } },
+            "requestBody": { "required": true, "content": request },
             "responses": {
                 "200": {
                     "description": "An object for an object, a list for a list.",
@@ -87,6 +84,31 @@ fn path_item(endpoint: &Endpoint) -> Option<Value> {
 
 fn summary(endpoint: &Endpoint, deployment: &Arc<Deployment>) -> String {
     format!("Predictions of `{}`, now by {}", endpoint.name(), deployment.version_label())
+}
+
+/// What a request may hold, by its type.
+fn request_content(inputs: &[ColumnSpec], example: Option<Value>) -> Map<String, Value> {
+    let mut content = Map::new();
+    if column_of_bytes(inputs).is_some() {
+        content.insert("application/octet-stream".to_owned(), json!({}));
+        if example.is_none() {
+            // No text is known that the endpoint takes, so that it is likely to want an image, which JSON cannot hold. What is
+            // text after all can be sent as bytes.
+            content.insert("image/*".to_owned(), json!({}));
+            return content;
+        }
+    }
+    content.insert("application/json".to_owned(), rows_media(inputs, example));
+    content
+}
+
+/// JSON with one row, or a list of rows.
+fn rows_media(columns: &[ColumnSpec], example: Option<Value>) -> Value {
+    let row = object_schema(columns);
+    let schema = json!({ "oneOf": [row, { "type": "array", "items": row, "minItems": 1 }] });
+    let mut media = Map::from_iter([("schema".to_owned(), schema)]);
+    media.extend(example.map(|example| ("example".to_owned(), example)));
+    Value::Object(media)
 }
 
 /// The schema of a row.

@@ -129,6 +129,7 @@ fn document_of(
     let asked = asked(shared, model, version, &HeaderMap::new())?;
     match what {
         "ready" => {
+            asked.deployment.check_ready()?;
             Ok(document_response(&serde_json::json!({ "name": asked.endpoint.name(), "ready": true })))
         }
         "config" => Ok(document_response(&config_of(&asked))),

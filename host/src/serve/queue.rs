@@ -125,7 +125,7 @@ pub(super) async fn until<T>(
 }
 
 pub(super) fn too_late() -> ApiError {
-    let message = "the request was not computed by its deadline: too many were before it";
+    let message = "the request was not computed by its deadline";
     ApiError::new(StatusCode::GATEWAY_TIMEOUT, ErrorCode::DeadlineExceeded, message)
 }
 

@@ -20,8 +20,8 @@ pub struct Replay {
 pub enum ReplayError {
     /// It was not recorded, or too long ago.
     #[error(
-        "prediction `{id}` is not recorded here: only the newest are kept, and of very many at once only some, see \
-         `host serve --help`"
+        "prediction `{id}` is not recorded here: only the newest are kept, of very many at once only \
+         some, and none of endpoints that are made of others, see `host serve --help`"
     )]
     Unknown {
         /// Its id.

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,13 +11,14 @@ use axum::routing::{get, post};
 
 use super::answer::json_response;
 use super::body::{BodyReader, accepted_by, packed};
+use super::deployment::VERSION_HEADER;
 use super::inference::ContentEncoding;
 use super::metrics::{self, ServeMetrics};
-use super::observe::{Seen, SeenAnswer, SeenError};
+use super::observe::{Seen, SeenAnswer, SeenAsked, SeenCall};
 use super::rows::BodyFormat;
 use super::{
-    Answer, ApiError, Call, Control, Deployment, Endpoint, Endpoints, ErrorCode, PredictionIds, Recorder,
-    RequestBody, Routing, ServeLimits, grpc, openapi, protocol, scoring,
+    Answer, ApiError, Call, Control, Deployment, Endpoint, Endpoints, ErrorCode, Part, PredictionIds,
+    Recorder, RequestBody, Routing, ServeLimits, grpc, openapi, protocol, scoring,
 };
 use crate::track::now_ms;
 
@@ -98,10 +100,16 @@ impl Shared {
         error: &ApiError,
         response: &mut Response<Body>,
     ) {
-        match asked {
-            _ if !self.is_observed => {}
-            Some(asked) => drop(response.extensions_mut().insert(asked.seen(None, Some(error.code())))),
-            None => drop(response.extensions_mut().insert(SeenError(error.code()))),
+        if self.is_observed {
+            let (asked, error) = (asked.map(Asked::seen), Some(error.code()));
+            response.extensions_mut().insert(Seen { asked, error, ..Seen::default() });
+        }
+    }
+
+    /// Leaves in the response to a call of gRPC, beside what else is there, what HTTP does not tell of it.
+    pub(super) fn mark_call(&self, call: SeenCall, response: &mut Response<Body>) {
+        if self.is_observed {
+            response.extensions_mut().get_or_insert_default::<Seen>().call = Some(call);
         }
     }
 
@@ -112,6 +120,7 @@ impl Shared {
         for (header, value) in asked.answered_by(&id) {
             headers.insert(header, value);
         }
+        headers.extend(versions_of(&answer.parts));
         if let Some(is_cached) = answer.is_cached {
             headers.insert(CACHE_HEADER, HeaderValue::from_static(if is_cached { "hit" } else { "miss" }));
         }
@@ -126,12 +135,13 @@ impl Shared {
     }
 
     /// Records an answer and lets shadows answer it too; gives what is told of it, where anything is.
-    pub(super) fn keep<T>(&self, id: String, asked: &Asked, answer: Answer<T>) -> Option<Seen> {
+    pub(super) fn keep<T>(&self, id: String, asked: &Asked, mut answer: Answer<T>) -> Option<Seen> {
         let Asked { endpoint, routing, deployment } = asked;
         let seen = self.is_observed.then(|| {
             let (rows, times, is_cached) = (answer.inputs.rows(), answer.times, answer.is_cached);
-            let answered = Some(SeenAnswer { prediction: id.clone(), rows, times, is_cached });
-            asked.seen(answered, None)
+            let parts = std::mem::take(&mut answer.parts);
+            let answered = Some(SeenAnswer { prediction: id.clone(), rows, times, is_cached, parts });
+            Seen { asked: Some(asked.seen()), answered, ..Seen::default() }
         });
         for shadow in routing.shadows() {
             shadow.mirror(&answer.inputs, &answer.outputs);
@@ -148,10 +158,19 @@ impl Shared {
     }
 }
 
+/// The header that names who answered for an endpoint that is made of others: each version once, in the order of their names.
+pub(super) fn versions_of(parts: &[Part]) -> Option<(HeaderName, HeaderValue)> {
+    if parts.is_empty() {
+        return None;
+    }
+    let versions: BTreeSet<String> = parts.iter().map(|part| part.deployment.version_label()).collect();
+    let versions = versions.into_iter().collect::<Vec<_>>().join(", ");
+    Some((VERSION_HEADER, HeaderValue::from_str(&versions).ok()?))
+}
+
 impl Asked {
-    fn seen(&self, answered: Option<SeenAnswer>, error: Option<ErrorCode>) -> Seen {
-        let (endpoint, deployment) = (self.endpoint.name().clone(), Arc::clone(&self.deployment));
-        Seen { endpoint, deployment, answered, error }
+    fn seen(&self) -> SeenAsked {
+        SeenAsked { endpoint: self.endpoint.name().clone(), deployment: Arc::clone(&self.deployment) }
     }
 
     /// What an answer says of itself: the prediction's id, and who answered.

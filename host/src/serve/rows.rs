@@ -4,7 +4,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 
 use super::engine::internal;
 use super::{Answer, ApiError, Call, Decoded, Deployment, ErrorCode, RequestBody};
-use crate::data::{self, RowForm};
+use crate::data::{self, RowForm, UnknownColumns};
 use crate::domain::{Batch, ColumnSpec, DataType, Tensor};
 
 /// How the rows of a body are written.
@@ -48,7 +48,10 @@ impl BodyFormat {
         let decode = move |body: &[u8], specs: &[ColumnSpec], rows_max| {
             let (inputs, note) = match self {
                 Self::Json => data::decode_rows(body, specs, rows_max)?,
-                Self::Csv => (data::decode_scoring_csv(body, specs, rows_max)?, RowForm::List),
+                Self::Csv => {
+                    let unknown = UnknownColumns::Refused;
+                    (data::decode_scoring_csv(body, specs, rows_max, unknown)?, RowForm::List)
+                }
                 Self::Bytes => (one_element(body, specs)?, RowForm::Object),
             };
             Ok(Decoded { inputs, note, timeout: None })
@@ -59,19 +62,24 @@ impl BodyFormat {
     }
 }
 
+/// The column that a body of bytes is an element of; none where there are others, or it holds something else.
+pub(super) fn column_of_bytes(specs: &[ColumnSpec]) -> Option<&ColumnSpec> {
+    match specs {
+        [only] if only.dtype == DataType::Bytes && only.row_elements() == 1 => Some(only),
+        _ => None,
+    }
+}
+
 /// A row whose only column holds the body.
 fn one_element(body: &[u8], specs: &[ColumnSpec]) -> Result<Batch, ApiError> {
-    let column = match specs {
-        [only] if only.dtype == DataType::Bytes && only.shape.iter().product::<usize>() == 1 => only,
-        _ => {
-            let columns: Vec<_> =
-                specs.iter().take(10).map(|spec| format!("`{}` ({})", spec.name, spec.dtype)).collect();
-            let message = format!(
-                "bytes need a model that takes one column of type BYTES, and this one takes {}: send JSON",
-                columns.join(", ")
-            );
-            return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, ErrorCode::Unsupported, message));
-        }
+    let Some(column) = column_of_bytes(specs) else {
+        let columns: Vec<_> =
+            specs.iter().take(10).map(|spec| format!("`{}` ({})", spec.name, spec.dtype)).collect();
+        let message = format!(
+            "bytes need a model that takes one column of type BYTES, and this one takes {}: send JSON",
+            columns.join(", ")
+        );
+        return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, ErrorCode::Unsupported, message));
     };
     let shape = [1].into_iter().chain(column.shape.iter().copied()).collect();
     let told = |error: &dyn std::fmt::Display| {

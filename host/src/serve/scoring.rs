@@ -14,7 +14,7 @@ use super::answer::{error_response, json_response};
 use super::engine::internal;
 use super::routes::{Asked, Shared, arrived};
 use super::{ApiError, Decoded, ErrorCode};
-use crate::data;
+use crate::data::{self, UnknownColumns};
 use crate::domain::{Batch, ColumnSpec};
 
 pub(super) fn router() -> Router<Arc<Shared>> {
@@ -85,7 +85,7 @@ async fn answered(shared: &Shared, endpoint: &str, request: Request) -> Response
     let decode = move |body: &[u8], specs: &[ColumnSpec], rows_max| {
         let inputs = match format {
             BodyFormat::Json => data::decode_scoring(body, specs, rows_max)?,
-            BodyFormat::Csv => data::decode_scoring_csv(body, specs, rows_max)?,
+            BodyFormat::Csv => data::decode_scoring_csv(body, specs, rows_max, UnknownColumns::Ignored)?,
         };
         Ok(Decoded { inputs, note: (), timeout: None })
     };

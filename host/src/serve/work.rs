@@ -1,4 +1,4 @@
-use super::graph::Graph;
+use super::graph::{Graph, Part};
 use super::{ApiError, BatchPolicy, StageTimes};
 use crate::domain::{Batch, Signature};
 use crate::plugin::Transformer;
@@ -38,6 +38,8 @@ pub(super) struct Worked {
     pub(super) times: StageTimes,
     /// What calling the transformers took.
     pub(super) calls: Vec<TransformerCall>,
+    /// Who answered for a graph.
+    pub(super) parts: Vec<Part>,
 }
 
 impl Work {
@@ -87,13 +89,13 @@ impl Work {
                 let prediction = predictor.predict(inputs).await.map_err(WorkError::Prediction)?;
                 let times = times_of(&prediction, predictor.transformers().0.len());
                 let Prediction { features, scores, outputs, calls, .. } = prediction;
-                Ok(Worked { outputs, seen: Some((features, scores)), times, calls })
+                Ok(Worked { outputs, seen: Some((features, scores)), times, calls, parts: Vec::new() })
             }
             Self::Graph(graph) => {
                 let started = std::time::Instant::now();
-                let outputs = graph.answer(inputs, deadline).await.map_err(WorkError::Graph)?;
+                let (outputs, parts) = graph.answer(inputs, deadline).await.map_err(WorkError::Graph)?;
                 let times = StageTimes { model: started.elapsed(), ..StageTimes::default() };
-                Ok(Worked { outputs, seen: None, times, calls: Vec::new() })
+                Ok(Worked { outputs, seen: None, times, calls: Vec::new(), parts })
             }
         }
     }

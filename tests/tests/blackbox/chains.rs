@@ -47,6 +47,14 @@ fn endpoints_are_asked_one_after_the_other_by_column_or_all() {
         (unknown.status, &unknown.json()["error"]["message"]),
         (400, &json!("row 0, column `kind`: expected one of `x`, `y`, found `z`"))
     );
+    // Who answered is told: all of an ensemble, and of a switch those that had rows.
+    let versions = |endpoint: &str, body: &str| {
+        let (answer, headers) = server.post_with_headers(&format!("/serve/{endpoint}"), body, &[]);
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        headers["x-model-version"].clone()
+    };
+    assert_eq!(versions("mean", r#"{"a": 1, "b": 2}"#), "digits@1, digits@2");
+    assert_eq!(versions("pick", r#"{"a": 2, "b": 2}"#), "digits@2");
     // The protocol's clients can ask them too.
     let metadata = server.get("/v2/models/strict").json();
     let inputs: Vec<_> = metadata["inputs"].as_array().unwrap().iter().map(|input| &input["name"]).collect();
@@ -96,6 +104,34 @@ endpoints:
         late.body
     );
     assert_eq!(ask(&server, "/serve/both", &[]).0, 200);
+}
+
+#[test]
+fn one_that_is_made_of_what_is_gone_says_so() {
+    let registry = two_versions();
+    let file = write(
+        &registry.host,
+        "version: 1\nendpoints: { one: { model: digits@1 }, two: { model: digits@1 }, e: { ensemble: [one, two] } }\n",
+    );
+    let server = registry.host.serve(["--endpoints", &file, "--model-control"]);
+    let ready = || server.get("/v2/models/e/ready").status;
+    assert_eq!((ready(), ask(&server, "/serve/e", &[]).0), (200, 200));
+    assert_eq!(server.post("/v2/repository/models/two/unload", "").status, 200);
+    let refused = server.post("/serve/e", super::endpoints::ROW);
+    let error = &refused.json()["error"];
+    assert_eq!(
+        (refused.status, ready(), &error["code"]),
+        (503, 503, &json!("not_ready")),
+        "{}",
+        refused.body
+    );
+    assert_eq!(error["message"], "endpoint `two`, which this one is made of, is not loaded");
+    let url = format!("http://{}", server.address());
+    let rolled = registry.run(&["endpoint", "rollback", "e", "--url", &url]);
+    let expected = "`e` is made of other endpoints: roll back one of them";
+    assert!(rolled.code == 2 && rolled.stderr.contains(expected), "{}", rolled.stderr);
+    assert_eq!(server.post("/v2/repository/models/two/load", "").status, 200);
+    assert_eq!((ready(), ask(&server, "/serve/e", &[]).0), (200, 200));
 }
 
 #[test]

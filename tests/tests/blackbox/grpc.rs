@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use super::serving::slow_model;
 
-const INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
-const GRPC: &[(&str, &str)] = &[("content-type", "application/grpc"), ("te", "trailers")];
+pub(super) const INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
+pub(super) const GRPC: &[(&str, &str)] = &[("content-type", "application/grpc"), ("te", "trailers")];
 
 #[test]
 fn the_official_client_of_grpc_works_unmodified() {
@@ -151,7 +151,7 @@ fn floods_of_frames_harm_nobody() {
 }
 
 /// A field of protobuf that has bytes.
-fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+pub(super) fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
     let mut field = vec![number << 3 | 2];
     let mut length = bytes.len();
     while length >= 0x80 {
@@ -184,7 +184,7 @@ fn slow_call(server: &Server, rows: u16) -> Vec<u8> {
 }
 
 /// A message as gRPC sends it.
-fn framed(message: &[u8]) -> Vec<u8> {
+pub(super) fn framed(message: &[u8]) -> Vec<u8> {
     [&[0][..], &u32::try_from(message.len()).unwrap().to_be_bytes(), message].concat()
 }
 

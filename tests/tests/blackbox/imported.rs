@@ -7,7 +7,7 @@ use insta::assert_snapshot;
 use serde_json::{Value, json};
 
 /// A model file that XGBoost wrote, of six features.
-fn model_file(name: &str) -> String {
+pub(super) fn model_file(name: &str) -> String {
     repository().join("host/src/model/fixtures").join(name).to_str().unwrap().to_owned()
 }
 

@@ -2,11 +2,13 @@
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
-use host_tests::{python, repository};
+use host_tests::{Http2, guest, python, repository};
 use serde_json::{Value, json};
 
 use super::endpoints::{ROW, two_versions};
+use super::grpc::{GRPC, INFER, field, framed};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
@@ -122,6 +124,42 @@ fn traces_go_to_a_collector_below_the_caller_s_span() {
 }
 
 #[test]
+fn a_trace_of_an_endpoint_made_of_others_has_them() {
+    let registry = two_versions();
+    let (mut collector, mut lines, port) = collector();
+    let file = registry.host.state_dir().join("chain.yaml");
+    let chain = "version: 1\nendpoints: { one: { model: digits@1 }, two: { model: digits@2 }, e: { ensemble: [one, two] } }\n";
+    std::fs::write(&file, chain).unwrap();
+    let mut command = registry.host.command();
+    command.env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://127.0.0.1:{port}"));
+    let server = host_tests::Server::start_serve(command, ["--endpoints", file.to_str().unwrap()]);
+    assert_eq!(server.post("/serve/e", ROW).status, 200);
+    server.stop().expect_success();
+    drop(collector.stdin.take());
+    let mut text = String::new();
+    lines.read_to_string(&mut text).unwrap();
+    collector.wait().unwrap();
+    let spans: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let below = |span: &Value, name: &str| {
+        let found = spans.iter().find(|one| one["parent"] == span["id"] && one["name"] == name);
+        found.unwrap_or_else(|| panic!("no `{name}` below {span}: {text}")).clone()
+    };
+    let request = spans.iter().find(|span| span["name"] == "POST /serve/{endpoint}").unwrap();
+    let model = below(request, "model");
+    for (name, version) in [("one", "digits@1"), ("two", "digits@2")] {
+        let part = below(&model, &format!("endpoint {name}"));
+        let attributes = &part["attributes"];
+        assert_eq!(
+            (&attributes["host.endpoint"], &attributes["host.model.version"]),
+            (&json!(name), &json!(version))
+        );
+        assert!(part["nanos"].as_i64() <= model["nanos"].as_i64(), "{part} {model}");
+        let inner = below(&part, "model");
+        assert_eq!(inner["attributes"]["host.bundle.digest"], attributes["host.bundle.digest"]);
+    }
+}
+
+#[test]
 fn variables_that_ask_for_what_is_not_there_are_told() {
     let registry = two_versions();
     let refused = |variables: &[(&str, &str)]| {
@@ -143,4 +181,144 @@ fn variables_that_ask_for_what_is_not_there_are_told() {
         "{}",
         log.stderr
     );
+}
+
+/// A call of `model` with the row `a`, 2.
+fn call(model: &str, a: i64) -> Vec<u8> {
+    let mut message = field(1, model.as_bytes());
+    for name in [b"a", b"b"] {
+        message.extend(field(5, &[field(1, name), field(2, b"INT64"), field(3, &[1])].concat()));
+    }
+    for number in [a, 2] {
+        message.extend(field(7, &number.to_le_bytes()));
+    }
+    framed(&message)
+}
+
+/// What is told of requests to `digits@1` with the guest `picky`, which panics where `a` is 255: the lines of the access log,
+/// and the spans of requests in the same order.
+fn told_of(work: u64, arguments: &[&str], ask: impl FnOnce(&host_tests::Server)) -> (Vec<Value>, Vec<Value>) {
+    let registry = two_versions();
+    let (mut collector, mut lines, port) = collector();
+    let log = registry.host.state_dir().join("access.jsonl");
+    let (file, config) = (guest("picky"), format!("picky={{\"work\":{work}}}"));
+    let picky = ["--model", "digits@1", "--plugin", &file, "--config", &config];
+    let logged = ["--access-log", log.to_str().unwrap()];
+    let mut command = registry.host.command();
+    command.env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://127.0.0.1:{port}"));
+    let arguments = picky.into_iter().chain(logged).chain(arguments.iter().copied());
+    let server = host_tests::Server::start_serve(command, arguments);
+    ask(&server);
+    server.stop().expect_success();
+    drop(collector.stdin.take());
+    let mut text = String::new();
+    lines.read_to_string(&mut text).unwrap();
+    collector.wait().unwrap();
+    let parsed =
+        |text: &str| -> Vec<Value> { text.lines().map(|line| serde_json::from_str(line).unwrap()).collect() };
+    let mut spans = parsed(&text);
+    spans.retain(|span| span["parent"] == "");
+    (parsed(&std::fs::read_to_string(log).unwrap()), spans)
+}
+
+#[test]
+fn a_call_of_grpc_tells_as_much_as_a_request_of_rest() {
+    let (good, bad, nobody) = (call("digits", 3), call("digits", 255), call("nobody", 3));
+    let (lines, spans) = told_of(0, &[], |server| {
+        assert_eq!(server.post("/serve/digits", r#"{"a": 255, "b": 2}"#).status, 500);
+        let mut client = Http2::connect(server);
+        for (stream, call) in [(1, &good), (3, &bad), (5, &nobody)] {
+            client.post(stream, "localhost", INFER, GRPC, call);
+            client.body(stream).unwrap();
+        }
+        assert_eq!(server.get(INFER).status, 200, "gRPC says it otherwise");
+    });
+    let told = |line: &Value| {
+        let who = ["endpoint", "version", "bundle"].map(|name| line[name].clone());
+        (who, line["grpc_status"].clone(), line["error"].clone())
+    };
+    let (none, rest) = (Value::Null, told(&lines[0]));
+    assert_eq!((&rest.1, &rest.2), (&none, &json!("plugin_fault")));
+    assert!(rest.0.iter().all(Value::is_string), "{rest:?}");
+    let unknown = [none.clone(), none.clone(), none.clone()];
+    let expected = [
+        (rest.0.clone(), json!(0), none.clone()),
+        (rest.0.clone(), json!(13), json!("plugin_fault")),
+        (unknown.clone(), json!(5), json!("not_found")),
+        (unknown, json!(12), none.clone()),
+    ];
+    assert_eq!(lines[1..].iter().map(told).collect::<Vec<_>>(), expected);
+    let bytes: Vec<&Value> = lines[1..4].iter().map(|line| &line["request_bytes"]).collect();
+    assert_eq!(bytes, [good.len(), bad.len(), nobody.len()].map(Value::from).iter().collect::<Vec<_>>());
+    let told = |span: &Value| {
+        let attributes = &span["attributes"];
+        let [system, status] = ["rpc.system", "rpc.grpc.status_code"].map(|name| attributes[name].clone());
+        (span["error"].clone(), attributes["host.endpoint"].clone(), system, status)
+    };
+    let (digits, grpc) = (json!("digits"), json!("grpc"));
+    let expected = [
+        (json!(true), digits.clone(), none.clone(), none.clone()),
+        (json!(false), digits.clone(), grpc.clone(), json!(0)),
+        (json!(true), digits, grpc.clone(), json!(13)),
+        (json!(false), none.clone(), grpc.clone(), json!(5)),
+        (json!(true), none, grpc, json!(12)),
+    ];
+    assert_eq!(spans.iter().map(told).collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn a_call_that_is_not_answered_in_time_tells_who_was_asked() {
+    let late = call("digits", 3);
+    // Each call of the plugin runs into its limit, which is later than the caller's.
+    let (lines, spans) = told_of(u64::MAX >> 1, &["--plugin-call-max-ms", "2000"], |server| {
+        let mut client = Http2::connect(server);
+        client.post(1, "localhost", INFER, &[GRPC, &[("grpc-timeout", "500m")]].concat(), &late);
+        assert_eq!(client.body(1).unwrap(), b"");
+    });
+    let line = &lines[0];
+    assert_eq!(
+        (&line["error"], &line["grpc_status"], &line["endpoint"], &line["request_bytes"]),
+        (&json!("deadline_exceeded"), &json!(4), &json!("digits"), &json!(late.len()))
+    );
+    assert_eq!(spans[0]["error"], true);
+}
+
+#[test]
+fn the_service_is_named_by_its_variable_or_among_the_attributes_or_else_host() {
+    let registry = two_versions();
+    let named = |variables: &[(&str, &str)]| {
+        let (mut collector, mut lines, port) = collector();
+        let mut command = registry.host.command();
+        command.env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://127.0.0.1:{port}"));
+        command.envs(variables.iter().copied());
+        let server = host_tests::Server::start_serve(command, ["--model", "digits"]);
+        assert_eq!(server.get("/health").status, 200);
+        server.stop().expect_success();
+        drop(collector.stdin.take());
+        let mut text = String::new();
+        lines.read_to_string(&mut text).unwrap();
+        collector.wait().unwrap();
+        let span: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+        span["service"].clone()
+    };
+    let attributes = ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=test,service.name=zz");
+    assert_eq!(named(&[]), "host");
+    assert_eq!(named(&[("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=test")]), "host");
+    assert_eq!(named(&[attributes]), "zz");
+    assert_eq!(named(&[attributes, ("OTEL_SERVICE_NAME", "yy")]), "yy");
+}
+
+#[test]
+fn a_collector_that_is_not_there_is_told_once() {
+    let registry = two_versions();
+    let mut command = registry.host.command();
+    command.env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1").env("OTEL_BSP_SCHEDULE_DELAY", "50");
+    let server = host_tests::Server::start_serve(command, ["--model", "digits"]);
+    for _ in 0..4 {
+        assert_eq!(server.post("/serve/digits", ROW).status, 200);
+        // Each goes on its own.
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let stderr = server.stop().stderr;
+    assert_eq!(stderr.matches("spans do not reach the collector").count(), 1, "{stderr}");
 }

@@ -3,11 +3,11 @@
 use std::io::{Read as _, Write as _};
 use std::process::Command;
 
-use host_tests::{Host, pixels_json, plugin, python, ran, repository, test_images};
+use host_tests::{Host, Server, pixels_json, plugin, python, ran, repository, test_images};
 use serde_json::{Value, json};
 
-use super::endpoints::{ROW, two_versions};
-use super::imported::{blob, exported};
+use super::endpoints::{ROW, two_versions, write};
+use super::imported::{blob, exported, model_file};
 
 #[test]
 fn invocations_are_answered_as_mlflow_s_scoring_server_does() {
@@ -56,6 +56,35 @@ fn invocations_are_answered_as_mlflow_s_scoring_server_does() {
 }
 
 #[test]
+fn invocations_ignore_columns_that_nobody_asked_for_and_serve_refuses_them() {
+    let registry = two_versions();
+    let server = registry.host.serve(["--model", "digits"]);
+    let expected = json!({ "predictions": [server.post("/serve/digits", ROW).json()["scores"]] });
+    let json = [("content-type", "application/json")];
+    let csv = [("content-type", "text/csv")];
+    for (body, kind) in [
+        (r#"{"dataframe_records": [{"id": {"of": [7]}, "a": 3, "b": 2}]}"#, &json),
+        (r#"{"dataframe_split": {"columns": ["b", "id", "a"], "data": [[2, "x", 3]]}}"#, &json),
+        (r#"{"inputs": {"a": [3], "id": ["x"], "b": [2]}}"#, &json),
+        (r#"{"instances": [{"a": 3, "b": 2, "id": null}]}"#, &json),
+        // As pandas writes it, with the index.
+        (",a,b,id\n0,3,2,x\n", &csv),
+    ] {
+        for path in ["/invocations", "/endpoints/digits/invocations"] {
+            let (answer, _) = server.post_with_headers(path, body, kind);
+            assert_eq!((answer.status, answer.json()), (200, expected.clone()), "{path}: {body}");
+        }
+    }
+    let missing = server.post("/invocations", r#"{"inputs": {"a": [3], "bb": [2]}}"#);
+    assert_eq!((missing.status, &missing.json()["message"]), (400, &json!("column `b`: is missing")));
+    for (body, kind) in [(r#"{"a": 3, "b": 2, "id": 7}"#, &json), ("a,b,id\n3,2,7\n", &csv)] {
+        let (refused, _) = server.post_with_headers("/serve/digits", body, kind);
+        let error = &refused.json()["error"];
+        assert_eq!((refused.status, &error["column"]), (400, &json!("id")), "{body}: {}", refused.body);
+    }
+}
+
+#[test]
 fn several_endpoints_are_asked_by_name() {
     let registry = two_versions();
     let server = registry.host.serve(["--model", "one=digits@1", "--model", "two=digits@2"]);
@@ -66,17 +95,61 @@ fn several_endpoints_are_asked_by_name() {
     assert_eq!(answer.json()["message"], message);
 }
 
-#[test]
-fn the_document_of_openapi_is_valid_and_its_example_works() {
-    let registry = two_versions();
-    let server = registry.host.serve(["--model", "one=digits@1", "--model", "two=digits@2"]);
+/// The document of OpenAPI, which is valid and has so many examples.
+fn checked_document(host: &Host, server: &Server, examples: usize) -> Value {
     let document = server.get("/openapi.json");
-    let file = registry.host.state_dir().join("openapi.json");
+    let file = host.state_dir().join("openapi.json");
     std::fs::write(&file, &document.body).unwrap();
     let script = repository().join("tests/python/openapi_check.py");
     let checked = ran(Command::new(python()).arg(script).arg(&file).output().unwrap());
     assert_eq!(checked.code, 0, "{}{}", checked.stdout, checked.stderr);
-    let document = document.json();
+    assert_eq!(checked.stdout.trim(), format!("{examples} examples"));
+    document.json()
+}
+
+#[test]
+fn examples_work_of_models_without_a_sample_and_of_endpoints_made_of_others() {
+    let registry = two_versions();
+    let softmax = model_file("softprob.json");
+    registry.run(&["model", "import", &softmax, "--name", "flowers"]).expect_success();
+    let shown = registry.run(&["model", "show", "flowers", "--json"]).json();
+    assert!(shown["manifest"].get("sample").is_none(), "{shown}");
+    let file = write(
+        &registry.host,
+        "version: 1
+endpoints:
+  flowers: { model: flowers }
+  one: { model: digits@1 }
+  two: { model: digits@2 }
+  chain: { sequence: [flowers, { ensemble: [one, two] }] }
+  pick: { switch: { column: a, cases: { '1.5': one, 2: two } } }
+  strict: { switch: { column: kind, cases: { x: flowers, y: flowers } } }
+",
+    );
+    let server = registry.host.serve(["--endpoints", &file]);
+    // Requests of all, and answers of those that have a model.
+    let document = checked_document(&registry.host, &server, 6 + 3);
+    let request = |endpoint: &str| {
+        let post = &document["paths"][format!("/serve/{endpoint}")]["post"];
+        post["requestBody"]["content"]["application/json"]["example"].clone()
+    };
+    for endpoint in ["flowers", "one", "two", "chain", "pick", "strict"] {
+        let answer = server.post(&format!("/serve/{endpoint}"), &request(endpoint).to_string());
+        assert_eq!(answer.status, 200, "{endpoint}: {}", answer.body);
+        let post = &document["paths"][format!("/serve/{endpoint}")]["post"];
+        let told = &post["responses"]["200"]["content"]["application/json"]["example"];
+        assert!(told.is_null() || *told == answer.json(), "{endpoint}: {told}");
+    }
+    assert_eq!(request("flowers"), json!({ "features": [0.0, 0.0, 0.0, 0.0, 0.0, 0.0] }));
+    assert_eq!(request("pick")["a"], 2);
+    assert_eq!(request("strict")["kind"], "x");
+}
+
+#[test]
+fn the_document_of_openapi_is_valid_and_its_example_works() {
+    let registry = two_versions();
+    let server = registry.host.serve(["--model", "one=digits@1", "--model", "two=digits@2"]);
+    let document = checked_document(&registry.host, &server, 4);
     assert_eq!(document["openapi"], "3.1.0");
     for (name, other) in [("one", "two"), ("two", "one")] {
         let post = &document["paths"][format!("/serve/{name}")]["post"];
@@ -186,6 +259,10 @@ fn an_image_may_be_sent_as_the_file_that_it_is() {
     ];
     host.run(import).expect_success();
     let server = host.serve(["--model", "images"]);
+    let document = checked_document(&host, &server, 0);
+    let content = &document["paths"]["/serve/images"]["post"]["requestBody"]["content"];
+    let kinds: Vec<_> = content.as_object().unwrap().keys().collect();
+    assert_eq!(kinds, ["application/octet-stream", "image/*"], "an image is no JSON");
     let by_pixels = Host::trained().serve(["--model", "mnist"]);
     let kind = [("content-type", "image/png")];
     for image in test_images().iter().take(5) {

@@ -148,6 +148,14 @@ fn kept_answers_are_given_again_until_another_version_answers() {
         "host_cache_requests_total{endpoint=\"digits\",outcome=\"hit\",version=\"digits@2\"}",
     );
     assert!(looked_up >= 1.0, "{looked_up}");
+    // What was kept was not computed again, so that it takes no part in how long that takes.
+    let stage = |stage: &str| {
+        let labels = format!("{{endpoint=\"digits\",stage=\"{stage}\",version=\"digits@2\"}}");
+        metric(&server, &format!("host_stage_seconds_count{labels}"))
+    };
+    let computed = metric(&server, "host_batch_rows_count{endpoint=\"digits\",version=\"digits@2\"}");
+    assert_eq!((stage("model"), stage("queue")), (computed, computed));
+    assert!(stage("decode") > computed && stage("encode") > computed);
     assert!(metric(&server, "host_cache_bytes{endpoint=\"digits\"}") > 0.0);
 }
 
@@ -203,6 +211,7 @@ fn an_endpoint_is_rolled_back_and_forth() {
     refused(&["digits", "--to", "1"], "is version 1 already");
     refused(&["digits", "--to", "9"], "9");
     refused(&["fixed"], "`fixed` follows `digits@1`, which is no alias");
+    refused(&["fixed"], "serve the model by an alias, such as `digits@champion`");
     refused(&["nothing"], "there is no endpoint `nothing`");
     drop(server);
     let nobody = registry.run(&["endpoint", "list", "--url", &url]);
@@ -245,8 +254,13 @@ fn metrics_are_what_prometheus_takes_and_what_has_happened() {
         (format!("host_request_seconds_count{}", labels("")), 4.0),
         (format!("host_request_rows_sum{}", labels("")), 5.0),
         (
-            "host_stage_seconds_count{endpoint=\"digits\",stage=\"preprocess\",version=\"digits@1\"}".to_owned(),
+            "host_stage_seconds_count{endpoint=\"digits\",stage=\"encode\",version=\"digits@1\"}".to_owned(),
             4.0,
+        ),
+        // One was kept, and not computed.
+        (
+            "host_stage_seconds_count{endpoint=\"digits\",stage=\"preprocess\",version=\"digits@1\"}".to_owned(),
+            3.0,
         ),
         ("plugin_rows_seen_total{endpoint=\"digits\",version=\"digits@1\",plugin=\"picky\"}".to_owned(), 4.0),
         (

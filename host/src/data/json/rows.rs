@@ -1,12 +1,13 @@
 use super::elements::{WrongInRow, take_row};
 use super::scan::{Scanner, Wrong};
-use super::{JsonError, RowForm};
+use super::{JsonError, RowForm, UnknownColumns};
 use crate::domain::{Batch, ColumnSpec, Tensor};
 
 /// The columns of a batch while their rows arrive.
 pub(super) struct Columns<'a> {
     columns: Vec<Column<'a>>,
     rows: usize,
+    unknown: UnknownColumns,
 }
 
 struct Column<'a> {
@@ -25,7 +26,7 @@ pub fn decode_rows(
     rows_max: usize,
 ) -> Result<(Batch, RowForm), JsonError> {
     let mut scanner = Scanner::new(text);
-    let mut columns = Columns::new(specs);
+    let mut columns = Columns::new(specs, UnknownColumns::Refused);
     let form = match scanner.peek() {
         Some(b'{') => {
             take_object(&mut scanner, &mut columns, rows_max)?;
@@ -79,9 +80,13 @@ fn take_object(
         scanner.expect(b':').map_err(in_row)?;
         // Most programs write the fields of each row in the same order.
         let guess = columns.spec(next).is_some_and(|spec| spec.name == name);
-        let index = if guess { next } else { columns.find_in_row(&name)? };
-        columns.take(index, scanner)?;
-        next = index + 1;
+        match if guess { Some(next) } else { columns.find_in_row(&name)? } {
+            Some(index) => {
+                columns.take(index, scanner)?;
+                next = index + 1;
+            }
+            None => scanner.skip().map_err(in_row)?,
+        }
         more = scanner.more(b'}').map_err(in_row)?;
     }
     columns.end_row()
@@ -89,9 +94,9 @@ fn take_object(
 
 impl<'a> Columns<'a> {
     /// The columns `specs`, without rows.
-    pub(super) fn new(specs: &'a [ColumnSpec]) -> Self {
+    pub(super) fn new(specs: &'a [ColumnSpec], unknown: UnknownColumns) -> Self {
         let column = |spec| Column { spec, data: Vec::new(), rows: 0 };
-        Self { columns: specs.iter().map(column).collect(), rows: 0 }
+        Self { columns: specs.iter().map(column).collect(), rows: 0, unknown }
     }
 
     /// What a column should be.
@@ -99,31 +104,40 @@ impl<'a> Columns<'a> {
         self.columns.get(column).map(|column| column.spec)
     }
 
-    /// Which column has a name.
-    pub(super) fn find(&self, name: &str) -> Result<usize, JsonError> {
-        self.columns
-            .iter()
-            .position(|column| column.spec.name == name)
-            .ok_or_else(|| self.unknown(name, None))
+    /// Which column has a name; none if it is to be ignored.
+    pub(super) fn find(&self, name: &str) -> Result<Option<usize>, JsonError> {
+        self.find_at(name, None)
     }
 
-    fn find_in_row(&self, name: &str) -> Result<usize, JsonError> {
-        let found = self.columns.iter().position(|column| column.spec.name == name);
-        found.ok_or_else(|| self.unknown(name, Some(self.rows)))
+    fn find_in_row(&self, name: &str) -> Result<Option<usize>, JsonError> {
+        self.find_at(name, Some(self.rows))
     }
 
-    /// Which columns have these names, which must be all, each once.
-    pub(super) fn order<'n>(&self, names: impl Iterator<Item = &'n str>) -> Result<Vec<usize>, JsonError> {
+    fn find_at(&self, name: &str, row: Option<usize>) -> Result<Option<usize>, JsonError> {
+        match self.columns.iter().position(|column| column.spec.name == name) {
+            None if self.unknown == UnknownColumns::Refused => Err(self.unknown_column(name, row)),
+            found => Ok(found),
+        }
+    }
+
+    /// Which columns have these names, among which must be all columns, each once; none for what is to be ignored.
+    pub(super) fn order<'n>(
+        &self,
+        names: impl Iterator<Item = &'n str>,
+    ) -> Result<Vec<Option<usize>>, JsonError> {
         let mut order = Vec::new();
+        let mut is_there = vec![false; self.columns.len()];
         for name in names {
             let column = self.find(name)?;
-            if order.contains(&column) {
+            if let Some(is_there) = column.and_then(|column| is_there.get_mut(column))
+                && std::mem::replace(is_there, true)
+            {
                 return Err(JsonError::in_column("appears twice", None, name));
             }
             order.push(column);
         }
-        match self.columns.iter().enumerate().find(|(index, _)| !order.contains(index)) {
-            Some((_, missing)) => Err(JsonError::in_column("is missing", None, &missing.spec.name)),
+        match self.columns.iter().zip(&is_there).find(|(_, is_there)| !**is_there) {
+            Some((missing, _)) => Err(JsonError::in_column("is missing", None, &missing.spec.name)),
             None => Ok(order),
         }
     }
@@ -197,7 +211,7 @@ impl<'a> Columns<'a> {
         Batch::new(tensors.collect::<Result<_, _>>()?).map_err(|error| JsonError::new(error.to_string()))
     }
 
-    fn unknown(&self, name: &str, row: Option<usize>) -> JsonError {
+    fn unknown_column(&self, name: &str, row: Option<usize>) -> JsonError {
         let known: Vec<_> =
             self.columns.iter().take(10).map(|column| format!("`{}`", column.spec.name)).collect();
         let more = if self.columns.len() > known.len() { ", …" } else { "" };

@@ -4,14 +4,14 @@
 use super::elements::take_rows;
 use super::rows::{Columns, take_list};
 use super::scan::Scanner;
-use super::{JsonError, write_string};
+use super::{JsonError, UnknownColumns, write_string};
 use crate::domain::{Batch, ColumnSpec};
 
 /// The fields that hold rows.
 const FORMATS: [&str; 4] = ["dataframe_split", "dataframe_records", "instances", "inputs"];
 
-/// Reads the rows of a JSON body, which has one of [`FORMATS`]; at most `rows_max` rows. Its `params` are skipped, because
-/// models here have none.
+/// Reads the rows of a JSON body, which has one of [`FORMATS`]; at most `rows_max` rows. Columns that are not
+/// among `specs` are ignored, as MLflow does it. Its `params` are skipped, because models here have none.
 pub fn decode_scoring(text: &[u8], specs: &[ColumnSpec], rows_max: usize) -> Result<Batch, JsonError> {
     let mut scanner = Scanner::new(text);
     let mut found: Option<(&'static str, Scanner<'_>)> = None;
@@ -47,17 +47,23 @@ pub fn decode_scoring(text: &[u8], specs: &[ColumnSpec], rows_max: usize) -> Res
 }
 
 /// Reads CSV whose first line names the columns; each must have one element in a row. An empty cell is a missing value.
-pub fn decode_scoring_csv(text: &[u8], specs: &[ColumnSpec], rows_max: usize) -> Result<Batch, JsonError> {
+pub fn decode_scoring_csv(
+    text: &[u8],
+    specs: &[ColumnSpec],
+    rows_max: usize,
+    unknown: UnknownColumns,
+) -> Result<Batch, JsonError> {
     let told = |error: csv::Error| JsonError::new(format!("the body is not CSV: {error}"));
     let mut reader = csv::ReaderBuilder::new().from_reader(text);
     let names: Vec<String> = reader.headers().map_err(told)?.iter().map(str::to_owned).collect();
-    let mut columns = Columns::new(specs);
+    let mut columns = Columns::new(specs, unknown);
     let order = columns.order(names.iter().map(String::as_str))?;
     let mut record = csv::StringRecord::new();
     let mut cell_as_json = Vec::new();
     while reader.read_record(&mut record).map_err(told)? {
         columns.begin_row(rows_max)?;
         for (cell, &column) in record.iter().zip(&order) {
+            let Some(column) = column else { continue };
             cell_as_json.clear();
             let is_text =
                 columns.spec(column).is_some_and(|spec| spec.dtype == crate::domain::DataType::Bytes);
@@ -109,10 +115,10 @@ fn take_split(scanner: &mut Scanner<'_>, specs: &[ColumnSpec], rows_max: usize) 
     let Some(mut data) = data else {
         return Err(JsonError::new("`dataframe_split` has no `data`: expected a list of rows"));
     };
-    let mut columns = Columns::new(specs);
+    let mut columns = Columns::new(specs, UnknownColumns::Ignored);
     let order = match &names {
         Some(names) => columns.order(names.iter().map(String::as_str))?,
-        None => (0..specs.len()).collect(),
+        None => (0..specs.len()).map(Some).collect(),
     };
     data.expect(b'[').map_err(JsonError::new)?;
     if data.take(b']') {
@@ -128,7 +134,10 @@ fn take_split(scanner: &mut Scanner<'_>, specs: &[ColumnSpec], rows_max: usize) 
             let Some(&column) = order.get(found) else {
                 return Err(in_row(format!("expected {} values, found more", order.len())));
             };
-            columns.take(column, &mut data)?;
+            match column {
+                Some(column) => columns.take(column, &mut data)?,
+                None => data.skip().map_err(in_row)?,
+            }
             found += 1;
             more = data.more(b']').map_err(in_row)?;
         }
@@ -148,7 +157,7 @@ fn take_records(
     specs: &[ColumnSpec],
     rows_max: usize,
 ) -> Result<Batch, JsonError> {
-    let mut columns = Columns::new(specs);
+    let mut columns = Columns::new(specs, UnknownColumns::Ignored);
     take_list(scanner, &mut columns, rows_max)?;
     columns.finish()
 }
@@ -167,7 +176,7 @@ fn take_instances(
         let message = format!("expected objects with the {} columns of the model", specs.len());
         return Err(JsonError::new(message));
     }
-    let mut columns = Columns::new(specs);
+    let mut columns = Columns::new(specs, UnknownColumns::Ignored);
     scanner.expect(b'[').map_err(JsonError::new)?;
     if scanner.take(b']') {
         return Err(JsonError::new("expected at least one row, found an empty list"));
@@ -188,9 +197,9 @@ fn take_columns(
     specs: &[ColumnSpec],
     rows_max: usize,
 ) -> Result<Batch, JsonError> {
-    let mut columns = Columns::new(specs);
+    let mut columns = Columns::new(specs, UnknownColumns::Ignored);
     take_fields(scanner, &mut |scanner, name| {
-        let column = columns.find(name)?;
+        let Some(column) = columns.find(name)? else { return scanner.skip().map_err(JsonError::new) };
         let rows = count(&mut scanner.clone())?;
         if rows > rows_max {
             return Err(JsonError::new(format!("expected at most {rows_max} rows, found {rows}")));
@@ -282,7 +291,8 @@ mod tests {
                 assert_eq!((left.name(), left.data()), (right.name(), right.data()), "{same}");
             }
         }
-        let csv = decode_scoring_csv(b"city,age\nBern,4\n\"\",\n", &two(), 3).unwrap();
+        let csv = b"city,age\nBern,4\n\"\",\n";
+        let csv = decode_scoring_csv(csv, &two(), 3, UnknownColumns::Refused).unwrap();
         assert_eq!(csv.tensors()[0].data(), expected.tensors()[0].data());
         assert_eq!(csv.tensors()[1].data(), expected.tensors()[1].data());
     }
@@ -299,6 +309,32 @@ mod tests {
         ] {
             assert_eq!(decode(same, &image).unwrap(), named, "{same}");
         }
+    }
+
+    #[test]
+    fn columns_that_nobody_asked_for_are_ignored_and_others_still_missed() {
+        let asked = decode(r#"{"instances": [{"age": 4, "city": "Bern"}]}"#, &two()).unwrap();
+        for same in [
+            r#"{"dataframe_records": [{"x": {"y": [1]}, "age": 4, "z": null, "city": "Bern"}]}"#,
+            r#"{"dataframe_split": {"columns": ["x", "city", "x", "age"], "data": [[1, "Bern", [], 4]]}}"#,
+            r#"{"instances": [{"age": 4, "city": "Bern", "x": "y"}]}"#,
+            r#"{"inputs": {"city": ["Bern"], "x": [1, 2, 3, 4, 5], "age": [4], "z": 1}}"#,
+        ] {
+            assert_eq!(decode(same, &two()).unwrap(), asked, "{same}");
+        }
+        let csv = |text: &str| decode_scoring_csv(text.as_bytes(), &two(), 3, UnknownColumns::Ignored);
+        assert_eq!(csv(",city,x,age\n0,Bern,?,4\n").unwrap(), asked);
+        assert_eq!(csv("city,x\nBern,4\n").unwrap_err().to_string(), "column `age`: is missing");
+        for (missing, told) in [
+            (r#"{"dataframe_records": [{"agee": 4, "city": "Bern"}]}"#, "row 0, column `age`: is missing"),
+            (r#"{"dataframe_split": {"columns": ["agee", "city"], "data": []}}"#, "column `age`: is missing"),
+            (r#"{"inputs": {"city": ["Bern"], "agee": [4]}}"#, "column `age`: is missing"),
+            (r#"{"inputs": {"agee": [4]}}"#, "expected at least one row, found none"),
+        ] {
+            assert_eq!(decode(missing, &two()).unwrap_err(), told, "{missing}");
+        }
+        let broken = r#"{"dataframe_records": [{"age": 4, "city": "Bern", "x": }]}"#;
+        assert!(decode(broken, &two()).unwrap_err().contains("not JSON"));
     }
 
     #[test]
@@ -323,12 +359,15 @@ mod tests {
         );
         assert!(told(r#"{"dataframe_split": {"columns": ["age"], "data": [[1]]}}"#).contains("`city`"));
         assert!(told(r#"{"dataframe_split": {"columns": ["age", "age"], "data": []}}"#).contains("twice"));
-        assert!(told(r#"{"dataframe_split": {"columns": ["age", "x"], "data": []}}"#).contains("`x`"));
         assert!(told(r#"{"inputs": {"age": [1, 2], "city": ["x"]}}"#).contains("rows"));
         assert!(told(r#"{"inputs": {"age": [1, 2, 3, 4], "city": ["x"]}}"#).contains("at most 3 rows"));
         assert!(told(r#"{"dataframe_split": 5}"#).contains("an object"));
         assert!(told("[").contains("an object"));
-        let csv = |text: &str| decode_scoring_csv(text.as_bytes(), &two(), 3).unwrap_err().to_string();
+        let csv = |text: &str| {
+            let decoded = decode_scoring_csv(text.as_bytes(), &two(), 3, UnknownColumns::Refused);
+            decoded.unwrap_err().to_string()
+        };
+        assert!(csv("age,city,x\n1,a,2\n").contains("`x`"));
         assert!(csv("age\n1\n").contains("`city`"));
         assert_eq!(csv("age,city\nx,y\n"), "row 0, column `age`: expected FP64, found `x`");
         assert!(csv("age,city\n1\n").contains("CSV"));

@@ -45,7 +45,9 @@ pub(super) async fn answer(shared: &Shared, method: &str, message: &[u8]) -> Res
         }),
         "ModelReady" => {
             let ModelReadyRequest { name, version } = decoded(message)?;
-            framed(&ModelReadyResponse { ready: asked_model(shared, &name, &version).is_ok() })
+            let asked = asked_model(shared, &name, &version);
+            let ready = asked.is_ok_and(|asked| asked.deployment.check_ready().is_ok());
+            framed(&ModelReadyResponse { ready })
         }
         "ModelMetadata" => {
             let ModelMetadataRequest { name, version } = decoded(message)?;

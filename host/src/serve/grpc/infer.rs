@@ -1,8 +1,7 @@
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use axum::http::{HeaderName, HeaderValue, Response, StatusCode};
 use futures_util::stream::unfold;
 use http_body_util::StreamBody;
 use hyper::body::Frame;
@@ -10,22 +9,22 @@ use hyper::body::Frame;
 use super::super::body::RequestBody;
 use super::super::observe::Seen;
 use super::super::protocol::{asked, number_of};
-use super::super::routes::Shared;
+use super::super::routes::{Asked, versions_of};
 use super::super::{ApiError, Decoded, ErrorCode};
 use super::message::framed;
 use super::request::{InferHead, decode_infer_request};
 use super::response::{Envelope, InferResponseHead, encode_infer_response, stream_error};
 use super::status::{answered, response, trailers};
-use super::{Call, Deadline};
+use super::{Call, Known};
 
 /// Longest that a stream may wait for its next request. It holds a place for requests as long as it is there.
 const STREAM_IDLE_MAX: Duration = Duration::from_secs(600);
 
 /// Answers `ModelInfer`.
-pub(super) async fn infer(mut call: Call) -> Result<Response<Body>, ApiError> {
-    let message = call.messages.only(&call.shared.bodies).await?;
+pub(super) async fn infer(mut call: Call, known: &mut Known) -> Result<Response<Body>, ApiError> {
+    let message = call.only(known).await?;
     let Computed { message, metadata, seen } =
-        computed(&call.shared, &call.headers, call.deadline, message, Envelope::Call).await?;
+        computed(&mut call, message, Envelope::Call, &mut known.asked).await?;
     let mut response = answered(message);
     response.headers_mut().extend(metadata);
     if let Some(seen) = seen {
@@ -62,7 +61,7 @@ async fn next_answer(call: &mut Call) -> Result<Option<Vec<u8>>, ApiError> {
     }
     let Some(message) = call.messages.next(&call.shared.bodies).await? else { return Ok(None) };
     let id = InferHead::read(message.bytes()).map(|head| head.id.to_owned()).unwrap_or_default();
-    let answer = computed(&call.shared, &call.headers, call.deadline, message, Envelope::Stream).await;
+    let answer = computed(call, message, Envelope::Stream, &mut None).await;
     match answer {
         Ok(answer) => Ok(Some(answer.message)),
         Err(error) if call.deadline.check().is_err() => Err(error),
@@ -80,20 +79,21 @@ struct Computed {
     seen: Option<Seen>,
 }
 
+/// Computes an answer; leaves in `known` who was asked, as soon as that is clear.
 async fn computed(
-    shared: &Arc<Shared>,
-    headers: &HeaderMap,
-    deadline: Deadline,
+    call: &mut Call,
     message: RequestBody,
     envelope: Envelope,
+    known: &mut Option<Asked>,
 ) -> Result<Computed, ApiError> {
+    let (shared, headers, deadline) = (&call.shared, &call.headers, call.deadline);
     let refused = |error: &ApiError| shared.count_refused(error);
     let head = InferHead::read(message.bytes()).map_err(ApiError::from).inspect_err(refused)?;
     let version = (!head.model_version.is_empty()).then_some(head.model_version);
-    let asked = asked(shared, head.model_name, version, headers).inspect_err(refused)?;
+    let asked = known.insert(asked(shared, head.model_name, version, headers).inspect_err(refused)?);
     let request = asked.routing.call(deadline.at());
     let prediction = shared.next_prediction_id();
-    let metadata: Vec<_> = asked.answered_by(&prediction).collect();
+    let mut metadata: Vec<_> = asked.answered_by(&prediction).collect();
     let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     let head = InferResponseHead {
         model_name: asked.endpoint.name().to_string(),
@@ -114,6 +114,7 @@ async fn computed(
     );
     let mut answer = answer.await?;
     let message = std::mem::take(&mut answer.body);
-    let seen = shared.keep(prediction, &asked, answer);
+    metadata.extend(versions_of(&answer.parts));
+    let seen = shared.keep(prediction, asked, answer);
     Ok(Computed { message, metadata, seen })
 }

@@ -17,6 +17,8 @@ pub(super) struct MessageReader {
     encoding: ContentEncoding,
     /// What has come and is not read yet.
     pending: Bytes,
+    /// How many bytes have come.
+    received: u64,
 }
 
 impl MessageReader {
@@ -25,7 +27,7 @@ impl MessageReader {
         let named = headers.get("grpc-encoding").map(|value| value.to_str().unwrap_or("�"));
         let encoding = ContentEncoding::of_request(named)
             .map_err(|_| GrpcError::Encoding { found: shown(named.unwrap_or_default()) })?;
-        Ok(Self { body, encoding, pending: Bytes::new() })
+        Ok(Self { body, encoding, pending: Bytes::new(), received: 0 })
     }
 
     /// Waits for the first byte of the next message; false if there comes none.
@@ -34,6 +36,7 @@ impl MessageReader {
             let Some(frame) = self.body.frame().await else { return Ok(false) };
             // What is no data are trailers, which mean nothing here.
             self.pending = frame.map_err(|error| broken_off(&error))?.into_data().unwrap_or_default();
+            self.received += self.pending.len() as u64;
         }
         Ok(true)
     }
@@ -67,6 +70,11 @@ impl MessageReader {
             Some(message) => bodies.unpack(message, encoding).await.map(Some),
             None => Ok(None),
         }
+    }
+
+    /// How many bytes of the body have come, packed as they were sent.
+    pub(super) fn received(&self) -> u64 {
+        self.received
     }
 
     /// The message of a call that takes one.

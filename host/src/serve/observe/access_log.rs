@@ -116,28 +116,29 @@ fn line(told: &Told<'_>) -> Value {
     put("method", json!(told.method));
     put("path", json!(told.path.chars().take(PATH_MAX_CHARS).collect::<String>()));
     put("status", json!(told.status));
+    put("grpc_status", json!(told.call.and_then(|call| call.status)));
     put("duration_us", json!(told.micros));
     put("request_bytes", json!(told.request_bytes));
     put("response_bytes", json!(told.response_bytes));
     put("error", json!(told.error.map(super::ErrorCode::as_str)));
-    if let Some(seen) = told.seen {
-        put("endpoint", json!(seen.endpoint));
-        put("version", json!(seen.deployment.version_label()));
-        put("bundle", json!(seen.deployment.bundle()));
-        if let Some(answer) = &seen.answered {
-            put("prediction", json!(answer.prediction));
-            put("rows", json!(answer.rows));
-            put("cached", json!(answer.is_cached));
-            let micros =
-                answer.times.stages().map(|(stage, time)| (stage.to_owned(), json!(time.as_micros() as u64)));
-            put("stages_us", Value::Object(micros.into_iter().collect()));
-        }
+    if let Some(asked) = told.seen.and_then(|seen| seen.asked.as_ref()) {
+        put("endpoint", json!(asked.endpoint));
+        put("version", json!(asked.deployment.version_label()));
+        put("bundle", json!(asked.deployment.bundle()));
+    }
+    if let Some(answer) = told.seen.and_then(|seen| seen.answered.as_ref()) {
+        put("prediction", json!(answer.prediction));
+        put("rows", json!(answer.rows));
+        put("cached", json!(answer.is_cached));
+        let micros =
+            answer.times.stages().map(|(stage, time)| (stage.to_owned(), json!(time.as_micros() as u64)));
+        put("stages_us", Value::Object(micros.into_iter().collect()));
     }
     Value::Object(line)
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::{Arc, Mutex};
     use std::time::SystemTime;
 
@@ -158,6 +159,7 @@ mod tests {
             response_bytes: None,
             seen: None,
             error: Some(super::super::ErrorCode::NotFound),
+            call: None,
         };
         for _ in 0..2 {
             // The second appends to what the first has written.
@@ -196,9 +198,7 @@ mod tests {
 
     #[test]
     fn that_the_disk_is_full_is_told_once() {
-        let told = Arc::new(Mutex::new(Vec::new()));
-        let writer = Arc::clone(&told);
-        let subscriber = tracing_subscriber::fmt().with_writer(move || Kept(Arc::clone(&writer))).finish();
+        let (kept, subscriber) = Kept::subscriber();
         let (lines, waiting) = sync_channel(64);
         for _ in 0..8 {
             lines.send(Message::Line("{}".to_owned())).unwrap();
@@ -206,12 +206,27 @@ mod tests {
         }
         drop(lines);
         tracing::subscriber::with_default(subscriber, || write(BufWriter::new(Box::new(Full)), &waiting));
-        let told = String::from_utf8(told.lock().unwrap().clone()).unwrap();
+        let told = kept.text();
         assert_eq!(told.matches("the access log cannot be written").count(), 1, "{told}");
     }
 
     /// What was told, in memory.
-    struct Kept(Arc<Mutex<Vec<u8>>>);
+    #[derive(Clone, Default)]
+    pub(in super::super) struct Kept(Arc<Mutex<Vec<u8>>>);
+
+    impl Kept {
+        /// Keeps what is told to the subscriber.
+        pub(in super::super) fn subscriber() -> (Self, impl tracing::Subscriber + Send + Sync) {
+            let kept = Self::default();
+            let writer = kept.clone();
+            let told = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone());
+            (kept, told.finish())
+        }
+
+        pub(in super::super) fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
 
     impl Write for Kept {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {

@@ -1,15 +1,20 @@
 //! Sends spans to a collector by OTLP over HTTP, as the variables say that OpenTelemetry has for that.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use axum::body::Bytes;
 use axum::http::{Request, Response};
+use opentelemetry::Key;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_http::{HttpClient, HttpError};
 use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig as _, WithHttpConfig as _};
 use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::resource::{EnvResourceDetector, ResourceDetector as _};
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
+
+use super::super::capture::with_causes;
 
 /// Time in which what is left is sent at the end.
 const FINISH_MAX: Duration = Duration::from_secs(5);
@@ -49,7 +54,6 @@ impl Traces {
     /// `OTEL_SDK_DISABLED` or `OTEL_TRACES_EXPORTER=none` is. The sampler, the batches, the headers, the service's name and
     /// attributes follow their variables too. Needs to be called on a thread of Tokio's.
     pub fn from_environment() -> Result<Option<Self>, TraceError> {
-        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let endpoints = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
         let is_off = variable("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"))
             || endpoints.iter().all(|name| variable(name).is_none());
@@ -78,17 +82,11 @@ impl Traces {
         let exporter = SpanExporter::builder()
             .with_http()
             .with_protocol(Protocol::HttpBinary)
-            .with_http_client(Client { client, threads })
+            .with_http_client(Client { client, threads, is_broken: AtomicBool::new(false) })
             .build()
             .map_err(|error| failed(&error))?;
-        let mut resource = Resource::builder();
-        if variable("OTEL_SERVICE_NAME").is_none() {
-            resource = resource.with_service_name("host");
-        }
-        let provider = SdkTracerProvider::builder()
-            .with_batch_exporter(exporter)
-            .with_resource(resource.build())
-            .build();
+        let provider =
+            SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource()).build();
         let tracer = provider.tracer("host");
         Ok(Some(Self { provider, tracer }))
     }
@@ -105,11 +103,45 @@ impl Traces {
     }
 }
 
+/// What a variable says; one that is empty says nothing.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// What spans come from: a service with the name that `OTEL_SERVICE_NAME` says, else `service.name` among
+/// `OTEL_RESOURCE_ATTRIBUTES`, else `host`.
+fn resource() -> Resource {
+    let of_attributes = || {
+        let attributes = EnvResourceDetector::new().detect();
+        attributes.get(&Key::from_static_str("service.name")).map(|name| name.to_string())
+    };
+    // Said again, since among the attributes of the environment it would win.
+    let name = variable("OTEL_SERVICE_NAME").or_else(of_attributes).unwrap_or_else(|| "host".to_owned());
+    Resource::builder().with_service_name(name).build()
+}
+
 /// Sends from the exporter's own thread by the program's client and threads.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Client {
     client: reqwest::Client,
     threads: tokio::runtime::Handle,
+    /// Whether what was sent last did not reach the collector.
+    is_broken: AtomicBool,
+}
+
+impl Client {
+    /// Tells once that spans do not reach the collector, until they do again: the exporter itself says nothing of it.
+    fn report(&self, sent: &Result<Response<Bytes>, HttpError>) {
+        let trouble = match sent {
+            Ok(answer) if answer.status().is_success() => None,
+            Ok(answer) => Some(format!("it answers with status {}", answer.status())),
+            Err(error) => Some(with_causes(error.as_ref())),
+        };
+        let was_broken = self.is_broken.swap(trouble.is_some(), Ordering::Relaxed);
+        if let Some(trouble) = trouble.filter(|_| !was_broken) {
+            tracing::warn!("spans do not reach the collector and are lost: {trouble}");
+        }
+    }
 }
 
 #[async_trait]
@@ -117,7 +149,9 @@ impl HttpClient for Client {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         let client = self.client.clone();
         let sending = self.threads.spawn(async move { send(&client, request).await });
-        sending.await?
+        let sent = sending.await.unwrap_or_else(|error| Err(error.into()));
+        self.report(&sent);
+        sent
     }
 }
 
@@ -137,4 +171,31 @@ async fn send(client: &reqwest::Client, request: Request<Bytes>) -> Result<Respo
         }
     }
     Ok(response.body(bytes.into())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::access_log::tests::Kept;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_collector_out_of_reach_is_told_once_and_again_after_it_was_there() {
+        let (kept, subscriber) = Kept::subscriber();
+        let threads = tokio::runtime::Handle::current();
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = Client { client: reqwest::Client::new(), threads, is_broken: AtomicBool::new(false) };
+        let answer = |status: u16| Ok(Response::builder().status(status).body(Bytes::new()).unwrap());
+        tracing::subscriber::with_default(subscriber, || {
+            client.report(&answer(200));
+            client.report(&Err("no route".into()));
+            client.report(&Err("no route".into()));
+            client.report(&answer(401));
+            client.report(&answer(200));
+            client.report(&answer(401));
+        });
+        let told = kept.text();
+        let sentence = "spans do not reach the collector and are lost: ";
+        let found: Vec<&str> = told.lines().filter_map(|line| Some(line.split_once(sentence)?.1)).collect();
+        assert_eq!(found, ["no route", "it answers with status 401 Unauthorized"], "{told}");
+    }
 }

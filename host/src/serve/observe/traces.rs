@@ -7,7 +7,7 @@ use opentelemetry::{Context, KeyValue};
 use opentelemetry_http::HeaderExtractor;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 
-use super::{Seen, SeenAnswer, Told, Traces};
+use super::{Deployment, Part, Seen, SeenCall, StageTimes, Told, Traces};
 
 /// The span of the caller, as the header `traceparent` names it (W3C Trace Context).
 pub(super) fn parent_of(headers: &HeaderMap) -> Context {
@@ -19,50 +19,40 @@ impl Traces {
     pub(super) fn tell(&self, told: &Told<'_>, parent: Context) {
         let tracer = self.tracer();
         let name = format!("{} {}", told.method, told.route.unwrap_or("unknown"));
-        let mut attributes = vec![
-            KeyValue::new("http.request.method", told.method.to_owned()),
-            KeyValue::new("url.path", told.path.chars().take(500).collect::<String>()),
-            KeyValue::new("http.response.status_code", i64::from(told.status)),
-        ];
-        attributes.extend(told.route.map(|route| KeyValue::new("http.route", route.to_owned())));
-        attributes.extend(told.error.map(|code| KeyValue::new("error.type", code.as_str())));
-        if let Some(seen) = told.seen {
-            attributes.push(KeyValue::new("host.endpoint", seen.endpoint.to_string()));
-            attributes.push(KeyValue::new("host.model.version", seen.deployment.version_label()));
-            attributes.push(KeyValue::new("host.bundle.digest", seen.deployment.bundle().to_string()));
-            if let Some(answer) = &seen.answered {
-                attributes.push(KeyValue::new("host.prediction.id", answer.prediction.clone()));
-                attributes.push(KeyValue::new("host.rows", i64::try_from(answer.rows).unwrap_or(i64::MAX)));
-                attributes.extend(answer.is_cached.map(|is_cached| KeyValue::new("host.cached", is_cached)));
-            }
-        }
         let span = tracer
             .span_builder(name)
             .with_kind(SpanKind::Server)
             .with_start_time(told.started_at)
-            .with_attributes(attributes);
+            .with_attributes(attributes_of(told));
         let mut span = tracer.build_with_context(span, &parent);
-        if told.status >= 500 {
+        if told.status >= 500 || told.call.is_some_and(is_fault) {
             span.set_status(Status::error(told.error.map_or("", super::ErrorCode::as_str)));
         }
         let end = told.started_at + Duration::from_micros(told.micros);
         let context = parent.with_remote_span_context(span.span_context().clone());
-        if let Some(seen) = told.seen
-            && let Some(answer) = &seen.answered
+        if let Some(Seen { asked: Some(asked), answered: Some(answer), .. }) = told.seen
             && span.span_context().is_sampled()
         {
-            self.tell_stages(seen, answer, end, &context);
+            self.tell_stages(&asked.deployment, &answer.times, &answer.parts, end, &context);
         }
         span.end_with_timestamp(end);
     }
 
-    /// The stages end with the request, one after the other.
-    fn tell_stages(&self, seen: &Seen, answer: &SeenAnswer, end: SystemTime, context: &Context) {
+    /// The stages end with the request, one after the other. Below that of the model are those who answered for an endpoint that is
+    /// made of others.
+    fn tell_stages(
+        &self,
+        deployment: &Deployment,
+        times: &StageTimes,
+        parts: &[Part],
+        end: SystemTime,
+        context: &Context,
+    ) {
         let tracer = self.tracer();
-        let stages = answer.times.stages();
+        let stages = times.stages();
         let sum: Duration = stages.iter().map(|(_, time)| *time).sum();
         let mut at = end.checked_sub(sum).unwrap_or(end);
-        let (before, after) = seen.deployment.transformers();
+        let (before, after) = deployment.transformers();
         for (stage, time) in stages.into_iter().filter(|(_, time)| !time.is_zero()) {
             let plugins = match stage {
                 "preprocess" => before,
@@ -75,11 +65,66 @@ impl Traces {
                 attributes.push(KeyValue::new("host.plugin.digests", digests.collect::<Vec<_>>().join(",")));
             }
             if stage == "model" {
-                attributes.push(KeyValue::new("host.bundle.digest", seen.deployment.bundle().to_string()));
+                attributes.push(KeyValue::new("host.bundle.digest", deployment.bundle().to_string()));
             }
             let span = tracer.span_builder(stage).with_start_time(at).with_attributes(attributes);
+            let mut span = tracer.build_with_context(span, context);
+            if stage == "model" {
+                let below = context.with_remote_span_context(span.span_context().clone());
+                parts.iter().for_each(|part| self.tell_part(part, at, &below));
+            }
             at += time;
-            tracer.build_with_context(span, context).end_with_timestamp(at);
+            span.end_with_timestamp(at);
         }
     }
+
+    /// A span for one of the endpoints that answered for another, which was asked at `asked`, and those of its stages.
+    fn tell_part(&self, part: &Part, asked: SystemTime, context: &Context) {
+        let tracer = self.tracer();
+        let start = asked + part.after;
+        let attributes = vec![
+            KeyValue::new("host.endpoint", part.endpoint.to_string()),
+            KeyValue::new("host.model.version", part.deployment.version_label()),
+            KeyValue::new("host.bundle.digest", part.deployment.bundle().to_string()),
+        ];
+        let name = format!("endpoint {}", part.endpoint);
+        let span = tracer.span_builder(name).with_start_time(start).with_attributes(attributes);
+        let mut span = tracer.build_with_context(span, context);
+        let below = context.with_remote_span_context(span.span_context().clone());
+        let end = start + part.took;
+        self.tell_stages(&part.deployment, &part.times, &[], end, &below);
+        span.end_with_timestamp(end);
+    }
+}
+
+/// What the span of a request says of it.
+fn attributes_of(told: &Told<'_>) -> Vec<KeyValue> {
+    let mut attributes = vec![
+        KeyValue::new("http.request.method", told.method.to_owned()),
+        KeyValue::new("url.path", told.path.chars().take(500).collect::<String>()),
+        KeyValue::new("http.response.status_code", i64::from(told.status)),
+    ];
+    attributes.extend(told.route.map(|route| KeyValue::new("http.route", route.to_owned())));
+    attributes.extend(told.error.map(|code| KeyValue::new("error.type", code.as_str())));
+    if let Some(call) = &told.call {
+        attributes.push(KeyValue::new("rpc.system", "grpc"));
+        attributes.extend(call.status.map(|status| KeyValue::new("rpc.grpc.status_code", i64::from(status))));
+    }
+    if let Some(asked) = told.seen.and_then(|seen| seen.asked.as_ref()) {
+        attributes.push(KeyValue::new("host.endpoint", asked.endpoint.to_string()));
+        attributes.push(KeyValue::new("host.model.version", asked.deployment.version_label()));
+        attributes.push(KeyValue::new("host.bundle.digest", asked.deployment.bundle().to_string()));
+    }
+    if let Some(answer) = told.seen.and_then(|seen| seen.answered.as_ref()) {
+        attributes.push(KeyValue::new("host.prediction.id", answer.prediction.clone()));
+        attributes.push(KeyValue::new("host.rows", i64::try_from(answer.rows).unwrap_or(i64::MAX)));
+        attributes.extend(answer.is_cached.map(|is_cached| KeyValue::new("host.cached", is_cached)));
+    }
+    attributes
+}
+
+/// Whether a call's status is the server's fault, by OpenTelemetry's conventions for servers of gRPC.
+fn is_fault(call: SeenCall) -> bool {
+    // UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE and DATA_LOSS.
+    matches!(call.status, Some(2 | 4 | 12 | 13 | 14 | 15))
 }
