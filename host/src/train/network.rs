@@ -160,7 +160,9 @@ impl<'a> Training<'a> {
         };
         let device = match parameters.device {
             model::Device::Cpu => Device::Cpu,
-            model::Device::Cuda => gpu()?,
+            model::Device::Cuda => {
+                gpu().map_err(|error| TrainError::Network { reason: error.to_string() })?
+            }
         };
         let variables = Variables::new(&found.network, &device)?;
         let NetworkParameters { optimizer, momentum, weight_decay, .. } = *parameters;
