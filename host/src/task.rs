@@ -1,4 +1,5 @@
-//! How tasks are polled: at once where they wake themselves, and after others where they shall.
+//! Whose turn it is: tasks that wake themselves are polled again at once, others go first where they shall, and work that nobody
+//! waits for rests.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -6,9 +7,13 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
 /// How often a future is polled in one go. A request takes two or three.
 const POLLS_MAX: usize = 8;
+
+/// A rest of work that nobody waits for.
+const REST: Duration = Duration::from_micros(200);
 
 /// States of a [`TaskWaker`].
 const WAITING: u8 = 0;
@@ -49,6 +54,12 @@ pub async fn let_others_go_first() {
         Poll::Ready(())
     })
     .await;
+}
+
+/// Leaves the core for a moment to those that want it. For threads of their own whose work takes milliseconds and is waited for
+/// by nobody: a kernel that does not preempt itself would let them have the core for all of a large write.
+pub fn rest() {
+    std::thread::sleep(REST);
 }
 
 /// Wakes a task, unless that is being polled, which it is again then.

@@ -184,11 +184,12 @@ async fn rollback(
 /// The alias that an endpoint follows.
 fn followed(endpoint: &ListedEndpoint) -> anyhow::Result<(Name, String)> {
     let name = &endpoint.name;
-    let answering: Vec<&ListedVersion> =
-        endpoint.versions.iter().filter(|version| version.asked_for.is_some()).collect();
-    let all: Vec<&str> = answering.iter().filter_map(|version| version.asked_for.as_deref()).collect();
+    let all: Vec<&str> =
+        endpoint.versions.iter().filter_map(|version| version.asked_for.as_deref()).collect();
     let followed = match all.as_slice() {
-        [] => bail!("`{name}` is made of other endpoints: roll back one of them"),
+        [] => bail!(
+            "`{name}` follows no model: roll back the endpoints that it is made of, or change what `host serve` is asked to serve"
+        ),
         [only] => *only,
         _ => bail!(
             "{} share the requests of `{name}`: change their weights in its file, or move the alias of one with \
@@ -198,10 +199,13 @@ fn followed(endpoint: &ListedEndpoint) -> anyhow::Result<(Name, String)> {
     };
     match followed.parse::<ModelReference>() {
         Ok(ModelReference::Name(model, VersionSelector::Alias(alias))) => Ok((model, alias)),
-        _ => bail!(
+        Ok(ModelReference::Name(model, _)) => bail!(
             "`{name}` follows `{followed}`, which is no alias that could be moved back: serve the model by an alias, such as \
-             `{}@champion`, or name another version in what is served",
-            followed.split('@').next().unwrap_or_default()
+             `{model}@champion`, or name another version in what is served"
+        ),
+        _ => bail!(
+            "`{name}` follows `{followed}`, which is no alias that could be moved back: change what `host serve` is asked \
+             to serve"
         ),
     }
 }

@@ -1,5 +1,7 @@
 //! Endpoints made of endpoints: one after the other, one of several, or several together.
 
+mod batches;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -8,6 +10,7 @@ use std::time::Duration;
 use axum::http::{HeaderMap, StatusCode};
 use tokio::time::Instant;
 
+use self::batches::{beside, combine, in_order, wrong};
 use super::{ApiError, Deployment, Endpoints, ErrorCode, StageTimes};
 use crate::domain::{Batch, ColumnSpec, DataType, Digest, Name, Signature, Tensor};
 
@@ -332,13 +335,6 @@ impl Asking<'_> {
     }
 }
 
-/// The columns of both; a later one takes the place of an earlier one of its name.
-fn beside(known: &Batch, made: &Batch) -> Result<Batch, ApiError> {
-    let old = known.tensors().iter().filter(|tensor| made.column(tensor.name()).is_none());
-    let all = old.chain(made.tensors()).cloned().collect();
-    Batch::new(all).map_err(|error| wrong(error.to_string()))
-}
-
 /// Who gets which rows.
 pub(super) fn choose<'a>(
     column: &str,
@@ -399,160 +395,17 @@ fn texts_of(tensor: &Tensor) -> Vec<String> {
     }
 }
 
-/// Puts the answers of parts into the order of the rows.
-fn in_order(parts: &[(Batch, &[usize])], rows: usize) -> Result<Batch, ApiError> {
-    let mut places: Vec<Option<(usize, usize)>> = vec![None; rows];
-    for (part, (answer, own)) in parts.iter().enumerate() {
-        if answer.rows() != own.len() {
-            return Err(wrong("an endpoint has answered with another number of rows".to_owned()));
-        }
-        for (index, &row) in own.iter().enumerate() {
-            if let Some(place) = places.get_mut(row) {
-                *place = Some((part, index));
-            }
-        }
-    }
-    let Some((first, _)) = parts.first() else { return Err(wrong("there are no rows".to_owned())) };
-    let mut columns = Vec::with_capacity(first.tensors().len());
-    for tensor in first.tensors() {
-        let same = |answer: &Batch| {
-            let found = answer.column(tensor.name()).cloned();
-            found.filter(|found| (found.dtype(), found.row_shape()) == (tensor.dtype(), tensor.row_shape()))
-        };
-        let all: Option<Vec<Tensor>> = parts.iter().map(|(answer, _)| same(answer)).collect();
-        let all = all.ok_or_else(|| differ(tensor.name()))?;
-        let of_parts: Vec<Vec<&[u8]>> = all.iter().map(rows_of).collect();
-        let mut data = Vec::with_capacity(all.iter().map(|tensor| tensor.data().len()).sum());
-        for (part, index) in places.iter().copied().flatten() {
-            let row = of_parts.get(part).and_then(|rows| rows.get(index));
-            data.extend_from_slice(row.ok_or_else(|| wrong("a row has no answer".to_owned()))?);
-        }
-        columns.push(of_rows(tensor, rows, data)?);
-    }
-    Batch::new(columns).map_err(|error| wrong(error.to_string()))
-}
-
-/// The bytes of each row of a column, as the column holds them.
-fn rows_of(tensor: &Tensor) -> Vec<&[u8]> {
-    let elements = tensor.row_elements();
-    if let Some(size) = tensor.dtype().size() {
-        let width = elements * size;
-        return (0..tensor.rows())
-            .map(|row| tensor.data().get(row * width..(row + 1) * width).unwrap_or_default())
-            .collect();
-    }
-    // Each string has its length before it, in four bytes.
-    let (mut lengths, mut start, mut rest) = (tensor.byte_strings(), 0, Vec::with_capacity(tensor.rows()));
-    for _ in 0..tensor.rows() {
-        let width: usize = lengths.by_ref().take(elements).map(|string| string.len() + 4).sum();
-        rest.push(tensor.data().get(start..start + width).unwrap_or_default());
-        start += width;
-    }
-    rest
-}
-
-/// A column like another, of other rows.
-fn of_rows(like: &Tensor, rows: usize, data: Vec<u8>) -> Result<Tensor, ApiError> {
-    let shape = [rows].into_iter().chain(like.row_shape().iter().copied()).collect();
-    Tensor::new(like.name(), like.dtype(), shape, data).map_err(|error| wrong(error.to_string()))
-}
-
-fn differ(column: &str) -> ApiError {
-    wrong(format!("the endpoints' answers differ in the type or shape of `{column}`"))
-}
-
-/// The mean of columns of floats, and what most say of others; the first of those that as many say.
-fn combine(answers: &[Batch], weights: &[f64]) -> Result<Batch, ApiError> {
-    let Some(first) = answers.first() else { return Err(wrong("there are no answers".to_owned())) };
-    let mut columns = Vec::with_capacity(first.tensors().len());
-    for tensor in first.tensors() {
-        let like = |answer: &Batch| {
-            let found = answer.column(tensor.name()).cloned();
-            found.filter(|found| (found.dtype(), found.shape()) == (tensor.dtype(), tensor.shape()))
-        };
-        let all: Option<Vec<Tensor>> = answers.iter().map(like).collect();
-        let all = all.ok_or_else(|| differ(tensor.name()))?;
-        let is_float = matches!(tensor.dtype(), DataType::Fp16 | DataType::Fp32 | DataType::Fp64);
-        columns.push(if is_float { mean(&all, weights)? } else { majority(&all, weights)? });
-    }
-    Batch::new(columns).map_err(|error| wrong(error.to_string()))
-}
-
-fn mean(all: &[Tensor], weights: &[f64]) -> Result<Tensor, ApiError> {
-    let Some(first) = all.first() else { return Err(wrong("there are no answers".to_owned())) };
-    let sum_of_weights: f64 = weights.iter().sum();
-    let mut sums = vec![0.0_f64; first.shape().iter().product()];
-    for (tensor, weight) in all.iter().zip(weights) {
-        for (sum, value) in sums.iter_mut().zip(tensor.to_f64().unwrap_or_default()) {
-            *sum += value * weight;
-        }
-    }
-    let means = sums.into_iter().map(|sum| sum / sum_of_weights);
-    let data: Vec<u8> = match first.dtype() {
-        DataType::Fp64 => means.flat_map(f64::to_le_bytes).collect(),
-        DataType::Fp32 => means.flat_map(|mean| (mean as f32).to_le_bytes()).collect(),
-        // Two halves have a mean that is none as a rule.
-        _ => return majority(all, weights),
-    };
-    let made = Tensor::new(first.name(), first.dtype(), first.shape().to_vec(), data);
-    made.map_err(|error| wrong(error.to_string()))
-}
-
-fn majority(all: &[Tensor], weights: &[f64]) -> Result<Tensor, ApiError> {
-    let Some(first) = all.first() else { return Err(wrong("there are no answers".to_owned())) };
-    let rows: Vec<Vec<&[u8]>> = all.iter().map(rows_of).collect();
-    let mut data = Vec::with_capacity(first.data().len());
-    for row in 0..first.rows() {
-        let candidates = || rows.iter().filter_map(|rows| rows.get(row).copied());
-        let votes = |candidate: &[u8]| -> f64 {
-            let like = candidates().zip(weights).filter(|(row, _)| *row == candidate);
-            like.map(|(_, weight)| weight).sum()
-        };
-        let mut best: Option<(&[u8], f64)> = None;
-        for candidate in candidates() {
-            let count = votes(candidate);
-            if best.is_none_or(|(_, most)| count > most) {
-                best = Some((candidate, count));
-            }
-        }
-        data.extend_from_slice(best.map(|(best, _)| best).unwrap_or_default());
-    }
-    of_rows(first, first.rows(), data)
-}
-
 /// What is answered while an endpoint is not loaded that this one is made of.
 fn missing(name: &Name) -> ApiError {
     let message = format!("endpoint `{name}`, which this one is made of, is not loaded");
     ApiError::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::NotReady, message)
 }
 
-fn wrong(message: String) -> ApiError {
-    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Internal, message)
-}
-
 #[cfg(test)]
 mod tests {
+    use super::batches::in_order;
+    use super::batches::tests::batch;
     use super::*;
-
-    fn batch(scores: &[f32], labels: &[&str]) -> Batch {
-        let scores = Tensor::from_f32("scores", vec![scores.len()], scores).unwrap();
-        let labels = Tensor::from_strings("label", labels.iter().map(|label| label.as_bytes())).unwrap();
-        Batch::new(vec![scores, labels]).unwrap()
-    }
-
-    #[test]
-    fn an_ensemble_has_the_mean_of_floats_and_what_most_say() {
-        let answers = [
-            batch(&[1.0, 0.0], &["a", "a"]),
-            batch(&[2.0, 0.5], &["b", "c"]),
-            batch(&[6.0, 1.0], &["b", "b"]),
-        ];
-        let all = combine(&answers, &[1.0, 1.0, 1.0]).unwrap();
-        assert_eq!(all, batch(&[3.0, 0.5], &["b", "a"]));
-        let weighted = combine(&answers, &[2.0, 1.0, 0.5]).unwrap();
-        assert_eq!(weighted.column("label"), batch(&[0.0; 2], &["a", "a"]).column("label"));
-        assert!(combine(&[batch(&[1.0], &["a"]), batch(&[1.0, 2.0], &["a", "b"])], &[1.0, 1.0]).is_err());
-    }
 
     #[test]
     fn rows_go_where_their_column_says_and_come_back_in_order() {
@@ -584,26 +437,6 @@ mod tests {
         assert_eq!(texts(DataType::Int64, &large.to_le_bytes()), ["9007199254740993"]);
         assert_eq!(texts(DataType::Fp32, &0.1_f32.to_le_bytes()), ["0.1"]);
         assert_eq!(texts(DataType::Fp16, &[0x00, 0x3c, 0x00, 0xc0]), ["1", "-2"]);
-    }
-
-    #[test]
-    fn rows_of_several_strings_come_back_in_order() {
-        let strings = |all: &[&str], rows: usize| {
-            let flat = Tensor::from_strings("t", all.iter().map(|text| text.as_bytes())).unwrap();
-            Batch::new(vec![Tensor::new("t", DataType::Bytes, vec![rows, 2], flat.into_data()).unwrap()])
-                .unwrap()
-        };
-        let parts = [(strings(&["a", "", "ccc", "d"], 2), &[0, 2][..]), (strings(&["e", "ff"], 1), &[1][..])];
-        assert_eq!(in_order(&parts, 3).unwrap(), strings(&["a", "", "e", "ff", "ccc", "d"], 3));
-    }
-
-    #[test]
-    fn a_sequence_hands_on_what_was_made_and_asked() {
-        let known = batch(&[1.0], &["old"]);
-        let made = Batch::new(vec![Tensor::from_strings("label", [b"new".as_slice()]).unwrap()]).unwrap();
-        let both = beside(&known, &made).unwrap();
-        assert_eq!(both.column("scores"), known.column("scores"));
-        assert_eq!(both.column("label"), made.column("label"));
     }
 
     #[test]

@@ -228,13 +228,13 @@ impl DeploymentMetrics {
         })
     }
 
-    /// Counts an answer. One that was kept from before has no stages but those of reading and writing.
-    pub fn count_answer(&self, rows: usize, total: Duration, times: &StageTimes, is_kept: bool) {
+    /// Counts an answer. One from the cache has no stages but those of reading and writing.
+    pub fn count_answer(&self, rows: usize, total: Duration, times: &StageTimes, is_cached: bool) {
         self.answered.inc();
         self.seconds.observe(total.as_secs_f64());
         self.rows.observe(rows as f64);
         for (histogram, (stage, time)) in self.stages.iter().zip(times.stages()) {
-            if is_kept && !matches!(stage, "decode" | "encode") {
+            if is_cached && !matches!(stage, "decode" | "encode") {
                 continue;
             }
             histogram.observe(time.as_secs_f64());

@@ -1,9 +1,9 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use crate::data::{DataError, WindowWriter};
 use crate::domain::{Batch, BatchError};
+use crate::task::rest;
 
 /// Rows that are kept of one interval between two writes. Under load the rows are a uniform sample of all that came. Only
 /// rows that the sample takes are copied, some thousands in an interval however many come, so that the cost of
@@ -22,9 +22,6 @@ const WIDE_ROWS_PER_FLUSH: usize = 64;
 
 /// Rows that are put together without a rest.
 const ROWS_BEFORE_REST: usize = 64;
-
-/// The rest after them.
-const REST: Duration = Duration::from_micros(200);
 
 /// Keeps what an endpoint saw and answered, and writes it to the store now and then.
 ///
@@ -174,8 +171,7 @@ impl WindowCapture {
             segment.append(row)?;
             match index {
                 0 => segment.reserve_rows(rows.len()),
-                // As writing does: those that answer want the core.
-                _ if index % ROWS_BEFORE_REST == 0 => std::thread::sleep(REST),
+                _ if index % ROWS_BEFORE_REST == 0 => rest(),
                 _ => {}
             }
         }

@@ -1,19 +1,16 @@
 use std::io::{ErrorKind, Write as _};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use super::files::{Existing, create_folders, create_temporary, publish, read_plain, write_whole};
 use super::{Store, StoreError};
 use crate::domain::Name;
+use crate::task::rest;
 
 /// Largest segment that is read; a thousand rows of 784 floats have 3 MiB.
 const SEGMENT_MAX_BYTES: u64 = 1024 * 1024 * 1024;
 
 /// Bytes of a segment that are written without a rest.
 const PIECE_BYTES: usize = 64 * 1024;
-
-/// The rest after a piece.
-const REST: Duration = Duration::from_micros(200);
 
 /// Numbered pieces of bytes that come one after another, the oldest of which go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,8 +63,7 @@ impl Store {
 
     /// Adds a segment after the newest; gives its number. Durable when it returns.
     ///
-    /// Rests now and then: servers write segments beside what they answer, and a kernel that does not preempt itself would
-    /// keep a core for all of a large write, some milliseconds.
+    /// Rests now and then, since servers write segments beside what they answer.
     pub fn append_segment(&self, of: Segments<'_>, bytes: &[u8]) -> Result<u64, StoreError> {
         create_folders(&self.segment_folder(of))?;
         loop {
@@ -77,7 +73,7 @@ impl Store {
             let mut file = create_temporary(&self.temporary())?;
             for (index, piece) in bytes.chunks(PIECE_BYTES).enumerate() {
                 if index > 0 {
-                    std::thread::sleep(REST);
+                    rest();
                 }
                 file.write_all(piece).map_err(StoreError::io("write", &path))?;
             }

@@ -128,7 +128,7 @@ fn one_that_is_made_of_what_is_gone_says_so() {
     assert_eq!(error["message"], "endpoint `two`, which this one is made of, is not loaded");
     let url = format!("http://{}", server.address());
     let rolled = registry.run(&["endpoint", "rollback", "e", "--url", &url]);
-    let expected = "`e` is made of other endpoints: roll back one of them";
+    let expected = "`e` follows no model: roll back the endpoints that it is made of";
     assert!(rolled.code == 2 && rolled.stderr.contains(expected), "{}", rolled.stderr);
     assert_eq!(server.post("/v2/repository/models/two/load", "").status, 200);
     assert_eq!((ready(), ask(&server, "/serve/e", &[]).0), (200, 200));

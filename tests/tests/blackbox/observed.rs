@@ -1,6 +1,6 @@
 //! What is told of requests to `host serve`: the access log, and traces.
 
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -23,6 +23,20 @@ fn collector() -> (Child, BufReader<std::process::ChildStdout>, u16) {
     (child, lines, port.trim().parse().unwrap())
 }
 
+/// The spans that a collector got, which ends.
+fn collected(mut collector: Child, mut lines: impl std::io::Read) -> Vec<Value> {
+    drop(collector.stdin.take());
+    let mut text = String::new();
+    lines.read_to_string(&mut text).unwrap();
+    collector.wait().unwrap();
+    parsed(&text)
+}
+
+/// A value of JSON in each line.
+fn parsed(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
 #[test]
 fn every_request_is_a_line_of_the_access_log() {
     let registry = two_versions();
@@ -36,8 +50,7 @@ fn every_request_is_a_line_of_the_access_log() {
     assert_eq!(server.post("/serve/nobody", "{}").status, 404);
     assert_eq!(server.get("/health").status, 200);
     server.stop().expect_success();
-    let text = std::fs::read_to_string(log).unwrap();
-    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let lines = parsed(&std::fs::read_to_string(log).unwrap());
     let told = |line: &Value| {
         (line["path"].clone(), line["status"].clone(), line["rows"].clone(), line["error"].clone())
     };
@@ -71,7 +84,7 @@ fn every_request_is_a_line_of_the_access_log() {
 #[test]
 fn traces_go_to_a_collector_below_the_caller_s_span() {
     let registry = two_versions();
-    let (mut collector, mut lines, port) = collector();
+    let (collector, lines, port) = collector();
     let mut command = registry.host.command();
     command
         .env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://127.0.0.1:{port}"))
@@ -82,11 +95,7 @@ fn traces_go_to_a_collector_below_the_caller_s_span() {
     let (_, headers) = server.post_with_headers("/serve/digits", ROW, &[("traceparent", &parent)]);
     assert_eq!(server.post("/serve/nobody", "{}").status, 404);
     server.stop().expect_success();
-    drop(collector.stdin.take());
-    let mut text = String::new();
-    lines.read_to_string(&mut text).unwrap();
-    collector.wait().unwrap();
-    let spans: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let spans = collected(collector, lines);
     let request =
         spans.iter().find(|span| span["name"] == "POST /serve/{endpoint}" && span["trace"] == TRACE).unwrap();
     assert_eq!(
@@ -126,7 +135,7 @@ fn traces_go_to_a_collector_below_the_caller_s_span() {
 #[test]
 fn a_trace_of_an_endpoint_made_of_others_has_them() {
     let registry = two_versions();
-    let (mut collector, mut lines, port) = collector();
+    let (collector, lines, port) = collector();
     let file = registry.host.state_dir().join("chain.yaml");
     let chain = "version: 1\nendpoints: { one: { model: digits@1 }, two: { model: digits@2 }, e: { ensemble: [one, two] } }\n";
     std::fs::write(&file, chain).unwrap();
@@ -135,14 +144,10 @@ fn a_trace_of_an_endpoint_made_of_others_has_them() {
     let server = host_tests::Server::start_serve(command, ["--endpoints", file.to_str().unwrap()]);
     assert_eq!(server.post("/serve/e", ROW).status, 200);
     server.stop().expect_success();
-    drop(collector.stdin.take());
-    let mut text = String::new();
-    lines.read_to_string(&mut text).unwrap();
-    collector.wait().unwrap();
-    let spans: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let spans = collected(collector, lines);
     let below = |span: &Value, name: &str| {
         let found = spans.iter().find(|one| one["parent"] == span["id"] && one["name"] == name);
-        found.unwrap_or_else(|| panic!("no `{name}` below {span}: {text}")).clone()
+        found.unwrap_or_else(|| panic!("no `{name}` below {span}: {spans:?}")).clone()
     };
     let request = spans.iter().find(|span| span["name"] == "POST /serve/{endpoint}").unwrap();
     let model = below(request, "model");
@@ -199,7 +204,7 @@ fn call(model: &str, a: i64) -> Vec<u8> {
 /// and the spans of requests in the same order.
 fn told_of(work: u64, arguments: &[&str], ask: impl FnOnce(&host_tests::Server)) -> (Vec<Value>, Vec<Value>) {
     let registry = two_versions();
-    let (mut collector, mut lines, port) = collector();
+    let (collector, lines, port) = collector();
     let log = registry.host.state_dir().join("access.jsonl");
     let (file, config) = (guest("picky"), format!("picky={{\"work\":{work}}}"));
     let picky = ["--model", "digits@1", "--plugin", &file, "--config", &config];
@@ -210,13 +215,7 @@ fn told_of(work: u64, arguments: &[&str], ask: impl FnOnce(&host_tests::Server))
     let server = host_tests::Server::start_serve(command, arguments);
     ask(&server);
     server.stop().expect_success();
-    drop(collector.stdin.take());
-    let mut text = String::new();
-    lines.read_to_string(&mut text).unwrap();
-    collector.wait().unwrap();
-    let parsed =
-        |text: &str| -> Vec<Value> { text.lines().map(|line| serde_json::from_str(line).unwrap()).collect() };
-    let mut spans = parsed(&text);
+    let mut spans = collected(collector, lines);
     spans.retain(|span| span["parent"] == "");
     (parsed(&std::fs::read_to_string(log).unwrap()), spans)
 }
@@ -287,19 +286,14 @@ fn a_call_that_is_not_answered_in_time_tells_who_was_asked() {
 fn the_service_is_named_by_its_variable_or_among_the_attributes_or_else_host() {
     let registry = two_versions();
     let named = |variables: &[(&str, &str)]| {
-        let (mut collector, mut lines, port) = collector();
+        let (collector, lines, port) = collector();
         let mut command = registry.host.command();
         command.env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://127.0.0.1:{port}"));
         command.envs(variables.iter().copied());
         let server = host_tests::Server::start_serve(command, ["--model", "digits"]);
         assert_eq!(server.get("/health").status, 200);
         server.stop().expect_success();
-        drop(collector.stdin.take());
-        let mut text = String::new();
-        lines.read_to_string(&mut text).unwrap();
-        collector.wait().unwrap();
-        let span: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
-        span["service"].clone()
+        collected(collector, lines)[0]["service"].clone()
     };
     let attributes = ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=test,service.name=zz");
     assert_eq!(named(&[]), "host");

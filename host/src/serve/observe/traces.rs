@@ -8,6 +8,7 @@ use opentelemetry_http::HeaderExtractor;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 
 use super::{Deployment, Part, Seen, SeenCall, StageTimes, Told, Traces};
+use crate::domain::Name;
 
 /// The span of the caller, as the header `traceparent` names it (W3C Trace Context).
 pub(super) fn parent_of(headers: &HeaderMap) -> Context {
@@ -82,11 +83,7 @@ impl Traces {
     fn tell_part(&self, part: &Part, asked: SystemTime, context: &Context) {
         let tracer = self.tracer();
         let start = asked + part.after;
-        let attributes = vec![
-            KeyValue::new("host.endpoint", part.endpoint.to_string()),
-            KeyValue::new("host.model.version", part.deployment.version_label()),
-            KeyValue::new("host.bundle.digest", part.deployment.bundle().to_string()),
-        ];
+        let attributes = who(&part.endpoint, &part.deployment);
         let name = format!("endpoint {}", part.endpoint);
         let span = tracer.span_builder(name).with_start_time(start).with_attributes(attributes);
         let mut span = tracer.build_with_context(span, context);
@@ -111,9 +108,7 @@ fn attributes_of(told: &Told<'_>) -> Vec<KeyValue> {
         attributes.extend(call.status.map(|status| KeyValue::new("rpc.grpc.status_code", i64::from(status))));
     }
     if let Some(asked) = told.seen.and_then(|seen| seen.asked.as_ref()) {
-        attributes.push(KeyValue::new("host.endpoint", asked.endpoint.to_string()));
-        attributes.push(KeyValue::new("host.model.version", asked.deployment.version_label()));
-        attributes.push(KeyValue::new("host.bundle.digest", asked.deployment.bundle().to_string()));
+        attributes.extend(who(&asked.endpoint, &asked.deployment));
     }
     if let Some(answer) = told.seen.and_then(|seen| seen.answered.as_ref()) {
         attributes.push(KeyValue::new("host.prediction.id", answer.prediction.clone()));
@@ -121,6 +116,15 @@ fn attributes_of(told: &Told<'_>) -> Vec<KeyValue> {
         attributes.extend(answer.is_cached.map(|is_cached| KeyValue::new("host.cached", is_cached)));
     }
     attributes
+}
+
+/// Who was asked.
+fn who(endpoint: &Name, deployment: &Deployment) -> [KeyValue; 3] {
+    [
+        KeyValue::new("host.endpoint", endpoint.to_string()),
+        KeyValue::new("host.model.version", deployment.version_label()),
+        KeyValue::new("host.bundle.digest", deployment.bundle().to_string()),
+    ]
 }
 
 /// Whether a call's status is the server's fault, by OpenTelemetry's conventions for servers of gRPC.
