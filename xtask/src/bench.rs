@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: measures and writes down.
 
 mod calls;
+mod cores;
 mod cpu;
 mod data;
 mod generator;

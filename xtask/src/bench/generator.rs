@@ -1,6 +1,6 @@
 //! Load on a server by our own hands, where wrk cannot: gRPC, requests at a constant rate, errors that are counted.
 //!
-//! One thread waits for all connections, of which each has at most one request under way. At a constant rate a request's
+//! A thread waits for all of its connections, of which each has at most one request under way. At a constant rate a request's
 //! time starts when it should have been sent, not when a connection was free for it: a server that stalls is charged for
 //! all that it kept waiting ("coordinated omission" is the name of not doing so).
 
@@ -133,7 +133,35 @@ pub(super) fn run(
     Ok(run.outcome)
 }
 
+/// Asks as fast as the answers come, by several threads that share the connections.
+pub(super) fn run_together(
+    threads: u32,
+    address: SocketAddr,
+    requests: &Requests,
+    connections: u32,
+    duration: Duration,
+) -> Result<Outcome> {
+    let threads = threads.clamp(1, connections.max(1));
+    let part = |thread: u32| connections / threads + u32::from(thread < connections % threads);
+    std::thread::scope(|scope| {
+        let ask = |connections| move || run(address, requests, connections, Pace::Full, duration);
+        let asking: Vec<_> = (0..threads).map(|thread| scope.spawn(ask(part(thread)))).collect();
+        let ended = |_| Error::new("a thread of the load generator ended early");
+        let outcomes = asking.into_iter().map(|one| one.join().map_err(ended)?);
+        outcomes.reduce(|one, other| Ok(one?.with(other?))).unwrap_or_else(|| Ok(Outcome::default()))
+    })
+}
+
 impl Outcome {
+    /// What two that asked at the same time met.
+    fn with(mut self, other: Self) -> Self {
+        self.latencies_ms.extend(other.latencies_ms);
+        self.errors += other.errors;
+        self.error = self.error.or(other.error);
+        self.elapsed = self.elapsed.max(other.elapsed);
+        self
+    }
+
     /// Requests that were answered.
     pub(super) fn answered(&self) -> u64 {
         self.latencies_ms.len() as u64
@@ -325,8 +353,11 @@ mod tests {
 
     #[test]
     fn at_full_pace_every_connection_is_used() {
-        let outcome = run(server(|_| OK), &requests(), 4, Pace::Full, Duration::from_millis(50)).unwrap();
-        assert!(outcome.answered() >= 4 && outcome.errors == 0);
-        assert!(outcome.per_second() > 0.0);
+        for threads in [1, 3, 9] {
+            let outcome =
+                run_together(threads, server(|_| OK), &requests(), 4, Duration::from_millis(50)).unwrap();
+            assert!(outcome.answered() >= 4 && outcome.errors == 0);
+            assert!(outcome.per_second() > 0.0);
+        }
     }
 }

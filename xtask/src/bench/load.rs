@@ -47,18 +47,20 @@ impl Script {
     }
 }
 
-/// Asks `url` for `seconds` over as many connections as are given, with what `script` makes of `bodies` in turn.
+/// Asks `url` for `seconds` over as many connections as are given, with what `script` makes of `bodies` in turn, by `threads` at
+/// most.
 pub(super) fn run(
     layout: &Layout,
     script: Script,
     url: &str,
     bodies: &Path,
     connections: u32,
+    threads: u32,
     seconds: u32,
 ) -> Result<Load> {
     let mut wrk = Command::new("wrk");
-    // One thread: it does a hundred thousand requests a second, and the server shall have the other cores.
-    wrk.args(["--threads", "1", "--connections", &connections.to_string()]);
+    // It wants a connection for each.
+    wrk.args(["--threads", &threads.min(connections).to_string(), "--connections", &connections.to_string()]);
     wrk.args(["--duration", &format!("{seconds}s"), "--timeout", "10s", "--script"]);
     wrk.arg(layout.root().join("xtask/src/bench").join(script.file())).args([url, "--"]).arg(bodies);
     wrk.args(script.arguments());

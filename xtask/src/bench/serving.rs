@@ -106,7 +106,8 @@ pub(super) fn run(layout: &Layout, options: &Options) -> Result<()> {
     }
     setup::ensure_tools(&[Tool::WRK])?;
     let model = ServedModel::ensure(layout)?;
-    let servers = Servers::ensure(layout, &model);
+    let servers = Servers::ensure(layout, &model)?;
+    terminal::note(&servers.cores.summary());
     for part in &parts.0 {
         let result = part.run(&servers, *seconds, *rounds)?;
         terminal::line(&format!("\n{result}"));

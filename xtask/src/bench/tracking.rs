@@ -145,9 +145,9 @@ fn measure(
             for (server, (process, address)) in subjects.into_iter().enumerate() {
                 let bodies = bodies(address, folder, endpoint, connections, metrics)?;
                 let url = format!("http://{address}/api/2.0/mlflow/runs/{endpoint}");
-                load::run(layout, Script::Count, &url, &bodies, connections, WARM_UP_SECONDS)?;
+                load::run(layout, Script::Count, &url, &bodies, connections, 1, WARM_UP_SECONDS)?;
                 let before = clock.read(process.id())?;
-                let measured = load::run(layout, Script::Count, &url, &bodies, connections, seconds)?;
+                let measured = load::run(layout, Script::Count, &url, &bodies, connections, 1, seconds)?;
                 let spent = clock.read(process.id())?.saturating_sub(before);
                 let cpu_us = spent.as_secs_f64() * 1e6 / measured.requests as f64;
                 terminal::line(&format!(
@@ -240,7 +240,7 @@ fn measure_search(layout: &Layout, folder: &Path, address: SocketAddr, seconds: 
     let path = folder.join("searches.jsonl");
     std::fs::write(&path, lines.join("\n") + "\n").context("write searches")?;
     let url = format!("http://{address}/api/2.0/mlflow/runs/search");
-    load::run(layout, Script::Rotate, &url, &path, 1, seconds)
+    load::run(layout, Script::Rotate, &url, &path, 1, 1, seconds)
 }
 
 /// Logs one long metric; gives the median time of its first page and of a view with 320 of its points.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::form::Form;
 use super::servers::{Maker, Running, Servers};
 use crate::bench::cpu::CpuClock;
-use crate::bench::generator::{self, Pace, Requests};
+use crate::bench::generator::{self, Requests};
 use crate::bench::load::{self, Load, Script};
 use crate::bench::report;
 use crate::error::Result;
@@ -56,7 +56,7 @@ pub(super) fn run(servers: &Servers<'_>, seconds: u32, rounds: u32) -> Result<St
     let subjects = subjects(servers, &running)?;
     terminal::heading("Full load");
     let samples = measure(servers, &subjects, seconds, rounds)?;
-    let result = summary(&samples, &subjects);
+    let result = format!("{}.\n\n{}", servers.cores.summary(), summary(&samples, &subjects));
     drop(subjects);
     for one in running {
         one.server.stop()?;
@@ -151,14 +151,15 @@ fn measure(
 }
 
 fn put(servers: &Servers<'_>, subject: &Subject<'_>, connections: u32, seconds: u32) -> Result<Load> {
+    let threads = servers.cores.load_threads();
     match &subject.source {
         Source::Wrk { url, script, file } => {
-            load::run(servers.layout, *script, url, file, connections, seconds)
+            load::run(servers.layout, *script, url, file, connections, threads, seconds)
         }
         Source::Generator(requests) => {
             let address = subject.running.address(subject.form);
             let duration = Duration::from_secs(seconds.into());
-            let outcome = generator::run(address, requests, connections, Pace::Full, duration)?;
+            let outcome = generator::run_together(threads, address, requests, connections, duration)?;
             let outcome = outcome.without_errors(&subject.name)?;
             Ok(Load {
                 requests: outcome.answered(),

@@ -1,18 +1,17 @@
 //! Latency at four fifths of what `host` can take: requests come evenly, whatever it does.
 //!
-//! The generator has a core of its own and the server another, where there are two. On the same ones the scheduler's turns,
+//! The generator has cores of its own and the server others, where there are two. On the same ones the scheduler's turns,
 //! which are some milliseconds, would be all that is measured. What is left of that is measured too, by a thread that has nothing
 //! to do but look at the clock.
 
 use std::time::{Duration, Instant};
 
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-
 use super::form::Form;
 use super::servers::{Maker, Running, Servers};
+use crate::bench::cores::keep_to;
 use crate::bench::generator::{self, Outcome, Pace, Requests};
 use crate::bench::report;
-use crate::error::{Context as _, Result};
+use crate::error::Result;
 use crate::statistics::median;
 use crate::terminal;
 
@@ -37,16 +36,15 @@ struct Sample {
 
 pub(super) fn run(servers: &Servers<'_>, seconds: u32, rounds: u32) -> Result<String> {
     terminal::heading("Constant rate");
-    let all = sched_getaffinity(None).context("find the cores")?;
-    let (of_generator, of_server) = ends(&all);
     let watched = Duration::from_secs(seconds.into());
-    keep_to(&of_generator)?;
-    let of_generators = Pauses::watch(watched);
-    // What this thread starts keeps to the same core.
-    keep_to(&of_server)?;
-    let pauses = [("generator's", of_generators), ("server's", Pauses::watch(watched))];
+    let watch = |cores: &[usize]| -> Result<Pauses> {
+        keep_to(cores.get(..1).unwrap_or(cores))?;
+        Ok(Pauses::watch(watched))
+    };
+    let (of_server, of_load) = servers.cores.apart();
+    let pauses = [("generator's", watch(of_load)?), ("server's", watch(of_server)?)];
+    let servers = servers.apart()?;
     let running = servers.start(Maker::Host)?;
-    keep_to(&of_generator)?;
     let mut subjects = Vec::new();
     for &form in Maker::Host.forms() {
         match servers.predictions(&running, form) {
@@ -66,7 +64,7 @@ pub(super) fn run(servers: &Servers<'_>, seconds: u32, rounds: u32) -> Result<St
         }
     }
     running.server.stop()?;
-    keep_to(&all)?;
+    keep_to(servers.cores.of_load())?;
     Ok(format!("{}\n{}", summary(&samples), Pauses::summary(&pauses)))
 }
 
@@ -104,22 +102,6 @@ impl Pauses {
         let rows = std::iter::once(head.map(str::to_owned).to_vec()).chain(cores.iter().map(row));
         report::table(&rows.collect::<Vec<_>>(), 0)
     }
-}
-
-/// The first core of some, and the last.
-fn ends(all: &CpuSet) -> (CpuSet, CpuSet) {
-    let cores: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|&core| all.is_set(core)).collect();
-    let only = |core: Option<&usize>| {
-        let mut cores = CpuSet::new();
-        core.iter().for_each(|core| cores.set(**core));
-        cores
-    };
-    (only(cores.first()), only(cores.last()))
-}
-
-/// Lets this thread run on these cores only.
-fn keep_to(cores: &CpuSet) -> Result<()> {
-    sched_setaffinity(None, cores).context("keep to a core")
 }
 
 fn measure(running: &Running, name: &'static str, requests: &Requests, seconds: u32) -> Result<Sample> {

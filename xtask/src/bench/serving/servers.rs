@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::form::{Form, Prediction};
+use crate::bench::cores::{Cores, keep_to};
 use crate::bench::generator::{Client, Requests};
 use crate::bench::model::ServedModel;
 use crate::bench::peer_python;
@@ -40,6 +41,9 @@ pub(super) struct Servers<'a> {
     pub(super) model: &'a ServedModel<'a>,
     /// The others that could be installed, with their Pythons.
     peers: Vec<(Maker, PathBuf)>,
+    pub(super) cores: Cores,
+    /// The cores that servers are started on, and then those of the load.
+    places: (Vec<usize>, Vec<usize>),
 }
 
 /// A server that has answered.
@@ -89,7 +93,7 @@ impl Maker {
 
 impl<'a> Servers<'a> {
     /// Installs the peers; one that cannot be installed is told and left out.
-    pub(super) fn ensure(layout: &'a Layout, model: &'a ServedModel<'a>) -> Self {
+    pub(super) fn ensure(layout: &'a Layout, model: &'a ServedModel<'a>) -> Result<Self> {
         let mut peers = Vec::new();
         for maker in [Maker::FastApi, Maker::MlServer, Maker::BentoMl] {
             match maker.python(layout) {
@@ -97,7 +101,19 @@ impl<'a> Servers<'a> {
                 Err(error) => terminal::note(&format!("{} is left out: {error}", maker.name())),
             }
         }
-        Self { layout, model, peers }
+        let cores = Cores::find()?;
+        let places = (cores.of_servers().to_vec(), cores.of_load().to_vec());
+        keep_to(&places.1)?;
+        Ok(Self { layout, model, peers, cores, places })
+    }
+
+    /// The same servers, of which none is started on a core of the load, where there are two.
+    pub(super) fn apart(&self) -> Result<Self> {
+        let (of_server, of_load) = self.cores.apart();
+        let places = (of_server.to_vec(), of_load.to_vec());
+        keep_to(&places.1)?;
+        let (peers, cores) = (self.peers.clone(), self.cores.clone());
+        Ok(Self { layout: self.layout, model: self.model, peers, cores, places })
     }
 
     /// `host` and the others that are there.
@@ -163,7 +179,12 @@ impl<'a> Servers<'a> {
         let image = self.model.images.get(..1).unwrap_or_default();
         let requests = maker.first_form().requests(http, path, image);
         let started = Instant::now();
-        let server = Server::spawn(command.stdout(Stdio::from(stdout)).stderr(Stdio::from(stderr)), http)?;
+        let (of_server, of_load) = &self.places;
+        // What this thread starts keeps to the same cores.
+        keep_to(of_server)?;
+        let server = Server::spawn(command.stdout(Stdio::from(stdout)).stderr(Stdio::from(stderr)), http);
+        keep_to(of_load)?;
+        let server = server?;
         let mut running = Running { maker, server, first_answer: Duration::ZERO, grpc };
         loop {
             if ask_once(http, &requests).is_ok() {
