@@ -24,11 +24,9 @@ use super::{Model, ModelError};
 /// Rows that go through dense layers together; more would not make them faster.
 const ROWS: usize = 8;
 
-/// Rows from which on all cores share the work: fewer take less time than it takes to wake a thread for what else it does.
-const PARALLEL_ROWS_MIN: usize = 256;
-
-/// Rows that one core takes at once: whole groups, so that every row is computed as it would be alone.
-const PART_ROWS: usize = 8 * ROWS;
+/// Multiplications from which on another core takes a part of the rows: about a tenth of a millisecond, some times what it takes
+/// to wake its thread.
+const PART_PRODUCTS_MIN: usize = 1 << 20;
 
 /// Numbers that one layer may have in memory for all of them; larger rows go one by one.
 const ELEMENTS_MAX: usize = 1 << 20;
@@ -113,6 +111,13 @@ impl NetworkModel {
         }
     }
 
+    /// Rows that one core takes at once: whole groups, so that every row is computed as it would be alone.
+    fn part_rows(&self) -> usize {
+        let products = self.layers.iter().map(|(geometry, _)| geometry.products());
+        let of_row = products.fold(1, usize::saturating_add);
+        PART_PRODUCTS_MIN.div_ceil(of_row).next_multiple_of(ROWS)
+    }
+
     /// Numbers of a row that go in or out of a layer, at most.
     fn largest(&self) -> usize {
         let ends =
@@ -162,12 +167,13 @@ impl Model for NetworkModel {
     fn score(&self, features: &[f32]) -> Result<Vec<f32>, ModelError> {
         let rows = features.len() / self.feature_count.max(1);
         let mut scores = vec![0.0; rows * self.score_count];
-        if rows < PARALLEL_ROWS_MIN {
+        let part = self.part_rows();
+        if rows <= part {
             self.score_rows(features, &mut scores);
         } else {
-            let parts = features.par_chunks(PART_ROWS * self.feature_count.max(1));
+            let parts = features.par_chunks(part * self.feature_count.max(1));
             parts
-                .zip(scores.par_chunks_mut(PART_ROWS * self.score_count.max(1)))
+                .zip(scores.par_chunks_mut(part * self.score_count.max(1)))
                 .for_each(|(features, scores)| self.score_rows(features, scores));
         }
         self.architecture.output.apply(&mut scores, self.score_count);

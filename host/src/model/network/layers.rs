@@ -78,6 +78,11 @@ impl Geometry {
         self.product.height * self.product.width * self.product.channels
     }
 
+    /// Multiplications of one row.
+    pub(crate) fn products(&self) -> usize {
+        self.product_elements().saturating_mul(self.offsets.len())
+    }
+
     /// Numbers of one row that go in.
     pub(crate) fn input_elements(&self) -> usize {
         self.input.height * self.input.width * self.input.channels

@@ -131,8 +131,9 @@ fn scores_are_what_the_definition_says() {
 fn a_row_scores_the_same_bits_in_any_company() {
     for network in networks() {
         let model = NetworkModel::new(&network).unwrap();
-        // Enough of them to be shared by cores.
-        let rows = numbers(300 * 84, 11);
+        // Enough of them to be shared by cores, and no whole groups.
+        let count = 2 * model.part_rows() + 3;
+        let rows = numbers(count * 84, 11);
         let together = model.score(&rows).unwrap();
         for size in [1, 2, 7, 8, 9, 16] {
             let apart: Vec<f32> =
@@ -255,6 +256,15 @@ fn says_what_is_wrong_with_a_file() {
     assert!(unknown.contains("`host.network`"), "{unknown}");
 }
 
+/// Where candle's operations are tried: on a GPU too, in a program that was built for one.
+fn devices() -> Vec<candle_core::Device> {
+    let mut devices = vec![candle_core::Device::Cpu];
+    if cfg!(feature = "cuda") {
+        devices.push(gpu().unwrap());
+    }
+    devices
+}
+
 #[test]
 fn a_device_gives_the_same_scores_up_to_rounding() {
     let regression = Output::Regression { scale: 2.0, offset: 3.0 };
@@ -272,18 +282,22 @@ fn a_device_gives_the_same_scores_up_to_rounding() {
     ] {
         let bytes = network.to_bytes().unwrap();
         let own = load(&bytes).unwrap();
-        let device = DeviceNetwork::load(&bytes, candle_core::Device::Cpu).unwrap();
-        assert_eq!((device.feature_count(), device.score_count()), (own.feature_count(), own.score_count()));
-        assert_eq!(device.predicts_values(), own.predicts_values());
-        assert!(device.may_round() && !own.may_round());
         // With a missing number, and the beginning of a row that is never whole.
         let mut features = numbers(5 * own.feature_count() + 3, 9);
         features[7] = f32::NAN;
-        let (expected, found) = (own.score(&features).unwrap(), device.score(&features).unwrap());
-        assert_eq!(found.len(), 5 * own.score_count());
-        let is_close = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-5 * a.abs().max(1.0);
-        assert!(expected.iter().zip(&found).all(is_close), "{expected:?} {found:?}");
-        assert!(device.score(&[]).unwrap().is_empty());
+        let expected = own.score(&features).unwrap();
+        for device in devices() {
+            let device = DeviceNetwork::load(&bytes, device).unwrap();
+            let counts = (device.feature_count(), device.score_count());
+            assert_eq!(counts, (own.feature_count(), own.score_count()));
+            assert_eq!(device.predicts_values(), own.predicts_values());
+            assert!(device.may_round() && !own.may_round());
+            let found = device.score(&features).unwrap();
+            assert_eq!(found.len(), 5 * own.score_count());
+            let is_close = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-5 * a.abs().max(1.0);
+            assert!(expected.iter().zip(&found).all(is_close), "{device:?}: {expected:?} {found:?}");
+            assert!(device.score(&[]).unwrap().is_empty());
+        }
     }
     assert!(DeviceNetwork::load(b"nothing", candle_core::Device::Cpu).is_err());
 }

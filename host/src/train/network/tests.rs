@@ -243,6 +243,32 @@ fn a_model_is_a_beginning_for_the_same_network_only() {
     }
 }
 
+/// For a machine with a GPU: `cargo test --release --features cuda --package host --lib`.
+#[cfg(feature = "cuda")]
+#[test]
+fn a_gpu_learns_as_the_processor_does() {
+    let rows = bars(600);
+    let learn = |device, around| train(&small_cnn(&[("device", device)]), &rows, around);
+    let losses = |outcome: &Outcome| -> Vec<f64> {
+        let loss =
+            |report: &RoundReport| report.metrics.iter().find(|metric| metric.name == "loss").unwrap().value;
+        outcome.reports.iter().map(loss).collect()
+    };
+    let (own, gpu) = (learn("cpu", Around::default()), learn("cuda", Around::default()));
+    let (expected, found) = (losses(&own), losses(&gpu));
+    // What is rounded otherwise grows from epoch to epoch.
+    let is_close = |(a, b): (&f64, &f64)| (a - b).abs() <= 0.05 * a.abs() + 0.001;
+    assert!(
+        expected.len() == found.len() && expected.iter().zip(&found).all(is_close),
+        "{expected:?} {found:?}"
+    );
+    assert!(gpu.last(RowSet::Test, "accuracy") > 0.9);
+    let half = learn("cuda", Around { checkpoint_after: Some(2), break_after: Some(2), ..Around::default() });
+    let resumed = learn("cuda", Around { start_from: half.checkpoint, ..Around::default() });
+    let found = losses(&resumed);
+    assert!(expected[2..].iter().zip(&found).all(is_close), "{expected:?} {found:?}");
+}
+
 #[test]
 fn stops_early_and_keeps_the_best_epoch() {
     // Labels that cannot be learned from the features: the loss on other rows grows.
