@@ -29,6 +29,7 @@ pub mod rest;
 mod sample;
 mod search;
 mod source;
+mod yanked;
 
 use crate::domain::Digest;
 use crate::store::{Database, Store};
@@ -54,6 +55,7 @@ pub use predictor::{Prediction, PredictionError, Predictor, PredictorParts, Tran
 pub use registration::BundleOrigin;
 pub use sample::{Sample, SampleError};
 pub use search::RegistrySearch;
+pub use yanked::YANKED_TAG;
 
 /// Reads and writes models and their versions; clones are cheap and mean the same registry.
 #[derive(Debug, Clone)]

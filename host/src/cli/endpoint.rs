@@ -1,16 +1,17 @@
 //! `host endpoint`: what a server of models answers, and back to the version before.
 
-use std::time::{Duration, Instant};
+mod rollback;
+
+use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use url::Url;
 
 use super::output::{Output, Table};
 use super::state::StateArguments;
 use crate::domain::Name;
-use crate::registry::{ModelReference, VersionSelector};
 
 /// The longest answer of a server that is read.
 const ANSWER_MAX_BYTES: usize = 16 * 1024 * 1024;
@@ -18,21 +19,25 @@ const ANSWER_MAX_BYTES: usize = 16 * 1024 * 1024;
 /// Time that a server has to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
-/// Pause between two looks whether the server follows.
-const LOOK: Duration = Duration::from_millis(100);
-
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum EndpointCommand {
     /// List endpoints, the versions behind them and their parts of the requests.
     List(ListArguments),
     /// Let the version answer again that answered before.
     #[command(after_help = "\
-The alias that the endpoint follows is moved back, for every server that follows it; each has the version before still
-loaded, so that it answers within a second (`host serve --refresh`). Rolled back twice, it is where it was.
+An alias that the endpoint follows is moved back; rolled back twice, it is where it was. Where it follows the newest version of a
+model, that one is yanked: the tag `host.yanked` says that it is not the newest any more, whatever its number is, and it is
+still reached by number and alias. Rolled back twice, it is one version further back; `host model tag mnist@3 host.yanked
+--delete` takes the mark away. A version that is registered later is newer, and is served.
 
-Example:
-  host endpoint rollback digits --url http://localhost:8080")]
-    Rollback(RollbackArguments),
+Both hold for every server that follows the same; each has the version before still loaded, so that it answers within a
+second (`host serve --refresh`).
+
+Examples:
+  host endpoint rollback digits --url http://localhost:8080
+  host endpoint rollback digits --to 3
+  host endpoint rollback fraud --model fraud@challenger")]
+    Rollback(rollback::RollbackArguments),
 }
 
 #[derive(Debug, clap::Args)]
@@ -48,20 +53,6 @@ pub(super) struct ListArguments {
     server: ServerUrl,
 }
 
-#[derive(Debug, clap::Args)]
-pub(super) struct RollbackArguments {
-    /// The endpoint.
-    endpoint: Name,
-    /// The version that should answer [default: the one before].
-    #[arg(long, value_name = "VERSION")]
-    to: Option<i64>,
-    /// Seconds to wait until the server answers so.
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
-    wait: u32,
-    #[command(flatten)]
-    server: ServerUrl,
-}
-
 #[derive(Debug, Deserialize)]
 struct Listed {
     endpoints: Vec<ListedEndpoint>,
@@ -70,8 +61,18 @@ struct Listed {
 #[derive(Debug, Deserialize)]
 struct ListedEndpoint {
     name: String,
+    routes: Vec<ListedRoute>,
     versions: Vec<ListedVersion>,
     shadows: Vec<ListedShadow>,
+}
+
+/// What an endpoint is asked to serve, and what that means now.
+#[derive(Debug, Deserialize)]
+struct ListedRoute {
+    asked_for: String,
+    model: Option<String>,
+    version: Option<i64>,
+    bundle: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -80,7 +81,6 @@ struct ListedVersion {
     version: Option<i64>,
     bundle: String,
     weight: u32,
-    asked_for: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -99,7 +99,7 @@ pub(super) async fn run(
 ) -> anyhow::Result<()> {
     match command {
         EndpointCommand::List(arguments) => list(&arguments.server, output).await,
-        EndpointCommand::Rollback(arguments) => rollback(&arguments, state, output).await,
+        EndpointCommand::Rollback(arguments) => rollback::run(&arguments, state, output).await,
     }
 }
 
@@ -112,9 +112,17 @@ async fn list(server: &ServerUrl, output: &Output) -> anyhow::Result<()> {
     let mut table = Table::new(&["ENDPOINT", "VERSION", ">WEIGHT", "FOLLOWS", "BUNDLE"]);
     for endpoint in listed.endpoints {
         for version in endpoint.versions {
+            let is_meant = |route: &&ListedRoute| {
+                (&route.model, route.version, &route.bundle)
+                    == (&version.model, version.version, &version.bundle)
+            };
+            let meant_by = endpoint.routes.iter().filter(is_meant).map(|route| route.asked_for.as_str());
+            let follows = match meant_by.collect::<Vec<_>>().as_slice() {
+                [] if version.weight > 0 => "-".to_owned(),
+                [] => "kept".to_owned(),
+                meant_by => meant_by.join(", "),
+            };
             let (named, bundle) = cells(version.model, version.version, &version.bundle);
-            let unnamed = if version.weight > 0 { "-" } else { "kept" };
-            let follows = version.asked_for.unwrap_or_else(|| unnamed.to_owned());
             table.row(vec![endpoint.name.clone(), named, version.weight.to_string(), follows, bundle]);
         }
         for shadow in endpoint.shadows {
@@ -136,78 +144,6 @@ fn cells(model: Option<String>, version: Option<i64>, bundle: &str) -> (String, 
     let named =
         model.zip(version).map_or_else(|| "-".to_owned(), |(model, version)| format!("{model}@{version}"));
     (named, bundle.chars().take("sha256:".len() + 12).collect())
-}
-
-async fn rollback(
-    arguments: &RollbackArguments,
-    state: &StateArguments,
-    output: &Output,
-) -> anyhow::Result<()> {
-    let RollbackArguments { endpoint, to, wait, server } = arguments;
-    let (model, alias) = followed(&server.endpoint(endpoint).await?)?;
-    let registry = state.open_registry().await?;
-    let before = registry.version_before(model.as_str(), &alias).await?;
-    let (target, current) = match (to, before) {
-        (Some(to), _) => (*to, registry.version_by_alias(model.as_str(), &alias).await?.number),
-        (None, Some((before, current))) => (before, current),
-        (None, None) => bail!("`{model}@{alias}` has meant no other version: name one by `--to`"),
-    };
-    if target == current {
-        bail!("`{model}@{alias}` is version {current} already");
-    }
-    if !registry.move_alias(model.to_string(), alias.clone(), Some(current), target).await? {
-        bail!("`{model}@{alias}` was moved by somebody else meanwhile: look again with `host endpoint list`");
-    }
-    output.note(&format!("{model}@{alias}: version {target}, was {current}"));
-    let until = Instant::now() + Duration::from_secs(u64::from(*wait));
-    loop {
-        let listed = server.endpoint(endpoint).await?;
-        let answers =
-            listed.versions.iter().any(|version| version.weight > 0 && version.version == Some(target));
-        if answers {
-            break;
-        }
-        if Instant::now() >= until {
-            bail!(
-                "the alias is moved, but the server does not answer with version {target} after {wait} s: does it follow \
-                 the same registry, and was it started with `--refresh 0`?"
-            );
-        }
-        tokio::time::sleep(LOOK).await;
-    }
-    if output.is_json() {
-        return output.value(&json!({ "endpoint": endpoint, "model": model, "alias": alias, "version": target, "was": current }));
-    }
-    Ok(output.line(&format!("{endpoint}: {model}@{target} answers"))?)
-}
-
-/// The alias that an endpoint follows.
-fn followed(endpoint: &ListedEndpoint) -> anyhow::Result<(Name, String)> {
-    let name = &endpoint.name;
-    let all: Vec<&str> =
-        endpoint.versions.iter().filter_map(|version| version.asked_for.as_deref()).collect();
-    let followed = match all.as_slice() {
-        [] => bail!(
-            "`{name}` follows no model: roll back the endpoints that it is made of, or change what `host serve` is asked to serve"
-        ),
-        [only] => *only,
-        _ => bail!(
-            "{} share the requests of `{name}`: change their weights in its file, or move the alias of one with \
-             `host model alias`",
-            all.iter().map(|one| format!("`{one}`")).collect::<Vec<_>>().join(" and ")
-        ),
-    };
-    match followed.parse::<ModelReference>() {
-        Ok(ModelReference::Name(model, VersionSelector::Alias(alias))) => Ok((model, alias)),
-        Ok(ModelReference::Name(model, _)) => bail!(
-            "`{name}` follows `{followed}`, which is no alias that could be moved back: serve the model by an alias, such as \
-             `{model}@champion`, or name another version in what is served"
-        ),
-        _ => bail!(
-            "`{name}` follows `{followed}`, which is no alias that could be moved back: change what `host serve` is asked \
-             to serve"
-        ),
-    }
 }
 
 impl ServerUrl {

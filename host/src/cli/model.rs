@@ -12,7 +12,7 @@ use anyhow::bail;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::output::{Output, Table, bytes_text, number_text};
+use super::output::{Output, Table, bytes_text, number_text, printable};
 use super::plugin::parse_pair;
 use super::state::{StateArguments, wait};
 use crate::domain::{ColumnSpec, Name};
@@ -69,6 +69,14 @@ Example:
     /// Show which versions a model's aliases have meant, and since when.
     History(history::HistoryArguments),
     /// Set a tag of a model or of a version.
+    #[command(after_help = "\
+The tag `host.yanked` sets a version aside: it is not the newest of its model any more, whatever its number is, and is still
+reached by number and alias. `host endpoint rollback` sets it too. Its value may say why; only `false` says that it is not.
+
+Examples:
+  host model tag mnist@3 checked=yes
+  host model tag mnist@3 host.yanked=true
+  host model tag mnist@3 host.yanked --delete")]
     Tag {
         /// A name, `name@version` or `name@alias`.
         model: NamedVersion,
@@ -140,6 +148,7 @@ fn run_simple(command: ModelCommand, state: &StateArguments, output: &Output) ->
                 return output.value(&json!({
                     "name": resolved.name,
                     "version": resolved.version,
+                    "tags": told_tags(&resolved.tags),
                     "bundle": resolved.digest,
                     "manifest": resolved.manifest,
                 }));
@@ -148,6 +157,9 @@ fn run_simple(command: ModelCommand, state: &StateArguments, output: &Output) ->
                 output.field("model", format!("{name}@{version}"))?;
             }
             output.field("bundle", resolved.digest)?;
+            for tag in &resolved.tags {
+                output.field("tag", format!("{} = {}", printable(&tag.key), printable(&tag.value)))?;
+            }
             show(&resolved.manifest, output)
         }
         ModelCommand::Export { model, folder } => {
@@ -277,7 +289,7 @@ fn list(
         return output
             .value(&models.iter().map(|(model, versions)| listed(model, versions)).collect::<Vec<_>>());
     }
-    let mut table = Table::new(&["MODEL", ">VERSION", "ALIASES", "DATASET", ">ACCURACY", "BUNDLE"]);
+    let mut table = Table::new(&["MODEL", ">VERSION", "ALIASES", "DATASET", ">ACCURACY", "BUNDLE", ""]);
     for (model, versions) in models {
         for version in versions {
             let mut cells = vec![model.name.clone(), version.number.to_string(), version.aliases.join(", ")];
@@ -290,23 +302,25 @@ fn list(
                 }
                 None => cells.extend([String::new(), String::new(), "none".to_owned()]),
             }
+            cells.push(if version.is_yanked() { "yanked" } else { "" }.to_owned());
             table.row(cells);
         }
     }
     Ok(output.table(&table)?)
 }
 
+fn told_tags(tags: &[Pair]) -> Value {
+    tags.iter().map(|tag| (tag.key.clone(), Value::from(tag.value.clone()))).collect()
+}
+
 fn listed(model: &RegisteredModel, versions: &[ModelVersion]) -> Value {
-    let pairs = |tags: &[Pair]| -> Value {
-        tags.iter().map(|tag| (tag.key.clone(), Value::from(tag.value.clone()))).collect()
-    };
     let version = |version: &ModelVersion| {
         json!({
             "number": version.number,
             "bundle": version.bundle,
             "registered_at": version.creation_timestamp / 1_000,
             "aliases": version.aliases,
-            "tags": pairs(&version.tags),
+            "tags": told_tags(&version.tags),
             "run_id": version.run_id,
             "source": version.source,
             "stage": version.current_stage,
@@ -316,7 +330,7 @@ fn listed(model: &RegisteredModel, versions: &[ModelVersion]) -> Value {
     json!({
         "name": model.name,
         "versions": versions.iter().rev().map(version).collect::<Vec<_>>(),
-        "tags": pairs(&model.tags),
+        "tags": told_tags(&model.tags),
         "description": model.description,
     })
 }

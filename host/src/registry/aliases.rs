@@ -98,12 +98,12 @@ impl Registry {
             .await
     }
 
-    /// The version that has a name; `latest` is the newest.
+    /// The version that has a name; `latest` is what MLflow calls so.
     pub async fn version_by_alias(&self, name: &str, alias: &str) -> Result<ModelVersion, TrackError> {
         check_model_name("name", name)?;
         check_alias(alias)?;
         if is_latest(alias) {
-            return self.newest_version(name).await;
+            return self.latest_version(name).await;
         }
         let sql = "SELECT v.number FROM registered_models m \
                    LEFT JOIN registered_model_aliases a ON a.model = m.id AND a.alias = $1 \
@@ -116,13 +116,16 @@ impl Registry {
         }
     }
 
-    /// The version that an alias meant before the one that it means now, with that one; none where it has meant no other.
-    pub async fn version_before(&self, name: &str, alias: &str) -> Result<Option<(i64, i64)>, TrackError> {
-        let current = self.version_by_alias(name, alias).await?.number;
+    /// The version that an alias meant before the one that it means now; none where it has meant no other.
+    pub async fn version_before(
+        &self,
+        name: &str,
+        alias: &str,
+        current: i64,
+    ) -> Result<Option<i64>, TrackError> {
         let changes = self.alias_history(name, Some(alias)).await?;
-        let versions = changes.iter().rev().filter_map(|change| change.version);
-        let mut others = versions.filter(|version| *version != current);
-        Ok(others.next().map(|before| (before, current)))
+        let mut versions = changes.iter().rev().filter_map(|change| change.version);
+        Ok(versions.find(|version| *version != current))
     }
 
     /// What the aliases of a model meant, or one of them, in the order of the changes. What was before this was kept, or

@@ -169,6 +169,18 @@ pub enum RegistryError {
         /// The model.
         name: Name,
     },
+    /// All of the model's versions are yanked, so that none is the newest.
+    #[error(
+        "every version of model `{name}` is yanked: name one, such as `{name}@{highest}`, or take the mark from one by \
+         `host model tag {name}@{highest} {tag} --delete`",
+        tag = super::YANKED_TAG
+    )]
+    AllYanked {
+        /// The model.
+        name: Name,
+        /// The highest number there is.
+        highest: i64,
+    },
     /// No version of the model has the alias.
     #[error("model `{name}` has no alias `{alias}`{}", has(aliases))]
     UnknownAlias {

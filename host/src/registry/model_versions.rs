@@ -100,8 +100,8 @@ impl Registry {
         found.into_iter().next().ok_or_else(|| no_version(name, number))
     }
 
-    /// The version of the highest number.
-    pub(super) async fn newest_version(&self, name: &str) -> Result<ModelVersion, TrackError> {
+    /// What MLflow calls the latest: the version of the highest number, yanked or not.
+    pub(super) async fn latest_version(&self, name: &str) -> Result<ModelVersion, TrackError> {
         let condition =
             "m.name = $1 AND v.number = (SELECT MAX(o.number) FROM model_versions o WHERE o.model = m.id)";
         let found = self.find_versions(condition, name, None).await?;
@@ -117,7 +117,7 @@ impl Registry {
     }
 
     /// The versions that a condition on the name `$1` and the number `$2` holds for.
-    async fn find_versions(
+    pub(super) async fn find_versions(
         &self,
         condition: &str,
         name: &str,

@@ -9,7 +9,7 @@ use super::search::RegistrySearch;
 use super::{BundleManifest, ModelVersion, RegisteredModel, Registry, RegistryError, read_bundle};
 use crate::domain::{Digest, Name};
 use crate::store::Store;
-use crate::track::{ErrorCode, TrackError};
+use crate::track::{ErrorCode, Pair, TrackError};
 
 /// Names that an error tells.
 const NAMES_SHOWN: i64 = 10;
@@ -31,7 +31,7 @@ pub enum ModelReference {
 /// What a user may write after a model's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum VersionSelector {
-    /// Nothing, or `@latest`: the version of the highest number.
+    /// Nothing, or `@latest`: the version of the highest number that is not yanked.
     Newest,
     /// Its number.
     Number(i64),
@@ -46,6 +46,8 @@ pub struct ResolvedModel {
     pub name: Option<Name>,
     /// The version's number, where there is a name.
     pub version: Option<i64>,
+    /// The version's tags, where there is a name.
+    pub tags: Vec<Pair>,
     /// Digest of the bundle.
     pub digest: Digest,
     /// The bundle's manifest.
@@ -130,7 +132,7 @@ pub fn resolve_unnamed(
         ModelReference::Folder(folder) => import_bundle(store, folder)?,
     };
     let manifest = read_bundle(store, digest)?;
-    Ok(Some(ResolvedModel { name: None, version: None, digest, manifest }))
+    Ok(Some(ResolvedModel { name: None, version: None, tags: Vec::new(), digest, manifest }))
 }
 
 impl Registry {
@@ -151,7 +153,8 @@ impl Registry {
             .bundle
             .ok_or_else(|| RegistryError::NoBundle { name: name.clone(), version: version.number })?;
         let manifest = self.manifest(digest).await?;
-        Ok(ResolvedModel { name: Some(name.clone()), version: Some(version.number), digest, manifest })
+        let (name, number) = (Some(name.clone()), Some(version.number));
+        Ok(ResolvedModel { name, version: number, tags: version.tags, digest, manifest })
     }
 
     /// The version that a user means.
@@ -160,29 +163,48 @@ impl Registry {
         name: &Name,
         selector: &VersionSelector,
     ) -> Result<ModelVersion, RegistryError> {
-        let model = self.find_model(name).await?;
-        let newest = model.latest_versions.iter().map(|version| version.number).max();
-        let newest = newest.ok_or_else(|| RegistryError::NoVersions { name: name.clone() })?;
-        let number = match selector {
-            VersionSelector::Newest => newest,
-            VersionSelector::Number(number) => *number,
-            VersionSelector::Alias(alias) => {
-                let found = model.aliases.iter().find(|found| found.alias == *alias);
-                found
-                    .ok_or_else(|| RegistryError::UnknownAlias {
-                        name: name.clone(),
-                        alias: alias.clone(),
-                        aliases: model.aliases.iter().map(|found| found.alias.clone()).collect(),
-                    })?
-                    .number
-            }
+        let found = match selector {
+            VersionSelector::Newest => self.newest_version(name.as_str()).await,
+            VersionSelector::Number(number) => self.numbered_version(name.as_str(), *number).await,
+            VersionSelector::Alias(alias) => self.version_by_alias(name.as_str(), alias).await,
         };
-        match self.numbered_version(name.as_str(), number).await {
-            Err(error) if error.code() == ErrorCode::ResourceDoesNotExist => {
-                Err(RegistryError::UnknownVersion { name: name.clone(), version: number, newest })
+        match found {
+            // Servers look every second, and nearly always find it: why not is asked only then.
+            Err(error)
+                if matches!(
+                    error.code(),
+                    ErrorCode::ResourceDoesNotExist | ErrorCode::InvalidParameterValue
+                ) =>
+            {
+                Err(self.not_found(name, selector).await?)
             }
             found => Ok(found?),
         }
+    }
+
+    /// Why there is no version that a user means.
+    async fn not_found(
+        &self,
+        name: &Name,
+        selector: &VersionSelector,
+    ) -> Result<RegistryError, RegistryError> {
+        let model = self.find_model(name).await?;
+        let name = name.clone();
+        let highest = model.latest_versions.iter().map(|version| version.number).max();
+        let Some(highest) = highest else { return Ok(RegistryError::NoVersions { name }) };
+        Ok(match selector {
+            VersionSelector::Newest => RegistryError::AllYanked { name, highest },
+            VersionSelector::Number(version) => {
+                let newest = self.newest_version(name.as_str()).await;
+                let newest = newest.map_or(highest, |newest| newest.number);
+                RegistryError::UnknownVersion { name, version: *version, newest }
+            }
+            VersionSelector::Alias(alias) => RegistryError::UnknownAlias {
+                name,
+                alias: alias.clone(),
+                aliases: model.aliases.into_iter().map(|found| found.alias).collect(),
+            },
+        })
     }
 
     /// The model that a user names.

@@ -53,7 +53,7 @@ pub(super) fn check_alias(alias: &str) -> Result<(), TrackError> {
     check_length("Registered model alias name", alias, ALIAS_MAX_CHARS)
 }
 
-/// Whether an alias always means the newest version.
+/// Whether an alias is the one that no version is given: `latest`.
 pub(super) fn is_latest(alias: &str) -> bool {
     alias.eq_ignore_ascii_case("latest")
 }

@@ -101,7 +101,7 @@ impl Registry {
             }
             Named::Version { name, number } => {
                 let version = match number.as_str() {
-                    newest if is_latest(newest) => self.newest_version(&name).await,
+                    latest if is_latest(latest) => self.latest_version(&name).await,
                     number => self.version(&name, number).await,
                 };
                 of_version(version?, source)?
