@@ -40,7 +40,10 @@ pub use json::{
     JsonError, RowForm, UnknownColumns, decode_rows, decode_scoring, decode_scoring_csv, decode_untyped,
     encode_predictions, encode_rows, encode_tensors,
 };
-pub use prediction::{PredictionRecord, PredictionWriter, find_prediction, prediction_bundles};
+pub use prediction::{
+    AnsweredBy, BundleRecord, GraphRecord, PartRecord, PredictionRecord, PredictionWriter, find_prediction,
+    prediction_bundles,
+};
 pub use safetensors::{decode_safetensors, encode_safetensors, read_f32_as_safetensors};
 pub use statistics::{
     ColumnStatistics, Distinct, Histogram, IntegerRange, LengthRange, Moments, Quantiles, ValueCount,

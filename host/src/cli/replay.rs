@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use super::output::Output;
 use super::plugin::PluginOptions;
 use super::state::StateArguments;
-use crate::data::{RowForm, encode_rows};
-use crate::domain::Batch;
+use crate::data::{AnsweredBy, PartRecord, RowForm, encode_rows};
+use crate::domain::{Batch, Digest};
 use crate::serve::replay;
 
 /// The answer is another one now.
@@ -38,14 +38,16 @@ pub(super) fn run(
     let replayed = replay(&store, &runtime, &arguments.prediction)?;
     let record = &replayed.record;
     let is_identical = replayed.is_identical();
+    let (bundle, parts) = who_answered(&record.answered_by);
     let code = if is_identical { ExitCode::SUCCESS } else { ExitCode::from(DIFFERS) };
     if output.is_json() {
         output.value(&json!({
             "prediction": record.id,
             "answered_at": record.answered_at,
             "endpoint": record.endpoint,
-            "version": record.version,
-            "bundle": record.bundle,
+            "version": record.answered_by.versions(),
+            "bundle": bundle,
+            "parts": parts.iter().map(part).collect::<Vec<_>>(),
             "identical": is_identical,
             "inputs": rows(&record.inputs)?,
             "outputs": rows(&record.outputs)?,
@@ -58,10 +60,16 @@ pub(super) fn run(
         output.field("answered", time.to_rfc3339_opts(chrono::SecondsFormat::Millis, true))?;
     }
     output.field("endpoint", &record.endpoint)?;
-    if let Some(version) = &record.version {
-        output.field("version", version)?;
+    if let Some(versions) = record.answered_by.versions() {
+        output.field("version", versions)?;
     }
-    output.field("bundle", record.bundle)?;
+    if let Some(bundle) = bundle {
+        output.field("bundle", bundle)?;
+    }
+    for PartRecord { endpoint, answered_by, .. } in parts {
+        let version = answered_by.version.as_ref().map(|version| format!(" {version}"));
+        output.field("part", format!("{endpoint}{} {}", version.unwrap_or_default(), answered_by.bundle))?;
+    }
     output.field("rows", record.inputs.rows())?;
     let verdict = match is_identical {
         true => style("identical, bit for bit").green(),
@@ -73,6 +81,18 @@ pub(super) fn run(
         output.field("now", rows(&replayed.outputs)?)?;
     }
     Ok(code)
+}
+
+/// The bundle that answered; of an endpoint made of others those that were asked.
+fn who_answered(answered_by: &AnsweredBy) -> (Option<Digest>, &[PartRecord]) {
+    match answered_by {
+        AnsweredBy::Bundle(answered) => (Some(answered.bundle), &[]),
+        AnsweredBy::Graph(graph) => (None, &graph.parts),
+    }
+}
+
+fn part(PartRecord { endpoint, answered_by, .. }: &PartRecord) -> Value {
+    json!({ "endpoint": endpoint, "version": answered_by.version, "bundle": answered_by.bundle })
 }
 
 fn rows(batch: &Batch) -> anyhow::Result<Value> {

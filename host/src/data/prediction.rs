@@ -1,18 +1,20 @@
-//! Predictions that were served, with all that is needed to compute them again: what was asked, by which bundle, and what
-//! was answered.
+//! Predictions that were served, with all that is needed to compute them again: what was asked, by which bundle or bundles,
+//! and what was answered.
 //!
 //! Each is a header of JSON, whose length stands before it as four bytes, little-endian, and the bytes of the tensors that it
 //! lists. A segment is one after another.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
 
 use super::DataError;
 use crate::domain::{Batch, DataType, Digest, Name, Tensor};
 use crate::store::{Segments, Store};
 
-/// Longest header: names and shapes of a thousand columns.
+/// Longest header: names and shapes of a thousand columns, or a graph of long names.
 const HEADER_MAX_BYTES: usize = 1024 * 1024;
 
 /// Bytes of a header's length.
@@ -27,16 +29,63 @@ pub struct PredictionRecord {
     pub answered_at: i64,
     /// The endpoint.
     pub endpoint: Name,
-    /// The version of the model that answered, as `name@number`; none where the bundle is no version of one.
-    pub version: Option<String>,
-    /// The bundle that answered.
-    pub bundle: Digest,
-    /// Whether the bundle's own transformers answered, and no others in their place.
-    pub is_of_bundle: bool,
+    /// Who answered.
+    pub answered_by: AnsweredBy,
     /// The rows.
     pub inputs: Batch,
     /// The answer to them.
     pub outputs: Batch,
+}
+
+/// Who answered. The header has the fields of one or the other.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected a bundle or a graph that answered")]
+pub enum AnsweredBy {
+    /// The endpoints that the endpoint is made of.
+    Graph(GraphRecord),
+    /// A bundle.
+    Bundle(BundleRecord),
+}
+
+/// A bundle that answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BundleRecord {
+    /// The version of the model, as `name@number`; none where the bundle is no version of one.
+    pub version: Option<String>,
+    /// Its digest.
+    pub bundle: Digest,
+    /// Whether the bundle's own transformers answered, and no others in their place.
+    pub is_of_bundle: bool,
+}
+
+/// A graph of endpoints that answered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GraphRecord {
+    /// How it is made of them. What that means is known to those who serve. Shared by all of its records.
+    #[serde(serialize_with = "write_graph", deserialize_with = "read_graph")]
+    pub graph: Arc<Value>,
+    /// The endpoints that were asked.
+    pub parts: Vec<PartRecord>,
+}
+
+/// An endpoint that was asked for another, which is made of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartRecord {
+    /// Its number among the endpoints of the graph, from 0: several may be the same endpoint.
+    pub place: usize,
+    /// Its name.
+    pub endpoint: Name,
+    /// Who answered.
+    #[serde(flatten)]
+    pub answered_by: BundleRecord,
+}
+
+fn write_graph<S: Serializer>(graph: &Arc<Value>, serializer: S) -> Result<S::Ok, S::Error> {
+    graph.as_ref().serialize(serializer)
+}
+
+fn read_graph<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<Value>, D::Error> {
+    Value::deserialize(deserializer).map(Arc::new)
 }
 
 #[derive(Deserialize)]
@@ -44,9 +93,8 @@ struct Header {
     id: String,
     answered_at: i64,
     endpoint: Name,
-    version: Option<String>,
-    bundle: Digest,
-    is_of_bundle: bool,
+    #[serde(flatten)]
+    answered_by: AnsweredBy,
     inputs: Vec<Column>,
     outputs: Vec<Column>,
 }
@@ -65,9 +113,8 @@ struct WrittenHeader<'a> {
     id: &'a str,
     answered_at: i64,
     endpoint: &'a Name,
-    version: Option<&'a str>,
-    bundle: Digest,
-    is_of_bundle: bool,
+    #[serde(flatten)]
+    answered_by: &'a AnsweredBy,
     #[serde(serialize_with = "write_columns")]
     inputs: &'a Batch,
     #[serde(serialize_with = "write_columns")]
@@ -91,6 +138,30 @@ fn write_columns<S: Serializer>(batch: &&Batch, serializer: S) -> Result<S::Ok, 
     }))
 }
 
+impl AnsweredBy {
+    /// The bundles that answered, as often as they did.
+    pub fn bundles(&self) -> impl Iterator<Item = &BundleRecord> {
+        let (bundle, parts) = match self {
+            Self::Bundle(bundle) => (Some(bundle), [].as_slice()),
+            Self::Graph(graph) => (None, graph.parts.as_slice()),
+        };
+        bundle.into_iter().chain(parts.iter().map(|part| &part.answered_by))
+    }
+
+    /// The versions that answered, as the answer's header `x-model-version` named them; none where it had none.
+    pub fn versions(&self) -> Option<String> {
+        match self {
+            Self::Bundle(bundle) => bundle.version.clone(),
+            Self::Graph(_) => {
+                let label =
+                    |bundle: &BundleRecord| bundle.version.clone().unwrap_or_else(|| bundle.bundle.short());
+                let labels: BTreeSet<String> = self.bundles().map(label).collect();
+                Some(labels.into_iter().collect::<Vec<_>>().join(", "))
+            }
+        }
+    }
+}
+
 impl PredictionRecord {
     /// Appends it to a segment, or nothing if it fails.
     pub fn write_to(&self, segment: &mut Vec<u8>) -> Result<(), DataError> {
@@ -98,9 +169,7 @@ impl PredictionRecord {
             id: &self.id,
             answered_at: self.answered_at,
             endpoint: &self.endpoint,
-            version: self.version.as_deref(),
-            bundle: self.bundle,
-            is_of_bundle: self.is_of_bundle,
+            answered_by: &self.answered_by,
             inputs: &self.inputs,
             outputs: &self.outputs,
         };
@@ -110,7 +179,13 @@ impl PredictionRecord {
             segment.truncate(start);
             return Err(DataError::Encode(error));
         }
-        let length = u32::try_from(segment.len() - start - LENGTH_BYTES).unwrap_or(u32::MAX);
+        let length = segment.len() - start - LENGTH_BYTES;
+        // Nobody could read it, nor what comes after it.
+        if length > HEADER_MAX_BYTES {
+            segment.truncate(start);
+            return Err(too_long(length));
+        }
+        let length = length as u32;
         if let Some(place) = segment.get_mut(start..start + LENGTH_BYTES) {
             place.copy_from_slice(&length.to_le_bytes());
         }
@@ -139,11 +214,15 @@ fn take_header(rest: &mut &[u8]) -> Result<Header, DataError> {
     let (length, after) = rest.split_first_chunk().ok_or_else(cut)?;
     let length = u32::from_le_bytes(*length) as usize;
     if length > HEADER_MAX_BYTES {
-        return Err(DataError::PredictionSegment { reason: format!("a header has {length} bytes") });
+        return Err(too_long(length));
     }
     let (header, after) = after.split_at_checked(length).ok_or_else(cut)?;
     *rest = after;
     serde_json::from_slice(header).map_err(|error| DataError::PredictionSegment { reason: error.to_string() })
+}
+
+fn too_long(length: usize) -> DataError {
+    DataError::PredictionSegment { reason: format!("a header has {length} bytes") }
 }
 
 fn cut() -> DataError {
@@ -175,9 +254,7 @@ impl Header {
             id: self.id,
             answered_at: self.answered_at,
             endpoint: self.endpoint,
-            version: self.version,
-            bundle: self.bundle,
-            is_of_bundle: self.is_of_bundle,
+            answered_by: self.answered_by,
         })
     }
 }
@@ -226,7 +303,7 @@ pub fn find_prediction(store: &Store, id: &str) -> Result<Option<PredictionRecor
     Ok(None)
 }
 
-/// The bundles that recorded predictions name: computing one again needs the bundle that answered.
+/// The bundles that recorded predictions name: computing one again needs those that answered.
 pub fn prediction_bundles(store: &Store) -> Result<BTreeSet<Digest>, DataError> {
     let mut bundles = BTreeSet::new();
     for number in store.segments(Segments::Predictions)? {
@@ -236,95 +313,11 @@ pub fn prediction_bundles(store: &Store) -> Result<BTreeSet<Digest>, DataError> 
             let header = take_header(&mut rest)?;
             let (_, after) = rest.split_at_checked(header.data_len()).ok_or_else(cut)?;
             rest = after;
-            bundles.insert(header.bundle);
+            bundles.extend(header.answered_by.bundles().map(|answered| answered.bundle));
         }
     }
     Ok(bundles)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn record(id: &str) -> PredictionRecord {
-        let names = Tensor::from_strings("name", [b"\xff".as_slice(), b""]).unwrap();
-        let numbers = Tensor::from_f32("x", vec![2, 1], &[f32::NAN, -0.0]).unwrap();
-        PredictionRecord {
-            id: id.to_owned(),
-            answered_at: 7,
-            endpoint: "e".parse().unwrap(),
-            version: Some("m@1".to_owned()),
-            bundle: Digest::of(b"bundle"),
-            is_of_bundle: true,
-            inputs: Batch::new(vec![names, numbers]).unwrap(),
-            outputs: Batch::new(vec![Tensor::from_f32("y", vec![2], &[f32::INFINITY, 1.0]).unwrap()])
-                .unwrap(),
-        }
-    }
-
-    fn segment() -> Vec<u8> {
-        let mut segment = Vec::new();
-        ["a", "b", "c"].iter().for_each(|id| record(id).write_to(&mut segment).unwrap());
-        segment
-    }
-
-    /// By bytes: NaN is equal to nothing.
-    fn bytes(record: &PredictionRecord) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        record.write_to(&mut bytes).unwrap();
-        bytes
-    }
-
-    #[test]
-    fn every_bit_comes_back() {
-        for id in ["a", "b", "c"] {
-            let found = PredictionRecord::find(&segment(), id).unwrap().unwrap();
-            assert_eq!(bytes(&found), bytes(&record(id)));
-        }
-        assert!(PredictionRecord::find(&segment(), "d").unwrap().is_none());
-        assert!(PredictionRecord::find(&[], "a").unwrap().is_none());
-    }
-
-    #[test]
-    fn damage_is_an_error_and_no_more() {
-        let whole = segment();
-        for length in 1..whole.len() {
-            // What stands before the cut may still be found.
-            let _ = PredictionRecord::find(&whole[..length], "c").is_err();
-            assert!(!matches!(PredictionRecord::find(&whole[..length], "c"), Ok(Some(_))), "{length}");
-        }
-        for index in 0..whole.len() {
-            let mut damaged = whole.clone();
-            damaged[index] ^= 0x5a;
-            let _ = PredictionRecord::find(&damaged, "c");
-        }
-    }
-
-    #[test]
-    fn the_newest_are_kept_and_found() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path()).unwrap();
-        assert!(find_prediction(&store, "a").unwrap().is_none());
-        let write = |id: &str| {
-            let mut segment = Vec::new();
-            record(id).write_to(&mut segment).unwrap();
-            segment
-        };
-        let size = write("a").len() as u64;
-        let mut writer = PredictionWriter::open(&store, 2 * size).unwrap();
-        ["a", "b"].iter().for_each(|id| writer.append(&write(id)).unwrap());
-        assert!(find_prediction(&store, "a").unwrap().is_some());
-        // Another server goes on where this one has ended.
-        let mut writer = PredictionWriter::open(&store, 2 * size).unwrap();
-        writer.append(&write("c")).unwrap();
-        let is_there = |id: &str| find_prediction(&store, id).unwrap().is_some();
-        assert_eq!((is_there("a"), is_there("b"), is_there("c")), (false, true, true));
-        assert_eq!(
-            prediction_bundles(&store).unwrap().into_iter().collect::<Vec<_>>(),
-            [Digest::of(b"bundle")]
-        );
-        let mut writer = PredictionWriter::open(&store, 0).unwrap();
-        writer.append(&write("d")).unwrap();
-        assert_eq!(store.segments(Segments::Predictions).unwrap().len(), 1, "the newest stays in any case");
-    }
-}
+mod tests;

@@ -12,7 +12,7 @@ use super::metrics::DeploymentMetrics;
 use super::window::WindowCapture;
 use super::work::Work;
 use super::{ApiError, BatchPolicy, ErrorCode, Queue, RequestBody, StageTimes};
-use crate::data::PredictionRecord;
+use crate::data::{AnsweredBy, BundleRecord, PredictionRecord};
 use crate::domain::{Batch, ColumnSpec, Digest, Name, Signature};
 use crate::plugin::Transformer;
 use crate::registry::PredictionError;
@@ -146,8 +146,11 @@ impl Deployment {
 
     /// The version as `name@number`, or what names the bundle where it is none of a model's.
     pub fn version_label(&self) -> String {
-        let named = self.version.as_ref().map(|(model, number)| format!("{model}@{number}"));
-        named.unwrap_or_else(|| self.bundle.short())
+        self.version_name().unwrap_or_else(|| self.bundle.short())
+    }
+
+    fn version_name(&self) -> Option<String> {
+        self.version.as_ref().map(|(model, number)| format!("{model}@{number}"))
     }
 
     /// Digest of the bundle.
@@ -434,12 +437,18 @@ impl Deployment {
             id,
             answered_at,
             endpoint: endpoint.clone(),
-            version: self.version().map(|(model, number)| format!("{model}@{number}")),
-            bundle: self.bundle(),
-            is_of_bundle: self.is_of_bundle,
+            answered_by: match self.graph() {
+                Some(graph) => AnsweredBy::Graph(graph.record(&answer.parts)),
+                None => AnsweredBy::Bundle(self.bundle_record()),
+            },
             inputs: answer.inputs,
             outputs: answer.outputs,
         }
+    }
+
+    /// The record of its bundle.
+    pub(super) fn bundle_record(&self) -> BundleRecord {
+        BundleRecord { version: self.version_name(), bundle: self.bundle, is_of_bundle: self.is_of_bundle }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Endpoints made of endpoints: one after the other, one of several, or several together.
 
 mod batches;
+mod walk;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,17 +9,22 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use axum::http::{HeaderMap, StatusCode};
+use serde_json::Value;
 use tokio::time::Instant;
 
-use self::batches::{beside, combine, in_order, wrong};
+pub(super) use self::walk::{Answering, answer, choose, take_columns};
 use super::{ApiError, Deployment, Endpoints, ErrorCode, StageTimes};
-use crate::domain::{Batch, ColumnSpec, DataType, Digest, Name, Signature, Tensor};
+use crate::data::{GraphRecord, PartRecord};
+use crate::domain::{Batch, ColumnSpec, DataType, Digest, Name, Signature};
 
 /// Deepest nesting of a graph.
 const DEPTH_MAX: usize = 8;
 
 /// Nodes of a graph.
 const NODES_MAX: usize = 64;
+
+/// About what the record of a prediction has for each endpoint that was asked: two names, a version's number and a digest.
+const PART_RECORD_BYTES: usize = 300;
 
 /// A part of a graph.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,6 +53,9 @@ pub struct Graph {
     /// Weak, because the graph is one of them.
     endpoints: Weak<Endpoints>,
     signature: Signature,
+    /// The node as records have it.
+    form: Arc<Value>,
+    record_bytes: usize,
 }
 
 /// A graph that cannot be made of the endpoints that there are.
@@ -74,6 +83,8 @@ pub enum GraphError {
 /// What one of the endpoints that a graph is made of did for a request.
 #[derive(Clone)]
 pub struct Part {
+    /// Its number among the endpoints of the graph, from 0: several may be the same endpoint.
+    pub place: usize,
     /// Which.
     pub endpoint: Name,
     /// Who answered for it.
@@ -92,6 +103,13 @@ impl fmt::Debug for Part {
     }
 }
 
+impl Part {
+    fn record(&self) -> PartRecord {
+        let Self { place, endpoint, deployment, .. } = self;
+        PartRecord { place: *place, endpoint: endpoint.clone(), answered_by: deployment.bundle_record() }
+    }
+}
+
 /// A request that a graph answers.
 struct Asking<'a> {
     endpoints: &'a Endpoints,
@@ -102,11 +120,19 @@ struct Asking<'a> {
 }
 
 impl Node {
-    /// The endpoints that it is made of.
+    /// The endpoints that it is made of, by their places.
     pub fn endpoints(&self) -> Vec<&Name> {
         match self {
             Self::Endpoint(name) => vec![name],
             _ => self.parts().into_iter().flat_map(Self::endpoints).collect(),
+        }
+    }
+
+    /// How many endpoints it is made of.
+    fn endpoint_count(&self) -> usize {
+        match self {
+            Self::Endpoint(_) => 1,
+            _ => self.parts().into_iter().map(Self::endpoint_count).sum(),
         }
     }
 
@@ -115,7 +141,7 @@ impl Node {
         if self.depth() > DEPTH_MAX {
             return Err(format!("it is {} levels deep: expected at most {DEPTH_MAX}", self.depth()));
         }
-        match self.endpoints().len() {
+        match self.endpoint_count() {
             0 => Err("it has no endpoints".to_owned()),
             found if found > NODES_MAX => {
                 Err(format!("it has {found} endpoints: expected at most {NODES_MAX}"))
@@ -224,9 +250,11 @@ fn add(columns: &mut Vec<ColumnSpec>, more: Vec<ColumnSpec>) -> Result<(), Graph
 
 impl Graph {
     /// Puts a graph together of the endpoints that there are.
-    pub(super) fn new(node: Node, endpoints: &std::sync::Arc<Endpoints>) -> Result<Self, GraphError> {
+    pub(super) fn new(node: Node, endpoints: &Arc<Endpoints>) -> Result<Self, GraphError> {
         let signature = node.signature(endpoints)?;
-        Ok(Self { node, endpoints: std::sync::Arc::downgrade(endpoints), signature })
+        let form = Arc::new(node.form());
+        let record_bytes = form.to_string().len() + node.endpoint_count() * PART_RECORD_BYTES;
+        Ok(Self { node, endpoints: Arc::downgrade(endpoints), signature, form, record_bytes })
     }
 
     pub(super) fn signature(&self) -> &Signature {
@@ -247,6 +275,16 @@ impl Graph {
         Digest::of(format!("{:?}", self.node).as_bytes())
     }
 
+    /// The record of who answered.
+    pub(super) fn record(&self, parts: &[Part]) -> GraphRecord {
+        GraphRecord { graph: Arc::clone(&self.form), parts: parts.iter().map(Part::record).collect() }
+    }
+
+    /// Bytes that such a record has at most, about.
+    pub(super) fn record_bytes(&self) -> usize {
+        self.record_bytes
+    }
+
     /// Whether all that it is made of is loaded; otherwise what is not.
     pub(super) fn check_ready(&self) -> Result<(), ApiError> {
         let endpoints = self.endpoints.upgrade().ok_or_else(super::engine::stopping)?;
@@ -256,7 +294,7 @@ impl Graph {
         }
     }
 
-    /// The answer to a batch, for which its endpoints wait until `deadline`, and who gave it.
+    /// The answer to a batch, for which its endpoints wait until `deadline`, and who gave it, by their places.
     pub(super) async fn answer(
         &self,
         inputs: &Batch,
@@ -265,61 +303,21 @@ impl Graph {
         let endpoints = self.endpoints.upgrade().ok_or_else(super::engine::stopping)?;
         let asking =
             Asking { endpoints: &endpoints, deadline, started: Instant::now(), parts: Mutex::default() };
-        let outputs = asking.answer(&self.node, inputs).await?;
-        Ok((outputs, asking.parts.into_inner().unwrap_or_else(PoisonError::into_inner)))
+        let outputs = answer(&asking, &self.node, 0, inputs).await?;
+        let mut parts = asking.parts.into_inner().unwrap_or_else(PoisonError::into_inner);
+        parts.sort_unstable_by_key(|part| part.place);
+        Ok((outputs, parts))
     }
 }
 
-impl Asking<'_> {
-    /// What a node answers to a batch.
-    fn answer<'a>(
-        &'a self,
-        node: &'a Node,
-        inputs: &'a Batch,
-    ) -> std::pin::Pin<Box<dyn Future<Output = Result<Batch, ApiError>> + Send + 'a>> {
-        Box::pin(async move {
-            match node {
-                Node::Endpoint(name) => self.ask(name, inputs).await,
-                Node::Sequence(nodes) => {
-                    let (mut known, mut last) = (inputs.clone(), Batch::default());
-                    for node in nodes {
-                        last = self.answer(node, &known).await?;
-                        known = beside(&known, &last)?;
-                    }
-                    Ok(last)
-                }
-                Node::Switch { column, cases, otherwise } => {
-                    let chosen = choose(column, cases, otherwise.as_deref(), inputs)?;
-                    let mut answers = Vec::with_capacity(chosen.len());
-                    for (node, rows) in &chosen {
-                        let mut kept = vec![false; inputs.rows()];
-                        for &row in rows {
-                            if let Some(place) = kept.get_mut(row) {
-                                *place = true;
-                            }
-                        }
-                        answers.push((self.answer(node, &inputs.keep_rows(&kept)).await?, rows.as_slice()));
-                    }
-                    in_order(&answers, inputs.rows())
-                }
-                Node::Ensemble(nodes) => {
-                    let asked = nodes.iter().map(|(node, _)| self.answer(node, inputs));
-                    let answers = futures_util::future::try_join_all(asked).await?;
-                    let weights: Vec<f64> = nodes.iter().map(|(_, weight)| *weight).collect();
-                    combine(&answers, &weights)
-                }
-            }
-        })
-    }
+impl Answering for Asking<'_> {
+    type Error = ApiError;
 
-    /// Asks an endpoint, which gets the columns that it takes.
-    async fn ask(&self, name: &Name, inputs: &Batch) -> Result<Batch, ApiError> {
+    async fn ask(&self, place: usize, name: &Name, inputs: &Batch) -> Result<Batch, ApiError> {
         let endpoint = self.endpoints.get(name.as_str()).ok_or_else(|| missing(name))?;
         let routing = endpoint.routing();
         let deployment = endpoint.choose(&routing, &HeaderMap::new()).ok_or_else(|| missing(name))?;
-        let specs = &deployment.signature().inputs;
-        let columns = specs.iter().filter_map(|spec| inputs.column(&spec.name).cloned());
-        let inputs = Batch::new(columns.collect()).map_err(|error| wrong(error.to_string()))?;
+        let inputs = take_columns(&deployment.signature().inputs, inputs)?;
         let asked = (!routing.shadows().is_empty()).then(|| inputs.clone());
         let after = self.started.elapsed();
         let (outputs, times) = deployment.answer_rows(inputs, routing.call(self.deadline)).await?;
@@ -329,69 +327,9 @@ impl Asking<'_> {
             }
         }
         let took = self.started.elapsed().saturating_sub(after);
-        let part = Part { endpoint: name.clone(), deployment, after, took, times };
+        let part = Part { place, endpoint: name.clone(), deployment, after, took, times };
         self.parts.lock().unwrap_or_else(PoisonError::into_inner).push(part);
         Ok(outputs)
-    }
-}
-
-/// Who gets which rows.
-pub(super) fn choose<'a>(
-    column: &str,
-    cases: &'a BTreeMap<String, Node>,
-    otherwise: Option<&'a Node>,
-    inputs: &Batch,
-) -> Result<Vec<(&'a Node, Vec<usize>)>, ApiError> {
-    let tensor = inputs.column(column).ok_or_else(|| wrong(format!("there is no column `{column}`")))?;
-    let values = texts_of(tensor);
-    if values.len() != inputs.rows() {
-        return Err(wrong(format!("column `{column}` has several elements in a row: one decides")));
-    }
-    let mut chosen: Vec<(&Node, Vec<usize>)> = Vec::new();
-    for (row, value) in values.iter().enumerate() {
-        let Some(node) = cases.get(value).or(otherwise) else {
-            let value: String = value.chars().take(80).collect();
-            let known: Vec<_> = cases.keys().take(10).map(|case| format!("`{case}`")).collect();
-            let message = format!(
-                "row {row}, column `{column}`: expected one of {}, found `{value}`",
-                known.join(", ")
-            );
-            return Err(ApiError::new(StatusCode::BAD_REQUEST, ErrorCode::InvalidInput, message));
-        };
-        match chosen.iter_mut().find(|(known, _)| std::ptr::eq(*known, node)) {
-            Some((_, rows)) => rows.push(row),
-            None => chosen.push((node, vec![row])),
-        }
-    }
-    Ok(chosen)
-}
-
-/// The elements of a column as text: as JSON has them, and strings as they are.
-fn texts_of(tensor: &Tensor) -> Vec<String> {
-    macro_rules! numbers {
-        ($number:ty) => {{
-            let (numbers, _) = tensor.data().as_chunks::<{ size_of::<$number>() }>();
-            numbers.iter().map(|bytes| <$number>::from_le_bytes(*bytes).to_string()).collect()
-        }};
-    }
-    match tensor.dtype() {
-        DataType::Bool => tensor.data().iter().map(|byte| (*byte != 0).to_string()).collect(),
-        DataType::Uint8 => numbers!(u8),
-        DataType::Uint16 => numbers!(u16),
-        DataType::Uint32 => numbers!(u32),
-        DataType::Uint64 => numbers!(u64),
-        DataType::Int8 => numbers!(i8),
-        DataType::Int16 => numbers!(i16),
-        DataType::Int32 => numbers!(i32),
-        DataType::Int64 => numbers!(i64),
-        DataType::Fp32 => numbers!(f32),
-        DataType::Fp64 => numbers!(f64),
-        DataType::Fp16 => {
-            tensor.number_blocks(usize::MAX).flatten().map(|number| number.to_string()).collect()
-        }
-        DataType::Bytes => {
-            tensor.byte_strings().map(|text| String::from_utf8_lossy(text).into_owned()).collect()
-        }
     }
 }
 
@@ -403,41 +341,7 @@ fn missing(name: &Name) -> ApiError {
 
 #[cfg(test)]
 mod tests {
-    use super::batches::in_order;
-    use super::batches::tests::batch;
     use super::*;
-
-    #[test]
-    fn rows_go_where_their_column_says_and_come_back_in_order() {
-        let node = |name: &str| Node::Endpoint(name.parse().unwrap());
-        let cases = BTreeMap::from([("ch".to_owned(), node("swiss")), ("de".to_owned(), node("german"))]);
-        let rows = batch(&[1.0, 2.0, 3.0], &["de", "ch", "de"]);
-        let chosen = choose("label", &cases, None, &rows).unwrap();
-        let chosen: Vec<_> =
-            chosen.iter().map(|(node, rows)| (node.endpoints()[0].as_str(), rows.clone())).collect();
-        assert_eq!(chosen, [("german", vec![0, 2]), ("swiss", vec![1])]);
-        let parts = [(batch(&[10.0, 30.0], &["x", "z"]), &[0, 2][..]), (batch(&[20.0], &["y"]), &[1][..])];
-        assert_eq!(in_order(&parts, 3).unwrap(), batch(&[10.0, 20.0, 30.0], &["x", "y", "z"]));
-        let unknown = choose("label", &cases, None, &batch(&[1.0], &["fr"])).unwrap_err();
-        assert_eq!(unknown.message(), "row 0, column `label`: expected one of `ch`, `de`, found `fr`");
-        let otherwise = node("other");
-        assert_eq!(choose("label", &cases, Some(&otherwise), &batch(&[1.0], &["fr"])).unwrap().len(), 1);
-        let numbers = BTreeMap::from([("1".to_owned(), node("one"))]);
-        assert_eq!(choose("scores", &numbers, None, &batch(&[1.0], &["x"])).unwrap().len(), 1);
-    }
-
-    #[test]
-    fn values_that_decide_are_what_json_has() {
-        let texts = |dtype, data: &[u8]| {
-            let rows = data.len() / DataType::size(dtype).unwrap();
-            texts_of(&Tensor::new("x", dtype, vec![rows], data.to_vec()).unwrap())
-        };
-        assert_eq!(texts(DataType::Bool, &[0, 1]), ["false", "true"]);
-        let large = 9_007_199_254_740_993_i64;
-        assert_eq!(texts(DataType::Int64, &large.to_le_bytes()), ["9007199254740993"]);
-        assert_eq!(texts(DataType::Fp32, &0.1_f32.to_le_bytes()), ["0.1"]);
-        assert_eq!(texts(DataType::Fp16, &[0x00, 0x3c, 0x00, 0xc0]), ["1", "-2"]);
-    }
 
     #[test]
     fn graphs_have_limits() {

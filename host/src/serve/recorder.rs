@@ -145,7 +145,7 @@ impl PredictionIds {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::find_prediction;
+    use crate::data::{AnsweredBy, BundleRecord, find_prediction};
     use crate::domain::{Batch, Digest, Tensor};
     use crate::store::Store;
 
@@ -157,9 +157,11 @@ mod tests {
             id,
             answered_at: 1,
             endpoint: "e".parse().unwrap(),
-            version: None,
-            bundle: Digest::of(b""),
-            is_of_bundle: true,
+            answered_by: AnsweredBy::Bundle(BundleRecord {
+                version: None,
+                bundle: Digest::of(b""),
+                is_of_bundle: true,
+            }),
             inputs: batch("x"),
             outputs: batch("y"),
         }

@@ -1,6 +1,6 @@
 //! Endpoints that are made of others.
 
-use host_tests::Server;
+use host_tests::{Host, Server};
 use serde_json::{Value, json};
 
 use super::endpoints::{ask, two_versions, wait_for, write};
@@ -147,4 +147,106 @@ fn an_alias_of_the_same_version_is_followed_from_then_on() {
     assert_eq!(follows(), "digits@champion");
     write(&registry.host, &endpoint("stable"));
     wait_for("the file is not followed", || follows() == "digits@stable");
+}
+
+/// Asks an endpoint; gives the prediction's id and the versions that answered.
+fn predicted(server: &Server, endpoint: &str, rows: &Value) -> (String, String) {
+    let (answer, headers) = server.post_with_headers(&format!("/serve/{endpoint}"), &rows.to_string(), &[]);
+    assert_eq!(answer.status, 200, "{endpoint}: {}", answer.body);
+    (headers["x-prediction-id"].clone(), headers["x-model-version"].clone())
+}
+
+/// Endpoints and versions that a prediction, which must be the same again, was made of.
+fn replayed(host: &Host, (id, versions): &(String, String), endpoint: &str) -> Vec<(String, String)> {
+    let told = host.run(["replay", id, "--json"]).json();
+    assert_eq!(told["identical"], true, "{told}");
+    assert_eq!(told["outputs"], told["outputs_now"]);
+    assert_eq!((&told["endpoint"], &told["bundle"]), (&json!(endpoint), &Value::Null));
+    assert_eq!(told["version"], json!(versions), "as the header has it");
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let part = |part: &Value| (text(&part["endpoint"]), text(&part["version"]));
+    told["parts"].as_array().unwrap().iter().map(part).collect()
+}
+
+fn owned(parts: &[(&str, &str)]) -> Vec<(String, String)> {
+    parts.iter().map(|(endpoint, version)| ((*endpoint).to_owned(), (*version).to_owned())).collect()
+}
+
+#[test]
+fn what_endpoints_of_others_answer_is_computed_again_bit_for_bit() {
+    let registry = two_versions();
+    let host = &registry.host;
+    let file = write(
+        host,
+        "version: 1
+endpoints:
+  one: { model: digits@1, cache_mib: 1 }
+  two: { model: digits@2 }
+  chain: { sequence: [one, two] }
+  pick: { switch: { column: a, cases: { 1: one, 2: two, 3: one }, default: { sequence: [one] } } }
+  mean: { ensemble: [one, { endpoint: two, weight: 0.3 }, { endpoint: { sequence: [two, one] }, weight: 1.7 }] }
+  nested:
+    ensemble:
+      - { endpoint: two, weight: 0.1 }
+      - switch: { column: a, cases: { 1: { ensemble: [one, two] } }, default: one }
+",
+    );
+    let server = host.serve(["--endpoints", &file]);
+    let row = json!({ "a": 3, "b": 2 });
+    let rows = json!([{ "a": 1, "b": 2 }, { "a": 2, "b": 4 }, { "a": 5, "b": 1 }, { "a": 2, "b": 0 }]);
+    let asked = ["chain", "pick", "mean", "nested"].map(|endpoint| predicted(&server, endpoint, &rows));
+    let (of_pick, of_nested) = (predicted(&server, "pick", &row), predicted(&server, "nested", &row));
+    // The rows are known to the first endpoint by now, which computes nothing.
+    let known = predicted(&server, "chain", &rows);
+    server.stop().expect_success();
+    let [chain, pick, mean, nested] = &asked;
+    let (one, two) = (("one", "digits@1"), ("two", "digits@2"));
+    let parts_of = |asked, endpoint| replayed(host, asked, endpoint);
+    assert_eq!(parts_of(chain, "chain"), owned(&[one, two]));
+    assert_eq!(parts_of(&known, "chain"), owned(&[one, two]));
+    assert_eq!(parts_of(pick, "pick"), owned(&[one, two, one]), "nobody asked the case 3");
+    assert_eq!(parts_of(&of_pick, "pick"), owned(&[one]));
+    assert_eq!(parts_of(mean, "mean"), owned(&[one, two, two, one]));
+    assert_eq!(parts_of(nested, "nested"), owned(&[two, one, two, one]));
+    assert_eq!(parts_of(&of_nested, "nested"), owned(&[two, one]));
+    let bundle = |version: &str| {
+        host.run(["model", "show", version, "--json"]).json()["bundle"].as_str().unwrap().to_owned()
+    };
+    let told = host.run(["replay", &pick.0]).expect_success();
+    let lines: Vec<String> =
+        told.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    let (first, second) = (bundle("digits@1"), bundle("digits@2"));
+    let expected = [
+        "endpoint pick".to_owned(),
+        "version digits@1, digits@2".to_owned(),
+        format!("part one digits@1 {first}"),
+        format!("part two digits@2 {second}"),
+        format!("part one digits@1 {first}"),
+        "rows 4".to_owned(),
+        "replayed identical, bit for bit".to_owned(),
+    ];
+    assert_eq!(lines[2..], expected, "{told}");
+}
+
+#[test]
+fn what_a_part_served_then_answers_again_and_not_what_it_serves_now() {
+    let registry = two_versions();
+    let host = &registry.host;
+    let (server, _) = served(&registry);
+    let rows = json!([{ "a": 1, "b": 2 }, { "a": 2, "b": 4 }]);
+    let before = ["mean", "pick"].map(|endpoint| predicted(&server, endpoint, &rows));
+    registry.run(&["model", "alias", "digits@1", "champion"]).expect_success();
+    wait_for("the alias is not followed", || ask(&server, "/serve/two", &[]).1 == "digits@1");
+    let after = ["mean", "pick"].map(|endpoint| predicted(&server, endpoint, &rows));
+    // Neither the endpoints nor the version need be there any more: what answered stays as long as there is a record of it.
+    write(host, "version: 1\nendpoints: { one: { model: digits@1 } }\n");
+    wait_for("the file is not followed", || server.post("/serve/mean", "{}").status == 404);
+    server.stop().expect_success();
+    registry.run(&["model", "delete", "digits@2"]).expect_success();
+    host.run(["gc", "--older-than", "0s"]).expect_success();
+    let (one, two, moved) = (("one", "digits@1"), ("two", "digits@2"), ("two", "digits@1"));
+    for (endpoint, before, after) in [("mean", &before[0], &after[0]), ("pick", &before[1], &after[1])] {
+        assert_eq!(replayed(host, before, endpoint), owned(&[one, two]));
+        assert_eq!(replayed(host, after, endpoint), owned(&[one, moved]));
+    }
 }

@@ -298,6 +298,20 @@ mod tests {
     }
 
     #[test]
+    fn strings_are_the_text_that_they_say_also_where_that_could_be_base64() {
+        let city = [spec("city", DataType::Bytes, &[])];
+        for text in [
+            r#"{"dataframe_records": [{"city": "QmVybg=="}]}"#,
+            r#"{"dataframe_split": {"columns": ["city"], "data": [["QmVybg=="]]}}"#,
+            r#"{"instances": [{"city": "QmVybg=="}]}"#,
+            r#"{"inputs": {"city": ["QmVybg=="]}}"#,
+        ] {
+            let batch = decode(text, &city).unwrap();
+            assert_eq!(batch.tensors()[0].byte_strings().collect::<Vec<_>>(), [b"QmVybg=="], "{text}");
+        }
+    }
+
+    #[test]
     fn rows_of_one_column_need_no_name() {
         let image = [spec("pixels", DataType::Uint8, &[2, 2])];
         let named = decode(r#"{"dataframe_records": [{"pixels": [1, 2, 3, 4]}]}"#, &image).unwrap();

@@ -1,14 +1,16 @@
-//! Graphs of endpoints, as an endpoint file has them.
+//! Graphs of endpoints, as an endpoint file has them, and records of predictions.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value, json};
 
 use super::super::Node;
 
 /// A part of a graph: an endpoint's name, or a graph.
-#[derive(Deserialize)]
-#[serde(untagged)]
 pub(super) enum NodeFields {
     Endpoint(String),
     Graph(Box<GraphFields>),
@@ -30,19 +32,83 @@ pub(super) struct SwitchFields {
     default: Option<Box<NodeFields>>,
 }
 
-/// A part of an ensemble, with its weight.
-#[derive(Deserialize)]
-#[serde(untagged)]
+/// A part of an ensemble: an endpoint's name, a graph, or one of them with its weight.
 pub(super) enum MemberFields {
-    Weighted(WeightedFields),
-    Node(NodeFields),
+    Endpoint(String),
+    Other(Box<OtherMemberFields>),
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct WeightedFields {
-    endpoint: NodeFields,
-    weight: f64,
+pub(super) struct OtherMemberFields {
+    endpoint: Option<NodeFields>,
+    weight: Option<f64>,
+    sequence: Option<Vec<NodeFields>>,
+    switch: Option<SwitchFields>,
+    ensemble: Option<Vec<MemberFields>>,
+}
+
+impl<'de> Deserialize<'de> for NodeFields {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name_or_fields = NameOrFields { of_name: Self::Endpoint, of_fields: Self::Graph };
+        deserializer.deserialize_any(name_or_fields)
+    }
+}
+
+impl<'de> Deserialize<'de> for MemberFields {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name_or_fields = NameOrFields { of_name: Self::Endpoint, of_fields: Self::Other };
+        deserializer.deserialize_any(name_or_fields)
+    }
+}
+
+/// Reads an endpoint's name or fields. An untagged enum would take all of them as they look before it knows which it is, so that
+/// `1` as a case of a switch would be no text any more; and it could not say what is wrong.
+struct NameOrFields<F, T> {
+    of_name: fn(String) -> T,
+    of_fields: fn(Box<F>) -> T,
+}
+
+impl<'de, F: Deserialize<'de>, T> Visitor<'de> for NameOrFields<F, T> {
+    type Value = T;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("the name of an endpoint or a graph")
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<T, E> {
+        Ok((self.of_name)(name.to_owned()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<T, A::Error> {
+        F::deserialize(MapAccessDeserializer::new(fields)).map(|fields| (self.of_fields)(Box::new(fields)))
+    }
+}
+
+impl Node {
+    /// It as JSON, with the fields that it has in an endpoint file.
+    pub(in crate::serve) fn form(&self) -> Value {
+        match self {
+            Self::Endpoint(name) => json!(name),
+            Self::Sequence(nodes) => json!({ "sequence": nodes.iter().map(Self::form).collect::<Vec<_>>() }),
+            Self::Switch { column, cases, otherwise } => {
+                let cases: Map<_, _> =
+                    cases.iter().map(|(value, node)| (value.clone(), node.form())).collect();
+                let default = otherwise.as_deref().map(Self::form);
+                json!({ "switch": { "column": column, "cases": cases, "default": default } })
+            }
+            Self::Ensemble(nodes) => {
+                let member =
+                    |(node, weight): &(Self, f64)| json!({ "endpoint": node.form(), "weight": weight });
+                json!({ "ensemble": nodes.iter().map(member).collect::<Vec<_>>() })
+            }
+        }
+    }
+
+    /// The graph of such JSON, if it is one and within its limits; otherwise what is wrong.
+    pub(in crate::serve) fn of_form(form: &Value) -> Result<Self, String> {
+        GraphFields::deserialize(form).map_err(|error| error.to_string())?.node()
+    }
 }
 
 impl GraphFields {
@@ -87,14 +153,87 @@ impl NodeFields {
 
 impl MemberFields {
     fn member(self) -> Result<(Node, f64), String> {
-        match self {
-            Self::Node(node) => Ok((node.node()?, 1.0)),
-            Self::Weighted(WeightedFields { endpoint, weight }) if weight > 0.0 && weight <= 1e6 => {
-                Ok((endpoint.node()?, weight))
-            }
-            Self::Weighted(WeightedFields { weight, .. }) => {
+        let other = match self {
+            Self::Endpoint(name) => return Ok((NodeFields::Endpoint(name).node()?, 1.0)),
+            Self::Other(other) => *other,
+        };
+        let OtherMemberFields { endpoint, weight, sequence, switch, ensemble } = other;
+        let graph = GraphFields { sequence, switch, ensemble };
+        match (endpoint, weight) {
+            (None, None) => Ok((graph.node()?, 1.0)),
+            (Some(endpoint), Some(weight)) if graph.is_empty() => {
+                if weight > 0.0 && weight <= 1e6 {
+                    return Ok((endpoint.node()?, weight));
+                }
                 Err(format!("a weight is {weight}: expected more than 0 and at most 1000000"))
             }
+            _ => Err("expected `endpoint` and `weight` of a part of `ensemble`, or one of `sequence`, `switch` and \
+                      `ensemble`"
+                .to_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_node() -> impl Strategy<Value = Node> {
+        let leaf = "[a-z][a-z0-9-]{0,8}".prop_map(|name| Node::Endpoint(name.parse().unwrap()));
+        leaf.prop_recursive(4, 24, 4, |inner| {
+            let member = (inner.clone(), prop_oneof![Just(1.0), 1e-300..=1e6]);
+            let cases = prop::collection::btree_map("\\PC{0,4}", inner.clone(), 1..4);
+            let otherwise = prop::option::of(inner.clone().prop_map(Box::new));
+            prop_oneof![
+                prop::collection::vec(inner, 1..4).prop_map(Node::Sequence),
+                ("\\PC{0,8}", cases, otherwise).prop_map(|(column, cases, otherwise)| Node::Switch {
+                    column,
+                    cases,
+                    otherwise
+                }),
+                prop::collection::vec(member, 1..4).prop_map(Node::Ensemble),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_graph_is_the_same_when_it_is_read_back(node in any_node()) {
+            // An endpoint alone is no graph.
+            let node = Node::Sequence(vec![node]);
+            let text = node.form().to_string();
+            let read = serde_json::from_str(&text).unwrap();
+            prop_assert_eq!(Node::of_form(&read).ok(), node.check_size().ok().map(|()| node));
+        }
+    }
+
+    #[test]
+    fn what_is_no_graph_or_too_large_is_refused() {
+        let refused = |form: Value| Node::of_form(&form).unwrap_err();
+        let deep = |levels: usize| (0..levels).fold(json!("e"), |inner, _| json!({ "sequence": [inner] }));
+        assert_eq!(refused(deep(8)), "it is 9 levels deep: expected at most 8");
+        assert_eq!(refused(deep(50)), "it is 9 levels deep: expected at most 8");
+        let wide = json!({ "ensemble": vec!["e"; 65] });
+        assert_eq!(refused(wide), "it has 65 endpoints: expected at most 64");
+        let weighted = json!({ "ensemble": [{ "endpoint": "e", "weight": -1.0 }] });
+        assert_eq!(refused(weighted), "a weight is -1: expected more than 0 and at most 1000000");
+        for form in [
+            json!(null),
+            json!("e"),
+            json!([]),
+            json!({ "sequence": ["../e"] }),
+            json!({ "sequence": [1] }),
+            json!({ "sequence": ["e"], "ensemble": ["e"] }),
+            json!({ "sequence": ["e"], "more": 1 }),
+            json!({ "switch": { "column": "c" } }),
+            json!({ "ensemble": [{ "endpoint": "e" }] }),
+            json!({ "ensemble": [{ "weight": 1.0, "sequence": ["e"] }] }),
+            json!({ "ensemble": [{ "endpoint": "e", "weight": 1.0, "sequence": ["e"] }] }),
+            json!({ "ensemble": [null] }),
+        ] {
+            assert!(Node::of_form(&form).is_err(), "{form}");
         }
     }
 }

@@ -1,0 +1,224 @@
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+
+fn of_bundle() -> AnsweredBy {
+    AnsweredBy::Bundle(bundle(Some("m@1"), b"bundle"))
+}
+
+fn bundle(version: Option<&str>, content: &[u8]) -> BundleRecord {
+    BundleRecord {
+        version: version.map(str::to_owned),
+        bundle: Digest::of(content),
+        is_of_bundle: version.is_some(),
+    }
+}
+
+fn of_graph() -> AnsweredBy {
+    let part = |place, endpoint: &str, answered_by| PartRecord {
+        place,
+        endpoint: endpoint.parse().unwrap(),
+        answered_by,
+    };
+    AnsweredBy::Graph(GraphRecord {
+        graph: Arc::new(json!({ "ensemble": ["one", { "endpoint": "two", "weight": 0.1 }, "one"] })),
+        parts: vec![
+            part(0, "one", bundle(Some("m@1"), b"1")),
+            part(1, "two", bundle(None, b"2")),
+            part(2, "one", bundle(Some("m@1"), b"1")),
+        ],
+    })
+}
+
+fn record(id: &str, answered_by: AnsweredBy) -> PredictionRecord {
+    let names = Tensor::from_strings("name", [b"\xff".as_slice(), b""]).unwrap();
+    let numbers = Tensor::from_f32("x", vec![2, 1], &[f32::NAN, -0.0]).unwrap();
+    PredictionRecord {
+        id: id.to_owned(),
+        answered_at: 7,
+        endpoint: "e".parse().unwrap(),
+        answered_by,
+        inputs: Batch::new(vec![names, numbers]).unwrap(),
+        outputs: Batch::new(vec![Tensor::from_f32("y", vec![2], &[f32::INFINITY, 1.0]).unwrap()]).unwrap(),
+    }
+}
+
+fn records() -> [PredictionRecord; 3] {
+    [record("a", of_bundle()), record("b", of_graph()), record("c", of_bundle())]
+}
+
+fn segment() -> Vec<u8> {
+    let mut segment = Vec::new();
+    records().iter().for_each(|record| record.write_to(&mut segment).unwrap());
+    segment
+}
+
+/// By bytes: NaN is equal to nothing.
+fn bytes(record: &PredictionRecord) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    record.write_to(&mut bytes).unwrap();
+    bytes
+}
+
+/// A segment of one record with this header, and these bytes of tensors.
+fn segment_of(header: &str, data: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(header.len()).unwrap().to_le_bytes();
+    [length.as_slice(), header.as_bytes(), data].concat()
+}
+
+#[test]
+fn every_bit_comes_back() {
+    for record in records() {
+        let found = PredictionRecord::find(&segment(), &record.id).unwrap().unwrap();
+        assert_eq!(found.answered_by, record.answered_by);
+        assert_eq!(bytes(&found), bytes(&record));
+    }
+    assert!(PredictionRecord::find(&segment(), "d").unwrap().is_none());
+    assert!(PredictionRecord::find(&[], "a").unwrap().is_none());
+}
+
+#[test]
+fn bundles_are_recorded_as_they_were_before_there_were_graphs() {
+    let header = format!(
+        r#"{{"id":"a","answered_at":7,"endpoint":"e","version":"m@1","bundle":"{}","is_of_bundle":true,"inputs":[{{"name":"x","dtype":"FP32","shape":[1],"bytes":4}}],"outputs":[{{"name":"y","dtype":"FP32","shape":[1],"bytes":4}}]}}"#,
+        Digest::of(b"bundle")
+    );
+    let before = segment_of(&header, &[0, 0, 128, 63, 0, 0, 0, 64]);
+    let batch = |name: &str, value| Batch::new(vec![Tensor::from_f32(name, vec![1], &[value]).unwrap()]);
+    let expected = PredictionRecord {
+        inputs: batch("x", 1.0).unwrap(),
+        outputs: batch("y", 2.0).unwrap(),
+        ..record("a", of_bundle())
+    };
+    assert_eq!(PredictionRecord::find(&before, "a").unwrap(), Some(expected.clone()));
+    assert_eq!(String::from_utf8_lossy(&bytes(&expected)), String::from_utf8_lossy(&before));
+}
+
+#[test]
+fn who_answered_is_told_as_the_answer_s_header_told_it() {
+    assert_eq!(of_bundle().versions().as_deref(), Some("m@1"));
+    assert_eq!(AnsweredBy::Bundle(bundle(None, b"1")).versions(), None);
+    let unnamed = Digest::of(b"2").short();
+    assert_eq!(of_graph().versions(), Some(format!("{unnamed}, m@1")));
+}
+
+#[test]
+fn damage_is_an_error_and_no_more() {
+    let whole = segment();
+    for length in 1..whole.len() {
+        // What stands before the cut may still be found.
+        let _ = PredictionRecord::find(&whole[..length], "c").is_err();
+        assert!(!matches!(PredictionRecord::find(&whole[..length], "c"), Ok(Some(_))), "{length}");
+    }
+    for index in 0..whole.len() {
+        let mut damaged = whole.clone();
+        damaged[index] ^= 0x5a;
+        let _ = PredictionRecord::find(&damaged, "c");
+    }
+}
+
+#[test]
+fn a_header_says_who_answered_and_is_not_longer_than_what_is_read() {
+    let header = |fields: &str| {
+        format!(r#"{{"id":"a","answered_at":7,"endpoint":"e","inputs":[],"outputs":[]{fields}}}"#)
+    };
+    let digest = Digest::of(b"");
+    let nested = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    for fields in [
+        String::new(),
+        r#","graph":{}"#.to_owned(),
+        r#","parts":[]"#.to_owned(),
+        format!(r#","bundle":"{digest}""#),
+        r#","graph":{},"parts":[{"place":-1,"endpoint":"e"}]"#.to_owned(),
+        format!(
+            r#","graph":{{}},"parts":[{{"place":0,"endpoint":"../e","bundle":"{digest}","is_of_bundle":true}}]"#
+        ),
+        format!(r#","graph":{nested},"parts":[]"#),
+    ] {
+        let refused = PredictionRecord::find(&segment_of(&header(&fields), &[]), "a");
+        let shown: String = fields.chars().take(80).collect();
+        assert!(matches!(refused, Err(DataError::PredictionSegment { .. })), "{shown}: {refused:?}");
+    }
+    let mut too_long = record("a", of_graph());
+    if let AnsweredBy::Graph(graph) = &mut too_long.answered_by {
+        graph.graph = Arc::new(json!("x".repeat(HEADER_MAX_BYTES)));
+    }
+    let mut segment = segment();
+    let before = segment.clone();
+    assert!(too_long.write_to(&mut segment).is_err());
+    assert_eq!(segment, before, "what others have recorded can be read");
+}
+
+#[test]
+fn the_newest_are_kept_and_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    assert!(find_prediction(&store, "a").unwrap().is_none());
+    let write = |id: &str| bytes(&record(id, of_bundle()));
+    let size = write("a").len() as u64;
+    let mut writer = PredictionWriter::open(&store, 2 * size).unwrap();
+    ["a", "b"].iter().for_each(|id| writer.append(&write(id)).unwrap());
+    assert!(find_prediction(&store, "a").unwrap().is_some());
+    // Another server goes on where this one has ended.
+    let mut writer = PredictionWriter::open(&store, 2 * size).unwrap();
+    writer.append(&write("c")).unwrap();
+    let is_there = |id: &str| find_prediction(&store, id).unwrap().is_some();
+    assert_eq!((is_there("a"), is_there("b"), is_there("c")), (false, true, true));
+    assert_eq!(prediction_bundles(&store).unwrap(), BTreeSet::from([Digest::of(b"bundle")]));
+    let mut writer = PredictionWriter::open(&store, 0).unwrap();
+    writer.append(&bytes(&record("d", of_graph()))).unwrap();
+    assert_eq!(store.segments(Segments::Predictions).unwrap().len(), 1, "the newest stays in any case");
+    let of_parts = BTreeSet::from([Digest::of(b"1"), Digest::of(b"2")]);
+    assert_eq!(prediction_bundles(&store).unwrap(), of_parts);
+}
+
+/// Any JSON of a few values: what a graph is, this module does not know.
+fn any_graph() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        any::<f64>().prop_filter("JSON has no others", |number| number.is_finite()).prop_map(Value::from),
+        "\\PC{0,8}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(4, 16, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::btree_map("\\PC{0,4}", inner, 0..4)
+                .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+        ]
+    })
+}
+
+fn any_part() -> impl Strategy<Value = PartRecord> {
+    let version = prop::option::of("[a-z]{1,8}@[1-9]");
+    (any::<usize>(), "[a-z0-9]{1,64}", version, any::<[u8; 4]>(), any::<bool>()).prop_map(
+        |(place, endpoint, version, content, is_of_bundle)| PartRecord {
+            place,
+            endpoint: endpoint.parse().unwrap(),
+            answered_by: BundleRecord { version, bundle: Digest::of(&content), is_of_bundle },
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn graphs_come_back_and_damage_to_them_is_no_more_than_an_error(
+        graph in any_graph(),
+        parts in prop::collection::vec(any_part(), 0..6),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        end in any::<prop::sample::Index>(),
+    ) {
+        let answered_by = AnsweredBy::Graph(GraphRecord { graph: Arc::new(graph), parts });
+        let mut segment = bytes(&record("a", answered_by.clone()));
+        let found = PredictionRecord::find(&segment, "a").unwrap().unwrap();
+        prop_assert_eq!(&found.answered_by, &answered_by);
+        prop_assert_eq!(bytes(&found), segment.clone());
+        // From one byte to all but one.
+        let cut = &segment[..1 + end.index(segment.len() - 1)];
+        prop_assert!(PredictionRecord::find(cut, "a").is_err());
+        for (place, byte) in changes {
+            let index = place.index(segment.len());
+            segment[index] = byte;
+        }
+        let _ = PredictionRecord::find(&segment, "a");
+    }
+}
