@@ -52,7 +52,7 @@ pub use endpoint::{Endpoint, Route, Routing};
 pub use endpoints::Endpoints;
 pub use graph::{GraphError, Node, Part};
 pub use metrics::{DeploymentMetrics, ServeMetrics, ShadowOutcome, StageTimes};
-pub use observe::{AccessLog, AccessLogError, Observer, TraceError, Traces, observed};
+pub use observe::{AccessLog, AccessLogError, Observer, TraceError, Traces};
 pub use queue::{Queue, QueueLimits};
 pub use reconcile::{EndpointChange, EndpointOutcome, Reconciler};
 pub use recorder::{PredictionIds, Recorder};

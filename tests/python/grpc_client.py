@@ -177,11 +177,16 @@ def check_repository() -> None:
     refused(lambda: client.load_model("mnist", config="{}"), "UNIMPLEMENTED", "not supported")
     refused(lambda: client.load_model("none"), "INVALID_ARGUMENT", "there is no model `none`")
     client.unload_model("mnist")
-    assert not client.is_model_ready("mnist") and len(client.get_model_repository_index().models) == 0
+    assert not client.is_model_ready("mnist")
+    index = client.get_model_repository_index(as_json=True)["models"]
+    assert index == [{"name": "mnist", "version": "1", "state": "UNAVAILABLE", "reason": "unloaded"}], index
+    only_ready = service_pb2.RepositoryIndexRequest(ready=True)
+    assert len(stub.RepositoryIndex(only_ready).models) == 0
     refused(lambda: client.infer("mnist", [pixels_input(pixels)]), "NOT_FOUND", "there is no endpoint `mnist`")
     assert health("") == 2
     client.load_model("mnist")
     check(client.infer("mnist", [pixels_input(pixels)]), len(pixels))
+    assert [entry.state for entry in stub.RepositoryIndex(only_ready).models] == ["READY"]
 
 
 def health(service: str) -> int:

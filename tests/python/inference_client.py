@@ -124,10 +124,14 @@ def check_repository() -> None:
     refused(lambda: client.load_model("mnist", config="{}"), "501", "not supported")
     refused(lambda: client.load_model("none"), "400", "there is no model `none`")
     client.unload_model("mnist")
-    assert not client.is_model_ready("mnist") and client.get_model_repository_index() == []
+    assert not client.is_model_ready("mnist")
+    assert client.get_model_repository_index() == [
+        {"name": "mnist", "version": "1", "state": "UNAVAILABLE", "reason": "unloaded"}
+    ]
     refused(lambda: client.infer("mnist", [pixels_input(pixels)]), "404", "there is no endpoint `mnist`")
     client.load_model("mnist")
     check(client.infer("mnist", [pixels_input(pixels)]), len(pixels))
+    assert [entry["state"] for entry in client.get_model_repository_index()] == ["READY"]
 
 
 async def check_asyncio() -> None:

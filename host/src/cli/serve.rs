@@ -26,7 +26,7 @@ use crate::registry::{ModelLoader, ModelReference, Predictor, read_bundle};
 use crate::serve::{
     AccessLog, Capture, Control, Deployer, Deployment, DeploymentConfig, Endpoint, EndpointPolicy,
     EndpointSpec, Endpoints, Observer, PolicyFields, Reconciler, Recorder, Routing, ServeLimits,
-    ServeMetrics, ServeState, ShadowSpec, Traces, Work, forbid, observed, router,
+    ServeMetrics, ServeState, ShadowSpec, Traces, Work, forbid, router,
 };
 use crate::server::{Server, guarded};
 use crate::store::Store;
@@ -196,11 +196,10 @@ async fn serve(
     let control = arguments.model_control.then_some(control);
     let log = arguments.access_log.as_deref().map(AccessLog::open).transpose()?;
     let observer = Arc::new(Observer { log, traces: Traces::from_environment()? });
-    let (metrics, is_observed) = (ServeMetrics::new()?, !observer.is_idle());
-    let mut routes = router(ServeState { endpoints, recorder, control, is_observed, metrics, limits });
-    if is_observed {
-        routes = observed(routes, Arc::clone(&observer));
-    }
+    let metrics = ServeMetrics::new()?;
+    let told = (!observer.is_idle()).then(|| Arc::clone(&observer));
+    let state = ServeState { endpoints, recorder, control, observer: told, metrics, limits };
+    let mut routes = router(state);
     if arguments.constant_endpoint {
         routes = routes.merge(constant_route());
     }
@@ -314,12 +313,13 @@ async fn deploy_replaced(
         for route in &spec.routes {
             let located = deployer.locate(&route.model).await?;
             // It starts instances and waits for them, which a thread that serves must not.
-            let (predictor, platform) = tokio::task::block_in_place(|| {
+            let (predictor, platform, example) = tokio::task::block_in_place(|| {
                 let manifest = read_bundle(&deployer.store, located.bundle)?;
                 let own =
                     Predictor::load_by(&deployer.models, &deployer.store, &deployer.runtime, &manifest)?;
                 let replaced = replace_transformers(own, arguments, &deployer.runtime, output)?;
-                Ok::<_, anyhow::Error>((replaced, manifest.model.platform()))
+                let example = deployer.example_of_replaced(&manifest, &replaced)?;
+                Ok::<_, anyhow::Error>((replaced, manifest.model.platform(), example))
             })?;
             let config = DeploymentConfig {
                 version: located.version,
@@ -329,7 +329,7 @@ async fn deploy_replaced(
                 is_of_bundle: false,
                 window: deployer.window(&spec.name, located.bundle)?,
                 rows_max: REQUEST_ROWS_MAX,
-                example: None,
+                example,
             };
             let deployment = Deployment::new(spec.name.as_str(), config)?;
             let routing = Routing::to(Arc::new(deployment));

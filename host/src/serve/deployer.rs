@@ -1,13 +1,15 @@
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use super::graph::Graph;
-use super::{Deployment, DeploymentConfig, GraphError, WindowCapture, WindowMemory, Work};
+use super::{Deployment, DeploymentConfig, GraphError, WindowCapture, WindowMemory, Work, example};
 use crate::data::{DataError, WindowWriter};
 use crate::domain::{Digest, Name};
 use crate::plugin::{PluginRuntime, block_on};
 use crate::registry::{
-    ModelLoader, ModelReference, Predictor, Registry, RegistryError, Sample, SampleError, read_bundle,
-    resolve_unnamed,
+    BundleManifest, ModelLoader, ModelReference, Predictor, Registry, RegistryError, Sample, SampleError,
+    read_bundle, resolve_unnamed,
 };
 use crate::store::{Store, StoreError};
 
@@ -100,9 +102,8 @@ impl Deployer {
         let LocatedBundle { version, bundle } = located;
         let manifest = read_bundle(&self.store, bundle)?;
         let predictor = Predictor::load_by(&self.models, &self.store, &self.runtime, &manifest)?;
-        let sample = match &manifest.sample {
-            Some(recorded) => {
-                let sample = Sample::from_bytes(&self.store.get(recorded.digest)?)?;
+        let sample = match self.recorded_sample(&manifest)? {
+            Some(sample) => {
                 block_on(sample.check(&predictor))?;
                 Some(sample)
             }
@@ -120,6 +121,21 @@ impl Deployer {
             example: sample.and_then(Sample::into_first),
         };
         Ok(Deployment::new(endpoint.as_str(), config)?)
+    }
+
+    /// A row and the answer to it of a bundle whose transformers are others, for documents. It calls them, and waits for them.
+    pub fn example_of_replaced(
+        &self,
+        manifest: &BundleManifest,
+        predictor: &Predictor,
+    ) -> Result<Option<(Value, Value)>, DeployError> {
+        Ok(block_on(example::of_replaced(predictor, self.recorded_sample(manifest)?)))
+    }
+
+    /// The rows that a bundle has answered when it was made; none where none were recorded.
+    fn recorded_sample(&self, manifest: &BundleManifest) -> Result<Option<Sample>, DeployError> {
+        let Some(recorded) = &manifest.sample else { return Ok(None) };
+        Ok(Some(Sample::from_bytes(&self.store.get(recorded.digest)?)?))
     }
 
     /// Makes an endpoint of others answer. It has no window: those that it asks have theirs.

@@ -7,6 +7,10 @@ use super::{AnswerCache, Call, Deployment, EndpointPolicy, Queue, QueueLimits, S
 use crate::domain::{Name, mix};
 use crate::registry::ModelReference;
 
+/// The number of what is no version of a model's: a bundle without a name, and an endpoint made of others. Servers of the Open
+/// Inference Protocol call the only version of a model so.
+const UNNUMBERED: i64 = 1;
+
 /// A served name: the last part of `/serve/{endpoint}`, and who answers what is asked of it.
 ///
 /// What answers is replaced as one: a request that has begun ends with the deployment that it began with, and one that
@@ -188,9 +192,14 @@ impl Routing {
         all
     }
 
-    /// The deployment of a version of the model.
+    /// The first deployment that has a number.
     pub fn version(&self, number: i64) -> Option<&Arc<Deployment>> {
-        self.deployments().find(|deployment| deployment.version().is_some_and(|(_, found)| *found == number))
+        self.deployments().find(|deployment| number_of(deployment) == number)
+    }
+
+    /// The numbers of all deployments, as they are told and asked for.
+    pub(super) fn numbers(&self) -> Vec<String> {
+        self.deployments().map(|deployment| number_of(deployment).to_string()).collect()
     }
 
     fn choose(&self, draw: impl FnOnce() -> u64) -> Option<&Arc<Deployment>> {
@@ -209,6 +218,11 @@ impl Routing {
         }
         None
     }
+}
+
+/// The number of the version that a deployment is.
+pub(super) fn number_of(deployment: &Deployment) -> i64 {
+    deployment.version().map_or(UNNUMBERED, |(_, number)| *number)
 }
 
 /// FNV-1a (Fowler, Noll, Vo) over the bytes, mixed once more so that its upper half is even too.
@@ -280,5 +294,14 @@ mod tests {
         assert_eq!(number(routing.version(7).unwrap()), 7);
         assert!(routing.version(1).is_some() && routing.version(2).is_none());
         assert_eq!(routing.deployments().count(), 2);
+    }
+
+    #[test]
+    fn what_is_no_version_of_a_model_s_is_version_1() {
+        let unnamed = || Arc::new(deployment(1, 1).1);
+        let (first, before) = (unnamed(), unnamed());
+        let routing = Routing::to(Arc::clone(&first)).keeping(vec![before]);
+        assert!(Arc::ptr_eq(routing.version(1).unwrap(), &first), "the one that answers");
+        assert!(routing.version(0).is_none() && routing.version(2).is_none());
     }
 }

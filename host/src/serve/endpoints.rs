@@ -1,34 +1,74 @@
-use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::{Endpoint, WindowError};
+use crate::domain::Name;
+
+/// Endpoints that clients have unloaded and that are still told of. Of more, those that were unloaded first are forgotten.
+const UNLOADED_MAX: usize = 1_000;
 
 /// The endpoints of a server, by name. They come, go and change while requests are answered.
 #[derive(Default)]
 pub struct Endpoints {
-    by_name: RwLock<BTreeMap<String, Arc<Endpoint>>>,
+    known: RwLock<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    by_name: BTreeMap<String, Arc<Endpoint>>,
+    /// The one that was unloaded last at the end.
+    unloaded: VecDeque<UnloadedEndpoint>,
+}
+
+/// An endpoint that was there until a client unloaded it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct UnloadedEndpoint {
+    pub(super) name: Name,
+    /// The numbers of the versions that were loaded.
+    pub(super) versions: Vec<String>,
 }
 
 impl Endpoints {
     /// The endpoint of a name.
     pub fn get(&self, name: &str) -> Option<Arc<Endpoint>> {
-        self.by_name.read().unwrap_or_else(PoisonError::into_inner).get(name).map(Arc::clone)
+        self.read().by_name.get(name).map(Arc::clone)
     }
 
     /// All of them, by name.
     pub fn all(&self) -> Vec<Arc<Endpoint>> {
-        self.by_name.read().unwrap_or_else(PoisonError::into_inner).values().map(Arc::clone).collect()
+        self.read().by_name.values().map(Arc::clone).collect()
+    }
+
+    /// All of them, and those that clients have unloaded.
+    pub(super) fn all_and_unloaded(&self) -> (Vec<Arc<Endpoint>>, Vec<UnloadedEndpoint>) {
+        let known = self.read();
+        let is_gone = |unloaded: &&UnloadedEndpoint| !known.by_name.contains_key(unloaded.name.as_str());
+        let unloaded = known.unloaded.iter().filter(is_gone).cloned().collect();
+        (known.by_name.values().map(Arc::clone).collect(), unloaded)
     }
 
     /// Adds one, in place of what had its name.
     pub fn insert(&self, endpoint: Endpoint) {
-        let name = endpoint.name().to_string();
-        self.by_name.write().unwrap_or_else(PoisonError::into_inner).insert(name, Arc::new(endpoint));
+        let mut known = self.write();
+        known.unloaded.retain(|unloaded| unloaded.name != *endpoint.name());
+        known.by_name.insert(endpoint.name().to_string(), Arc::new(endpoint));
+    }
+
+    /// Takes note that a client wants an endpoint to be gone, if there is one. It is told of as unloaded once it is removed.
+    pub fn note_unload(&self, name: &Name) {
+        let mut known = self.write();
+        let Some(endpoint) = known.by_name.get(name.as_str()) else { return };
+        let versions = endpoint.routing().numbers();
+        known.unloaded.retain(|unloaded| unloaded.name != *name);
+        if known.unloaded.len() == UNLOADED_MAX {
+            known.unloaded.pop_front();
+        }
+        known.unloaded.push_back(UnloadedEndpoint { name: name.clone(), versions });
     }
 
     /// Removes those that are not to be kept; requests that they have begun end well.
     pub fn retain(&self, keep: impl Fn(&Endpoint) -> bool) {
-        self.by_name.write().unwrap_or_else(PoisonError::into_inner).retain(|_, endpoint| keep(endpoint));
+        self.write().by_name.retain(|_, endpoint| keep(endpoint));
     }
 
     /// Writes what the windows of all endpoints have captured; tells the last failure, after all were tried.
@@ -42,5 +82,67 @@ impl Endpoints {
             }
         }
         flushed
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Known> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Known> {
+        self.known.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Routing;
+    use super::super::deployment::tests::deployment;
+    use super::*;
+
+    fn endpoint(name: &str) -> Endpoint {
+        let deployment = deployment(1, 1).1.named("m", 3);
+        Endpoint::new(name.parse().unwrap(), Routing::to(Arc::new(deployment)))
+    }
+
+    fn unload(endpoints: &Endpoints, name: &str) {
+        endpoints.note_unload(&name.parse().unwrap());
+        endpoints.retain(|endpoint| endpoint.name().as_str() != name);
+    }
+
+    fn names_unloaded(endpoints: &Endpoints) -> Vec<String> {
+        endpoints.all_and_unloaded().1.into_iter().map(|unloaded| unloaded.name.to_string()).collect()
+    }
+
+    #[test]
+    fn what_a_client_has_unloaded_is_told_of_until_it_is_there_again() {
+        let endpoints = Endpoints::default();
+        endpoints.insert(endpoint("a"));
+        endpoints.insert(endpoint("b"));
+        endpoints.note_unload(&"a".parse().unwrap());
+        assert!(names_unloaded(&endpoints).is_empty(), "it answers still");
+        unload(&endpoints, "a");
+        unload(&endpoints, "nobody");
+        let (there, unloaded) = endpoints.all_and_unloaded();
+        assert_eq!(there.iter().map(|endpoint| endpoint.name().as_str()).collect::<Vec<_>>(), ["b"]);
+        let expected = UnloadedEndpoint { name: "a".parse().unwrap(), versions: vec!["3".to_owned()] };
+        assert_eq!(unloaded, [expected]);
+        // Whom nobody has unloaded is only gone.
+        endpoints.retain(|_| false);
+        assert_eq!(names_unloaded(&endpoints), ["a"]);
+        endpoints.insert(endpoint("a"));
+        endpoints.retain(|_| false);
+        assert!(names_unloaded(&endpoints).is_empty());
+    }
+
+    #[test]
+    fn of_too_many_the_first_are_forgotten() {
+        let endpoints = Endpoints::default();
+        for index in 0..UNLOADED_MAX + 2 {
+            let name = format!("e{index}");
+            endpoints.insert(endpoint(&name));
+            unload(&endpoints, &name);
+        }
+        let told = names_unloaded(&endpoints);
+        assert_eq!((told.len(), told[0].as_str()), (UNLOADED_MAX, "e2"));
     }
 }

@@ -1,4 +1,5 @@
-//! A row that an endpoint made of others takes, for documents.
+//! Rows that endpoints take, for documents, where nobody has recorded one with its answer: of those made of others, and of
+//! bundles with other transformers.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +8,8 @@ use serde_json::{Map, Value, json};
 use super::graph::{Graph, choose};
 use super::{Endpoints, Node};
 use crate::data;
-use crate::domain::{ColumnSpec, DataType};
+use crate::domain::{Batch, ColumnSpec, DataType};
+use crate::registry::{Predictor, Sample};
 
 /// The row of what the parts of a graph are known to take: each column as the first of them has it, and as a switch's first
 /// case wants it. None where nothing is known of a column.
@@ -16,6 +18,27 @@ pub(super) fn of_graph(graph: &Graph, endpoints: &Endpoints) -> Option<Value> {
     let mut known = Map::new();
     gather(graph.node(), columns, endpoints, &mut known);
     columns.iter().map(|spec| Some((spec.name.clone(), known.remove(&spec.name)?))).collect()
+}
+
+/// A row with the answer of a bundle whose transformers are others: the first of those that were recorded with it, or else one of
+/// zeros. None where it refuses that, or answers with other columns than the bundle.
+pub(super) async fn of_replaced(predictor: &Predictor, recorded: Option<Sample>) -> Option<(Value, Value)> {
+    let signature = predictor.signature();
+    let answered = match recorded {
+        Some(recorded) => {
+            let row = decoded(recorded.inputs.first()?, &signature.inputs)?;
+            Sample::record(predictor, &row).await.ok()?
+        }
+        None => Sample::of_zeros(predictor).await,
+    };
+    let (row, answer) = answered?.into_first()?;
+    decoded(&answer, &signature.outputs)?;
+    Some((row, answer))
+}
+
+/// A row of these columns.
+fn decoded(row: &Value, specs: &[ColumnSpec]) -> Option<Batch> {
+    Some(data::decode_rows(row.to_string().as_bytes(), specs, 1).ok()?.0)
 }
 
 /// Adds what a node is known to take.
@@ -60,7 +83,6 @@ fn first_case(spec: &ColumnSpec, cases: &BTreeMap<String, Node>) -> Option<Value
 /// Whether a row with this value gets to one of the cases.
 fn is_chosen(spec: &ColumnSpec, cases: &BTreeMap<String, Node>, value: &Value) -> bool {
     let row = Map::from_iter([(spec.name.clone(), value.clone())]);
-    let text = Value::Object(row).to_string();
-    let decoded = data::decode_rows(text.as_bytes(), std::slice::from_ref(spec), 1);
-    decoded.is_ok_and(|(row, _)| choose(&spec.name, cases, None, &row).is_ok())
+    let row = decoded(&Value::Object(row), std::slice::from_ref(spec));
+    row.is_some_and(|row| choose(&spec.name, cases, None, &row).is_ok())
 }

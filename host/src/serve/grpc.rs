@@ -41,11 +41,12 @@ use super::{ApiError, ErrorCode};
 /// The service by its full name.
 const SERVICE: &str = "inference.GRPCInferenceService";
 
+/// The route of its methods.
+const ROUTE: &str = "/inference.GRPCInferenceService/{method}";
+
 /// The services that are answered.
 pub(super) fn router() -> Router<Arc<Shared>> {
-    Router::new()
-        .route("/inference.GRPCInferenceService/{method}", post(inference))
-        .route("/grpc.health.v1.Health/{method}", post(health))
+    Router::new().route(ROUTE, post(inference)).route("/grpc.health.v1.Health/{method}", post(health))
 }
 
 /// A call, before its messages are read.
@@ -77,19 +78,13 @@ impl Call {
 #[derive(Default)]
 struct Known {
     asked: Option<Asked>,
-    /// How long the body was; of a stream it is never known.
+    /// How long the body was.
     request_bytes: Option<u64>,
 }
 
-impl Known {
-    fn seen(&self, answered: Result<(), &ApiError>) -> SeenCall {
-        let code = match answered {
-            // A stream has only begun.
-            Ok(()) => self.request_bytes.map(|_| Code::Ok),
-            Err(error) => Some(Code::of(error.code())),
-        };
-        SeenCall { status: code.map(|code| code as u16), request_bytes: self.request_bytes }
-    }
+/// What is told of a call that ended with an error, or without.
+fn seen_call(error: Option<ErrorCode>, request_bytes: Option<u64>) -> SeenCall {
+    SeenCall { status: Some(error.map_or(Code::Ok, Code::of) as u16), request_bytes }
 }
 
 async fn inference(
@@ -144,7 +139,7 @@ async fn respond(
         Ok(call) => call.deadline.within(answer(call, &mut known)).await,
         Err(error) => Err(error),
     };
-    let seen = known.seen(answered.as_ref().map(|_| ()));
+    let seen = seen_call(answered.as_ref().err().map(ApiError::code), known.request_bytes);
     let mut response = answered.unwrap_or_else(|error| failed(&told, known.asked.as_ref(), &error));
     told.mark_call(seen, &mut response);
     response

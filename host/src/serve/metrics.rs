@@ -203,7 +203,8 @@ impl DeploymentMetrics {
             faults: IntCounterVec::new(
                 named(
                     "host_plugin_faults_total",
-                    "Calls of plugins that crashed, hit a limit or broke the contract.",
+                    "Calls of plugins that crashed, hit a limit or broke the contract. A request at fault that was computed \
+                     together with others makes two: the call for all of them, and that for it alone.",
                 ),
                 &["plugin", "fault"],
             )?,

@@ -1,10 +1,12 @@
 //! What is told of each request, for who wants it: a line of the access log, and the spans of a trace.
 //!
-//! Routes leave a [`Seen`] in their responses; [`observed`] reads it behind them, together with what HTTP knows. Without a
-//! log and traces neither is there, and a request pays nothing.
+//! Routes leave a [`Seen`] in their responses; [`observed`] reads it behind them, together with what HTTP knows. A stream of
+//! requests is told by itself ([`ObservedStream`]). Without a log and traces nothing of this is there, and a request pays
+//! nothing.
 
 mod access_log;
 mod export;
+mod stream;
 mod traces;
 
 use std::sync::Arc;
@@ -15,9 +17,11 @@ use axum::body::{Body, HttpBody as _};
 use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderMap, Response};
 use axum::middleware::{Next, from_fn};
+use opentelemetry::Context;
 
 pub use self::access_log::{AccessLog, AccessLogError};
 pub use self::export::{TraceError, Traces};
+pub(super) use self::stream::ObservedStream;
 use super::{Deployment, ErrorCode, Part, StageTimes};
 use crate::domain::Name;
 
@@ -30,6 +34,8 @@ pub(super) struct Seen {
     pub(super) error: Option<ErrorCode>,
     /// Only of what came by gRPC.
     pub(super) call: Option<SeenCall>,
+    /// Whether it is a stream, of which nothing is to be told yet.
+    pub(super) is_stream: bool,
 }
 
 /// Who was asked.
@@ -51,12 +57,30 @@ pub(super) struct SeenAnswer {
 }
 
 /// What HTTP does not tell of a call of gRPC: its status is always 200, and its head does not say how long the body is.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct SeenCall {
-    /// gRPC's status; none of a stream, which has only begun.
+    /// gRPC's status; none of a stream that was cut off.
     pub(super) status: Option<u16>,
     /// None where the body did not come as it should.
     pub(super) request_bytes: Option<u64>,
+}
+
+/// When something began.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Begun {
+    instant: Instant,
+    at: SystemTime,
+}
+
+impl Begun {
+    pub(super) fn now() -> Self {
+        Self { instant: Instant::now(), at: SystemTime::now() }
+    }
+
+    /// Microseconds since then.
+    fn micros(self) -> u64 {
+        u64::try_from(self.instant.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
 }
 
 /// A request that is over, as it is told.
@@ -69,6 +93,8 @@ pub(super) struct Told<'a> {
     micros: u64,
     request_bytes: Option<u64>,
     response_bytes: Option<u64>,
+    /// How many requests there were in a stream; none of a request.
+    requests: Option<u64>,
     seen: Option<&'a Seen>,
     error: Option<ErrorCode>,
     call: Option<SeenCall>,
@@ -88,6 +114,20 @@ impl Observer {
         self.log.is_none() && self.traces.is_none()
     }
 
+    /// The caller's span, if there are traces.
+    fn parent_of(&self, headers: &HeaderMap) -> Option<Context> {
+        self.traces.as_ref().map(|_| traces::parent_of(headers))
+    }
+
+    fn tell(&self, told: &Told<'_>, parent: Option<Context>) {
+        if let Some(log) = &self.log {
+            log.tell(told);
+        }
+        if let (Some(traces), Some(parent)) = (&self.traces, parent) {
+            traces.tell(told, parent);
+        }
+    }
+
     /// Writes what is not written yet; waits for it.
     pub fn finish(&self) {
         if let Some(log) = &self.log {
@@ -100,41 +140,40 @@ impl Observer {
 }
 
 /// The routes, with every request told to `observer`.
-pub fn observed(router: Router, observer: Arc<Observer>) -> Router {
+pub(super) fn observed(router: Router, observer: Arc<Observer>) -> Router {
     router.layer(from_fn(move |request: Request, next: Next| {
         let observer = Arc::clone(&observer);
-        async move { tell(&observer, request, next).await }
+        async move { answered(&observer, request, next).await }
     }))
 }
 
-async fn tell(observer: &Observer, request: Request, next: Next) -> Response<Body> {
-    let (started, started_at) = (Instant::now(), SystemTime::now());
+async fn answered(observer: &Observer, request: Request, next: Next) -> Response<Body> {
+    let begun = Begun::now();
     let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
-    let parent = observer.traces.as_ref().map(|_| traces::parent_of(request.headers()));
+    let parent = observer.parent_of(request.headers());
     let request_bytes = request.body().size_hint().exact();
     let response = next.run(request).await;
     let seen = response.extensions().get::<Seen>();
+    if seen.is_some_and(|seen| seen.is_stream) {
+        return response;
+    }
     let call = seen.and_then(|seen| seen.call).or_else(|| refused_call(response.headers()));
     let told = Told {
         method: &method,
         path: &path,
         route: route.as_deref(),
         status: response.status().as_u16(),
-        started_at,
-        micros: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
+        started_at: begun.at,
+        micros: begun.micros(),
         request_bytes: request_bytes.or(call.and_then(|call| call.request_bytes)),
         response_bytes: response.body().size_hint().exact(),
+        requests: None,
         seen,
         error: seen.and_then(|seen| seen.error),
         call,
     };
-    if let Some(log) = &observer.log {
-        log.tell(&told);
-    }
-    if let (Some(traces), Some(parent)) = (&observer.traces, parent) {
-        traces.tell(&told, parent);
-    }
+    observer.tell(&told, parent);
     response
 }
 

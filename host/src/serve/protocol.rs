@@ -16,6 +16,8 @@ use serde::de::DeserializeOwned;
 
 use super::answer::json_response;
 use super::body::{accepted_by, packed};
+use super::endpoint::number_of;
+use super::endpoints::UnloadedEndpoint;
 use super::inference::{
     ContentEncoding, EXTENSIONS, EncodedResponse, HEADER_LENGTH, ModelConfig, ModelIndexEntry, ModelMetadata,
     ModelState, ResponseHead, ServerMetadata, StatisticsRecord, TensorConfig, TensorMetadata,
@@ -24,8 +26,8 @@ use super::inference::{
 use super::routes::{Asked, Shared};
 use super::{ApiError, Call, Control, ControlChange, Decoded, Deployment, Endpoint, ErrorCode, RequestBody};
 
-/// What is answered for the version of a bundle that is none of a model's.
-const UNNUMBERED: &str = "1";
+/// Why a model is not there that a client has unloaded, as Triton says it.
+const UNLOADED: &str = "unloaded";
 
 /// The routes below `/v2`.
 pub(super) fn router() -> Router<Arc<Shared>> {
@@ -194,7 +196,7 @@ async fn inferred(
         }
     };
     let Asking { body, length, accepted, call } = asking;
-    let (name, number) = (asked.endpoint.name().to_string(), number_of(&asked.deployment));
+    let (name, number) = (asked.endpoint.name().to_string(), number_of(&asked.deployment).to_string());
     let answer = asked.deployment.answer_as(
         body,
         call,
@@ -274,26 +276,32 @@ async fn index(State(shared): Server, request: Request) -> Response<Body> {
         Ok(body) => body,
         Err(error) => return error.into_inference_response(),
     };
-    // All that is in the index is ready.
-    if let Err(error) = decode_index_request(body.bytes()) {
-        return ApiError::from(error).into_inference_response();
+    match decode_index_request(body.bytes()) {
+        Ok(only_ready) => document_response(&index_of(&shared, only_ready)),
+        Err(error) => ApiError::from(error).into_inference_response(),
     }
-    document_response(&index_of(&shared))
 }
 
-/// All that is loaded.
-pub(super) fn index_of(shared: &Shared) -> Vec<ModelIndexEntry> {
-    let entries = |endpoint: &Arc<Endpoint>| {
+/// All that is loaded, and what clients have unloaded, which could be loaded again; or only what answers.
+pub(super) fn index_of(shared: &Shared, only_ready: bool) -> Vec<ModelIndexEntry> {
+    let (endpoints, unloaded) = shared.endpoints.all_and_unloaded();
+    let loaded = endpoints.iter().flat_map(|endpoint| {
         let routing = endpoint.routing();
-        let entry = |deployment: &Arc<Deployment>| ModelIndexEntry {
-            name: endpoint.name().to_string(),
-            version: number_of(deployment),
-            state: ModelState::Ready,
-            reason: String::new(),
+        let entry = |deployment: &Arc<Deployment>| {
+            let (name, version) = (endpoint.name().to_string(), number_of(deployment).to_string());
+            match deployment.check_ready() {
+                Ok(()) => ModelIndexEntry { name, version, state: ModelState::Ready, reason: String::new() },
+                Err(error) => ModelIndexEntry::unavailable(name, version, error.message()),
+            }
         };
         routing.deployments().map(entry).collect::<Vec<_>>()
-    };
-    shared.endpoints.all().iter().flat_map(entries).collect()
+    });
+    let unloaded = unloaded.into_iter().flat_map(|UnloadedEndpoint { name, versions }| {
+        let entry = move |version| ModelIndexEntry::unavailable(name.to_string(), version, UNLOADED);
+        versions.into_iter().map(entry)
+    });
+    let is_asked_for = |entry: &ModelIndexEntry| !only_ready || entry.state == ModelState::Ready;
+    loaded.chain(unloaded).filter(is_asked_for).collect()
 }
 
 async fn change(
@@ -345,26 +353,14 @@ pub(super) fn asked(
     version: Option<&str>,
     headers: &HeaderMap,
 ) -> Result<Asked, ApiError> {
-    let endpoint = shared.endpoint(model)?;
-    if version == Some(UNNUMBERED) {
-        let routing = endpoint.routing();
-        let unnumbered = routing.deployments().find(|deployment| deployment.version().is_none()).cloned();
-        if let Some(deployment) = unnumbered {
-            return Ok(Asked { endpoint, routing, deployment });
-        }
-    }
-    shared.ask(endpoint, version, headers)
-}
-
-pub(super) fn number_of(deployment: &Deployment) -> String {
-    deployment.version().map_or_else(|| UNNUMBERED.to_owned(), |(_, number)| number.to_string())
+    shared.ask(shared.endpoint(model)?, version, headers)
 }
 
 pub(super) fn metadata_of(asked: &Asked) -> ModelMetadata {
     let signature = asked.deployment.signature();
     ModelMetadata {
         name: asked.endpoint.name().to_string(),
-        versions: asked.endpoint.routing().deployments().map(|deployment| number_of(deployment)).collect(),
+        versions: asked.endpoint.routing().numbers(),
         platform: asked.deployment.platform().to_owned(),
         inputs: TensorMetadata::of(&signature.inputs),
         outputs: TensorMetadata::of(&signature.outputs),
@@ -384,7 +380,7 @@ pub(super) fn config_of(asked: &Asked) -> ModelConfig {
 }
 
 pub(super) fn statistics_of(endpoint: &Endpoint, deployment: &Deployment) -> StatisticsRecord {
-    deployment.statistics().record(endpoint.name().as_str(), number_of(deployment))
+    deployment.statistics().record(endpoint.name().as_str(), number_of(deployment).to_string())
 }
 
 pub(super) fn statistics_of_all(endpoint: &Endpoint) -> Vec<StatisticsRecord> {

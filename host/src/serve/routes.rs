@@ -14,11 +14,11 @@ use super::body::{BodyReader, accepted_by, packed};
 use super::deployment::VERSION_HEADER;
 use super::inference::ContentEncoding;
 use super::metrics::{self, ServeMetrics};
-use super::observe::{Seen, SeenAnswer, SeenAsked, SeenCall};
+use super::observe::{ObservedStream, Seen, SeenAnswer, SeenAsked, SeenCall, observed};
 use super::rows::BodyFormat;
 use super::{
-    Answer, ApiError, Call, Control, Deployment, Endpoint, Endpoints, ErrorCode, Part, PredictionIds,
-    Recorder, RequestBody, Routing, ServeLimits, grpc, openapi, protocol, scoring,
+    Answer, ApiError, Call, Control, Deployment, Endpoint, Endpoints, ErrorCode, Observer, Part,
+    PredictionIds, Recorder, RequestBody, Routing, ServeLimits, grpc, openapi, protocol, scoring,
 };
 use crate::track::now_ms;
 
@@ -39,8 +39,8 @@ pub struct ServeState {
     pub recorder: Option<Arc<Recorder>>,
     /// Whom clients may ask to load and unload models; none where they may not.
     pub control: Option<Control>,
-    /// Whether responses carry what is told of their requests ([`observed`](super::observed)).
-    pub is_observed: bool,
+    /// Who is told of requests, if anybody is.
+    pub observer: Option<Arc<Observer>>,
     /// What is counted beside the endpoints.
     pub metrics: ServeMetrics,
     /// What a request may take.
@@ -52,7 +52,7 @@ pub(super) struct Shared {
     pub(super) control: Option<Control>,
     pub(super) bodies: BodyReader,
     metrics: ServeMetrics,
-    is_observed: bool,
+    observer: Option<Arc<Observer>>,
     recorder: Option<Arc<Recorder>>,
     ids: PredictionIds,
 }
@@ -100,17 +100,33 @@ impl Shared {
         error: &ApiError,
         response: &mut Response<Body>,
     ) {
-        if self.is_observed {
-            let (asked, error) = (asked.map(Asked::seen), Some(error.code()));
-            response.extensions_mut().insert(Seen { asked, error, ..Seen::default() });
+        if let Some(seen) = self.seen_failure(asked, error) {
+            response.extensions_mut().insert(seen);
         }
+    }
+
+    /// What is told of a request that was not answered, where anything is.
+    pub(super) fn seen_failure(&self, asked: Option<&Asked>, error: &ApiError) -> Option<Seen> {
+        let seen = || Seen { asked: asked.map(Asked::seen), error: Some(error.code()), ..Seen::default() };
+        self.observer.is_some().then(seen)
     }
 
     /// Leaves in the response to a call of gRPC, beside what else is there, what HTTP does not tell of it.
     pub(super) fn mark_call(&self, call: SeenCall, response: &mut Response<Body>) {
-        if self.is_observed {
+        if self.observer.is_some() {
             response.extensions_mut().get_or_insert_default::<Seen>().call = Some(call);
         }
+    }
+
+    /// A stream of requests that begins, of a call with these headers; none where nothing is told of it.
+    pub(super) fn observed_stream(
+        &self,
+        path: &'static str,
+        route: &'static str,
+        headers: &HeaderMap,
+    ) -> Option<ObservedStream> {
+        let observer = self.observer.as_ref()?;
+        Some(ObservedStream::begin(observer, path, route, headers))
     }
 
     /// Names the prediction and who answered in a response, records it and lets shadows answer it too.
@@ -135,20 +151,21 @@ impl Shared {
     }
 
     /// Records an answer and lets shadows answer it too; gives what is told of it, where anything is.
-    pub(super) fn keep<T>(&self, id: String, asked: &Asked, mut answer: Answer<T>) -> Option<Seen> {
+    pub(super) fn keep<T>(&self, id: String, asked: &Asked, answer: Answer<T>) -> Option<Seen> {
         let Asked { endpoint, routing, deployment } = asked;
-        let seen = self.is_observed.then(|| {
+        let seen = self.observer.is_some().then(|| {
             let (rows, times, is_cached) = (answer.inputs.rows(), answer.times, answer.is_cached);
-            let parts = std::mem::take(&mut answer.parts);
+            let parts = answer.parts.clone();
             let answered = Some(SeenAnswer { prediction: id.clone(), rows, times, is_cached, parts });
             Seen { asked: Some(asked.seen()), answered, ..Seen::default() }
         });
         for shadow in routing.shadows() {
             shadow.mirror(&answer.inputs, &answer.outputs);
         }
-        // What a graph asks has no bundle that could be asked again.
-        if let Some(recorder) = self.recorder.as_ref().filter(|_| deployment.graph().is_none()) {
-            let bytes = answer.inputs.byte_len() + answer.outputs.byte_len();
+        if let Some(recorder) = &self.recorder {
+            // What a record has beside rows and answer is short, unless it has a graph.
+            let of_graph = deployment.graph().map_or(0, |graph| graph.record_bytes());
+            let bytes = answer.inputs.byte_len() + answer.outputs.byte_len() + of_graph;
             let record = || deployment.record(id, endpoint.name(), now_ms(), answer);
             if !recorder.offer(bytes, record) {
                 self.metrics.count_unrecorded();
@@ -204,10 +221,11 @@ fn timeout_of(value: &HeaderValue) -> Result<Duration, ApiError> {
 /// - `GET /metrics`: what was counted and measured, for Prometheus.
 /// - `GET /health`: the process lives. `GET /ready`: there is an endpoint, which answers.
 pub fn router(state: ServeState) -> Router {
-    let ServeState { endpoints, recorder, control, is_observed, metrics, limits } = state;
+    let ServeState { endpoints, recorder, control, observer, metrics, limits } = state;
     let (ids, bodies) = (PredictionIds::default(), BodyReader::new(limits));
-    let shared = Arc::new(Shared { endpoints, control, bodies, metrics, is_observed, recorder, ids });
-    Router::new()
+    let told = observer.clone();
+    let shared = Arc::new(Shared { endpoints, control, bodies, metrics, observer, recorder, ids });
+    let routes = Router::new()
         .route("/serve/{endpoint}", post(answer).fallback(not_posted))
         .route("/serve/{endpoint}/{version}", post(answer_of_version).fallback(not_posted_to_version))
         .route("/serve", get(list))
@@ -220,7 +238,11 @@ pub fn router(state: ServeState) -> Router {
         .merge(grpc::router())
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
-        .with_state(shared)
+        .with_state(shared);
+    match told {
+        Some(observer) => observed(routes, observer),
+        None => routes,
+    }
 }
 
 type Server = State<Arc<Shared>>;
@@ -305,12 +327,9 @@ fn version_of(endpoint: &Endpoint, routing: &Routing, version: &str) -> Result<A
     let number = version.parse().ok();
     number.and_then(|number| routing.version(number)).map(Arc::clone).ok_or_else(|| {
         let version: String = version.chars().take(40).collect();
-        let loaded = routing.deployments().filter_map(|deployment| Some(deployment.version()?.1.to_string()));
-        let loaded = match loaded.collect::<Vec<_>>() {
-            none if none.is_empty() => "its versions have no numbers".to_owned(),
-            loaded => format!("loaded is {}", loaded.join(", ")),
-        };
-        let message = format!("endpoint `{}` has no version `{version}`: {loaded}", endpoint.name());
+        let loaded = routing.numbers().join(", ");
+        let message =
+            format!("endpoint `{}` has no version `{version}`: loaded is {loaded}", endpoint.name());
         ApiError::new(StatusCode::NOT_FOUND, ErrorCode::NotFound, message)
     })
 }
@@ -387,11 +406,27 @@ fn described(endpoint: &Endpoint) -> serde_json::Value {
         "bundle": first.map(|deployment| deployment.bundle()),
         "signature": first.map(|deployment| deployment.signature()),
         "window_rows": first.and_then(|first| first.window()).map(|window| window.rows_written()),
+        "routes": described_routes(&routing),
         "versions": versions,
         "shadows": shadows,
         "waiting": routing.queue().waiting(),
         "computing": routing.queue().computing(),
     })
+}
+
+/// What an endpoint is asked to serve, and what that means now; several may mean the same version.
+fn described_routes(routing: &Routing) -> Vec<serde_json::Value> {
+    let described = routing.routes().iter().filter_map(|route| {
+        let version = route.deployment.version();
+        Some(serde_json::json!({
+            "asked_for": route.model.as_ref()?.to_string(),
+            "model": version.map(|(model, _)| model),
+            "version": version.map(|(_, number)| number),
+            "bundle": route.deployment.bundle(),
+            "weight": route.weight,
+        }))
+    });
+    described.collect()
 }
 
 async fn ready(State(shared): Server) -> Response<Body> {

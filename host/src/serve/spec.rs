@@ -333,7 +333,7 @@ impl EndpointFields {
             return Err(format!("`keep` is {kept}: expected at most {KEPT_MAX}"));
         }
         let route = |route: RouteFields| {
-            let model = ModelReference::parse_in(folder, &route.model).map_err(|error| error.to_string())?;
+            let model = model_in(folder, &route.model)?;
             Ok::<_, String>(RouteSpec { model, weight: route.weight })
         };
         let routes = routes.into_iter().map(route).collect::<Result<_, _>>()?;
@@ -361,10 +361,19 @@ impl EndpointFields {
             if !(1..=100).contains(&percent) {
                 return Err(format!("`percent` of `{model}` is {percent}: expected from 1 to 100"));
             }
-            let model = ModelReference::parse_in(folder, model).map_err(|error| error.to_string())?;
+            let model = model_in(folder, model)?;
             Ok(ShadowSpec { model, percent })
         };
         self.shadow.iter().map(shadow).collect()
+    }
+}
+
+/// The model that `text` means, where folders start from `folder`. A folder's path is without the `.` between its parts, which
+/// nobody needs to read; `..` stays, which means another folder where a part is a link.
+fn model_in(folder: &Path, text: &str) -> Result<ModelReference, String> {
+    match ModelReference::parse_in(folder, text).map_err(|error| error.to_string())? {
+        ModelReference::Folder(path) => Ok(ModelReference::Folder(path.components().collect())),
+        named => Ok(named),
     }
 }
 
@@ -436,6 +445,7 @@ endpoints:
   by-country:
     switch: { column: country, cases: { ch: a, de: { sequence: [b, a] } }, default: b }
   all: { ensemble: [a, { endpoint: b, weight: 2.5 }] }
+  by-code: { ensemble: [{ switch: { column: code, cases: { 01: a, 1: b, no: b, true: a } } }] }
 ";
         let specs = parse(text).unwrap();
         let graph = |name: &str| {
@@ -447,6 +457,29 @@ endpoints:
         let Node::Switch { column, cases, otherwise } = graph("by-country") else { panic!("no switch") };
         assert_eq!((column.as_str(), otherwise.as_deref()), ("country", Some(&b)));
         assert_eq!(cases["de"], Node::Sequence(vec![b, a]));
+        let Node::Ensemble(parts) = graph("by-code") else { panic!("no ensemble") };
+        let [(Node::Switch { cases, .. }, _)] = parts.as_slice() else { panic!("no switch") };
+        assert_eq!(cases.keys().collect::<Vec<_>>(), ["01", "1", "no", "true"], "text as it is written");
+    }
+
+    #[test]
+    fn folders_are_told_without_needless_dots() {
+        let base = tempfile::tempdir().unwrap();
+        let bundle = base.path().join("bundle");
+        std::fs::create_dir(&bundle).unwrap();
+        std::fs::write(bundle.join("bundle.json"), "{}").unwrap();
+        let told = |folder: &Path, text: &str| model_in(folder, text).unwrap().to_string();
+        let plain = bundle.to_str().unwrap();
+        for text in ["bundle", "./bundle", "././bundle/.", "bundle/"] {
+            assert_eq!(told(base.path(), text), plain, "{text}");
+            assert_eq!(told(&base.path().join("./."), text), plain, "{text}");
+        }
+        assert_eq!(
+            told(base.path(), "./bundle/../bundle"),
+            format!("{plain}/../bundle"),
+            "a link may be there"
+        );
+        assert_eq!(told(base.path(), "digits@1"), "digits@1");
     }
 
     #[test]

@@ -106,6 +106,27 @@ fn a_new_version_is_served_and_the_one_before_stays_for_those_who_ask_for_it() {
 }
 
 #[test]
+fn what_is_no_version_of_a_model_s_is_version_1_by_every_route() {
+    let registry = two_versions();
+    let bundle = registry.run(&["model", "show", "digits@2", "--json"]).json()["bundle"].clone();
+    let text = format!("version: 1\nendpoints: {{ one: {{ model: {bundle} }}, e: {{ sequence: [one] }} }}\n");
+    let file = write(&registry.host, &text);
+    let server = registry.host.serve(["--endpoints", &file]);
+    let expected = ask(&server, "/serve/one", &[]).2;
+    for name in ["one", "e"] {
+        let (status, _, body) = ask(&server, &format!("/serve/{name}/1"), &[]);
+        assert_eq!((status, &body), (200, &expected), "{name}");
+        assert_eq!(server.get(&format!("/v2/models/{name}/versions/1")).status, 200);
+        assert_eq!(server.get(&format!("/v2/models/{name}")).json()["versions"], json!(["1"]));
+        let message = format!("endpoint `{name}` has no version `2`: loaded is 1");
+        let refused = server.post(&format!("/serve/{name}/2"), ROW);
+        assert_eq!((refused.status, &refused.json()["error"]["message"]), (404, &json!(message)));
+        let refused = server.get(&format!("/v2/models/{name}/versions/2"));
+        assert_eq!((refused.status, &refused.json()["error"]), (404, &json!(message)));
+    }
+}
+
+#[test]
 fn versions_share_requests_by_weight_and_keys_stay() {
     let registry = two_versions();
     let file = write(
@@ -295,6 +316,29 @@ fn a_folder_that_vanishes_is_served_on_and_told_once() {
     assert_eq!(ask(&server, "/serve/one", &[]), before);
     let told = server.stop().stderr;
     assert_eq!(told.matches("endpoint `one`").count(), 1, "{told}");
+}
+
+#[test]
+fn a_folder_is_told_without_needless_dots() {
+    let registry = two_versions();
+    registry.run(&["model", "alias", "digits@1", "champion"]).expect_success();
+    let host = &registry.host;
+    let folder = host.state_dir().join("exported");
+    registry.run(&["model", "export", "digits@1", folder.to_str().unwrap()]).expect_success();
+    write(host, "version: 1\nendpoints: { one: { model: ./exported }, two: { model: digits@champion } }\n");
+    let mut command = host.command();
+    command.current_dir(host.state_dir());
+    let server = Server::start_serve(command, ["--endpoints", "endpoints.yaml"]);
+    let told = server.get("/serve").json()["endpoints"][0]["versions"][0].clone();
+    assert_eq!(told["asked_for"], "./exported");
+    std::fs::write(folder.join("bundle.json"), "{").unwrap();
+    // When this is followed twice, the folder has been looked at since.
+    for version in ["digits@2", "digits@1"] {
+        registry.run(&["model", "alias", version, "champion"]).expect_success();
+        wait_for("the alias is not followed", || ask(&server, "/serve/two", &[]).1 == version);
+    }
+    let told = server.stop().stderr;
+    assert!(told.contains("endpoint `one`: ") && told.contains("`./exported/bundle.json`"), "{told}");
 }
 
 #[test]

@@ -71,6 +71,25 @@ fn a_file_of_xgboost_becomes_a_version() {
 }
 
 #[test]
+fn null_is_taken_where_the_signature_says_that_elements_may_be_missing() {
+    let host = Host::new();
+    let softmax = model_file("softprob.json");
+    host.run(["model", "import", &softmax, "--name", "default"]).expect_success();
+    for (name, nullable) in [("may-miss", true), ("may-not", false)] {
+        let inputs = json!({ "inputs": [{ "name": "features", "dtype": "FP32", "shape": [6], "nullable": nullable }] });
+        let signature = written(&host, "signature.json", &inputs.to_string());
+        let import = ["model", "import", &softmax, "--name", name, "--signature", &signature];
+        host.run(import).expect_success();
+    }
+    let server = host.serve(["--model", "default", "--model", "may-miss", "--model", "may-not"]);
+    for (name, status) in [("default", 200), ("may-miss", 200), ("may-not", 400)] {
+        let row = r#"{"features": [0.1, -0.5, 1, 0, null, 2]}"#;
+        let answer = server.post(&format!("/serve/{name}"), row);
+        assert_eq!(answer.status, status, "{name}: {}", answer.body);
+    }
+}
+
+#[test]
 fn an_imported_model_is_judged_by_rows_of_several_columns() {
     let host = Host::new();
     let header = "a,b,c,d,e,f,label\n";

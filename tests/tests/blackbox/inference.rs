@@ -5,6 +5,8 @@ use std::process::Command;
 use host_tests::{Host, Server, pixels_json, python, ran, repository, test_images};
 use serde_json::{Value, json};
 
+use super::endpoints::{two_versions, write};
+
 #[test]
 fn the_official_client_works_unmodified() {
     let server = Host::trained().serve(["--model", "mnist", "--model-control"]);
@@ -17,6 +19,40 @@ fn the_official_client_works_unmodified() {
     let script = repository().join("tests/python/inference_client.py");
     let output = Command::new(python()).arg(script).arg(server.address()).arg(file).output().unwrap();
     assert!(ran(output).expect_success().contains("all as documented"));
+}
+
+#[test]
+fn what_a_client_has_unloaded_stays_in_the_index_until_it_is_loaded_again() {
+    let registry = two_versions();
+    let file = write(
+        &registry.host,
+        "version: 1\nendpoints: { one: { model: digits@1 }, two: { model: digits@2 }, e: { sequence: [one] } }\n",
+    );
+    let server = registry.host.serve(["--endpoints", &file, "--model-control"]);
+    let index = |body: &str| {
+        let answer = server.post("/v2/repository/index", body);
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        answer.json().as_array().unwrap().clone()
+    };
+    let ready = |name: &str, version: &str| json!({ "name": name, "version": version, "state": "READY", "reason": "" });
+    let change = |name: &str, change: &str| {
+        let answer = server.post(&format!("/v2/repository/models/{name}/{change}"), "");
+        assert_eq!(answer.status, 200, "{}", answer.body);
+    };
+    let all = [ready("e", "1"), ready("one", "1"), ready("two", "2")];
+    assert_eq!(index(""), all);
+    change("one", "unload");
+    change("nobody", "unload");
+    let found = index(r#"{"ready": false}"#);
+    let [part, two, one] = found.as_slice() else { panic!("{found:?}") };
+    let unloaded = json!({ "name": "one", "version": "1", "state": "UNAVAILABLE", "reason": "unloaded" });
+    assert_eq!((two, one), (&all[2], &unloaded));
+    // It is there, but not what it is made of.
+    assert_eq!((&part["name"], &part["state"]), (&json!("e"), &json!("UNAVAILABLE")));
+    assert!(part["reason"].as_str().unwrap().contains("`one`"), "{part}");
+    assert_eq!(index(r#"{"ready": true}"#), [ready("two", "2")]);
+    change("one", "load");
+    assert_eq!(index(""), all);
 }
 
 /// Status and message of a refusal; and that the next request is answered.

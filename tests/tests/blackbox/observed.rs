@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 use super::endpoints::{ROW, two_versions};
 use super::grpc::{GRPC, INFER, field, framed};
 
+const STREAM: &str = "/inference.GRPCInferenceService/ModelStreamInfer";
+
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
 /// A collector, and its port.
@@ -266,20 +268,100 @@ fn a_call_of_grpc_tells_as_much_as_a_request_of_rest() {
 }
 
 #[test]
+fn each_request_of_a_stream_is_told_as_a_call_of_its_own_and_the_stream_at_its_end() {
+    let calls = [call("digits", 3), call("digits", 255), call("nobody", 3)];
+    let mut answered = 0;
+    let (lines, spans) = told_of(0, &[], |server| {
+        let mut client = Http2::connect(server);
+        for (stream, call) in [1, 3, 5].into_iter().zip(&calls) {
+            client.post(stream, "localhost", INFER, GRPC, call);
+            client.body(stream).unwrap();
+        }
+        client.post(7, "localhost", STREAM, GRPC, &calls.concat());
+        answered = client.body(7).unwrap().len();
+    });
+    let [calls_told, requests, [stream]] = [&lines[..3], &lines[3..6], &lines[6..]] else {
+        panic!("{lines:?}");
+    };
+    let told = |line: &Value| {
+        let same =
+            ["endpoint", "version", "bundle", "rows", "status", "grpc_status", "error", "request_bytes"];
+        same.map(|name| line[name].clone())
+    };
+    assert_eq!(
+        requests.iter().map(told).collect::<Vec<_>>(),
+        calls_told.iter().map(told).collect::<Vec<_>>()
+    );
+    let stages = |line: &Value| line["stages_us"].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(stages(&requests[0]), stages(&calls_told[0]));
+    assert!(requests[0]["prediction"].is_string(), "{}", requests[0]);
+    assert_ne!(requests[0]["prediction"], calls_told[0]["prediction"]);
+    let sent: u64 = requests.iter().map(|line| line["response_bytes"].as_u64().unwrap()).sum();
+    assert_eq!(sent, answered as u64);
+    // The stream itself was answered by nobody.
+    let expected = json!({ "path": STREAM, "status": 200, "grpc_status": 0, "requests": 3, "response_bytes": answered,
+        "request_bytes": calls.concat().len() });
+    for (name, value) in expected.as_object().unwrap() {
+        assert_eq!(stream[name], *value, "{name} of {stream}");
+    }
+    assert!(["endpoint", "prediction", "error"].iter().all(|name| stream[name].is_null()), "{stream}");
+    let longest = requests.iter().map(|line| line["duration_us"].as_u64().unwrap()).max().unwrap();
+    assert!(stream["duration_us"].as_u64().unwrap() >= longest, "{lines:?}");
+    assert_eq!(spans.len(), lines.len());
+    for (span, line) in spans.iter().zip(&lines) {
+        for (attribute, name) in [
+            ("rpc.grpc.status_code", "grpc_status"),
+            ("host.endpoint", "endpoint"),
+            ("host.prediction.id", "prediction"),
+            ("host.requests", "requests"),
+            ("error.type", "error"),
+        ] {
+            assert_eq!(span["attributes"][attribute], line[name], "{attribute} of {span}");
+        }
+    }
+}
+
+#[test]
+fn a_stream_that_is_cut_off_is_told_without_a_status() {
+    let request = call("digits", 3);
+    let (lines, spans) = told_of(0, &[], |server| {
+        let mut client = Http2::connect(server);
+        // The end of the stream is not among this.
+        client.post(1, "localhost", STREAM, GRPC, b"");
+        assert!(client.send(Http2::DATA, 0, 1, &request));
+        while client.receive().unwrap().kind != Http2::DATA {}
+        assert!(client.send(Http2::RST_STREAM, 0, 1, &8_u32.to_be_bytes()));
+        client.settle();
+    });
+    assert_eq!((lines.len(), spans.len()), (2, 2), "{lines:?}");
+    assert_eq!((&lines[0]["grpc_status"], &lines[0]["endpoint"]), (&json!(0), &json!("digits")));
+    assert_eq!((&lines[1]["grpc_status"], &lines[1]["requests"]), (&Value::Null, &json!(1)));
+    assert_eq!((&spans[1]["error"], &spans[1]["attributes"]["host.requests"]), (&json!(false), &json!(1)));
+}
+
+#[test]
 fn a_call_that_is_not_answered_in_time_tells_who_was_asked() {
     let late = call("digits", 3);
     // Each call of the plugin runs into its limit, which is later than the caller's.
     let (lines, spans) = told_of(u64::MAX >> 1, &["--plugin-call-max-ms", "2000"], |server| {
         let mut client = Http2::connect(server);
-        client.post(1, "localhost", INFER, &[GRPC, &[("grpc-timeout", "500m")]].concat(), &late);
-        assert_eq!(client.body(1).unwrap(), b"");
+        for (stream, path) in [(1, INFER), (3, STREAM)] {
+            client.post(stream, "localhost", path, &[GRPC, &[("grpc-timeout", "500m")]].concat(), &late);
+            assert_eq!(client.body(stream).unwrap(), b"");
+        }
     });
-    let line = &lines[0];
+    let [call, request, stream] = lines.as_slice() else { panic!("{lines:?}") };
+    for line in [call, request] {
+        assert_eq!(
+            (&line["error"], &line["grpc_status"], &line["endpoint"], &line["request_bytes"]),
+            (&json!("deadline_exceeded"), &json!(4), &json!("digits"), &json!(late.len()))
+        );
+    }
     assert_eq!(
-        (&line["error"], &line["grpc_status"], &line["endpoint"], &line["request_bytes"]),
-        (&json!("deadline_exceeded"), &json!(4), &json!("digits"), &json!(late.len()))
+        (&stream["error"], &stream["grpc_status"], &stream["endpoint"], &stream["requests"]),
+        (&json!("deadline_exceeded"), &json!(4), &Value::Null, &json!(1))
     );
-    assert_eq!(spans[0]["error"], true);
+    assert!(spans.iter().all(|span| span["error"] == true), "{spans:?}");
 }
 
 #[test]

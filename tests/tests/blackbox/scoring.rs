@@ -3,7 +3,9 @@
 use std::io::{Read as _, Write as _};
 use std::process::Command;
 
-use host_tests::{Host, Server, pixels_json, plugin, python, ran, repository, test_images};
+use host_tests::{
+    Host, Server, guest, misbehaviour, pixels_json, plugin, python, ran, repository, test_images,
+};
 use serde_json::{Value, json};
 
 use super::endpoints::{ROW, two_versions, write};
@@ -159,6 +161,29 @@ fn the_document_of_openapi_is_valid_and_its_example_works() {
         assert_eq!(answer.json(), post["responses"]["200"]["content"]["application/json"]["example"]);
         assert_ne!(server.post(&format!("/serve/{other}"), &example.to_string()).json(), answer.json());
     }
+}
+
+#[test]
+fn an_endpoint_with_other_transformers_has_an_example_if_they_take_it() {
+    let registry = two_versions();
+    let file = guest("picky");
+    let server = registry.host.serve(["--model", "digits@1", "--plugin", &file]);
+    let post = checked_document(&registry.host, &server, 2)["paths"]["/serve/digits"]["post"].clone();
+    let example = post["requestBody"]["content"]["application/json"]["example"].clone();
+    let answer = server.post("/serve/digits", &example.to_string());
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!(answer.json(), post["responses"]["200"]["content"]["application/json"]["example"]);
+    // It was for the document alone, and is no request.
+    let counted = server.get("/metrics").body;
+    let requests = "host_requests_total{endpoint=\"digits\",version=\"digits@1\"} 1\n";
+    assert!(counted.contains(requests), "{counted}");
+    let (file, config) = (guest("misbehaving"), format!("misbehaving={}", misbehaviour("panic")));
+    let server = registry.host.serve(["--model", "digits@1", "--plugin", &file, "--config", &config]);
+    checked_document(&registry.host, &server, 0);
+    // Its answers have other columns than the document says.
+    let label = plugin("argmax-label");
+    let server = registry.host.serve(["--model", "digits@1", "--postprocess", &label]);
+    checked_document(&registry.host, &server, 0);
 }
 
 #[test]

@@ -4,10 +4,10 @@
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use host_tests::{Answer, Server, guest};
+use host_tests::{Answer, Postgres, Ran, Server, guest, ran};
 use serde_json::{Value, json};
 
-use super::endpoints::{ask, two_versions, wait_for};
+use super::endpoints::{ask, two_versions, wait_for, write};
 use super::registry::Registry;
 
 fn row(a: i64) -> String {
@@ -65,6 +65,13 @@ fn requests_are_computed_together_and_a_bad_row_harms_only_its_own() {
         metric(&together, &format!("host_request_errors_total{}", labels("code=\"plugin_fault\","))),
         3.0
     );
+    // Calls are counted, and two have trapped for each: that of the batch, and that of the bad row alone.
+    let faults =
+        "host_plugin_faults_total{endpoint=\"digits\",fault=\"trap\",plugin=\"picky\",version=\"digits@1\"}";
+    assert!((4.0..=6.0).contains(&metric(&together, faults)), "{}", metric(&together, faults));
+    let exposed = together.get("/metrics").body;
+    let help = exposed.lines().find(|line| line.starts_with("# HELP host_plugin_faults_total ")).unwrap();
+    assert!(help.contains("computed together"), "{help}");
 }
 
 #[test]
@@ -183,17 +190,22 @@ fn a_shadow_is_given_requests_and_only_compared() {
     assert_eq!(metric(&server, difference), 5.0);
 }
 
+fn rollback(registry: &Registry, url: &str, arguments: &[&str]) -> Ran {
+    registry.run(&[&["endpoint", "rollback", "--url", url][..], arguments].concat())
+}
+
 #[test]
 fn an_endpoint_is_rolled_back_and_forth() {
     let registry = two_versions();
     for version in ["digits@1", "digits@2"] {
         registry.run(&["model", "alias", version, "champion"]).expect_success();
     }
-    let server = registry.host.serve(["--model", "digits@champion", "--model", "fixed=digits@1"]);
+    let bundle = registry.run(&["model", "show", "digits@1", "--json"]).json()["bundle"].clone();
+    let bundle = format!("bundle={}", bundle.as_str().unwrap());
+    let server =
+        registry.host.serve(["--model", "digits@champion", "--model", "fixed=digits@1", "--model", &bundle]);
     let url = format!("http://{}", server.address());
-    let rollback = |arguments: &[&str]| {
-        registry.run(&[&["endpoint", "rollback", "--url", &url][..], arguments].concat())
-    };
+    let rollback = |arguments: &[&str]| rollback(&registry, &url, arguments);
     assert_eq!(ask(&server, "/serve/digits", &[]).1, "digits@2");
     assert_eq!(rollback(&["digits"]).expect_success().trim(), "digits: digits@1 answers");
     assert_eq!(ask(&server, "/serve/digits", &[]).1, "digits@1");
@@ -209,9 +221,14 @@ fn an_endpoint_is_rolled_back_and_forth() {
         assert!(ran.code == 2 && ran.stderr.contains(reason), "{arguments:?}: {} {}", ran.code, ran.stderr);
     };
     refused(&["digits", "--to", "1"], "is version 1 already");
-    refused(&["digits", "--to", "9"], "9");
-    refused(&["fixed"], "`fixed` follows `digits@1`, which is no alias");
-    refused(&["fixed"], "serve the model by an alias, such as `digits@champion`");
+    refused(&["digits", "--to", "9"], "model `digits` has no version 9: its newest is 2");
+    refused(
+        &["digits", "--model", "digits"],
+        "`digits` is not asked to serve `digits`, but `digits@champion`",
+    );
+    refused(&["fixed"], "`fixed` is asked to serve exactly `digits@1`: name another version");
+    refused(&["fixed"], "or an alias that can be moved, such as `digits@champion`");
+    refused(&["bundle"], "`bundle` is asked to serve exactly `sha256:");
     refused(&["nothing"], "there is no endpoint `nothing`");
     drop(server);
     let nobody = registry.run(&["endpoint", "list", "--url", &url]);
@@ -220,6 +237,170 @@ fn an_endpoint_is_rolled_back_and_forth() {
         "{}",
         nobody.stderr
     );
+}
+
+fn the_newest_version_is_rolled_back(registry: &Registry) {
+    for rounds in ["1", "9", "5"] {
+        registry.train(rounds);
+    }
+    let server = registry.host.serve(["--model", "digits"].into_iter().chain(registry.database()));
+    let url = format!("http://{}", server.address());
+    let rollback = |arguments: &[&str]| rollback(registry, &url, arguments);
+    let answering = || ask(&server, "/serve/digits", &[]).1;
+    assert_eq!(answering(), "digits@3");
+    let told = rollback(&["digits"]);
+    assert!(told.stderr.contains("digits: version 2, was 3"), "{}", told.stderr);
+    assert!(told.stderr.contains("`host model tag digits@3 host.yanked --delete`"), "{}", told.stderr);
+    assert_eq!(told.expect_success(), "digits: digits@2 answers\n");
+    assert_eq!(answering(), "digits@2");
+    let told = rollback(&["digits", "--json"]).json();
+    let further = json!({ "endpoint": "digits", "model": "digits", "alias": null, "version": 1, "was": 2 });
+    assert_eq!((told, answering()), (further, "digits@1".to_owned()));
+    let refused = |arguments: &[&str], reason: &str| {
+        let ran = rollback(arguments);
+        assert!(ran.code == 2 && ran.stderr.contains(reason), "{arguments:?}: {} {}", ran.code, ran.stderr);
+    };
+    refused(&["digits"], "model `digits` has no version before 1 that has a bundle and is not yanked");
+    refused(&["digits", "--to", "1"], "`digits` is version 1 already");
+    refused(&["digits", "--to", "9"], "model `digits` has no version 9: its newest is 1");
+
+    // What is yanked is shown, and still there for those who name it.
+    let listed = registry.run(&["model", "list", "--json"]).json()[0]["versions"].clone();
+    let tags: Vec<&Value> = listed.as_array().unwrap().iter().map(|version| &version["tags"]).collect();
+    let yanked = json!({ "host.yanked": "true" });
+    assert_eq!(tags, [&json!({}), &yanked, &yanked]);
+    let table = registry.run(&["model", "list"]).expect_success();
+    let marked: Vec<bool> = table.lines().skip(1).map(|line| line.ends_with("yanked")).collect();
+    assert_eq!(marked, [true, true, false], "{table}");
+    let shown = registry.run(&["model", "show", "digits@3"]).expect_success();
+    assert!(shown.contains("host.yanked = true"), "{shown}");
+    assert_eq!(registry.run(&["model", "show", "digits", "--json"]).json()["version"], 1);
+
+    assert_eq!(rollback(&["digits", "--to", "2"]).expect_success(), "digits: digits@2 answers\n");
+    registry.run(&["model", "tag", "digits@3", "host.yanked", "--delete"]).expect_success();
+    wait_for("the mark is not taken away", || answering() == "digits@3");
+    rollback(&["digits"]).expect_success();
+    registry.train("3");
+    wait_for("a version that was registered later is not served", || answering() == "digits@4");
+
+    for version in ["digits@1", "digits@2", "digits@4"] {
+        registry.run(&["model", "tag", version, "host.yanked=learned from wrong labels"]).expect_success();
+    }
+    refused(&["digits"], "every version of model `digits` is yanked: name one, such as `digits@4`");
+    let none = registry.refused(&["serve", "--port", "0", "--model", "digits"]);
+    assert!(none.contains("`host model tag digits@4 host.yanked --delete`"), "{none}");
+    assert_eq!(answering(), "digits@4");
+}
+
+#[test]
+fn the_newest_version_is_rolled_back_on_sqlite() {
+    the_newest_version_is_rolled_back(&Registry::new(None));
+}
+
+#[test]
+fn the_newest_version_is_rolled_back_on_postgresql() {
+    let postgres = Postgres::start();
+    the_newest_version_is_rolled_back(&Registry::new(Some(&postgres)));
+}
+
+fn of_rollbacks_at_once_each_is_one_step_or_told(registry: &Registry) {
+    for rounds in ["1", "9", "5", "3"] {
+        registry.train(rounds);
+    }
+    let server = registry.host.serve(["--model", "digits"].into_iter().chain(registry.database()));
+    let url = format!("http://{}", server.address());
+    let children: Vec<_> = (0..3)
+        .map(|_| {
+            let mut command = registry.host.command();
+            // Another one may be faster than the server is seen to follow this one.
+            command.args(["endpoint", "rollback", "digits", "--wait", "0", "--url", &url]);
+            command.args(registry.database()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            command.spawn().unwrap()
+        })
+        .collect();
+    let mut steps = 0;
+    for child in children {
+        let told = ran(child.wait_with_output().unwrap()).stderr;
+        if told.contains("changed by somebody else meanwhile") {
+            continue;
+        }
+        assert!(told.contains(", was "), "{told}");
+        steps += 1;
+    }
+    assert!(steps > 0);
+    let newest = registry.run(&["model", "show", "digits", "--json"]).json()["version"].clone();
+    assert_eq!(newest, 4 - steps);
+    wait_for("it is not followed", || ask(&server, "/serve/digits", &[]).1 == format!("digits@{newest}"));
+}
+
+#[test]
+fn of_rollbacks_at_once_each_is_one_step_or_told_on_sqlite() {
+    of_rollbacks_at_once_each_is_one_step_or_told(&Registry::new(None));
+}
+
+#[test]
+fn of_rollbacks_at_once_each_is_one_step_or_told_on_postgresql() {
+    let postgres = Postgres::start();
+    of_rollbacks_at_once_each_is_one_step_or_told(&Registry::new(Some(&postgres)));
+}
+
+#[test]
+fn of_models_that_share_requests_one_is_rolled_back() {
+    let registry = two_versions();
+    for (version, alias) in [("1", "challenger"), ("2", "challenger"), ("1", "champion")] {
+        registry.run(&["model", "alias", &format!("digits@{version}"), alias]).expect_success();
+    }
+    let file = write(
+        &registry.host,
+        "version: 1
+endpoints:
+  shared:
+    traffic:
+      - { model: digits@champion, weight: 90 }
+      - { model: digits@challenger, weight: 5 }
+      - { model: digits, weight: 5 }
+",
+    );
+    let server = registry.host.serve(["--endpoints", &file]);
+    let url = format!("http://{}", server.address());
+    let rollback = |arguments: &[&str]| rollback(&registry, &url, &[&["shared"], arguments].concat());
+    let versions = || {
+        let routes = server.get("/serve").json()["endpoints"][0]["routes"].clone();
+        let versions = routes.as_array().unwrap().iter().map(|route| route["version"].as_i64().unwrap());
+        versions.collect::<Vec<_>>()
+    };
+    let followed = || registry.run(&["endpoint", "list", "--url", &url]).expect_success();
+    assert_eq!(versions(), [1, 2, 2]);
+    let table = followed();
+    assert!(table.contains("digits@challenger, digits  "), "{table}");
+    let unnamed = rollback(&[]);
+    assert!(
+        unnamed.code == 2
+            && unnamed.stderr.contains(
+                "`digits@champion` and `digits@challenger` and `digits` share the requests of `shared`: name by `--model` \
+                 which is rolled back"
+            ),
+        "{}",
+        unnamed.stderr
+    );
+    let other = rollback(&["--model", "digits@9"]);
+    assert!(
+        other.code == 2 && other.stderr.contains("`shared` is not asked to serve `digits@9`, but"),
+        "{}",
+        other.stderr
+    );
+    // The version is loaded for another one already.
+    let told = rollback(&["--model", "digits@challenger", "--json"]).json();
+    assert_eq!(
+        (&told["alias"], &told["version"], &told["was"]),
+        (&json!("challenger"), &json!(1), &json!(2))
+    );
+    assert_eq!(versions(), [1, 1, 2]);
+    let told = rollback(&["--model", "digits", "--json"]).json();
+    assert_eq!((&told["alias"], &told["version"], &told["was"]), (&Value::Null, &json!(1), &json!(2)));
+    assert_eq!(versions(), [1, 1, 1]);
+    let table = followed();
+    assert!(table.contains("digits@champion, digits@challenger, digits  "), "{table}");
 }
 
 /// What promtool finds wrong with the metrics.

@@ -91,7 +91,13 @@ impl Watched {
     /// Takes note of what should be.
     fn change(&mut self, request: &ControlRequest) {
         match request.change {
-            ControlChange::Unload => drop(self.unloaded.insert(request.name.clone())),
+            ControlChange::Unload => {
+                self.reconciler.endpoints().note_unload(&request.name);
+                // What nobody wants would only take room here, and be in the way of who wants it later.
+                if self.specs.iter().any(|spec| spec.name == request.name) {
+                    self.unloaded.insert(request.name.clone());
+                }
+            }
             ControlChange::Load => {
                 self.unloaded.remove(&request.name);
                 if !self.specs.iter().any(|spec| spec.name == request.name) {

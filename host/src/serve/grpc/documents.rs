@@ -63,10 +63,10 @@ pub(super) async fn answer(shared: &Shared, method: &str, message: &[u8]) -> Res
             framed(&ModelStatisticsResponse { model_stats })
         }
         "RepositoryIndex" => {
-            // All that is in the index is ready.
-            let RepositoryIndexRequest { repository_name, ready: _ } = decoded(message)?;
+            let RepositoryIndexRequest { repository_name, ready } = decoded(message)?;
             no_repository(&repository_name)?;
-            framed(&RepositoryIndexResponse { models: index_of(shared).into_iter().map(entry).collect() })
+            let models = index_of(shared, ready).into_iter().map(entry).collect();
+            framed(&RepositoryIndexResponse { models })
         }
         "RepositoryModelLoad" => {
             let control = control_of(shared)?;

@@ -7,15 +7,19 @@ use http_body_util::StreamBody;
 use hyper::body::Frame;
 
 use super::super::body::RequestBody;
-use super::super::observe::Seen;
-use super::super::protocol::{asked, number_of};
+use super::super::endpoint::number_of;
+use super::super::observe::{Begun, ObservedStream, Seen};
+use super::super::protocol::asked;
 use super::super::routes::{Asked, versions_of};
 use super::super::{ApiError, Decoded, ErrorCode};
 use super::message::framed;
 use super::request::{InferHead, decode_infer_request};
 use super::response::{Envelope, InferResponseHead, encode_infer_response, stream_error};
 use super::status::{answered, response, trailers};
-use super::{Call, Known};
+use super::{Call, Known, ROUTE, seen_call};
+
+/// The path of `ModelStreamInfer`.
+const STREAM_PATH: &str = "/inference.GRPCInferenceService/ModelStreamInfer";
 
 /// Longest that a stream may wait for its next request. It holds a place for requests as long as it is there.
 const STREAM_IDLE_MAX: Duration = Duration::from_secs(600);
@@ -36,21 +40,74 @@ pub(super) async fn infer(mut call: Call, known: &mut Known) -> Result<Response<
 /// Answers `ModelStreamInfer`: for each request one answer, in the order of the requests. An error is an answer too, and
 /// the stream goes on; it ends with the first message that cannot be read.
 pub(super) fn stream(call: Call) -> Response<Body> {
-    let frames = unfold(Some(call), async |call| {
-        let mut call = call?;
-        let deadline = call.deadline;
-        let (frame, next) = match deadline.within(next_answer(&mut call)).await {
-            Ok(Some(answer)) => (Frame::data(Bytes::from(answer)), Some(call)),
+    let observed = call.shared.observed_stream(STREAM_PATH, ROUTE, &call.headers);
+    let is_stream = observed.is_some();
+    let frames = unfold(Some(Stream { call, observed }), async |stream| {
+        let mut stream = stream?;
+        let (frame, next) = match stream.next_answer().await {
+            Ok(Some(answer)) => (Frame::data(Bytes::from(answer)), Some(stream)),
             Ok(None) => (Frame::trailers(trailers(Ok(()))), None),
             Err(error) => (Frame::trailers(trailers(Err(&error))), None),
         };
         Some((Ok::<_, std::convert::Infallible>(frame), next))
     });
-    response(Body::new(StreamBody::new(frames)))
+    let mut response = response(Body::new(StreamBody::new(frames)));
+    if is_stream {
+        response.extensions_mut().insert(Seen { is_stream, ..Seen::default() });
+    }
+    response
 }
 
-/// The answer to the next request of a stream, framed; none at its end.
-async fn next_answer(call: &mut Call) -> Result<Option<Vec<u8>>, ApiError> {
+/// A stream of requests that is under way.
+struct Stream {
+    call: Call,
+    /// None where nothing is told of it.
+    observed: Option<ObservedStream>,
+}
+
+/// A request of a stream that is there.
+struct StreamRequest {
+    begun: Begun,
+    bytes: u64,
+    /// What is known of it before its answer is there.
+    asked: Option<Asked>,
+    /// What is told of it once it is answered, where anything is.
+    seen: Option<Seen>,
+}
+
+impl Stream {
+    /// The answer to the next request, framed; none at the end.
+    async fn next_answer(&mut self) -> Result<Option<Vec<u8>>, ApiError> {
+        let (deadline, mut request) = (self.call.deadline, None);
+        let answered = deadline.within(next_answer(&mut self.call, &mut request)).await;
+        self.tell(request, &answered);
+        answered
+    }
+
+    /// Tells a request that was answered, or was not before the caller's deadline; and how the stream has ended.
+    fn tell(&mut self, request: Option<StreamRequest>, answered: &Result<Option<Vec<u8>>, ApiError>) {
+        let Some(observed) = &mut self.observed else { return };
+        let error = answered.as_ref().err();
+        if let Some(StreamRequest { begun, bytes, asked, seen }) = request {
+            let failure = || self.call.shared.seen_failure(asked.as_ref(), error?);
+            if let Some(mut seen) = seen.or_else(failure) {
+                seen.call = Some(seen_call(seen.error, Some(bytes)));
+                let sent = answered.as_ref().ok().and_then(Option::as_ref);
+                observed.tell(begun, &seen, sent.map(|answer| answer.len() as u64));
+            }
+        }
+        if !matches!(answered, Ok(Some(_))) {
+            let error = error.map(ApiError::code);
+            observed.end(seen_call(error, None), error);
+        }
+    }
+}
+
+/// The answer to the next request of a stream, framed; none at its end. Leaves in `request` what is known of it.
+async fn next_answer(
+    call: &mut Call,
+    request: &mut Option<StreamRequest>,
+) -> Result<Option<Vec<u8>>, ApiError> {
     let begins = tokio::time::timeout(STREAM_IDLE_MAX, call.messages.begins()).await;
     let begins = begins.unwrap_or_else(|_| {
         let message = format!("no request came for {} s", STREAM_IDLE_MAX.as_secs());
@@ -59,13 +116,21 @@ async fn next_answer(call: &mut Call) -> Result<Option<Vec<u8>>, ApiError> {
     if !begins {
         return Ok(None);
     }
+    let (begun, read) = (Begun::now(), call.messages.read());
     let Some(message) = call.messages.next(&call.shared.bodies).await? else { return Ok(None) };
+    let bytes = call.messages.read() - read;
+    let request = request.insert(StreamRequest { begun, bytes, asked: None, seen: None });
     let id = InferHead::read(message.bytes()).map(|head| head.id.to_owned()).unwrap_or_default();
-    let answer = computed(call, message, Envelope::Stream, &mut None).await;
-    match answer {
-        Ok(answer) => Ok(Some(answer.message)),
+    match computed(call, message, Envelope::Stream, &mut request.asked).await {
+        Ok(answer) => {
+            request.seen = answer.seen;
+            Ok(Some(answer.message))
+        }
         Err(error) if call.deadline.check().is_err() => Err(error),
-        Err(error) => framed(&stream_error(&error, &id)).map(Some),
+        Err(error) => {
+            request.seen = call.shared.seen_failure(request.asked.as_ref(), &error);
+            framed(&stream_error(&error, &id)).map(Some)
+        }
     }
 }
 
@@ -97,7 +162,7 @@ async fn computed(
     let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     let head = InferResponseHead {
         model_name: asked.endpoint.name().to_string(),
-        model_version: number_of(&asked.deployment),
+        model_version: number_of(&asked.deployment).to_string(),
         id: head.id.to_owned(),
         parameters: metadata.iter().map(|(name, value)| (name.to_string(), text(value))).collect(),
     };

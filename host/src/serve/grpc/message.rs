@@ -72,6 +72,11 @@ impl MessageReader {
         }
     }
 
+    /// How many bytes of the body were read, packed as they were sent.
+    pub(super) fn read(&self) -> u64 {
+        self.received - self.pending.len() as u64
+    }
+
     /// How many bytes of the body have come, packed as they were sent.
     pub(super) fn received(&self) -> u64 {
         self.received
@@ -167,6 +172,21 @@ mod tests {
             assert_eq!(all(reader(None, pieces)).await.unwrap(), expected, "{size}");
         }
         assert_eq!(all(reader(None, Vec::new())).await.unwrap(), Vec::<Vec<u8>>::new());
+    }
+
+    #[tokio::test]
+    async fn each_message_has_its_own_bytes_however_they_come() {
+        let sent = [frame(0, b"one"), frame(0, &[7; 900])].concat();
+        for size in [7, sent.len()] {
+            let mut reader = reader(None, sent.chunks(size).map(<[u8]>::to_vec).collect());
+            let mut lengths = Vec::new();
+            while reader.begins().await.unwrap() {
+                let before = reader.read();
+                reader.next(&bodies()).await.unwrap();
+                lengths.push(reader.read() - before);
+            }
+            assert_eq!((lengths, reader.received()), (vec![8, 905], 913), "{size}");
+        }
     }
 
     #[tokio::test]

@@ -110,6 +110,13 @@ pub struct ModelIndexEntry {
     pub reason: String,
 }
 
+impl ModelIndexEntry {
+    /// A version that does not answer, and why.
+    pub fn unavailable(name: String, version: String, reason: &str) -> Self {
+        Self { name, version, state: ModelState::Unavailable, reason: reason.to_owned() }
+    }
+}
+
 /// Whether a version of a model answers requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
@@ -251,6 +258,9 @@ mod tests {
             reason: String::new(),
         };
         let expected = json!({"name": "mnist", "version": "2", "state": "READY", "reason": ""});
+        assert_eq!(serde_json::to_value(entry).unwrap(), expected);
+        let entry = ModelIndexEntry::unavailable("mnist".to_owned(), "2".to_owned(), "unloaded");
+        let expected = json!({"name": "mnist", "version": "2", "state": "UNAVAILABLE", "reason": "unloaded"});
         assert_eq!(serde_json::to_value(entry).unwrap(), expected);
     }
 

@@ -120,6 +120,7 @@ fn line(told: &Told<'_>) -> Value {
     put("duration_us", json!(told.micros));
     put("request_bytes", json!(told.request_bytes));
     put("response_bytes", json!(told.response_bytes));
+    put("requests", json!(told.requests));
     put("error", json!(told.error.map(super::ErrorCode::as_str)));
     if let Some(asked) = told.seen.and_then(|seen| seen.asked.as_ref()) {
         put("endpoint", json!(asked.endpoint));
@@ -157,6 +158,7 @@ pub(super) mod tests {
             micros: 12,
             request_bytes: Some(0),
             response_bytes: None,
+            requests: None,
             seen: None,
             error: Some(super::super::ErrorCode::NotFound),
             call: None,

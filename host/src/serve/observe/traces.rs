@@ -16,7 +16,7 @@ pub(super) fn parent_of(headers: &HeaderMap) -> Context {
 }
 
 impl Traces {
-    /// A span for the request, and below it one for each stage that took time.
+    /// A span for the request or stream, and below it one for each stage that took time.
     pub(super) fn tell(&self, told: &Told<'_>, parent: Context) {
         let tracer = self.tracer();
         let name = format!("{} {}", told.method, told.route.unwrap_or("unknown"));
@@ -107,6 +107,8 @@ fn attributes_of(told: &Told<'_>) -> Vec<KeyValue> {
         attributes.push(KeyValue::new("rpc.system", "grpc"));
         attributes.extend(call.status.map(|status| KeyValue::new("rpc.grpc.status_code", i64::from(status))));
     }
+    let requests = told.requests.map(|requests| i64::try_from(requests).unwrap_or(i64::MAX));
+    attributes.extend(requests.map(|requests| KeyValue::new("host.requests", requests)));
     if let Some(asked) = told.seen.and_then(|seen| seen.asked.as_ref()) {
         attributes.extend(who(&asked.endpoint, &asked.deployment));
     }

@@ -1,0 +1,103 @@
+use std::sync::Arc;
+
+use axum::http::HeaderMap;
+use opentelemetry::Context;
+
+use super::{Begun, Observer, Seen, SeenCall, Told};
+use crate::serve::ErrorCode;
+
+/// A stream of requests over one call: each is told when it is answered, as a call of its own would be, and the stream when it
+/// is over.
+pub(in crate::serve) struct ObservedStream {
+    observer: Arc<Observer>,
+    /// The caller's span.
+    parent: Option<Context>,
+    path: &'static str,
+    route: &'static str,
+    begun: Begun,
+    /// Those that were told.
+    requests: u64,
+    request_bytes: u64,
+    response_bytes: u64,
+    /// How it ended, and with which error; none before, and where it is cut off.
+    ended: Option<(SeenCall, Option<ErrorCode>)>,
+}
+
+impl ObservedStream {
+    /// A stream that begins, of a call with these headers.
+    pub(in crate::serve) fn begin(
+        observer: &Arc<Observer>,
+        path: &'static str,
+        route: &'static str,
+        headers: &HeaderMap,
+    ) -> Self {
+        Self {
+            observer: Arc::clone(observer),
+            parent: observer.parent_of(headers),
+            path,
+            route,
+            begun: Begun::now(),
+            requests: 0,
+            request_bytes: 0,
+            response_bytes: 0,
+            ended: None,
+        }
+    }
+
+    /// Tells a request that is answered, or never will be.
+    pub(in crate::serve) fn tell(&mut self, begun: Begun, seen: &Seen, response_bytes: Option<u64>) {
+        let request_bytes = seen.call.and_then(|call| call.request_bytes);
+        self.requests += 1;
+        self.request_bytes += request_bytes.unwrap_or_default();
+        self.response_bytes += response_bytes.unwrap_or_default();
+        let told = Told {
+            request_bytes,
+            response_bytes,
+            seen: Some(seen),
+            error: seen.error,
+            call: seen.call,
+            ..self.told(begun)
+        };
+        self.observer.tell(&told, self.parent.clone());
+    }
+
+    /// Says how it ended.
+    pub(in crate::serve) fn end(&mut self, call: SeenCall, error: Option<ErrorCode>) {
+        self.ended = Some((call, error));
+    }
+
+    /// What is told of all that belongs to it.
+    fn told(&self, begun: Begun) -> Told<'_> {
+        Told {
+            method: "POST",
+            path: self.path,
+            route: Some(self.route),
+            // Of HTTP, whose head was sent when it began.
+            status: 200,
+            started_at: begun.at,
+            micros: begun.micros(),
+            request_bytes: None,
+            response_bytes: None,
+            requests: None,
+            seen: None,
+            error: None,
+            call: None,
+        }
+    }
+}
+
+impl Drop for ObservedStream {
+    /// Tells the stream, which is over: at its end, or where its client or the server has cut it off.
+    fn drop(&mut self) {
+        let (call, error) = self.ended.unwrap_or_default();
+        let told = Told {
+            request_bytes: Some(self.request_bytes),
+            response_bytes: Some(self.response_bytes),
+            requests: Some(self.requests),
+            error,
+            call: Some(call),
+            ..self.told(self.begun)
+        };
+        self.observer.tell(&told, self.parent.clone());
+    }
+}
