@@ -58,6 +58,11 @@ pub trait Model: std::fmt::Debug + Send + Sync {
     /// where another library evaluates the model, and that fails.
     fn score(&self, features: &[f32]) -> Result<Vec<f32>, ModelError>;
 
+    /// Whether so many rows are shared by the threads of a pool, for which the one that asks has to wait.
+    fn shares_cores(&self, _rows: usize) -> bool {
+        false
+    }
+
     /// Which of several outputs has the scores, and what they are; none where the file itself tells.
     fn output_choice(&self) -> Option<OutputChoice> {
         None

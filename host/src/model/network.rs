@@ -24,9 +24,11 @@ use super::{Model, ModelError};
 /// Rows that go through dense layers together; more would not make them faster.
 const ROWS: usize = 8;
 
-/// Multiplications from which on another core takes a part of the rows: about a tenth of a millisecond, some times what it takes
-/// to wake its thread.
-const PART_PRODUCTS_MIN: usize = 1 << 20;
+/// Multiplications from which on cores share the rows: those of some milliseconds on one.
+const SHARED_PRODUCTS_MIN: usize = 1 << 24;
+
+/// Multiplications that one of them takes at once: many times what it takes to wake its thread.
+const PART_PRODUCTS_MIN: usize = 1 << 22;
 
 /// Numbers that one layer may have in memory for all of them; larger rows go one by one.
 const ELEMENTS_MAX: usize = 1 << 20;
@@ -111,11 +113,18 @@ impl NetworkModel {
         }
     }
 
-    /// Rows that one core takes at once: whole groups, so that every row is computed as it would be alone.
+    /// Multiplications of a row.
+    fn products(&self) -> usize {
+        let of_layers = self.layers.iter().map(|(geometry, _)| geometry.products());
+        of_layers.fold(1, usize::saturating_add)
+    }
+
+    /// Rows that one core takes at once.
     fn part_rows(&self) -> usize {
-        let products = self.layers.iter().map(|(geometry, _)| geometry.products());
-        let of_row = products.fold(1, usize::saturating_add);
-        PART_PRODUCTS_MIN.div_ceil(of_row).next_multiple_of(ROWS)
+        match PART_PRODUCTS_MIN.div_ceil(self.products()) {
+            few if few < ROWS => few,
+            rows => rows.next_multiple_of(ROWS),
+        }
     }
 
     /// Numbers of a row that go in or out of a layer, at most.
@@ -157,6 +166,10 @@ impl Model for NetworkModel {
         matches!(self.architecture.output, Output::Regression { .. })
     }
 
+    fn shares_cores(&self, rows: usize) -> bool {
+        rows > 1 && rows.saturating_mul(self.products()) >= SHARED_PRODUCTS_MIN
+    }
+
     fn byte_len(&self) -> usize {
         let places =
             |geometry: &Geometry| geometry.bases.len() + geometry.offsets.len() + geometry.corners.len();
@@ -167,10 +180,10 @@ impl Model for NetworkModel {
     fn score(&self, features: &[f32]) -> Result<Vec<f32>, ModelError> {
         let rows = features.len() / self.feature_count.max(1);
         let mut scores = vec![0.0; rows * self.score_count];
-        let part = self.part_rows();
-        if rows <= part {
+        if !self.shares_cores(rows) {
             self.score_rows(features, &mut scores);
         } else {
+            let part = self.part_rows();
             let parts = features.par_chunks(part * self.feature_count.max(1));
             parts
                 .zip(scores.par_chunks_mut(part * self.score_count.max(1)))

@@ -122,6 +122,11 @@ impl Predictor {
         self.parts.model.may_round()
     }
 
+    /// Whether the model has so many rows shared by cores.
+    pub fn shares_cores(&self, rows: usize) -> bool {
+        self.parts.model.shares_cores(rows)
+    }
+
     /// Leaves out the columns that it does not take, such as the label of a dataset.
     pub fn select_inputs(&self, batch: Batch) -> Result<Batch, BatchError> {
         let is_taken = |name: &str| self.signature.inputs.iter().any(|spec| spec.name == name);

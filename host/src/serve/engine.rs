@@ -92,7 +92,10 @@ impl Engine {
         let worked =
             self.work.compute(&inputs, deadline).await.inspect_err(|error| self.count_fault(error))?;
         let rows = inputs.rows();
-        self.learn(rows, started.elapsed());
+        // What one core takes for a row cannot be told where several have shared them.
+        if !self.work.shares_cores(rows) {
+            self.learn(rows, started.elapsed());
+        }
         self.metrics.count_batch(rows, &worked.calls);
         let Worked { outputs, seen, times, parts, .. } = worked;
         Ok(Computed { inputs, outputs, seen, times, batch_rows: rows, parts, is_first: true })
@@ -139,7 +142,9 @@ impl Engine {
             0 if rows > 1 => u64::MAX,
             nanos => nanos.saturating_mul(rows as u64),
         };
+        // Whoever waits for a pool's threads holds up more than itself.
         rows <= INLINE_ROWS_MAX
+            && !self.work.shares_cores(rows)
             && inputs.byte_len() <= INLINE_BYTES_MAX
             && scores <= INLINE_SCORES_MAX
             && nanos <= INLINE_NANOS_MAX

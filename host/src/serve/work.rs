@@ -62,6 +62,11 @@ impl Work {
         }
     }
 
+    /// Whether cores share so many rows. What a graph asks shares them itself.
+    pub(super) fn shares_cores(&self, rows: usize) -> bool {
+        matches!(self, Self::Bundle(predictor) if predictor.shares_cores(rows))
+    }
+
     /// Whether requests may be computed together here. What a graph asks puts them together itself.
     pub(super) fn may_batch(&self, policy: BatchPolicy) -> bool {
         let Self::Bundle(predictor) = self else { return false };

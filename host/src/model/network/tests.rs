@@ -132,7 +132,8 @@ fn a_row_scores_the_same_bits_in_any_company() {
     for network in networks() {
         let model = NetworkModel::new(&network).unwrap();
         // Enough of them to be shared by cores, and no whole groups.
-        let count = 2 * model.part_rows() + 3;
+        let count = SHARED_PRODUCTS_MIN.div_ceil(model.products()) + 3;
+        assert!(model.shares_cores(count) && !model.shares_cores(1) && count > 2 * model.part_rows());
         let rows = numbers(count * 84, 11);
         let together = model.score(&rows).unwrap();
         for size in [1, 2, 7, 8, 9, 16] {

@@ -1,0 +1,152 @@
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::ThreadId;
+
+use super::*;
+use crate::domain::{ColumnSpec, DataType, Signature};
+use crate::model::{Model, ModelError};
+use crate::registry::{Predictor, PredictorParts};
+use crate::serve::rows::BodyFormat;
+
+/// Says always 0, and remembers who asked.
+#[derive(Debug)]
+pub(crate) struct Zeros {
+    features: usize,
+    scores: usize,
+    asked_by: Mutex<Vec<ThreadId>>,
+    /// Rows of each call.
+    pub(crate) rows: Mutex<Vec<usize>>,
+    /// Rows from which on cores share them.
+    shared_from: AtomicUsize,
+}
+
+impl Model for Zeros {
+    fn description(&self) -> String {
+        "zeros".to_owned()
+    }
+
+    fn feature_count(&self) -> usize {
+        self.features
+    }
+
+    fn score_count(&self) -> usize {
+        self.scores
+    }
+
+    fn predicts_values(&self) -> bool {
+        true
+    }
+
+    fn byte_len(&self) -> usize {
+        0
+    }
+
+    fn shares_cores(&self, rows: usize) -> bool {
+        rows >= self.shared_from.load(Ordering::Relaxed)
+    }
+
+    fn score(&self, features: &[f32]) -> Result<Vec<f32>, ModelError> {
+        self.asked_by.lock().unwrap().push(std::thread::current().id());
+        self.rows.lock().unwrap().push(features.len() / self.features);
+        Ok(vec![0.0; features.len() / self.features * self.scores])
+    }
+}
+
+impl Deployment {
+    /// The same as a version of a model.
+    pub(crate) fn named(self, model: &str, number: i64) -> Self {
+        Self { version: Some((model.parse().unwrap(), number)), ..self }
+    }
+}
+
+pub(crate) fn call() -> Call {
+    Call { queue: Arc::new(Queue::new(crate::serve::QueueLimits::default())), cache: None, deadline: None }
+}
+
+pub(crate) fn deployment(features: usize, scores: usize) -> (Arc<Zeros>, Deployment) {
+    let (asked_by, rows, shared_from) = (Mutex::default(), Mutex::default(), AtomicUsize::new(usize::MAX));
+    let model = Arc::new(Zeros { features, scores, asked_by, rows, shared_from });
+    let input = ColumnSpec {
+        name: "features".to_owned(),
+        dtype: DataType::Fp32,
+        shape: vec![features],
+        nullable: true,
+    };
+    let signature =
+        Signature { inputs: vec![input.clone()], features: vec![input], outputs: vec![model.scores()] };
+    let parts = PredictorParts { preprocess: Vec::new(), model: model.clone(), postprocess: Vec::new() };
+    let config = DeploymentConfig {
+        version: None,
+        bundle: Digest::of(b""),
+        platform: "test".to_owned(),
+        is_of_bundle: true,
+        work: Work::Bundle(Predictor::new(parts, signature)),
+        window: None,
+        rows_max: 100_000,
+        example: None,
+    };
+    (model, Deployment::new("e", config).unwrap())
+}
+
+async fn answer(deployment: &Deployment, body: RequestBody, call: Call) -> Result<Answer<Vec<u8>>, ApiError> {
+    BodyFormat::Json.answer(deployment, body, call).await
+}
+
+fn rows(count: usize, features: usize) -> RequestBody {
+    let row = format!("{{\"features\":[{}]}}", vec!["0"; features].join(","));
+    format!("[{}]", vec![row; count].join(",")).into_bytes().into()
+}
+
+#[tokio::test]
+async fn refuses_rows_whose_answer_would_be_too_large_before_computing_it() {
+    let (model, deployment) = deployment(1, 65_536);
+    let refused = answer(&deployment, rows(65, 1), call()).await.unwrap_err();
+    assert_eq!(refused.code(), ErrorCode::AnswerTooLarge);
+    assert_eq!(
+        refused.message(),
+        "the answer would be too large: expected at most 64 rows, as the model has 65536 scores for each, found 65"
+    );
+    assert!(model.asked_by.lock().unwrap().is_empty());
+    assert!(answer(&deployment, rows(64, 1), call()).await.is_ok());
+}
+
+#[tokio::test]
+async fn only_small_requests_are_answered_on_the_thread_that_read_them() {
+    let asked_here = async |count: usize, features: usize, scores: usize| {
+        let (model, deployment) = deployment(features, scores);
+        // From these it knows what a row takes, of which the first alone says little.
+        for _ in 0..50 {
+            answer(&deployment, rows(1, features), call()).await.unwrap();
+        }
+        model.asked_by.lock().unwrap().clear();
+        answer(&deployment, rows(count, features), call()).await.unwrap();
+        let asked_by = model.asked_by.lock().unwrap();
+        asked_by.as_slice() == [std::thread::current().id()]
+    };
+    assert!(asked_here(1, 784, 10).await);
+    assert!(asked_here(64, 20, 10).await);
+    assert!(!asked_here(65, 20, 10).await, "many rows");
+    assert!(!asked_here(10, 20_000, 1).await, "a long body");
+    assert!(!asked_here(10, 20, 10_000).await, "a long answer");
+    let (model, deployment) = deployment(20, 10);
+    answer(&deployment, rows(2, 20), call()).await.unwrap();
+    assert_ne!(
+        model.asked_by.lock().unwrap()[0],
+        std::thread::current().id(),
+        "nobody knows how long it takes"
+    );
+}
+
+#[tokio::test]
+async fn rows_that_cores_share_hold_up_no_thread_that_reads() {
+    let (model, deployment) = deployment(20, 10);
+    model.shared_from.store(2, Ordering::Relaxed);
+    answer(&deployment, rows(2, 20), call()).await.unwrap();
+    assert_eq!(deployment.engine.row_nanos(), 0, "they tell nothing of what one core takes");
+    answer(&deployment, rows(1, 20), call()).await.unwrap();
+    assert!(deployment.engine.row_nanos() > 0);
+    answer(&deployment, rows(2, 20), call()).await.unwrap();
+    let asked_by = model.asked_by.lock().unwrap();
+    let here = std::thread::current().id();
+    assert_eq!(asked_by.iter().map(|thread| *thread == here).collect::<Vec<_>>(), [false, true, false]);
+}
