@@ -25,13 +25,19 @@ pub(super) enum EndpointCommand {
     List(ListArguments),
     /// Let the version answer again that answered before.
     #[command(after_help = "\
-An alias that the endpoint follows is moved back; rolled back twice, it is where it was. Where it follows the newest version of a
-model, that one is yanked: the tag `host.yanked` says that it is not the newest any more, whatever its number is, and it is
-still reached by number and alias. Rolled back twice, it is one version further back; `host model tag mnist@3 host.yanked
---delete` takes the mark away. A version that is registered later is newer, and is served.
+An alias that the endpoint follows is moved back; rolled back twice, it is where it was. Where it
+follows the newest version of a model, that one is yanked: the tag `host.yanked` says that it is
+not the newest any more, whatever its number is, and it is still reached by number and alias.
+Rolled back twice, it is one version further back; `host model tag mnist@3 host.yanked --delete`
+takes the mark away. A version that is registered later is newer, and is served.
 
-Both hold for every server that follows the same; each has the version before still loaded, so that it answers within a
-second (`host serve --refresh`).
+Both hold for every server that follows the same, within a second (`host serve --refresh`). One
+that has answered with the version before still has it loaded, as long as `keep` covers it (1, if
+nothing is said); what is further back is loaded first, and could fail to be.
+
+What is rolled back is the version that the server answers with. Where the registry means another
+one already, because somebody was faster or the server could not load it, it is told; `--to` says
+what should answer then.
 
 Examples:
   host endpoint rollback digits --url http://localhost:8080
@@ -146,13 +152,18 @@ fn cells(model: Option<String>, version: Option<i64>, bundle: &str) -> (String, 
     (named, bundle.chars().take("sha256:".len() + 12).collect())
 }
 
-impl ServerUrl {
-    async fn endpoint(&self, name: &Name) -> anyhow::Result<ListedEndpoint> {
-        let listed: Listed = understood(self.ask().await?)?;
-        let known: Vec<_> = listed.endpoints.iter().map(|endpoint| format!("`{}`", endpoint.name)).collect();
+impl Listed {
+    fn endpoint(&self, name: &Name, server: &ServerUrl) -> anyhow::Result<&ListedEndpoint> {
+        let known: Vec<_> = self.endpoints.iter().map(|endpoint| format!("`{}`", endpoint.name)).collect();
         let unknown =
-            || anyhow!("there is no endpoint `{name}` at {}: there is {}", self.url, known.join(", "));
-        listed.endpoints.into_iter().find(|endpoint| endpoint.name == name.as_str()).ok_or_else(unknown)
+            || anyhow!("there is no endpoint `{name}` at {}: there is {}", server.url, known.join(", "));
+        self.endpoints.iter().find(|endpoint| endpoint.name == name.as_str()).ok_or_else(unknown)
+    }
+}
+
+impl ServerUrl {
+    async fn listed(&self) -> anyhow::Result<Listed> {
+        understood(self.ask().await?)
     }
 
     /// What the server tells of its endpoints.

@@ -19,7 +19,7 @@ use crate::domain::{ColumnSpec, Name};
 use crate::model::OutputChoice;
 use crate::registry::{
     self, BundleManifest, ModelReference, ModelVersion, RegisteredModel, Registry, RegistryError,
-    TransformerEntry, VersionSelector,
+    TransformerEntry, VersionSelector, YANKED_TAG,
 };
 use crate::store::Store;
 use crate::track::Pair;
@@ -70,8 +70,9 @@ Example:
     History(history::HistoryArguments),
     /// Set a tag of a model or of a version.
     #[command(after_help = "\
-The tag `host.yanked` sets a version aside: it is not the newest of its model any more, whatever its number is, and is still
-reached by number and alias. `host endpoint rollback` sets it too. Its value may say why; only `false` says that it is not.
+The tag `host.yanked` sets a version aside: it is not the newest of its model any more, whatever
+its number is, and is still reached by number and alias. `host endpoint rollback` sets it too. Its
+value may say why; only `false` says that it is not.
 
 Examples:
   host model tag mnist@3 checked=yes
@@ -248,7 +249,11 @@ async fn change_tag(
     let number = match &model.version {
         Some(_) => Some(model.find(registry).await?.number),
         None => {
-            registry.find_model(&model.name).await?;
+            let found = registry.find_model(&model.name).await?;
+            if key == YANKED_TAG && !delete {
+                let highest = found.latest_versions.iter().map(|version| version.number).max().unwrap_or(1);
+                bail!("`{YANKED_TAG}` is a tag of versions: name one, such as `{}@{highest}`", found.name);
+            }
             None
         }
     };
@@ -266,6 +271,16 @@ async fn change_tag(
         None => format!("{place}: no {key}"),
     };
     Ok((json!({ "name": model.name, "version": number, "key": key, "value": value }), line))
+}
+
+/// Says of a version that was there already, and holds what should be registered, that it is not the newest for that.
+pub(super) fn note_if_yanked(version: &ModelVersion, output: &Output) {
+    if version.is_yanked() {
+        let named = format!("{}@{}", version.name, version.number);
+        output.note(&format!(
+            "{named} is yanked, and is not the newest: `host model tag {named} {YANKED_TAG} --delete` takes the mark away"
+        ));
+    }
 }
 
 async fn delete(registry: &Registry, model: &NamedVersion) -> anyhow::Result<(Value, String)> {

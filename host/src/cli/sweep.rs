@@ -12,6 +12,7 @@ use serde_json::json;
 use tokio::runtime::Runtime;
 
 use self::progress::Progress;
+use super::model::note_if_yanked;
 use super::output::{Output, Table, number_text};
 use super::run::find;
 use super::state::StateArguments;
@@ -412,6 +413,9 @@ fn print(
     arguments: &SweepArguments,
     output: &Output,
 ) -> anyhow::Result<()> {
+    if let Some(version) = version {
+        note_if_yanked(version, output);
+    }
     if output.is_json() {
         let mut told = json!({
             "bundle": best.bundle,

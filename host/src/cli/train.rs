@@ -12,6 +12,7 @@ use indicatif::ProgressBar;
 use serde_json::json;
 use tokio::runtime::Runtime;
 
+use super::model::note_if_yanked;
 use super::output::{Output, Table, number_text, thousands};
 use super::run::find;
 use super::state::StateArguments;
@@ -225,6 +226,9 @@ fn print(
     run_id: &str,
     output: &Output,
 ) -> anyhow::Result<()> {
+    if let Some(version) = version {
+        note_if_yanked(version, output);
+    }
     let evaluation = &report.evaluation;
     if output.is_json() {
         return output.value(&json!({

@@ -3,6 +3,8 @@
 //! Every change is noted in the transaction that makes it. The database runs those one after the other, so what one reads
 //! of an alias before it moves it is still so when it is done.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 use sqlx::{AnyConnection, Row as _};
 
@@ -116,7 +118,8 @@ impl Registry {
         }
     }
 
-    /// The version that an alias meant before the one that it means now; none where it has meant no other.
+    /// The version that an alias meant before the one that it means now, and that can still be served and is not yanked; none
+    /// where it has meant no such one.
     pub async fn version_before(
         &self,
         name: &str,
@@ -124,8 +127,11 @@ impl Registry {
         current: i64,
     ) -> Result<Option<i64>, TrackError> {
         let changes = self.alias_history(name, Some(alias)).await?;
-        let mut versions = changes.iter().rev().filter_map(|change| change.version);
-        Ok(versions.find(|version| *version != current))
+        let versions = self.versions_of(name).await?;
+        let fit = versions.iter().filter(|version| version.bundle.is_some() && !version.is_yanked());
+        let fit: BTreeSet<i64> = fit.map(|version| version.number).collect();
+        let mut meant = changes.iter().rev().filter_map(|change| change.version);
+        Ok(meant.find(|number| *number != current && fit.contains(number)))
     }
 
     /// What the aliases of a model meant, or one of them, in the order of the changes. What was before this was kept, or

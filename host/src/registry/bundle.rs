@@ -206,14 +206,29 @@ pub enum RegistryError {
     #[error("{0}")]
     Track(#[from] TrackError),
     /// The model has no such version.
-    #[error("model `{name}` has no version {version}: its newest is {newest}")]
+    #[error("model `{name}` has no version {version}: its highest is {highest}")]
     UnknownVersion {
         /// The model.
         name: Name,
         /// The version asked for.
         version: i64,
-        /// The newest there is.
-        newest: i64,
+        /// The highest number there is, yanked or not.
+        highest: i64,
+    },
+    /// The version is yanked, and what is asked would need it not to be.
+    #[error(
+        "version {version} of model `{name}` is yanked (`{tag}` is `{}`): if it should answer again, take the mark away first \
+         by `host model tag {name}@{version} {tag} --delete`",
+        why.chars().take(200).collect::<String>(),
+        tag = super::YANKED_TAG
+    )]
+    Yanked {
+        /// The model.
+        name: Name,
+        /// The version.
+        version: i64,
+        /// The value of its tag.
+        why: String,
     },
     /// Text that names no model.
     #[error(

@@ -195,9 +195,7 @@ impl Registry {
         Ok(match selector {
             VersionSelector::Newest => RegistryError::AllYanked { name, highest },
             VersionSelector::Number(version) => {
-                let newest = self.newest_version(name.as_str()).await;
-                let newest = newest.map_or(highest, |newest| newest.number);
-                RegistryError::UnknownVersion { name, version: *version, newest }
+                RegistryError::UnknownVersion { name, version: *version, highest }
             }
             VersionSelector::Alias(alias) => RegistryError::UnknownAlias {
                 name,

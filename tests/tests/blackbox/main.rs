@@ -25,6 +25,7 @@ mod place;
 mod plugins;
 mod programs;
 mod registry;
+mod rollback;
 mod scoring;
 mod serving;
 mod sweeps;

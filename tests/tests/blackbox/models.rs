@@ -291,7 +291,7 @@ fn only_what_is_better_becomes_the_champion(registry: &Registry) {
     );
     assert_eq!(
         registry.refused(&["model", "promote", "digits@7"]),
-        "error: model `digits` has no version 7: its newest is 3"
+        "error: model `digits` has no version 7: its highest is 3"
     );
     for wrong in [
         &["digits", "--alias", "latest"][..],
@@ -413,7 +413,7 @@ fn the_best_of_several_is_told() {
         refused(&["digits", "--champion", "digits"]),
         "error: `digits` cannot be the champion: expected `name@alias`, such as `mnist@champion`"
     );
-    assert_eq!(refused(&["digits@9"]), "error: model `digits` has no version 9: its newest is 3");
+    assert_eq!(refused(&["digits@9"]), "error: model `digits` has no version 9: its highest is 3");
     let said = refused(&["digits", "--label", "none"]);
     assert_snapshot!(said, @"error: `digits`: dataset `t` has no column `none` to predict: it has `a`, `b`, `label`");
     let said = registry.refused(&["model", "compare", "digits", "--data", "t", "--metric", "acuracy"]);

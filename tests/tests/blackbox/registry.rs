@@ -117,7 +117,7 @@ fn versions_can_be_named_tagged_and_deleted(registry: &Registry) {
     let unknown = registry.refused(&["model", "show", "digits@challenger"]);
     assert_eq!(unknown, "error: model `digits` has no alias `challenger`: it has `champion`");
     let unknown = registry.refused(&["serve", "--port", "0", "--model", "digits@9"]);
-    assert_eq!(unknown, "error: model `digits` has no version 9: its newest is 2");
+    assert_eq!(unknown, "error: model `digits` has no version 9: its highest is 2");
     registry.run(&["model", "delete", "digits@champion"]).expect_success();
     assert_eq!(registry.versions(), [(1, json!([]))], "the alias went with its version");
     assert_eq!(registry.train("3")["version"], 3, "a number is not used twice");

@@ -222,6 +222,7 @@ fn pairs(tags: Vec<(String, String)>) -> Vec<Pair> {
 }
 
 fn tell(version: &ModelVersion, output: &Output) -> anyhow::Result<()> {
+    super::note_if_yanked(version, output);
     if output.is_json() {
         return output.value(&json!({
             "model": version.name,

@@ -4,6 +4,9 @@ use crate::registry::{NewVersion, RegistryError, VersionSelector};
 use crate::store::{Database, DatabaseUrl, Store};
 use crate::track::{Pair, Tracker};
 
+/// Why versions are yanked that are above another one.
+const WHY: &str = "rolled back at endpoint e";
+
 /// A registry with the model `m`.
 struct Place {
     _folder: tempfile::TempDir,
@@ -61,7 +64,7 @@ impl Place {
     }
 
     async fn make_newest(&self, expected: i64, number: i64) -> Result<bool, TrackError> {
-        self.registry.make_newest("m".to_owned(), expected, number).await
+        self.registry.make_newest("m".to_owned(), expected, number, WHY.to_owned()).await
     }
 
     /// The numbers of versions that are yanked, with the values of their tags, from the highest down.
@@ -85,8 +88,14 @@ async fn the_newest_is_the_highest_that_is_not_yanked() {
     assert_eq!(place.find(VersionSelector::Number(3)).await.unwrap(), 3);
     place.registry.set_alias("m".to_owned(), "champion".to_owned(), "3").await.unwrap();
     assert_eq!(place.find(VersionSelector::Alias("champion".to_owned())).await.unwrap(), 3);
-    place.tag(3, "false").await;
-    assert_eq!(place.newest().await, 3);
+    // As MLflow's client for Python writes it, and what else programs call so.
+    for not_yanked in ["false", "False", "FALSE"] {
+        place.tag(3, "true").await;
+        assert_eq!(place.newest().await, 2);
+        place.tag(3, not_yanked).await;
+        assert_eq!(place.newest().await, 3, "{not_yanked}");
+        assert_eq!(place.yanked().await, [(1, "true".to_owned())], "{not_yanked}");
+    }
     place.tag(3, "").await;
     assert_eq!(place.newest().await, 2);
     assert_eq!(place.add_with_bundle().await, 4);
@@ -120,20 +129,46 @@ async fn each_step_back_goes_one_further() {
 }
 
 #[tokio::test]
-async fn any_version_can_be_made_the_newest() {
+async fn any_version_that_is_not_yanked_can_be_made_the_newest() {
     let place = Place::with_versions(4).await;
-    place.tag(3, "learned from wrong labels").await;
-    place.tag(2, "false").await;
+    let why = "learned from wrong labels";
+    place.tag(3, why).await;
+    place.tag(2, "False").await;
+    place.tag(1, "false").await;
+    assert!(!place.make_newest(4, 3).await.unwrap(), "whoever said why takes the mark away");
+    assert_eq!((place.newest().await, place.yanked().await), (4, vec![(3, why.to_owned())]));
     assert!(place.make_newest(4, 1).await.unwrap());
     let yanked = |number: i64, value: &str| (number, value.to_owned());
-    let why = "learned from wrong labels";
-    assert_eq!(place.yanked().await, [yanked(4, "true"), yanked(3, why), yanked(2, "true")]);
-    assert!(place.make_newest(1, 3).await.unwrap());
-    assert_eq!(place.newest().await, 3);
-    assert_eq!(place.yanked().await, [yanked(4, "true"), yanked(2, "true")]);
-    let none = place.make_newest(3, 9).await.unwrap_err();
+    let all = [yanked(4, WHY), yanked(3, why), yanked(2, WHY)];
+    assert_eq!((place.newest().await, place.yanked().await), (1, all.to_vec()));
+    assert!(!place.make_newest(1, 4).await.unwrap());
+    assert_eq!((place.newest().await, place.yanked().await), (1, all.to_vec()));
+    let none = place.make_newest(1, 9).await.unwrap_err();
     assert!(none.to_string().contains("version=9"), "{none}");
-    assert_eq!(place.newest().await, 3);
+    let long = place.registry.make_newest("m".to_owned(), 1, 1, "x".repeat(100_001)).await.unwrap_err();
+    assert!(long.to_string().contains("value"), "{long}");
+    assert_eq!(place.newest().await, 1);
+}
+
+#[tokio::test]
+async fn an_alias_goes_back_to_what_could_be_served() {
+    let place = Place::with_versions(5).await;
+    assert_eq!(place.add().await, 6);
+    let before = || place.registry.version_before("m", "champion", 2);
+    assert_eq!(before().await.unwrap(), None);
+    for number in [1, 3, 4, 5, 6, 2] {
+        let number = number.to_string();
+        place.registry.set_alias("m".to_owned(), "champion".to_owned(), &number).await.unwrap();
+    }
+    // 6 has no bundle, 5 is there no more, and 4 is yanked.
+    place.registry.delete_version("m".to_owned(), "5").await.unwrap();
+    place.tag(4, "learned from wrong labels").await;
+    place.tag(3, "False").await;
+    assert_eq!(before().await.unwrap(), Some(3));
+    place.tag(3, "true").await;
+    assert_eq!(before().await.unwrap(), Some(1));
+    place.registry.delete_version("m".to_owned(), "1").await.unwrap();
+    assert_eq!(before().await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -162,7 +197,12 @@ async fn where_all_are_yanked_it_is_told_what_to_do() {
          host.yanked --delete`"
     );
     let unknown = place.find(VersionSelector::Number(9)).await.unwrap_err();
-    assert_eq!(unknown.to_string(), "model `m` has no version 9: its newest is 2");
+    assert_eq!(unknown.to_string(), "model `m` has no version 9: its highest is 2");
+    place.registry.delete_version_tag("m".to_owned(), "1", YANKED_TAG.to_owned()).await.unwrap();
+    assert_eq!(place.newest().await, 1);
+    let unknown = place.find(VersionSelector::Number(9)).await.unwrap_err();
+    assert_eq!(unknown.to_string(), "model `m` has no version 9: its highest is 2");
+    place.tag(1, "true").await;
     assert!(!place.make_newest(2, 1).await.unwrap(), "none is the newest");
     place.registry.delete_version_tag("m".to_owned(), "1", YANKED_TAG.to_owned()).await.unwrap();
     assert_eq!(place.newest().await, 1);
