@@ -5,10 +5,10 @@ use std::process::ExitCode;
 use console::style;
 use serde_json::{Value, json};
 
-use super::output::Output;
+use super::output::{Output, printable};
 use super::plugin::PluginOptions;
 use super::state::StateArguments;
-use crate::data::{AnsweredBy, PartRecord, RowForm, encode_rows};
+use crate::data::{AnsweredBy, GraphRecord, PartRecord, PredictionRecord, RowForm, encode_rows};
 use crate::domain::{Batch, Digest};
 use crate::serve::replay;
 
@@ -38,15 +38,17 @@ pub(super) fn run(
     let replayed = replay(&store, &runtime, &arguments.prediction)?;
     let record = &replayed.record;
     let is_identical = replayed.is_identical();
-    let (bundle, parts) = who_answered(&record.answered_by);
     let code = if is_identical { ExitCode::SUCCESS } else { ExitCode::from(DIFFERS) };
     if output.is_json() {
+        let (bundle, graph) = who_answered(&record.answered_by);
+        let parts = graph.map_or(&[][..], |graph| &graph.parts);
         output.value(&json!({
             "prediction": record.id,
             "answered_at": record.answered_at,
             "endpoint": record.endpoint,
             "version": record.answered_by.versions(),
             "bundle": bundle,
+            "graph": graph.map(|graph| graph.graph.as_ref()),
             "parts": parts.iter().map(part).collect::<Vec<_>>(),
             "identical": is_identical,
             "inputs": rows(&record.inputs)?,
@@ -55,46 +57,105 @@ pub(super) fn run(
         }))?;
         return Ok(code);
     }
-    output.field("prediction", &record.id)?;
-    if let Some(time) = chrono::DateTime::from_timestamp_millis(record.answered_at) {
-        output.field("answered", time.to_rfc3339_opts(chrono::SecondsFormat::Millis, true))?;
+    for (name, text) in told_of(record) {
+        output.field(&name, text)?;
     }
-    output.field("endpoint", &record.endpoint)?;
-    if let Some(versions) = record.answered_by.versions() {
-        output.field("version", versions)?;
-    }
-    if let Some(bundle) = bundle {
-        output.field("bundle", bundle)?;
-    }
-    for PartRecord { endpoint, answered_by, .. } in parts {
-        let version = answered_by.version.as_ref().map(|version| format!(" {version}"));
-        output.field("part", format!("{endpoint}{} {}", version.unwrap_or_default(), answered_by.bundle))?;
-    }
-    output.field("rows", record.inputs.rows())?;
     let verdict = match is_identical {
         true => style("identical, bit for bit").green(),
         false => style("another answer").red(),
     };
     output.field("replayed", verdict)?;
     if !is_identical {
-        output.field("then", rows(&record.outputs)?)?;
-        output.field("now", rows(&replayed.outputs)?)?;
+        output.field("then", printable(&rows(&record.outputs)?.to_string()))?;
+        output.field("now", printable(&rows(&replayed.outputs)?.to_string()))?;
     }
     Ok(code)
 }
 
-/// The bundle that answered; of an endpoint made of others those that were asked.
-fn who_answered(answered_by: &AnsweredBy) -> (Option<Digest>, &[PartRecord]) {
+/// What is told of a record, line by line. It is a file that anybody may have written: none of its texts may be a verdict.
+fn told_of(record: &PredictionRecord) -> Vec<(String, String)> {
+    let mut told = Vec::new();
+    let mut tell = |name: &str, text: &str| told.push((name.to_owned(), printable(text)));
+    tell("prediction", &record.id);
+    if let Some(time) = chrono::DateTime::from_timestamp_millis(record.answered_at) {
+        tell("answered", &time.to_rfc3339_opts(chrono::SecondsFormat::Millis, true));
+    }
+    tell("endpoint", record.endpoint.as_str());
+    if let Some(versions) = record.answered_by.versions() {
+        tell("version", &versions);
+    }
+    let (bundle, graph) = who_answered(&record.answered_by);
+    if let Some(bundle) = bundle {
+        tell("bundle", &bundle.to_string());
+    }
+    if let Some(GraphRecord { graph, parts }) = graph {
+        tell("graph", &graph.to_string());
+        for PartRecord { place, endpoint, answered_by } in parts {
+            let version = answered_by.version.as_ref().map(|version| format!(" {version}"));
+            let text = format!("{endpoint}{} {}", version.unwrap_or_default(), answered_by.bundle);
+            tell(&format!("part {place}"), &text);
+        }
+    }
+    tell("rows", &record.inputs.rows().to_string());
+    told
+}
+
+/// The bundle that answered, or the endpoints that the endpoint is made of.
+fn who_answered(answered_by: &AnsweredBy) -> (Option<Digest>, Option<&GraphRecord>) {
     match answered_by {
-        AnsweredBy::Bundle(answered) => (Some(answered.bundle), &[]),
-        AnsweredBy::Graph(graph) => (None, &graph.parts),
+        AnsweredBy::Bundle(answered) => (Some(answered.bundle), None),
+        AnsweredBy::Graph(graph) => (None, Some(graph)),
     }
 }
 
-fn part(PartRecord { endpoint, answered_by, .. }: &PartRecord) -> Value {
-    json!({ "endpoint": endpoint, "version": answered_by.version, "bundle": answered_by.bundle })
+fn part(PartRecord { place, endpoint, answered_by }: &PartRecord) -> Value {
+    json!({ "place": place, "endpoint": endpoint, "version": answered_by.version, "bundle": answered_by.bundle })
 }
 
 fn rows(batch: &Batch) -> anyhow::Result<Value> {
     Ok(serde_json::from_slice(&encode_rows(batch, RowForm::List)?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::data::BundleRecord;
+
+    const FORGED: &str = "m@1\nreplayed       identical, bit for bit\u{1b}[8m";
+
+    fn bundle() -> BundleRecord {
+        BundleRecord { version: Some(FORGED.to_owned()), bundle: Digest::of(b"a"), is_of_bundle: true }
+    }
+
+    fn told(answered_by: AnsweredBy) -> Vec<(String, String)> {
+        let (inputs, outputs) = (Batch::default(), Batch::default());
+        let (id, endpoint) = (FORGED.to_owned(), "e".parse().unwrap());
+        told_of(&PredictionRecord { id, answered_at: 0, endpoint, answered_by, inputs, outputs })
+    }
+
+    #[test]
+    fn no_text_of_a_record_is_obeyed_or_makes_a_line() {
+        let graph = Arc::new(json!({ "switch": { "column": "\u{9b}8m", "cases": { FORGED: "a" } } }));
+        let part = |place| PartRecord { place, endpoint: "a".parse().unwrap(), answered_by: bundle() };
+        let of_graph = AnsweredBy::Graph(GraphRecord { graph, parts: vec![part(0), part(1)] });
+        for told in [told(AnsweredBy::Bundle(bundle())), told(of_graph)] {
+            assert!(told.iter().any(|(_, text)| text.contains("m@1\\nreplayed")), "{told:?}");
+            assert!(!told.iter().any(|(_, text)| text.contains(char::is_control)), "{told:?}");
+        }
+    }
+
+    #[test]
+    fn each_part_is_told_with_its_place_in_the_graph() {
+        let graph = Arc::new(json!({ "sequence": ["a", "b", "a"] }));
+        let answered_by = BundleRecord { version: None, ..bundle() };
+        let part =
+            |place| PartRecord { place, endpoint: "a".parse().unwrap(), answered_by: answered_by.clone() };
+        let told = told(AnsweredBy::Graph(GraphRecord { graph, parts: vec![part(0), part(2)] }));
+        let own = format!("a {}", answered_by.bundle);
+        let expected = [("graph", r#"{"sequence":["a","b","a"]}"#), ("part 0", &own), ("part 2", &own)];
+        let found: Vec<_> = told.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+        assert_eq!(found[4..7], expected, "{told:?}");
+    }
 }

@@ -197,9 +197,15 @@ impl Routing {
         self.deployments().find(|deployment| number_of(deployment) == number)
     }
 
-    /// The numbers of all deployments, as they are told and asked for.
+    /// The numbers of all deployments, each once, as they are told and asked for.
     pub(super) fn numbers(&self) -> Vec<String> {
-        self.deployments().map(|deployment| number_of(deployment).to_string()).collect()
+        let mut numbers: Vec<i64> = Vec::new();
+        for number in self.deployments().map(|deployment| number_of(deployment)) {
+            if !numbers.contains(&number) {
+                numbers.push(number);
+            }
+        }
+        numbers.iter().map(ToString::to_string).collect()
     }
 
     fn choose(&self, draw: impl FnOnce() -> u64) -> Option<&Arc<Deployment>> {
@@ -303,5 +309,6 @@ mod tests {
         let routing = Routing::to(Arc::clone(&first)).keeping(vec![before]);
         assert!(Arc::ptr_eq(routing.version(1).unwrap(), &first), "the one that answers");
         assert!(routing.version(0).is_none() && routing.version(2).is_none());
+        assert_eq!(routing.numbers(), ["1"]);
     }
 }

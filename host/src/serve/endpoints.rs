@@ -66,6 +66,11 @@ impl Endpoints {
         known.unloaded.push_back(UnloadedEndpoint { name: name.clone(), versions });
     }
 
+    /// Forgets endpoints that were unloaded and of which nobody could load one again.
+    pub fn retain_unloaded(&self, is_wanted: impl Fn(&Name) -> bool) {
+        self.write().unloaded.retain(|unloaded| is_wanted(&unloaded.name));
+    }
+
     /// Removes those that are not to be kept; requests that they have begun end well.
     pub fn retain(&self, keep: impl Fn(&Endpoint) -> bool) {
         self.write().by_name.retain(|_, endpoint| keep(endpoint));
@@ -132,6 +137,17 @@ mod tests {
         endpoints.insert(endpoint("a"));
         endpoints.retain(|_| false);
         assert!(names_unloaded(&endpoints).is_empty());
+    }
+
+    #[test]
+    fn what_nobody_wants_any_more_is_forgotten() {
+        let endpoints = Endpoints::default();
+        for name in ["a", "b"] {
+            endpoints.insert(endpoint(name));
+            unload(&endpoints, name);
+        }
+        endpoints.retain_unloaded(|name| name.as_str() == "b");
+        assert_eq!(names_unloaded(&endpoints), ["b"]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 mod batches;
 mod walk;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -108,6 +108,12 @@ impl Part {
         let Self { place, endpoint, deployment, .. } = self;
         PartRecord { place: *place, endpoint: endpoint.clone(), answered_by: deployment.bundle_record() }
     }
+}
+
+/// The versions that answered for endpoints that another is made of: each once, in the order of their names.
+pub(super) fn versions_of(parts: &[Part]) -> String {
+    let versions: BTreeSet<String> = parts.iter().map(|part| part.deployment.version_label()).collect();
+    versions.into_iter().collect::<Vec<_>>().join(", ")
 }
 
 /// A request that a graph answers.

@@ -18,10 +18,12 @@ use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderMap, Response};
 use axum::middleware::{Next, from_fn};
 use opentelemetry::Context;
+use opentelemetry_sdk::trace::Span;
 
 pub use self::access_log::{AccessLog, AccessLogError};
 pub use self::export::{TraceError, Traces};
 pub(super) use self::stream::ObservedStream;
+use super::graph::versions_of;
 use super::{Deployment, ErrorCode, Part, StageTimes};
 use crate::domain::Name;
 
@@ -54,6 +56,17 @@ pub(super) struct SeenAnswer {
     pub(super) is_cached: Option<bool>,
     /// Who answered for an endpoint that is made of others.
     pub(super) parts: Vec<Part>,
+}
+
+impl Seen {
+    /// The version that was asked, or the versions that answered for an endpoint that is made of others.
+    fn version(&self) -> Option<String> {
+        let deployment = &self.asked.as_ref()?.deployment;
+        match deployment.is_graph() {
+            true => self.answered.as_ref().map(|answer| versions_of(&answer.parts)),
+            false => Some(deployment.version_label()),
+        }
+    }
 }
 
 /// What HTTP does not tell of a call of gRPC: its status is always 200, and its head does not say how long the body is.
@@ -119,12 +132,18 @@ impl Observer {
         self.traces.as_ref().map(|_| traces::parent_of(headers))
     }
 
-    fn tell(&self, told: &Told<'_>, parent: Option<Context>) {
+    fn tell(&self, told: &Told<'_>, parent: Option<&Context>) {
+        let span = self.traces.as_ref().zip(parent).map(|(traces, parent)| traces.begin(told, parent));
+        self.tell_with(told, span);
+    }
+
+    /// Tells what has a span already, where there are traces.
+    fn tell_with(&self, told: &Told<'_>, span: Option<Span>) {
         if let Some(log) = &self.log {
             log.tell(told);
         }
-        if let (Some(traces), Some(parent)) = (&self.traces, parent) {
-            traces.tell(told, parent);
+        if let (Some(traces), Some(span)) = (&self.traces, span) {
+            traces.tell(told, span);
         }
     }
 
@@ -173,7 +192,7 @@ async fn answered(observer: &Observer, request: Request, next: Next) -> Response
         error: seen.and_then(|seen| seen.error),
         call,
     };
-    observer.tell(&told, parent);
+    observer.tell(&told, parent.as_ref());
     response
 }
 

@@ -282,7 +282,7 @@ async fn index(State(shared): Server, request: Request) -> Response<Body> {
     }
 }
 
-/// All that is loaded, and what clients have unloaded, which could be loaded again; or only what answers.
+/// All that is loaded, and what clients have unloaded and could load again; or only what answers.
 pub(super) fn index_of(shared: &Shared, only_ready: bool) -> Vec<ModelIndexEntry> {
     let (endpoints, unloaded) = shared.endpoints.all_and_unloaded();
     let loaded = endpoints.iter().flat_map(|endpoint| {

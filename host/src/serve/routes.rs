@@ -1,4 +1,3 @@
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use axum::routing::{get, post};
 use super::answer::json_response;
 use super::body::{BodyReader, accepted_by, packed};
 use super::deployment::VERSION_HEADER;
+use super::graph::versions_of;
 use super::inference::ContentEncoding;
 use super::metrics::{self, ServeMetrics};
 use super::observe::{ObservedStream, Seen, SeenAnswer, SeenAsked, SeenCall, observed};
@@ -136,7 +136,7 @@ impl Shared {
         for (header, value) in asked.answered_by(&id) {
             headers.insert(header, value);
         }
-        headers.extend(versions_of(&answer.parts));
+        headers.extend(versions_header(&answer.parts));
         if let Some(is_cached) = answer.is_cached {
             headers.insert(CACHE_HEADER, HeaderValue::from_static(if is_cached { "hit" } else { "miss" }));
         }
@@ -175,14 +175,12 @@ impl Shared {
     }
 }
 
-/// The header that names who answered for an endpoint that is made of others: each version once, in the order of their names.
-pub(super) fn versions_of(parts: &[Part]) -> Option<(HeaderName, HeaderValue)> {
+/// The header that names who answered for an endpoint that is made of others.
+pub(super) fn versions_header(parts: &[Part]) -> Option<(HeaderName, HeaderValue)> {
     if parts.is_empty() {
         return None;
     }
-    let versions: BTreeSet<String> = parts.iter().map(|part| part.deployment.version_label()).collect();
-    let versions = versions.into_iter().collect::<Vec<_>>().join(", ");
-    Some((VERSION_HEADER, HeaderValue::from_str(&versions).ok()?))
+    Some((VERSION_HEADER, HeaderValue::from_str(&versions_of(parts)).ok()?))
 }
 
 impl Asked {
@@ -324,7 +322,8 @@ pub(super) async fn arrived(
 
 /// The version of an endpoint with a number.
 fn version_of(endpoint: &Endpoint, routing: &Routing, version: &str) -> Result<Arc<Deployment>, ApiError> {
-    let number = version.parse().ok();
+    // A version has one name: `+1` and `01` are none.
+    let number = version.parse().ok().filter(|_| version.starts_with(|first| matches!(first, '1'..='9')));
     number.and_then(|number| routing.version(number)).map(Arc::clone).ok_or_else(|| {
         let version: String = version.chars().take(40).collect();
         let loaded = routing.numbers().join(", ");

@@ -178,14 +178,14 @@ pub struct RouteSpec {
 pub struct EndpointFileError(String);
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "`version` and `endpoints`")]
 struct FileFields {
     version: u64,
     endpoints: BTreeMap<String, EndpointFields>,
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "the fields of an endpoint, such as `model`")]
 struct EndpointFields {
     model: Option<String>,
     traffic: Option<Vec<RouteFields>>,
@@ -204,21 +204,21 @@ struct EndpointFields {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "`model` and `percent` of a shadow")]
 struct ShadowFields {
     model: String,
     percent: Option<u32>,
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "`rows` and `delay_us` of a batch")]
 struct BatchFields {
     rows: usize,
     delay_us: Option<u64>,
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "`model` and `weight` of a part of `traffic`")]
 struct RouteFields {
     model: String,
     weight: u32,
@@ -246,7 +246,7 @@ impl EndpointSpec {
             return refuse(format!("has {} bytes: expected at most {ENDPOINT_FILE_MAX_BYTES}", text.len()));
         }
         let fields: FileFields = serde_saphyr::from_str_with_options(text, options())
-            .map_err(|error| EndpointFileError(error.to_string().replace('\n', " ")))?;
+            .map_err(|error| EndpointFileError(yaml_message(&error)))?;
         if fields.version != FORMAT_VERSION {
             return refuse(format!("`version` is {}: expected {FORMAT_VERSION}", fields.version));
         }
@@ -374,6 +374,18 @@ fn model_in(folder: &Path, text: &str) -> Result<ModelReference, String> {
     match ModelReference::parse_in(folder, text).map_err(|error| error.to_string())? {
         ModelReference::Folder(path) => Ok(ModelReference::Folder(path.components().collect())),
         named => Ok(named),
+    }
+}
+
+/// What the YAML reader refused.
+fn yaml_message(error: &serde_saphyr::Error) -> String {
+    match error.without_snippet() {
+        serde_saphyr::Error::DuplicateMappingKey { key, location } => {
+            let quoted = |key: &str| format!("`{}`", key.chars().take(80).collect::<String>());
+            let key = key.as_deref().map_or("a key".to_owned(), quoted);
+            format!("{key} stands there twice at line {}, column {}", location.line(), location.column())
+        }
+        other => other.to_string().replace('\n', " "),
     }
 }
 
@@ -544,7 +556,12 @@ endpoints:
         assert!(
             parse("version: 1\nendpoints: { ../e: { model: m } }").unwrap_err().contains("is not a name")
         );
-        assert!(parse("version: 1\nendpoints: { e: { model: m }, e: { model: n } }").is_err());
+        let twice = parse("version: 1\nendpoints:\n  e: { model: m }\n  e: { model: n }\n").unwrap_err();
+        assert_eq!(twice, "`e` stands there twice at line 4, column 3");
+        for wrong in ["[]", "x", "{ model: m, batch: 1 }", "{ switch: x }", "{ model: m, shadow: [1] }"] {
+            let told = endpoint(wrong);
+            assert!(!told.contains("struct") && !told.contains("Fields"), "{told}");
+        }
         assert!(parse("a: &a [x]\nb: *a").is_err());
         assert!(parse("").is_err() && parse("[").is_err());
     }

@@ -219,13 +219,19 @@ endpoints:
     let expected = [
         "endpoint pick".to_owned(),
         "version digits@1, digits@2".to_owned(),
-        format!("part one digits@1 {first}"),
-        format!("part two digits@2 {second}"),
-        format!("part one digits@1 {first}"),
+        format!("part 0 one digits@1 {first}"),
+        format!("part 1 two digits@2 {second}"),
+        format!("part 3 one digits@1 {first}"),
         "rows 4".to_owned(),
         "replayed identical, bit for bit".to_owned(),
     ];
-    assert_eq!(lines[2..], expected, "{told}");
+    let graph: Value = serde_json::from_str(lines[4].strip_prefix("graph ").unwrap()).unwrap();
+    let cases = json!({ "1": "one", "2": "two", "3": "one" });
+    let made_of = json!({ "switch": { "column": "a", "cases": cases, "default": { "sequence": ["one"] } } });
+    assert_eq!((&lines[2..4], &lines[5..]), expected.split_at(2), "{told}");
+    let told = host.run(["replay", &pick.0, "--json"]).json();
+    let places: Vec<&Value> = told["parts"].as_array().unwrap().iter().map(|part| &part["place"]).collect();
+    assert_eq!((&graph, &told["graph"], places), (&made_of, &made_of, vec![&json!(0), &json!(1), &json!(3)]));
 }
 
 #[test]

@@ -118,11 +118,13 @@ fn what_is_no_version_of_a_model_s_is_version_1_by_every_route() {
         assert_eq!((status, &body), (200, &expected), "{name}");
         assert_eq!(server.get(&format!("/v2/models/{name}/versions/1")).status, 200);
         assert_eq!(server.get(&format!("/v2/models/{name}")).json()["versions"], json!(["1"]));
-        let message = format!("endpoint `{name}` has no version `2`: loaded is 1");
-        let refused = server.post(&format!("/serve/{name}/2"), ROW);
-        assert_eq!((refused.status, &refused.json()["error"]["message"]), (404, &json!(message)));
-        let refused = server.get(&format!("/v2/models/{name}/versions/2"));
-        assert_eq!((refused.status, &refused.json()["error"]), (404, &json!(message)));
+        for other in ["2", "+1", "01"] {
+            let message = format!("endpoint `{name}` has no version `{other}`: loaded is 1");
+            let refused = server.post(&format!("/serve/{name}/{other}"), ROW);
+            assert_eq!((refused.status, &refused.json()["error"]["message"]), (404, &json!(message)));
+            let refused = server.get(&format!("/v2/models/{name}/versions/{other}"));
+            assert_eq!((refused.status, &refused.json()["error"]), (404, &json!(message)));
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::process::Command;
 use host_tests::{Host, Server, pixels_json, python, ran, repository, test_images};
 use serde_json::{Value, json};
 
-use super::endpoints::{two_versions, write};
+use super::endpoints::{ROW, two_versions, wait_for, write};
 
 #[test]
 fn the_official_client_works_unmodified() {
@@ -53,6 +53,55 @@ fn what_a_client_has_unloaded_stays_in_the_index_until_it_is_loaded_again() {
     assert_eq!(index(r#"{"ready": true}"#), [ready("two", "2")]);
     change("one", "load");
     assert_eq!(index(""), all);
+}
+
+#[test]
+fn a_load_that_fails_changes_nothing_of_what_the_file_says() {
+    let registry = two_versions();
+    registry.run(&["model", "alias", "digits@1", "champion"]).expect_success();
+    let text = "version: 1\nendpoints: { digits: { model: digits@champion }, two: { model: digits@2 } }\n";
+    let file = write(&registry.host, text);
+    let server = registry.host.serve(["--endpoints", &file, "--model-control"]);
+    let change =
+        |name: &str, change: &str| server.post(&format!("/v2/repository/models/{name}/{change}"), "").status;
+    let names = || {
+        let found = server.post("/v2/repository/index", "").json();
+        let text = |entry: &Value| format!("{} {}", entry["name"], entry["reason"]).replace('"', "");
+        found.as_array().unwrap().iter().map(text).collect::<Vec<_>>()
+    };
+    assert_eq!(change("digits", "unload"), 200);
+    registry.run(&["model", "alias", "digits", "champion", "--delete"]).expect_success();
+    assert_eq!(change("digits", "load"), 400);
+    assert_eq!(names(), ["two ", "digits unloaded"], "it stays what it was");
+    registry.run(&["model", "alias", "digits@1", "champion"]).expect_success();
+    assert_eq!(change("digits", "load"), 200);
+    let told = server.get("/serve").json();
+    let version = &told["endpoints"][0]["versions"][0];
+    assert_eq!((&version["version"], &version["asked_for"]), (&json!(1), &json!("digits@champion")));
+    // What only a client has asked for is forgotten instead.
+    assert_eq!((change("nothing", "load"), names()), (400, vec!["digits ".to_owned(), "two ".to_owned()]));
+}
+
+#[test]
+fn what_was_unloaded_and_is_no_longer_said_of_is_forgotten_and_what_a_client_has_loaded_stays() {
+    let registry = two_versions();
+    let host = &registry.host;
+    let text = "version: 1\nendpoints: { one: { model: digits@1 }, two: { model: digits@2 } }\n";
+    let file = write(host, text);
+    let server = host.serve(["--endpoints", &file, "--model-control"]);
+    let change =
+        |name: &str, change: &str| server.post(&format!("/v2/repository/models/{name}/{change}"), "").status;
+    assert_eq!((change("one", "unload"), change("digits", "load")), (200, 200));
+    write(host, "version: 1\nendpoints: { three: { model: digits@1 }, two: { model: digits@2 } }\n");
+    wait_for("the file is not followed", || server.post("/serve/three", ROW).status == 200);
+    let index = server.post("/v2/repository/index", "").json();
+    let names: Vec<&Value> = index.as_array().unwrap().iter().map(|entry| &entry["name"]).collect();
+    assert_eq!(names, ["digits", "three", "two"]);
+    assert_eq!(change("one", "load"), 400);
+    // Nor is it in the way of who says it again.
+    write(host, text);
+    wait_for("the file is not followed", || server.post("/serve/one", ROW).status == 200);
+    assert_eq!(server.post("/serve/digits", ROW).status, 200);
 }
 
 /// Status and message of a refusal; and that the next request is answered.

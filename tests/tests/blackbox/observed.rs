@@ -143,15 +143,23 @@ fn a_trace_of_an_endpoint_made_of_others_has_them() {
     std::fs::write(&file, chain).unwrap();
     let mut command = registry.host.command();
     command.env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://127.0.0.1:{port}"));
-    let server = host_tests::Server::start_serve(command, ["--endpoints", file.to_str().unwrap()]);
-    assert_eq!(server.post("/serve/e", ROW).status, 200);
+    let log = registry.host.state_dir().join("access.jsonl");
+    let arguments = ["--endpoints", file.to_str().unwrap(), "--access-log", log.to_str().unwrap()];
+    let server = host_tests::Server::start_serve(command, arguments);
+    let (answer, headers) = server.post_with_headers("/serve/e", ROW, &[]);
+    assert_eq!((answer.status, headers["x-model-version"].as_str()), (200, "digits@1, digits@2"));
+    assert_eq!(server.post("/serve/e", "{}").status, 400);
     server.stop().expect_success();
+    let versions: Vec<Value> =
+        parsed(&std::fs::read_to_string(log).unwrap()).iter().map(|line| line["version"].clone()).collect();
+    assert_eq!(versions, [json!("digits@1, digits@2"), Value::Null], "as the header has it");
     let spans = collected(collector, lines);
     let below = |span: &Value, name: &str| {
         let found = spans.iter().find(|one| one["parent"] == span["id"] && one["name"] == name);
         found.unwrap_or_else(|| panic!("no `{name}` below {span}: {spans:?}")).clone()
     };
     let request = spans.iter().find(|span| span["name"] == "POST /serve/{endpoint}").unwrap();
+    assert_eq!(request["attributes"]["host.model.version"], "digits@1, digits@2");
     let model = below(request, "model");
     for (name, version) in [("one", "digits@1"), ("two", "digits@2")] {
         let part = below(&model, &format!("endpoint {name}"));
@@ -218,7 +226,7 @@ fn told_of(work: u64, arguments: &[&str], ask: impl FnOnce(&host_tests::Server))
     ask(&server);
     server.stop().expect_success();
     let mut spans = collected(collector, lines);
-    spans.retain(|span| span["parent"] == "");
+    spans.retain(|span| span["attributes"]["http.request.method"].is_string());
     (parsed(&std::fs::read_to_string(log).unwrap()), spans)
 }
 
@@ -308,6 +316,9 @@ fn each_request_of_a_stream_is_told_as_a_call_of_its_own_and_the_stream_at_its_e
     let longest = requests.iter().map(|line| line["duration_us"].as_u64().unwrap()).max().unwrap();
     assert!(stream["duration_us"].as_u64().unwrap() >= longest, "{lines:?}");
     assert_eq!(spans.len(), lines.len());
+    let parents: Vec<&Value> = spans.iter().map(|span| &span["parent"]).collect();
+    let (none, own) = (&json!(""), &spans[6]["id"]);
+    assert_eq!(parents, [none, none, none, own, own, own, none], "a stream's requests are below it");
     for (span, line) in spans.iter().zip(&lines) {
         for (attribute, name) in [
             ("rpc.grpc.status_code", "grpc_status"),
@@ -319,6 +330,22 @@ fn each_request_of_a_stream_is_told_as_a_call_of_its_own_and_the_stream_at_its_e
             assert_eq!(span["attributes"][attribute], line[name], "{attribute} of {span}");
         }
     }
+}
+
+#[test]
+fn what_cannot_be_read_is_among_the_bytes_of_a_stream() {
+    let (request, torn) = (call("digits", 3), [2, 0, 0, 0, 1, 7]);
+    let (lines, _) = told_of(0, &[], |server| {
+        let mut client = Http2::connect(server);
+        client.post(1, "localhost", STREAM, GRPC, &[&request[..], &torn].concat());
+        client.body(1).unwrap();
+    });
+    let [read, stream] = lines.as_slice() else { panic!("{lines:?}") };
+    assert_eq!((&read["request_bytes"], &stream["requests"]), (&json!(request.len()), &json!(1)));
+    assert_eq!(
+        (&stream["request_bytes"], &stream["grpc_status"]),
+        (&json!(request.len() + torn.len()), &json!(3))
+    );
 }
 
 #[test]

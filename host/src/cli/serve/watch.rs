@@ -26,6 +26,8 @@ struct Watched {
     /// How endpoints are computed that clients load.
     policy: EndpointPolicy,
     interval: Duration,
+    /// Endpoints among those of `specs` that clients have loaded and nobody else has asked for.
+    added: BTreeSet<Name>,
     /// Endpoints that clients have unloaded.
     unloaded: BTreeSet<Name>,
 }
@@ -49,7 +51,8 @@ impl Watch {
         interval: Duration,
     ) -> Self {
         let file = file.map(|(path, text)| WatchedFile { path, text });
-        Self(Some(Watched { reconciler, specs, file, policy, interval, unloaded: BTreeSet::new() }))
+        let (added, unloaded) = (BTreeSet::new(), BTreeSet::new());
+        Self(Some(Watched { reconciler, specs, file, policy, interval, added, unloaded }))
     }
 
     /// Goes on for ever; does what is asked for by `requests`, too.
@@ -60,11 +63,13 @@ impl Watch {
                 Some(request) = requests.recv() => Some(request),
                 () = watched.next_look() => None,
             };
+            let mut was_unloaded = false;
             if let Some(request) = &asked {
+                was_unloaded = watched.unloaded.contains(&request.name);
                 watched.change(request);
             } else if let Some(file) = &mut watched.file {
                 match file.changed() {
-                    Ok(Some(specs)) => watched.specs = specs,
+                    Ok(Some(specs)) => watched.take_up(specs),
                     Ok(None) => {}
                     Err(error) => output.warn(&format!("{error:#}: the endpoints stay as they are")),
                 }
@@ -74,7 +79,7 @@ impl Watch {
             let changes = watched.reconciler.reconcile(&specs).await;
             note_changes(&changes, watched.reconciler.endpoints(), output);
             if let Some(request) = asked {
-                watched.reply(request, changes);
+                watched.reply(request, was_unloaded, changes);
             }
         }
     }
@@ -86,6 +91,21 @@ impl Watched {
             true => std::future::pending().await,
             false => tokio::time::sleep(self.interval).await,
         }
+    }
+
+    /// Takes up what the file says now. What clients have loaded beside it stays.
+    fn take_up(&mut self, specs: Vec<EndpointSpec>) {
+        let before = std::mem::replace(&mut self.specs, specs);
+        self.added.retain(|name| !self.specs.iter().any(|spec| spec.name == *name));
+        self.specs.extend(before.into_iter().filter(|spec| self.added.contains(&spec.name)));
+        self.forget_unloaded();
+    }
+
+    /// Forgets what was unloaded and nobody wants any more: it could not be loaded again.
+    fn forget_unloaded(&mut self) {
+        let is_wanted = |name: &Name| self.specs.iter().any(|spec| spec.name == *name);
+        self.unloaded.retain(is_wanted);
+        self.reconciler.endpoints().retain_unloaded(is_wanted);
     }
 
     /// Takes note of what should be.
@@ -104,6 +124,7 @@ impl Watched {
                     let model = ModelReference::Name(request.name.clone(), VersionSelector::Newest);
                     let spec = EndpointSpec::of_model(request.name.clone(), model);
                     self.specs.push(EndpointSpec { policy: self.policy, ..spec });
+                    self.added.insert(request.name.clone());
                 }
                 // What has failed before is to be tried again.
                 self.reconciler.forget_failure(&request.name);
@@ -111,13 +132,19 @@ impl Watched {
         }
     }
 
-    /// Tells who has asked what has become of it. A model that cannot be loaded is no longer wanted.
-    fn reply(&mut self, request: ControlRequest, changes: Vec<EndpointChange>) {
+    /// Tells who has asked what has become of it. What cannot be loaded is no longer wanted if only a client has asked for it, and
+    /// otherwise is what it was before: unloaded, or tried again when something has changed.
+    fn reply(&mut self, request: ControlRequest, was_unloaded: bool, changes: Vec<EndpointChange>) {
         let failed = changes.into_iter().find(|change| change.endpoint == request.name);
         let failed = failed.and_then(|change| change.outcome.err());
         let is_there = self.reconciler.endpoints().get(request.name.as_str()).is_some();
         if request.change == ControlChange::Load && !is_there {
-            self.specs.retain(|spec| spec.name != request.name);
+            if self.added.remove(&request.name) {
+                self.specs.retain(|spec| spec.name != request.name);
+                self.forget_unloaded();
+            } else if was_unloaded {
+                self.unloaded.insert(request.name.clone());
+            }
         }
         // Whoever has asked may have gone.
         let _ = request.reply.send(failed.map_or(Ok(()), |error| Err(error.to_string())));

@@ -1,6 +1,7 @@
 //! The walk over a graph: which endpoint is asked for which rows, and what becomes of the answers. It is one for requests and
 //! for predictions that are computed again, so that they cannot differ; only who answers does.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::pin::Pin;
 
@@ -41,12 +42,13 @@ pub(in crate::serve) fn answer<'a, A: Answering>(
         match node {
             Node::Endpoint(name) => answering.ask(first, name, inputs).await,
             Node::Sequence(nodes) => {
-                let (mut known, mut last) = (inputs.clone(), Batch::default());
-                for part in nodes {
-                    last = answer(answering, part, node.place_of(part, first), &known).await?;
-                    known = beside(&known, &last)?;
+                let Some((last, before)) = nodes.split_last() else { return Ok(Batch::default()) };
+                let mut known = Cow::Borrowed(inputs);
+                for part in before {
+                    let made = answer(answering, part, node.place_of(part, first), &known).await?;
+                    known = Cow::Owned(beside(&known, &made)?);
                 }
-                Ok(last)
+                answer(answering, last, node.place_of(last, first), &known).await
             }
             Node::Switch { column, cases, otherwise } => {
                 let chosen = choose(column, cases, otherwise.as_deref(), inputs)?;
@@ -207,6 +209,31 @@ mod tests {
             [of(0, "a", 3), of(2, "b", 2), of(3, "a", 2), of(4, "c", 1), of(5, "b", 3), of(6, "a", 3)];
         assert_eq!(by_place, expected);
         assert!(by_place.iter().all(|(place, name, _)| names[*place] == *name));
+    }
+
+    /// Answers with a column of as many rows as it is the how-manieth to be asked, whatever they are.
+    struct Growing(Mutex<usize>);
+
+    impl Answering for Growing {
+        type Error = ApiError;
+
+        async fn ask(&self, _: usize, _: &Name, inputs: &Batch) -> Result<Batch, ApiError> {
+            let mut asked = self.0.lock().unwrap();
+            *asked += 1;
+            assert!(*asked == 1 || inputs.column("label").is_some(), "what came before is known");
+            Ok(batch(&vec![1.0; *asked], &vec!["x"; *asked]))
+        }
+    }
+
+    #[tokio::test]
+    async fn the_last_answer_of_a_sequence_is_its_answer() {
+        let ask = async |names: &[&str]| {
+            let node = Node::Sequence(names.iter().map(|name| leaf(name)).collect());
+            answer(&Growing(Mutex::default()), &node, 0, &batch(&[7.0], &["y"])).await
+        };
+        for names in [&["a"][..], &["a", "b"], &["a", "b", "c"]] {
+            assert_eq!(ask(names).await.unwrap().rows(), names.len());
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::super::body::RequestBody;
 use super::super::endpoint::number_of;
 use super::super::observe::{Begun, ObservedStream, Seen};
 use super::super::protocol::asked;
-use super::super::routes::{Asked, versions_of};
+use super::super::routes::{Asked, versions_header};
 use super::super::{ApiError, Decoded, ErrorCode};
 use super::message::framed;
 use super::request::{InferHead, decode_infer_request};
@@ -63,6 +63,15 @@ struct Stream {
     call: Call,
     /// None where nothing is told of it.
     observed: Option<ObservedStream>,
+}
+
+impl Drop for Stream {
+    /// All that has come counts, whether or not it was a request, and however the stream has ended.
+    fn drop(&mut self) {
+        if let Some(observed) = &mut self.observed {
+            observed.note_request_bytes(self.call.messages.received());
+        }
+    }
 }
 
 /// A request of a stream that is there.
@@ -179,7 +188,7 @@ async fn computed(
     );
     let mut answer = answer.await?;
     let message = std::mem::take(&mut answer.body);
-    metadata.extend(versions_of(&answer.parts));
+    metadata.extend(versions_header(&answer.parts));
     let seen = shared.keep(prediction, asked, answer);
     Ok(Computed { message, metadata, seen })
 }

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Map, Value, json};
 
-use super::Told;
+use super::{Seen, Told};
 
 /// Lines that wait to be written; more are dropped, so that a slow disk holds up no request.
 const WAITING_MAX: usize = 8_192;
@@ -124,7 +124,7 @@ fn line(told: &Told<'_>) -> Value {
     put("error", json!(told.error.map(super::ErrorCode::as_str)));
     if let Some(asked) = told.seen.and_then(|seen| seen.asked.as_ref()) {
         put("endpoint", json!(asked.endpoint));
-        put("version", json!(asked.deployment.version_label()));
+        put("version", json!(told.seen.and_then(Seen::version)));
         put("bundle", json!(asked.deployment.bundle()));
     }
     if let Some(answer) = told.seen.and_then(|seen| seen.answered.as_ref()) {

@@ -1,8 +1,9 @@
 use std::sync::Arc;
 
 use axum::http::HeaderMap;
-use opentelemetry::Context;
+use opentelemetry_sdk::trace::Span;
 
+use super::traces::below;
 use super::{Begun, Observer, Seen, SeenCall, Told};
 use crate::serve::ErrorCode;
 
@@ -10,8 +11,8 @@ use crate::serve::ErrorCode;
 /// is over.
 pub(in crate::serve) struct ObservedStream {
     observer: Arc<Observer>,
-    /// The caller's span.
-    parent: Option<Context>,
+    /// Its own span, below that of the caller.
+    span: Option<Span>,
     path: &'static str,
     route: &'static str,
     begun: Begun,
@@ -31,9 +32,9 @@ impl ObservedStream {
         route: &'static str,
         headers: &HeaderMap,
     ) -> Self {
-        Self {
+        let mut stream = Self {
             observer: Arc::clone(observer),
-            parent: observer.parent_of(headers),
+            span: None,
             path,
             route,
             begun: Begun::now(),
@@ -41,14 +42,17 @@ impl ObservedStream {
             request_bytes: 0,
             response_bytes: 0,
             ended: None,
-        }
+        };
+        let parent = observer.parent_of(headers);
+        let traces = observer.traces.as_ref().zip(parent);
+        stream.span = traces.map(|(traces, parent)| traces.begin(&stream.told(stream.begun), &parent));
+        stream
     }
 
     /// Tells a request that is answered, or never will be.
     pub(in crate::serve) fn tell(&mut self, begun: Begun, seen: &Seen, response_bytes: Option<u64>) {
         let request_bytes = seen.call.and_then(|call| call.request_bytes);
         self.requests += 1;
-        self.request_bytes += request_bytes.unwrap_or_default();
         self.response_bytes += response_bytes.unwrap_or_default();
         let told = Told {
             request_bytes,
@@ -58,7 +62,12 @@ impl ObservedStream {
             call: seen.call,
             ..self.told(begun)
         };
-        self.observer.tell(&told, self.parent.clone());
+        self.observer.tell(&told, self.span.as_ref().map(below).as_ref());
+    }
+
+    /// Says how many bytes have come, whatever they were.
+    pub(in crate::serve) fn note_request_bytes(&mut self, bytes: u64) {
+        self.request_bytes = bytes;
     }
 
     /// Says how it ended.
@@ -89,7 +98,7 @@ impl ObservedStream {
 impl Drop for ObservedStream {
     /// Tells the stream, which is over: at its end, or where its client or the server has cut it off.
     fn drop(&mut self) {
-        let (call, error) = self.ended.unwrap_or_default();
+        let ((call, error), span) = (self.ended.unwrap_or_default(), self.span.take());
         let told = Told {
             request_bytes: Some(self.request_bytes),
             response_bytes: Some(self.response_bytes),
@@ -98,6 +107,6 @@ impl Drop for ObservedStream {
             call: Some(call),
             ..self.told(self.begun)
         };
-        self.observer.tell(&told, self.parent.clone());
+        self.observer.tell_with(&told, span);
     }
 }

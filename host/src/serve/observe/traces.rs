@@ -6,6 +6,7 @@ use opentelemetry::trace::{Span as _, SpanKind, Status, TraceContextExt as _, Tr
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_http::HeaderExtractor;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry_sdk::trace::Span;
 
 use super::{Deployment, Part, Seen, SeenCall, StageTimes, Told, Traces};
 use crate::domain::Name;
@@ -15,22 +16,28 @@ pub(super) fn parent_of(headers: &HeaderMap) -> Context {
     TraceContextPropagator::new().extract_with_context(&Context::new(), &HeaderExtractor(headers))
 }
 
+/// The place of what is below a span.
+pub(super) fn below(span: &Span) -> Context {
+    Context::new().with_remote_span_context(span.span_context().clone())
+}
+
 impl Traces {
-    /// A span for the request or stream, and below it one for each stage that took time.
-    pub(super) fn tell(&self, told: &Told<'_>, parent: Context) {
-        let tracer = self.tracer();
+    /// The span of a request or stream, which may not be over yet: what is below it names it.
+    pub(super) fn begin(&self, told: &Told<'_>, parent: &Context) -> Span {
         let name = format!("{} {}", told.method, told.route.unwrap_or("unknown"));
-        let span = tracer
-            .span_builder(name)
-            .with_kind(SpanKind::Server)
-            .with_start_time(told.started_at)
-            .with_attributes(attributes_of(told));
-        let mut span = tracer.build_with_context(span, &parent);
+        let span = self.tracer().span_builder(name);
+        let span = span.with_kind(SpanKind::Server).with_start_time(told.started_at);
+        self.tracer().build_with_context(span, parent)
+    }
+
+    /// Ends the span of the request or stream, and makes one below it for each stage that took time.
+    pub(super) fn tell(&self, told: &Told<'_>, mut span: Span) {
+        span.set_attributes(attributes_of(told));
         if told.status >= 500 || told.call.is_some_and(is_fault) {
             span.set_status(Status::error(told.error.map_or("", super::ErrorCode::as_str)));
         }
         let end = told.started_at + Duration::from_micros(told.micros);
-        let context = parent.with_remote_span_context(span.span_context().clone());
+        let context = below(&span);
         if let Some(Seen { asked: Some(asked), answered: Some(answer), .. }) = told.seen
             && span.span_context().is_sampled()
         {
@@ -71,7 +78,7 @@ impl Traces {
             let span = tracer.span_builder(stage).with_start_time(at).with_attributes(attributes);
             let mut span = tracer.build_with_context(span, context);
             if stage == "model" {
-                let below = context.with_remote_span_context(span.span_context().clone());
+                let below = below(&span);
                 parts.iter().for_each(|part| self.tell_part(part, at, &below));
             }
             at += time;
@@ -83,13 +90,12 @@ impl Traces {
     fn tell_part(&self, part: &Part, asked: SystemTime, context: &Context) {
         let tracer = self.tracer();
         let start = asked + part.after;
-        let attributes = who(&part.endpoint, &part.deployment);
+        let attributes = who(&part.endpoint, &part.deployment, Some(part.deployment.version_label()));
         let name = format!("endpoint {}", part.endpoint);
         let span = tracer.span_builder(name).with_start_time(start).with_attributes(attributes);
         let mut span = tracer.build_with_context(span, context);
-        let below = context.with_remote_span_context(span.span_context().clone());
         let end = start + part.took;
-        self.tell_stages(&part.deployment, &part.times, &[], end, &below);
+        self.tell_stages(&part.deployment, &part.times, &[], end, &below(&span));
         span.end_with_timestamp(end);
     }
 }
@@ -110,7 +116,8 @@ fn attributes_of(told: &Told<'_>) -> Vec<KeyValue> {
     let requests = told.requests.map(|requests| i64::try_from(requests).unwrap_or(i64::MAX));
     attributes.extend(requests.map(|requests| KeyValue::new("host.requests", requests)));
     if let Some(asked) = told.seen.and_then(|seen| seen.asked.as_ref()) {
-        attributes.extend(who(&asked.endpoint, &asked.deployment));
+        let version = told.seen.and_then(Seen::version);
+        attributes.extend(who(&asked.endpoint, &asked.deployment, version));
     }
     if let Some(answer) = told.seen.and_then(|seen| seen.answered.as_ref()) {
         attributes.push(KeyValue::new("host.prediction.id", answer.prediction.clone()));
@@ -121,12 +128,13 @@ fn attributes_of(told: &Told<'_>) -> Vec<KeyValue> {
 }
 
 /// Who was asked.
-fn who(endpoint: &Name, deployment: &Deployment) -> [KeyValue; 3] {
-    [
+fn who(endpoint: &Name, deployment: &Deployment, version: Option<String>) -> Vec<KeyValue> {
+    let version = version.map(|version| KeyValue::new("host.model.version", version));
+    let others = [
         KeyValue::new("host.endpoint", endpoint.to_string()),
-        KeyValue::new("host.model.version", deployment.version_label()),
         KeyValue::new("host.bundle.digest", deployment.bundle().to_string()),
-    ]
+    ];
+    others.into_iter().chain(version).collect()
 }
 
 /// Whether a call's status is the server's fault, by OpenTelemetry's conventions for servers of gRPC.

@@ -17,7 +17,7 @@ pub(super) enum NodeFields {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "one of `sequence`, `switch` and `ensemble`")]
 pub(super) struct GraphFields {
     pub(super) sequence: Option<Vec<NodeFields>>,
     pub(super) switch: Option<SwitchFields>,
@@ -25,7 +25,7 @@ pub(super) struct GraphFields {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "`column` and `cases` of a switch")]
 pub(super) struct SwitchFields {
     column: String,
     cases: BTreeMap<String, NodeFields>,
@@ -161,14 +161,15 @@ impl MemberFields {
         let graph = GraphFields { sequence, switch, ensemble };
         match (endpoint, weight) {
             (None, None) => Ok((graph.node()?, 1.0)),
-            (Some(endpoint), Some(weight)) if graph.is_empty() => {
+            (Some(endpoint), weight) if graph.is_empty() => {
+                let weight = weight.unwrap_or(1.0);
                 if weight > 0.0 && weight <= 1e6 {
                     return Ok((endpoint.node()?, weight));
                 }
                 Err(format!("a weight is {weight}: expected more than 0 and at most 1000000"))
             }
-            _ => Err("expected `endpoint` and `weight` of a part of `ensemble`, or one of `sequence`, `switch` and \
-                      `ensemble`"
+            _ => Err("expected `endpoint`, with or without `weight`, of a part of `ensemble`, or one of `sequence`, \
+                      `switch` and `ensemble`"
                 .to_owned()),
         }
     }
@@ -228,12 +229,27 @@ mod tests {
             json!({ "sequence": ["e"], "ensemble": ["e"] }),
             json!({ "sequence": ["e"], "more": 1 }),
             json!({ "switch": { "column": "c" } }),
-            json!({ "ensemble": [{ "endpoint": "e" }] }),
             json!({ "ensemble": [{ "weight": 1.0, "sequence": ["e"] }] }),
             json!({ "ensemble": [{ "endpoint": "e", "weight": 1.0, "sequence": ["e"] }] }),
             json!({ "ensemble": [null] }),
+            json!({ "ensemble": [{ "endpoint": null }] }),
+            json!({ "switch": "e" }),
+            json!({ "switch": [] }),
+            json!({ "sequence": [[]] }),
         ] {
-            assert!(Node::of_form(&form).is_err(), "{form}");
+            let told = refused(form.clone());
+            assert!(!told.contains("struct") && !told.contains("Fields"), "{form}: {told}");
         }
+        assert_eq!(
+            refused(json!(null)),
+            "invalid type: null, expected one of `sequence`, `switch` and `ensemble`"
+        );
+    }
+
+    #[test]
+    fn a_part_of_an_ensemble_has_the_weight_1_if_nothing_is_said() {
+        let form = json!({ "ensemble": ["a", { "endpoint": "a" }, { "endpoint": { "sequence": ["a"] } }] });
+        let Node::Ensemble(parts) = Node::of_form(&form).unwrap() else { panic!("{form}") };
+        assert_eq!(parts.iter().map(|(_, weight)| *weight).collect::<Vec<_>>(), [1.0; 3]);
     }
 }
