@@ -291,16 +291,19 @@ impl PredictionWriter {
     }
 }
 
-/// Finds a prediction that was recorded; the newest are looked at first.
+/// Finds a prediction that was recorded; the newest are looked at first. A damaged segment is an error only where no other has it.
 pub fn find_prediction(store: &Store, id: &str) -> Result<Option<PredictionRecord>, DataError> {
+    let mut damaged = Ok(None);
     for number in store.segments(Segments::Predictions)?.into_iter().rev() {
         // One that is gone meanwhile was too old.
         let Some(segment) = store.read_segment(Segments::Predictions, number)? else { continue };
-        if let Some(found) = PredictionRecord::find(&segment, id)? {
-            return Ok(Some(found));
+        match PredictionRecord::find(&segment, id) {
+            Ok(None) => {}
+            Err(error) => damaged = Err(error),
+            found => return found,
         }
     }
-    Ok(None)
+    damaged
 }
 
 /// The bundles that recorded predictions name: computing one again needs those that answered.

@@ -173,6 +173,20 @@ fn the_newest_are_kept_and_found() {
     assert_eq!(prediction_bundles(&store).unwrap(), of_parts);
 }
 
+#[test]
+fn a_damaged_segment_hides_no_prediction_of_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let mut writer = PredictionWriter::open(&store, u64::MAX).unwrap();
+    writer.append(&bytes(&record("a", of_bundle()))).unwrap();
+    let whole = bytes(&record("b", of_bundle()));
+    writer.append(&whole[..whole.len() - 1]).unwrap();
+    assert_eq!(find_prediction(&store, "a").unwrap().unwrap().id, "a");
+    assert!(find_prediction(&store, "b").is_err(), "it may be what is damaged");
+    // What it names must not be freed, and nobody can tell what that is.
+    assert!(prediction_bundles(&store).is_err());
+}
+
 /// Any JSON of a few values: what a graph is, this module does not know.
 fn any_graph() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![

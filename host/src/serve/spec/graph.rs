@@ -159,19 +159,21 @@ impl MemberFields {
         };
         let OtherMemberFields { endpoint, weight, sequence, switch, ensemble } = other;
         let graph = GraphFields { sequence, switch, ensemble };
-        match (endpoint, weight) {
-            (None, None) => Ok((graph.node()?, 1.0)),
-            (Some(endpoint), weight) if graph.is_empty() => {
-                let weight = weight.unwrap_or(1.0);
-                if weight > 0.0 && weight <= 1e6 {
-                    return Ok((endpoint.node()?, weight));
-                }
-                Err(format!("a weight is {weight}: expected more than 0 and at most 1000000"))
+        let node = match endpoint {
+            None => graph.node()?,
+            Some(endpoint) if graph.is_empty() => endpoint.node()?,
+            Some(_) => {
+                return Err(
+                    "expected one of `endpoint`, `sequence`, `switch` and `ensemble` of a part of `ensemble`"
+                        .to_owned(),
+                );
             }
-            _ => Err("expected `endpoint`, with or without `weight`, of a part of `ensemble`, or one of `sequence`, \
-                      `switch` and `ensemble`"
-                .to_owned()),
+        };
+        let weight = weight.unwrap_or(1.0);
+        if weight > 0.0 && weight <= 1e6 {
+            return Ok((node, weight));
         }
+        Err(format!("a weight is {weight}: expected more than 0 and at most 1000000"))
     }
 }
 
@@ -229,7 +231,7 @@ mod tests {
             json!({ "sequence": ["e"], "ensemble": ["e"] }),
             json!({ "sequence": ["e"], "more": 1 }),
             json!({ "switch": { "column": "c" } }),
-            json!({ "ensemble": [{ "weight": 1.0, "sequence": ["e"] }] }),
+            json!({ "ensemble": [{ "weight": 1.0 }] }),
             json!({ "ensemble": [{ "endpoint": "e", "weight": 1.0, "sequence": ["e"] }] }),
             json!({ "ensemble": [null] }),
             json!({ "ensemble": [{ "endpoint": null }] }),
@@ -248,8 +250,12 @@ mod tests {
 
     #[test]
     fn a_part_of_an_ensemble_has_the_weight_1_if_nothing_is_said() {
-        let form = json!({ "ensemble": ["a", { "endpoint": "a" }, { "endpoint": { "sequence": ["a"] } }] });
+        let sequence = || json!(["a"]);
+        let form = json!({ "ensemble": [
+            "a", { "endpoint": "a" }, { "endpoint": { "sequence": sequence() } }, { "sequence": sequence() },
+            { "sequence": sequence(), "weight": 2 },
+        ] });
         let Node::Ensemble(parts) = Node::of_form(&form).unwrap() else { panic!("{form}") };
-        assert_eq!(parts.iter().map(|(_, weight)| *weight).collect::<Vec<_>>(), [1.0; 3]);
+        assert_eq!(parts.iter().map(|(_, weight)| *weight).collect::<Vec<_>>(), [1.0, 1.0, 1.0, 1.0, 2.0]);
     }
 }
