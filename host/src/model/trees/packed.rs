@@ -3,6 +3,8 @@
 //! The walk reads without checking its indices, which is a third of its time. Why it may: [`PackedTrees::new`], the only
 //! way to make what is walked, looks at every node once and refuses one that leads outside.
 
+use std::cell::Cell;
+
 use super::categories::{CategorySets, NO_CATEGORY, category};
 
 /// Trees walked at the same time: enough independent loads to hide the latency of each.
@@ -10,6 +12,14 @@ pub(super) const LANES: usize = 16;
 
 /// Rows that pass through a group of trees before the next group does.
 const BLOCK_ROWS: usize = 16;
+
+/// Places of rows whose memory a thread keeps for the next.
+const KEPT_PLACES_MAX: usize = 64 * 1024;
+
+thread_local! {
+    /// Memory for the places of a block of rows. New memory would be somewhere else each time, where no cache has it.
+    static BLOCK: Cell<Vec<u32>> = const { Cell::new(Vec::new()) };
+}
 
 /// Steps after which a walk through deep trees looks whether every lane has arrived.
 const STEPS_UNCHECKED: usize = 8;
@@ -252,7 +262,8 @@ impl<N: PackedNode> PackedTrees<N> {
     fn add_all<const CATEGORIES: bool>(&self, margins: &mut [f32], margin_count: usize, features: &[f32]) {
         let row_len = row_len(self.features, CATEGORIES);
         let block_rows = BLOCK_ROWS.min(features.len() / self.features);
-        let mut block = Vec::with_capacity(block_rows * row_len);
+        let mut block = BLOCK.take();
+        block.reserve(block_rows * row_len);
         let has_leaves_of_several = !self.tables.values.is_empty();
         let blocks = features.chunks(BLOCK_ROWS * self.features);
         for (features, margins) in blocks.zip(margins.chunks_mut(BLOCK_ROWS * margin_count)) {
@@ -273,6 +284,10 @@ impl<N: PackedNode> PackedTrees<N> {
                     }
                 }
             }
+        }
+        if block.capacity() <= KEPT_PLACES_MAX {
+            block.clear();
+            BLOCK.set(block);
         }
     }
 
