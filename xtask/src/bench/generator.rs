@@ -8,7 +8,7 @@ mod client;
 mod http1;
 mod http2;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
@@ -27,6 +27,9 @@ const STALL_MAX: Duration = Duration::from_secs(30);
 /// The kernel may wake a thread so much later than it was asked to; its default would be a part of what is measured.
 const TIMER_SLACK_NS: NonZeroU64 = NonZeroU64::MIN;
 
+/// Time for connections to be there, before several threads ask.
+const CONNECTING_MAX: Duration = Duration::from_millis(50);
+
 /// Connections that are looked at in one go.
 const EVENTS_MAX: usize = 64;
 
@@ -37,6 +40,10 @@ pub(super) struct Requests {
     /// Sent in turn: of HTTP/1.1 all of a request, of gRPC its message.
     pub(super) messages: Vec<Vec<u8>>,
 }
+
+/// Parts of a run that are looked at by themselves: long enough for a percentile, and short enough that most have none of the
+/// pauses which a machine makes every second or so.
+const PART: Duration = Duration::from_millis(250);
 
 /// The protocol of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,8 +65,8 @@ pub(super) enum Pace {
 /// What the requests met.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
-    /// Of those with an answer that is a success, in milliseconds.
-    latencies_ms: Vec<f64>,
+    /// Of those with an answer that is a success, in milliseconds, and in which part of the run each was due.
+    latencies_ms: Vec<(f64, u32)>,
     /// Answers that are none, and connections that ended with a request under way.
     pub(super) errors: u64,
     /// The first of them.
@@ -84,6 +91,7 @@ struct Slot {
 
 /// A run of the generator.
 struct Run<'a> {
+    start: Instant,
     address: SocketAddr,
     requests: &'a Requests,
     next_message: usize,
@@ -102,9 +110,22 @@ pub(super) fn run(
     pace: Pace,
     duration: Duration,
 ) -> Result<Outcome> {
+    run_from(Instant::now(), address, requests, connections, pace, duration)
+}
+
+/// [`run`], whose first request is due at `start`, if its connections are there by then.
+fn run_from(
+    start: Instant,
+    address: SocketAddr,
+    requests: &Requests,
+    connections: u32,
+    pace: Pace,
+    duration: Duration,
+) -> Result<Outcome> {
     rustix::thread::set_current_timer_slack(Some(TIMER_SLACK_NS)).context("have exact timers")?;
     let mut run = Run::open(address, requests, connections)?;
-    let start = Instant::now();
+    let start = start.max(Instant::now());
+    run.start = start;
     let interval = match pace {
         Pace::Full => None,
         Pace::PerSecond(rate) => Some(Duration::from_secs_f64(1.0 / rate)),
@@ -133,19 +154,28 @@ pub(super) fn run(
     Ok(run.outcome)
 }
 
-/// Asks as fast as the answers come, by several threads that share the connections.
+/// [`run`] by several threads that share the connections, and ask in turn where there is a rate.
 pub(super) fn run_together(
     threads: u32,
     address: SocketAddr,
     requests: &Requests,
     connections: u32,
+    pace: Pace,
     duration: Duration,
 ) -> Result<Outcome> {
     let threads = threads.clamp(1, connections.max(1));
     let part = |thread: u32| connections / threads + u32::from(thread < connections % threads);
+    let (pace, turn) = match pace {
+        Pace::Full => (Pace::Full, Duration::ZERO),
+        Pace::PerSecond(rate) => {
+            (Pace::PerSecond(rate / f64::from(threads)), Duration::from_secs_f64(1.0 / rate))
+        }
+    };
+    let first = Instant::now() + CONNECTING_MAX;
     std::thread::scope(|scope| {
-        let ask = |connections| move || run(address, requests, connections, Pace::Full, duration);
-        let asking: Vec<_> = (0..threads).map(|thread| scope.spawn(ask(part(thread)))).collect();
+        let ask =
+            |thread| move || run_from(first + turn * thread, address, requests, part(thread), pace, duration);
+        let asking: Vec<_> = (0..threads).map(|thread| scope.spawn(ask(thread))).collect();
         let ended = |_| Error::new("a thread of the load generator ended early");
         let outcomes = asking.into_iter().map(|one| one.join().map_err(ended)?);
         outcomes.reduce(|one, other| Ok(one?.with(other?))).unwrap_or_else(|| Ok(Outcome::default()))
@@ -174,7 +204,16 @@ impl Outcome {
 
     /// The time within which the share `percent` was answered.
     pub(super) fn percentile_ms(&self, percent: f64) -> f64 {
-        percentile(&self.latencies_ms, percent)
+        let all: Vec<f64> = self.latencies_ms.iter().map(|(latency, _)| *latency).collect();
+        percentile(&all, percent)
+    }
+
+    /// What `of` tells of the latencies in each quarter of a second, in milliseconds, of all but the last, which may be shorter.
+    pub(super) fn of_parts<T>(&self, of: impl Fn(&[f64]) -> T) -> Vec<T> {
+        let mut parts = BTreeMap::<u32, Vec<f64>>::new();
+        self.latencies_ms.iter().for_each(|(latency, part)| parts.entry(*part).or_default().push(*latency));
+        parts.pop_last();
+        parts.values().map(|latencies| of(latencies)).collect()
     }
 
     /// Refuses errors.
@@ -197,8 +236,8 @@ impl<'a> Run<'a> {
     fn open(address: SocketAddr, requests: &'a Requests, connections: u32) -> Result<Self> {
         let poller = epoll::create(epoll::CreateFlags::CLOEXEC).context("wait for connections")?;
         let outcome = Outcome::default();
-        let mut run =
-            Self { address, requests, next_message: 0, poller, slots: vec![], free: [].into(), outcome };
+        let (slots, free, start) = (Vec::new(), VecDeque::new(), Instant::now());
+        let mut run = Self { start, address, requests, next_message: 0, poller, slots, free, outcome };
         for index in 0..connections as usize {
             let client = run.connect(index)?;
             run.slots.push(Slot { client, asked: None });
@@ -254,7 +293,10 @@ impl<'a> Run<'a> {
         // An answer to no question would be counted nowhere; the protocols refuse it.
         let Some(asked) = self.slots.get_mut(index).and_then(|slot| slot.asked.take()) else { return };
         match answer.failure() {
-            None => self.outcome.latencies_ms.push(asked.elapsed().as_secs_f64() * 1e3),
+            None => {
+                let part = asked.saturating_duration_since(self.start).div_duration_f64(PART) as u32;
+                self.outcome.latencies_ms.push((asked.elapsed().as_secs_f64() * 1e3, part));
+            }
             Some(failure) => self.failed(failure),
         }
         self.free.push_back(index);
@@ -355,9 +397,19 @@ mod tests {
     fn at_full_pace_every_connection_is_used() {
         for threads in [1, 3, 9] {
             let outcome =
-                run_together(threads, server(|_| OK), &requests(), 4, Duration::from_millis(50)).unwrap();
+                run_together(threads, server(|_| OK), &requests(), 4, Pace::Full, Duration::from_millis(50))
+                    .unwrap();
             assert!(outcome.answered() >= 4 && outcome.errors == 0);
             assert!(outcome.per_second() > 0.0);
         }
+    }
+
+    #[test]
+    fn threads_share_a_rate_and_parts_of_the_time_are_told_apart() {
+        let address = server(|_| OK);
+        let (pace, duration) = (Pace::PerSecond(400.0), Duration::from_millis(600));
+        let outcome = run_together(3, address, &requests(), 4, pace, duration).unwrap();
+        assert_eq!((outcome.answered(), outcome.errors), (240, 0), "{:?}", outcome.error);
+        assert_eq!(outcome.of_parts(<[f64]>::len), [100, 100], "of 250 ms each, without the last of 100 ms");
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::form::Form;
 use super::servers::{Maker, Running, Servers};
 use crate::bench::cpu::CpuClock;
-use crate::bench::generator::{self, Requests};
+use crate::bench::generator::{self, Pace, Requests};
 use crate::bench::load::{self, Load, Script};
 use crate::bench::report;
 use crate::error::Result;
@@ -159,7 +159,8 @@ fn put(servers: &Servers<'_>, subject: &Subject<'_>, connections: u32, seconds: 
         Source::Generator(requests) => {
             let address = subject.running.address(subject.form);
             let duration = Duration::from_secs(seconds.into());
-            let outcome = generator::run_together(threads, address, requests, connections, duration)?;
+            let outcome =
+                generator::run_together(threads, address, requests, connections, Pace::Full, duration)?;
             let outcome = outcome.without_errors(&subject.name)?;
             Ok(Load {
                 requests: outcome.answered(),

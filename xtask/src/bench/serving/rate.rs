@@ -12,7 +12,7 @@ use crate::bench::cores::keep_to;
 use crate::bench::generator::{self, Outcome, Pace, Requests};
 use crate::bench::report;
 use crate::error::Result;
-use crate::statistics::median;
+use crate::statistics::{median, percentile};
 use crate::terminal;
 
 /// Connections that the requests are spread over.
@@ -32,6 +32,8 @@ struct Sample {
     p50_ms: f64,
     p99_ms: f64,
     p999_ms: f64,
+    /// p50 and p99 of each quarter of a second.
+    parts: Vec<(f64, f64)>,
 }
 
 pub(super) fn run(servers: &Servers<'_>, seconds: u32, rounds: u32) -> Result<String> {
@@ -60,12 +62,23 @@ pub(super) fn run(servers: &Servers<'_>, seconds: u32, rounds: u32) -> Result<St
     for _ in 0..rounds {
         for &(name, form, path) in &subjects {
             let requests = form.requests(running.address(form), path, &servers.model.images);
-            samples.push(measure(&running, name, &requests, seconds)?);
+            samples.push(measure(&running, servers.cores.load_threads(), name, &requests, seconds)?);
         }
     }
     running.server.stop()?;
     keep_to(servers.cores.of_load())?;
     Ok(format!("{}\n{}", summary(&samples), Pauses::summary(&pauses)))
+}
+
+fn median_of<T>(values: &[T], of: fn(&T) -> f64) -> f64 {
+    median(&values.iter().map(of).collect::<Vec<_>>())
+}
+
+impl Sample {
+    /// p99 by p50 in the median quarter of a second.
+    fn ratio_of_parts(&self) -> f64 {
+        median_of(&self.parts, |(p50, p99)| p99 / p50)
+    }
 }
 
 /// How a core keeps what runs on it waiting, though nothing else is to be done there.
@@ -104,19 +117,29 @@ impl Pauses {
     }
 }
 
-fn measure(running: &Running, name: &'static str, requests: &Requests, seconds: u32) -> Result<Sample> {
+fn measure(
+    running: &Running,
+    threads: u32,
+    name: &'static str,
+    requests: &Requests,
+    seconds: u32,
+) -> Result<Sample> {
     let duration = Duration::from_secs(seconds.into());
     let ask = |pace: Pace| -> Result<Outcome> {
         let address = running.server.address();
-        generator::run(address, requests, CONNECTIONS, pace, duration)?.without_errors(name)
+        generator::run_together(threads, address, requests, CONNECTIONS, pace, duration)?.without_errors(name)
     };
     let capacity = ask(Pace::Full)?.per_second();
     let outcome = ask(Pace::PerSecond(SHARE * capacity))?;
     let [p50_ms, p99_ms, p999_ms] = [50.0, 99.0, 99.9].map(|percent| outcome.percentile_ms(percent));
+    let parts = outcome.of_parts(|latencies| (percentile(latencies, 50.0), percentile(latencies, 99.0)));
+    let sample = Sample { name, capacity, p50_ms, p99_ms, p999_ms, parts };
     terminal::line(&format!(
-        "{name:10}  takes {capacity:>8.0} requests/s; at {SHARE} of it p50 {p50_ms:.2} ms, p99 {p99_ms:.2} ms"
+        "{name:10}  takes {capacity:>8.0} requests/s; at {SHARE} of it p50 {p50_ms:.2} ms, p99 {p99_ms:.2} ms, in the median \
+         quarter of a second {:.1} times its p50",
+        sample.ratio_of_parts()
     ));
-    Ok(Sample { name, capacity, p50_ms, p99_ms, p999_ms })
+    Ok(sample)
 }
 
 fn summary(samples: &[Sample]) -> String {
@@ -127,6 +150,9 @@ fn summary(samples: &[Sample]) -> String {
         "p50, ms",
         "p99, ms",
         "p99.9, ms",
+        "p99 / p50",
+        "in the median quarter of a second p50, ms",
+        "p99, ms",
         "p99 / p50",
     ];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
@@ -147,6 +173,9 @@ fn summary(samples: &[Sample]) -> String {
             format!("{:.2}", medians(|sample| sample.p99_ms)),
             format!("{:.2}", medians(|sample| sample.p999_ms)),
             format!("{:.1}", medians(|sample| sample.p99_ms / sample.p50_ms)),
+            format!("{:.2}", medians(|sample| median_of(&sample.parts, |(p50, _)| *p50))),
+            format!("{:.2}", medians(|sample| median_of(&sample.parts, |(_, p99)| *p99))),
+            format!("{:.1}", medians(Sample::ratio_of_parts)),
         ]);
     }
     report::table(&rows, 0)
@@ -158,10 +187,16 @@ mod tests {
 
     #[test]
     fn tells_medians_of_each() {
-        let sample = |name, capacity, p99_ms| Sample { name, capacity, p50_ms: 0.5, p99_ms, p999_ms: 9.0 };
+        let sample = |name, capacity, p99_ms| {
+            let parts = vec![(0.4, 0.8), (0.5, 8.0), (0.6, 1.2)];
+            Sample { name, capacity, p50_ms: 0.5, p99_ms, p999_ms: 9.0, parts }
+        };
         let samples = [("JSON", 90.0, 1.0), ("gRPC", 50.0, 2.0), ("JSON", 110.0, 1.2), ("gRPC", 50.0, 2.0)];
         let text = summary(&samples.map(|(name, capacity, p99_ms)| sample(name, capacity, p99_ms)));
-        assert!(text.contains("| JSON | 100 | 80 | 0.50 | 1.10 | 9.00 | 2.2 |"), "{text}");
+        assert!(
+            text.contains("| JSON | 100 | 80 | 0.50 | 1.10 | 9.00 | 2.2 | 0.50 | 1.20 | 2.0 |"),
+            "{text}"
+        );
         assert_eq!(text.lines().count(), 4, "{text}");
     }
 }
