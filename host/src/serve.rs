@@ -57,7 +57,7 @@ pub use queue::{Queue, QueueLimits};
 pub use reconcile::{EndpointChange, EndpointOutcome, Reconciler};
 pub use recorder::{PredictionIds, Recorder};
 pub use replay::{Replay, ReplayError, replay};
-pub use routes::{ServeState, forbid, router};
+pub use routes::{Routes, ServeState, forbid};
 pub use shadow::Shadow;
 pub use spec::{
     ENDPOINT_FILE_MAX_BYTES, EndpointFileError, EndpointPolicy, EndpointSpec, KEPT_DEFAULT, PolicyFields,

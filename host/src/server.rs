@@ -1,27 +1,31 @@
 //! The one HTTP listener: accepts connections, bounds what each may take, and shuts down without dropping requests.
 //!
-//! Mounts routers that it knows nothing about, behind a check of who sends ([`guarded`]). HTTP/1.1 and HTTP/2 share the port:
+//! Answers by what it knows nothing about ([`Answers`]), behind a check of who sends ([`Guarded`]). HTTP/1.1 and HTTP/2 share the port:
 //! the first bytes of a connection tell which it is. Runs until it is told to stop, then closes the listener, lets the
 //! requests under way finish within a grace period, and returns.
 
+mod answers;
 mod connection;
 mod guard;
 mod http2;
 mod linger;
 mod preface;
+mod workers;
 mod write_limit;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
+pub use self::answers::Answers;
 use self::connection::{Connections, Times};
-pub use self::guard::{AllowedHosts, AllowedHostsError, ForbiddenRequest, guarded};
+pub use self::guard::{AllowedHosts, AllowedHostsError, ForbiddenRequest, Guarded};
+use self::workers::Serving;
+pub use self::workers::Workers;
 use crate::task::polled_at_once;
 
 /// Time for a client to send the head of a request; also the longest a connection may idle.
@@ -88,18 +92,30 @@ impl Server {
         self.address
     }
 
-    /// Serves `router` until `stop` is ready, then drains.
-    pub async fn run(self, router: Router, stop: impl Future<Output = ()>) {
+    /// Answers by `answers` until `stop` is ready, then drains. Connections are served by this runtime.
+    pub async fn run(self, answers: impl Answers, stop: impl Future<Output = ()>) {
+        let give = |connection| _ = tokio::spawn(connection);
+        self.run_by(give, answers, stop).await;
+    }
+
+    /// Answers by `answers` until `stop` is ready, then drains. Connections are served by `workers`, and requests that are one
+    /// of several of a connection at once by this runtime.
+    pub async fn run_on(self, workers: &Workers, answers: impl Answers, stop: impl Future<Output = ()>) {
+        self.run_by(|connection| workers.give(connection), answers, stop).await;
+    }
+
+    async fn run_by(self, give: impl Fn(Serving), answers: impl Answers, stop: impl Future<Output = ()>) {
         let mut stop = std::pin::pin!(stop);
         let (stop_connections, stopping) = watch::channel(());
-        let connections = Connections::new(router, self.times, stopping);
+        let connections = Connections::new(answers, self.times, stopping);
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
             let accepted = async {
                 // The semaphore is never closed, so a missing permit cannot happen; treat it as an error to retry.
                 let place = Arc::clone(&places).acquire_owned().await.map_err(std::io::Error::other)?;
                 let (stream, _) = self.listener.accept().await?;
-                Ok::<_, std::io::Error>((place, stream))
+                // Who serves it waits for it by an event loop of its own.
+                Ok::<_, std::io::Error>((place, stream.into_std()?))
             };
             let accepted = tokio::select! {
                 accepted = accepted => accepted,
@@ -113,11 +129,14 @@ impl Server {
                     continue;
                 }
             };
-            let connection = polled_at_once(connections.clone().serve(stream));
-            tokio::spawn(async move {
-                connection.await;
+            let connections = connections.clone();
+            give(Box::pin(async move {
+                match TcpStream::from_std(stream) {
+                    Ok(stream) => polled_at_once(connections.serve(stream)).await,
+                    Err(error) => tracing::warn!(%error, "could not serve a connection"),
+                }
                 drop(place);
-            });
+            }));
         }
         drop((self.listener, connections));
         stop_connections.send_replace(());
@@ -142,10 +161,12 @@ mod tests {
     use std::pin::Pin;
     use std::task::{Context, Poll};
 
+    use axum::Router;
     use axum::body::{Body, Bytes, HttpBody};
     use axum::routing::get;
     use hyper::body::Frame;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::runtime::Handle;
     use tokio::sync::mpsc;
 
     use super::*;
@@ -230,5 +251,52 @@ mod tests {
             let closed = async { while client.read(&mut [0; 1_024]).await.is_ok_and(|count| count > 0) {} };
             tokio::time::timeout(Duration::from_secs(60), closed).await.expect("it is held for ever");
         }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn workers_answer_what_is_under_way_when_the_server_stops() {
+        let server = Server::bind(IpAddr::from([127, 0, 0, 1]), 0).await.unwrap();
+        let (address, workers) = (server.address(), Workers::start(2, &Handle::current()).unwrap());
+        let (begun, mut begins) = mpsc::unbounded_channel();
+        let (finish, finishing) = watch::channel(false);
+        let slow = get(async move || {
+            begun.send(Handle::current().id()).unwrap();
+            let mut finishing = finishing.clone();
+            finishing.wait_for(|finishing| *finishing).await.unwrap();
+            "done"
+        });
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let routes = Router::new().route("/", slow);
+        let running = tokio::spawn(async move {
+            server.run_on(&workers, routes, async { _ = stopped.await }).await;
+        });
+        let mut clients = Vec::new();
+        let mut threads = Vec::new();
+        for request in [
+            b"GET / HTTP/1.1\r\nhost: x\r\n\r\n".to_vec(),
+            [&preface(65_535)[..], GET].concat(),
+            b"GET / HTTP/1.1\r\nhost: x\r\n\r\n".to_vec(),
+            [&preface(65_535)[..], GET].concat(),
+        ] {
+            let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+            client.write_all(&request).await.unwrap();
+            threads.push(begins.recv().await.unwrap());
+            clients.push(client);
+        }
+        assert_ne!(threads[0], threads[1], "each worker has a connection");
+        assert_eq!(threads[..2], threads[2..], "and another one");
+        assert!(!threads.contains(&Handle::current().id()));
+        stop.send(()).unwrap();
+        while tokio::net::TcpStream::connect(address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        assert!(!running.is_finished());
+        finish.send(true).unwrap();
+        for mut client in clients {
+            let mut answer = Vec::new();
+            client.read_to_end(&mut answer).await.unwrap();
+            assert!(answer.windows(4).any(|piece| piece == b"done"), "{}", answer.escape_ascii());
+        }
+        running.await.unwrap();
     }
 }

@@ -1,5 +1,7 @@
 //! Whose turn it is: tasks that wake themselves are polled again at once, others go first where they shall, and work that nobody
-//! waits for rests.
+//! waits for rests. And what workers keep for themselves ([`PerWorker`]).
+
+mod worker;
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -8,6 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
+
+pub use self::worker::{PerWorker, Slot, shared_threads, spawn_blocking, work_as};
 
 /// How often a future is polled in one go. A request takes two or three.
 const POLLS_MAX: usize = 8;
@@ -41,7 +45,7 @@ pub async fn polled_at_once<F: Future>(future: F) -> F::Output {
     .await
 }
 
-/// Lets the tasks run that are ready on this thread, or another thread take this one over.
+/// Lets the tasks run that are ready on this thread; or another thread take this one over, where one may.
 pub async fn let_others_go_first() {
     let mut is_first = true;
     poll_fn(|context| {

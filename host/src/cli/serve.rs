@@ -2,14 +2,18 @@ mod replace;
 mod watch;
 
 use std::net::IpAddr;
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use axum::Router;
-use axum::body::Bytes;
-use axum::routing::post;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{Method, Response, StatusCode};
+use axum::response::IntoResponse as _;
+use futures_util::future::Either;
+use http_body_util::{BodyExt as _, Limited};
 use serde_json::json;
 
 use self::replace::replace_transformers;
@@ -25,10 +29,10 @@ use crate::plugin::Transformer;
 use crate::registry::{ModelLoader, ModelReference, Predictor, read_bundle};
 use crate::serve::{
     AccessLog, Capture, Control, Deployer, Deployment, DeploymentConfig, Endpoint, EndpointPolicy,
-    EndpointSpec, Endpoints, Observer, PolicyFields, Reconciler, Recorder, Routing, ServeLimits,
-    ServeMetrics, ServeState, ShadowSpec, Traces, Work, forbid, router,
+    EndpointSpec, Endpoints, Observer, PolicyFields, Reconciler, Recorder, Routes, Routing, ServeLimits,
+    ServeMetrics, ServeState, ShadowSpec, Traces, Work, forbid,
 };
-use crate::server::{Server, guarded};
+use crate::server::{Answers, Guarded, Server, Workers};
 use crate::store::Store;
 
 /// Rows that one request may have.
@@ -75,7 +79,7 @@ pub(super) struct ServeArguments {
     ip: IpAddr,
     #[command(flatten)]
     hosts: HostsArguments,
-    /// Threads that answer requests [default: one per core].
+    /// Threads that answer connections, and as many beside them for what would hold these up [default: one per core].
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
     /// Largest body of a request, in bytes.
@@ -156,12 +160,17 @@ impl PolicyArguments {
 
 pub(super) fn run(arguments: ServeArguments, state: &StateArguments, output: &Output) -> anyhow::Result<()> {
     let store = state.open_store()?;
-    let mut threads = tokio::runtime::Builder::new_multi_thread();
-    if let Some(count) = arguments.threads {
-        threads.worker_threads(usize::from(count));
-    }
-    let threads = threads.enable_all().build().context("failed to start threads")?;
-    let served = threads.block_on(serve(&arguments, state, store, output));
+    let count = match arguments.threads {
+        Some(count) => usize::from(count),
+        None => std::thread::available_parallelism().map_or(1, NonZero::get),
+    };
+    let threads = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(count)
+        .enable_all()
+        .build()
+        .context("failed to start threads")?;
+    let workers = Workers::start(count, threads.handle()).context("failed to start threads")?;
+    let served = threads.block_on(serve(&arguments, state, store, &workers, output));
     // What still computes on the blocking pool had its time to finish, and nothing else can stop it.
     threads.shutdown_background();
     served
@@ -171,6 +180,7 @@ async fn serve(
     arguments: &ServeArguments,
     state: &StateArguments,
     store: Store,
+    workers: &Workers,
     output: &Output,
 ) -> anyhow::Result<()> {
     let stop = stop_signal()?;
@@ -199,12 +209,9 @@ async fn serve(
     let metrics = ServeMetrics::new()?;
     let told = (!observer.is_idle()).then(|| Arc::clone(&observer));
     let state = ServeState { endpoints, recorder, control, observer: told, metrics, limits };
-    let mut routes = router(state);
-    if arguments.constant_endpoint {
-        routes = routes.merge(constant_route());
-    }
+    let answers = Answering { routes: Routes::new(state), has_constant: arguments.constant_endpoint };
     tokio::select! {
-        () = server.run(guarded(routes, hosts, forbid), stop) => {}
+        () = server.run_on(workers, Guarded::new(answers, hosts, forbid), stop) => {}
         () = watch.run(asked, output) => {}
     }
     // They wait for threads that may need this one's others.
@@ -389,10 +396,29 @@ fn path_of(deployment: &Deployment) -> String {
     format!("{version}bundle {}: {}model{arrow}{after}", deployment.bundle().short(), names(preprocess))
 }
 
+/// What answers requests.
+#[derive(Clone)]
+struct Answering {
+    routes: Routes,
+    has_constant: bool,
+}
+
+impl Answers for Answering {
+    fn answer(&self, request: Request) -> impl Future<Output = Response<Body>> + Send + use<> {
+        match self.has_constant && request.method() == Method::POST && request.uri().path() == "/constant" {
+            false => Either::Left(self.routes.answer(request)),
+            true => Either::Right(constant(request)),
+        }
+    }
+}
+
+/// Bytes of a body that is answered always the same.
+const CONSTANT_BODY_MAX_BYTES: usize = 2 * 1024 * 1024;
+
 /// What the same HTTP server costs when it computes nothing.
-fn constant_route() -> Router {
-    let answer = |_: Bytes| async {
-        ([("content-type", "application/json")], r#"{"label":7,"probability":0.9983524}"#)
-    };
-    Router::new().route("/constant", post(answer))
+async fn constant(request: Request) -> Response<Body> {
+    if Limited::new(request.into_body(), CONSTANT_BODY_MAX_BYTES).collect().await.is_err() {
+        return StatusCode::BAD_REQUEST.into_response();
+    }
+    ([("content-type", "application/json")], r#"{"label":7,"probability":0.9983524}"#).into_response()
 }

@@ -10,7 +10,7 @@ use super::pipeline::local_executor;
 use super::state::StateArguments;
 use crate::pipeline::trigger::Scheduler;
 use crate::registry::{self, Registry};
-use crate::server::guarded;
+use crate::server::Guarded;
 use crate::track;
 
 #[derive(Debug, clap::Args)]
@@ -75,7 +75,7 @@ pub(super) fn run(
             // At the same time as requests.
             let _ = stop_triggers.send(());
         };
-        server.run(guarded(routes(registry), hosts, track::rest::forbid), stop).await;
+        server.run(Guarded::new(routes(registry), hosts, track::rest::forbid), stop).await;
         if let Some(scheduler) = scheduler {
             scheduler.await.context("the triggers were given up")?;
         }

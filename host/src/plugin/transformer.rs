@@ -3,14 +3,18 @@ use std::sync::{Mutex, PoisonError};
 use super::session::Session;
 use super::{Fault, Kind, MetricPoint, Plugin, PluginError};
 use crate::domain::Batch;
+use crate::task::{PerWorker, Slot};
 
 /// Input that one guest call gets when rows may be split: it and its answer stay in the core's cache, and the guest's
 /// memory stays small enough to be reused without new page faults. Larger and smaller pieces were slower in
 /// `benches/transformer.rs`.
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// Instances kept per transformer; more calls than this at once make fresh ones.
+/// Instances kept per transformer for threads that are no workers; more calls than this at once make fresh ones.
 const KEPT_INSTANCES_MAX: usize = 64;
+
+/// Instances kept for each worker. It calls one after the other, but for those that yield.
+const KEPT_BY_WORKER_MAX: usize = 4;
 
 /// A plugin with config and state, ready to map batches. Calls may run in parallel.
 pub struct Transformer {
@@ -22,7 +26,7 @@ pub struct Transformer {
         clippy::vec_box,
         reason = "a session has some hundred bytes and moves in and out of here in every call"
     )]
-    idle: Mutex<Vec<Box<Session>>>,
+    idle: PerWorker<Mutex<Vec<Box<Session>>>>,
 }
 
 /// What a call of a transformer gave.
@@ -49,7 +53,7 @@ impl Transformer {
         let session =
             Session::open(plugin, config, state.as_deref()).await.map_err(|fault| plugin.error(fault))?;
         let transformer =
-            Self { plugin: plugin.clone(), config: config.to_owned(), state, idle: Mutex::default() };
+            Self { plugin: plugin.clone(), config: config.to_owned(), state, idle: PerWorker::default() };
         transformer.keep(Box::new(session));
         Ok(transformer)
     }
@@ -100,16 +104,20 @@ impl Transformer {
         Some((PIECE_BYTES / row_bytes.max(1)).max(1)).filter(|&rows| rows < batch.rows())
     }
 
+    /// An idle instance: this thread's, and otherwise anybody's, so that there are never more than calls at once.
     fn take_idle(&self) -> Option<Box<Session>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()
+        let take = |idle: &Mutex<Vec<_>>| idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        take(self.idle.of(Slot::own())).or_else(|| self.idle.all().find_map(take))
     }
 
     fn keep(&self, session: Box<Session>) {
         if !self.plugin.keeps_instances() || !session.is_reusable() {
             return;
         }
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < KEPT_INSTANCES_MAX {
+        let slot = Slot::own();
+        let kept_max = if slot == Slot::COMMON { KEPT_INSTANCES_MAX } else { KEPT_BY_WORKER_MAX };
+        let mut idle = self.idle.of(slot).lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < kept_max {
             idle.push(session);
         }
     }

@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
@@ -10,7 +11,7 @@ use super::engine::{Computed, Engine, INLINE_NANOS_MAX, stopping};
 use super::queue::{Queue, Waiting, too_late, until};
 use super::{ApiError, ErrorCode, RequestBody, StageTimes};
 use crate::domain::Batch;
-use crate::task::let_others_go_first;
+use crate::task::{PerWorker, Slot, let_others_go_first, shared_threads};
 
 /// Rows that are computed together at most where nothing is said.
 pub(super) const AUTO_ROWS_MAX: usize = 32;
@@ -41,14 +42,22 @@ pub(super) struct Batcher {
     policy: BatchPolicy,
     queue: Arc<Queue>,
     engine: Arc<Engine>,
+    meetings: PerWorker<Meeting>,
+    expected: Expectation,
+}
+
+/// Where requests find each other.
+#[derive(Default)]
+struct Meeting {
     /// The batch that others may join.
     open: Mutex<Option<Arc<Gathering>>>,
-    expected: Expectation,
     company: Company,
 }
 
 /// Requests that are to be computed together.
 struct Gathering {
+    /// Whose requests.
+    meeting: Slot,
     jobs: Mutex<Jobs>,
     /// Told when one has joined.
     joined: Notify,
@@ -127,10 +136,10 @@ impl Gathering {
     }
 
     /// A batch of one request so far.
-    fn of(job: Job, until: Instant) -> Self {
+    fn of(job: Job, until: Instant, meeting: Slot) -> Self {
         let rows = job.inputs.rows();
         let jobs = Jobs { rows, until, next_id: 1, is_open: true, is_cared_for: false, all: vec![job] };
-        Self { jobs: Mutex::new(jobs), joined: Notify::new(), abandoned: Notify::new() }
+        Self { meeting, jobs: Mutex::new(jobs), joined: Notify::new(), abandoned: Notify::new() }
     }
 
     /// Adds a request if there is room for it.
@@ -215,7 +224,7 @@ impl Batcher {
     /// Batches for `engine` with the turns of `queue`.
     pub(super) fn new(policy: BatchPolicy, queue: Arc<Queue>, engine: Arc<Engine>) -> Self {
         let expected = Expectation(AtomicUsize::new(1));
-        Self { policy, queue, engine, open: Mutex::default(), expected, company: Company::default() }
+        Self { policy, queue, engine, meetings: PerWorker::default(), expected }
     }
 
     /// How it batches.
@@ -244,6 +253,24 @@ impl Batcher {
                     AUTO_ROWS_MAX.min(usize::try_from(INLINE_NANOS_MAX / nanos).unwrap_or(AUTO_ROWS_MAX))
                 }
             },
+        }
+    }
+
+    /// Where requests of this thread find others: what is there at the same moment, those of the same worker, so that no
+    /// thread has to wake another; what was asked for, all.
+    fn meeting_here(&self) -> Slot {
+        match self.policy {
+            BatchPolicy::Auto => Slot::own(),
+            BatchPolicy::Rows { .. } => Slot::COMMON,
+        }
+    }
+
+    /// Who computes batches: this thread those of its own requests, and whoever is free those of all. There is none when the
+    /// server has stopped.
+    fn threads(&self) -> Option<Handle> {
+        match self.policy {
+            BatchPolicy::Auto => Handle::try_current().ok(),
+            BatchPolicy::Rows { .. } => shared_threads(),
         }
     }
 
@@ -278,7 +305,9 @@ impl Batcher {
                 {
                     return self.compute_alone(job, turn).await;
                 }
-                tokio::spawn(answer(Arc::clone(&self.engine), batch, turn));
+                if let Some(threads) = self.threads() {
+                    threads.spawn(answer(Arc::clone(&self.engine), batch, turn));
+                }
             }
         }
         let reply = match until(deadline, &mut replied).await {
@@ -306,7 +335,8 @@ impl Batcher {
         let left = |deadline: Instant| job.since + deadline.saturating_duration_since(job.since) / 2;
         let until = [Some(job.since + self.delay()), job.deadline.map(left)];
         let until = until.into_iter().flatten().min().unwrap_or(job.since);
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let meeting = self.meeting_here();
+        let mut open = self.meetings.of(meeting).open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(gathering) = open.clone() {
             let joined = gathering.join(job, until, rows_max);
             if !matches!(joined, Joined::WithRoom(_)) {
@@ -318,7 +348,7 @@ impl Batcher {
                 Joined::Not(back) => job = back,
             }
         }
-        let gathering = Arc::new(Gathering::of(job, until));
+        let gathering = Arc::new(Gathering::of(job, until, meeting));
         *open = Some(Arc::clone(&gathering));
         (Seat { gathering, id: 0 }, true)
     }
@@ -333,8 +363,7 @@ impl Batcher {
 
     /// Computes a batch when it is its turn.
     fn compute_in_turn(self: &Arc<Self>, gathering: &Arc<Gathering>) {
-        // There is none when the server has stopped.
-        let Ok(threads) = tokio::runtime::Handle::try_current() else { return };
+        let Some(threads) = self.threads() else { return };
         let (batcher, gathering) = (Arc::clone(self), Arc::clone(gathering));
         threads.spawn(async move {
             tokio::select! {
@@ -349,7 +378,7 @@ impl Batcher {
 
     /// Lets others go first, and waits for as many as are expected, no longer than allowed.
     async fn wait_for_others(&self, gathering: &Gathering) {
-        if self.company.is_likely() {
+        if self.meetings.of(gathering.meeting).company.is_likely() {
             let_others_go_first().await;
         }
         while !self.delay().is_zero() {
@@ -366,15 +395,18 @@ impl Batcher {
 
     /// Lets nobody join a batch any more, and takes its requests to compute them.
     fn close(&self, gathering: &Arc<Gathering>) -> Vec<Job> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let meeting = self.meetings.of(gathering.meeting);
+        let mut open = meeting.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.take_if(|open| Arc::ptr_eq(open, gathering));
         drop(open);
         let mut jobs = gathering.jobs();
         jobs.is_open = false;
         let batch = std::mem::take(&mut jobs.all);
         drop(jobs);
-        self.company.learn(batch.len());
-        self.expected.learn(batch.len());
+        meeting.company.learn(batch.len());
+        if !self.delay().is_zero() {
+            self.expected.learn(batch.len());
+        }
         batch
     }
 }
@@ -457,6 +489,7 @@ mod tests {
     use super::super::{Call, Deployment, QueueLimits};
     use super::*;
     use crate::domain::Tensor;
+    use crate::task::work_as;
 
     fn row() -> Batch {
         Batch::new(vec![Tensor::from_f32("features", vec![1, 2], &[1.0, 2.0]).unwrap()]).unwrap()
@@ -580,5 +613,26 @@ mod tests {
         assert!(expected.is_more_than(1) && !expected.is_more_than(2));
         expected.learn(1);
         assert!(!expected.is_more_than(1));
+    }
+
+    #[tokio::test]
+    async fn workers_have_batches_of_their_own_unless_they_are_asked_for() {
+        for (policy, is_shared) in
+            [(BatchPolicy::Auto, false), (BatchPolicy::Rows { max: 8, delay_us: 0 }, true)]
+        {
+            let (_, deployment, call) = batching(policy, QueueLimits::default()).await;
+            let batcher = Batcher::new(policy, Arc::clone(&call.queue), Arc::clone(deployment.engine()));
+            let others = Handle::current();
+            let of_worker = std::thread::scope(|scope| {
+                let asking = scope.spawn(|| {
+                    work_as(0, others.clone());
+                    (batcher.meeting_here(), batcher.threads().map(|threads| threads.id()))
+                });
+                asking.join().unwrap()
+            });
+            assert_eq!(of_worker.0 == batcher.meeting_here(), is_shared);
+            // The worker of this test has no runtime of its own.
+            assert_eq!(of_worker.1, is_shared.then(|| others.id()));
+        }
     }
 }

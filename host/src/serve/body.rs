@@ -8,6 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::inference::ContentEncoding;
 use super::{ApiError, ErrorCode};
+use crate::task::spawn_blocking;
 
 /// Bodies up to this size are not counted, which most are. There are never more of them than connections, and
 /// requests of HTTP/2.
@@ -44,7 +45,7 @@ pub(super) async fn packed(body: Vec<u8>, accepted: ContentEncoding) -> Response
     if accepted != ContentEncoding::Identity && body.len() >= ContentEncoding::PACKED_MIN_BYTES {
         let unpacked = body.clone();
         // Where packing fails there is still the answer.
-        if let Ok(Ok(packed)) = tokio::task::spawn_blocking(move || accepted.pack(unpacked)).await {
+        if let Ok(Ok(packed)) = spawn_blocking(move || accepted.pack(unpacked)).await {
             (body, packed_by) = (packed, accepted.name());
         }
     }
@@ -141,7 +142,7 @@ impl BodyReader {
         let RequestBody { bytes, mut share } = body;
         let limit = self.limits.body_max_bytes;
         self.grow(&mut share, limit)?;
-        let unpacked = tokio::task::spawn_blocking(move || encoding.unpack(bytes, limit)).await;
+        let unpacked = spawn_blocking(move || encoding.unpack(bytes, limit)).await;
         let stopped = |_| {
             let message = "the server is stopping";
             ApiError::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Overloaded, message)

@@ -313,7 +313,17 @@ impl Deployment {
         let Some(cache) = &call.cache else {
             return Ok((self.compute_in_turn(inputs, body, call).await?, None));
         };
-        let key = Key::of(self.bundle, &inputs);
+        let bundle = self.bundle;
+        let (inputs, key) = if inputs.byte_len() > INLINE_BODY_MAX_BYTES {
+            on_blocking_pool(move || {
+                let key = Key::of(bundle, &inputs);
+                (inputs, key)
+            })
+            .await?
+        } else {
+            let key = Key::of(bundle, &inputs);
+            (inputs, key)
+        };
         let found = cache.get(key);
         self.metrics().count_lookup(found.is_some());
         if let Some(found) = found {

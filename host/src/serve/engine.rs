@@ -12,6 +12,7 @@ use super::{ApiError, ErrorCode, StageTimes};
 use crate::domain::Batch;
 use crate::plugin::block_on;
 use crate::registry::PredictionError;
+use crate::task::spawn_blocking;
 
 /// Rows up to which a batch may be computed on the thread that asks.
 pub(super) const INLINE_ROWS_MAX: usize = 64;
@@ -114,7 +115,12 @@ impl Engine {
         let mut computed = self.compute(inputs, deadline, held).await?;
         computed.times.queue = waited;
         let seen = if keeps { computed.seen.clone() } else { computed.seen.take() };
-        self.offer(seen);
+        if computed.batch_rows <= INLINE_ROWS_MAX {
+            self.offer(seen);
+        } else {
+            let engine = Arc::clone(self);
+            on_blocking_pool(move || engine.offer(seen)).await?;
+        }
         Ok(computed)
     }
 
@@ -169,7 +175,7 @@ impl Engine {
 pub(super) async fn on_blocking_pool<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ApiError> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| internal(&error))
+    spawn_blocking(work).await.map_err(|error| internal(&error))
 }
 
 pub(super) fn internal(error: &dyn std::fmt::Display) -> ApiError {

@@ -3,7 +3,7 @@
 //! A call is a `POST` of HTTP/2 whose body has messages of protobuf, each behind its length, and whose answer ends with a
 //! status in its trailers. These few rules are followed here, on the routes that there are for HTTP, rather than by a library
 //! that brings a server of its own: so the same limits on size, time and memory hold for bodies and messages, sent in any
-//! form, the same errors are told by the same sentences, and small requests are computed on the thread that read them.
+//! form, the same errors are told by the same sentences, and small requests are computed on the thread that decodes them.
 //!
 //! `messages` is generated from `inference.proto`; requests for inference are read without it (see [`wire`]).
 
@@ -43,6 +43,9 @@ const SERVICE: &str = "inference.GRPCInferenceService";
 
 /// The route of its methods.
 const ROUTE: &str = "/inference.GRPCInferenceService/{method}";
+
+/// The path of the method that computes.
+pub(super) const INFERENCE_PATH: &str = "/inference.GRPCInferenceService/ModelInfer";
 
 /// The services that are answered.
 pub(super) fn router() -> Router<Arc<Shared>> {
@@ -101,6 +104,11 @@ async fn inference(
         }
     })
     .await
+}
+
+/// Answers a call of [`INFERENCE_PATH`].
+pub(super) async fn infer(shared: Arc<Shared>, request: Request) -> Response<Body> {
+    respond(shared, request, infer::infer).await
 }
 
 async fn health(

@@ -178,7 +178,8 @@ async fn version_infer(
     inferred(&shared, &model, Some(&version), &what, request).await
 }
 
-async fn inferred(
+/// The answer to what is asked of a model's version, or of the one that answers for it.
+pub(super) async fn inferred(
     shared: &Shared,
     model: &str,
     version: Option<&str>,

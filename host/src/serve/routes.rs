@@ -5,12 +5,17 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri, header};
 use axum::routing::{get, post};
+use futures_util::FutureExt as _;
+use futures_util::future::Either;
+use hyper::service::Service as _;
+use hyper_util::service::TowerToHyperService;
 
 use super::answer::json_response;
 use super::body::{BodyReader, accepted_by, packed};
 use super::deployment::VERSION_HEADER;
+use super::engine::{internal, on_blocking_pool};
 use super::graph::versions_of;
 use super::inference::ContentEncoding;
 use super::metrics::{self, ServeMetrics};
@@ -218,29 +223,93 @@ fn timeout_of(value: &HeaderValue) -> Result<Duration, ApiError> {
 /// - `GET /openapi.json`: the same for programs, as OpenAPI 3.1.
 /// - `GET /metrics`: what was counted and measured, for Prometheus.
 /// - `GET /health`: the process lives. `GET /ready`: there is an endpoint, which answers.
-pub fn router(state: ServeState) -> Router {
-    let ServeState { endpoints, recorder, control, observer, metrics, limits } = state;
-    let (ids, bodies) = (PredictionIds::default(), BodyReader::new(limits));
-    let told = observer.clone();
-    let shared = Arc::new(Shared { endpoints, control, bodies, metrics, observer, recorder, ids });
-    let routes = Router::new()
-        .route("/serve/{endpoint}", post(answer).fallback(not_posted))
-        .route("/serve/{endpoint}/{version}", post(answer_of_version).fallback(not_posted_to_version))
-        .route("/serve", get(list))
-        .route("/metrics", get(exposition))
-        .route("/health", get(alive))
-        .route("/ready", get(ready))
-        .route("/openapi.json", get(openapi))
-        .merge(protocol::router())
-        .merge(scoring::router())
-        .merge(grpc::router())
-        .fallback(unknown_route)
-        .method_not_allowed_fallback(wrong_method)
-        .with_state(shared);
-    match told {
-        Some(observer) => observed(routes, observer),
-        None => routes,
+#[derive(Clone)]
+pub struct Routes {
+    shared: Arc<Shared>,
+    all: Router,
+}
+
+/// A request whose route is known at a glance: those that there are most of. What finds routes for all that there is takes more than
+/// a microsecond of them.
+enum Direct {
+    Scoring(String),
+    Inference(String),
+    Call,
+}
+
+impl Routes {
+    /// Routes that answer from `state`.
+    pub fn new(state: ServeState) -> Self {
+        let ServeState { endpoints, recorder, control, observer, metrics, limits } = state;
+        let (ids, bodies) = (PredictionIds::default(), BodyReader::new(limits));
+        let told = observer.clone();
+        let shared = Arc::new(Shared { endpoints, control, bodies, metrics, observer, recorder, ids });
+        let routes = Router::new()
+            .route("/serve/{endpoint}", post(answer).fallback(not_posted))
+            .route("/serve/{endpoint}/{version}", post(answer_of_version).fallback(not_posted_to_version))
+            .route("/serve", get(list))
+            .route("/metrics", get(exposition))
+            .route("/health", get(alive))
+            .route("/ready", get(ready))
+            .route("/openapi.json", get(openapi))
+            .merge(protocol::router())
+            .merge(scoring::router())
+            .merge(grpc::router())
+            .fallback(unknown_route)
+            .method_not_allowed_fallback(wrong_method)
+            .with_state(Arc::clone(&shared));
+        let all = match told {
+            Some(observer) => observed(routes, observer),
+            None => routes,
+        };
+        Self { shared, all }
     }
+
+    /// The answer to a request.
+    pub fn answer(&self, request: Request) -> impl Future<Output = Response<Body>> + Send + use<> {
+        // Who is told of requests stands before the other routes.
+        let direct = Direct::of(&request).filter(|_| self.shared.observer.is_none());
+        match direct {
+            // In a box, since it is moved several times before it is asked for the first time.
+            Some(direct) => Either::Left(Box::pin(direct.answer(Arc::clone(&self.shared), request))),
+            None => {
+                let answer = TowerToHyperService::new(self.all.clone()).call(request);
+                Either::Right(answer.map(|answer| answer.unwrap_or_else(|never| match never {})))
+            }
+        }
+    }
+}
+
+impl Direct {
+    fn of(request: &Request) -> Option<Self> {
+        if request.method() != Method::POST {
+            return None;
+        }
+        let path = request.uri().path();
+        // Whatever is written in another way, or is no name, is for the others.
+        let named = |name: &str| is_plain_name(name).then(|| name.to_owned());
+        if let Some(name) = path.strip_prefix("/serve/") {
+            return named(name).map(Self::Scoring);
+        }
+        if let Some(rest) = path.strip_prefix("/v2/models/") {
+            return named(rest.strip_suffix("/infer")?).map(Self::Inference);
+        }
+        (path == grpc::INFERENCE_PATH).then_some(Self::Call)
+    }
+
+    async fn answer(self, shared: Arc<Shared>, request: Request) -> Response<Body> {
+        match self {
+            Self::Scoring(endpoint) => respond(&shared, &endpoint, None, request).await,
+            Self::Inference(model) => protocol::inferred(&shared, &model, None, "infer", request).await,
+            Self::Call => grpc::infer(shared, request).await,
+        }
+    }
+}
+
+/// Whether a part of a path is written as the name of an endpoint is, and means what it says.
+fn is_plain_name(name: &str) -> bool {
+    !name.is_empty()
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
 }
 
 type Server = State<Arc<Shared>>;
@@ -334,21 +403,23 @@ fn version_of(endpoint: &Endpoint, routing: &Routing, version: &str) -> Result<A
 }
 
 async fn openapi(State(shared): Server) -> Response<Body> {
-    json_response(StatusCode::OK, openapi::document(&shared.endpoints).to_string())
+    match on_blocking_pool(move || openapi::document(&shared.endpoints).to_string()).await {
+        Ok(document) => json_response(StatusCode::OK, document),
+        Err(error) => error.into_response(),
+    }
 }
 
 async fn exposition(State(shared): Server) -> Response<Body> {
-    match metrics::exposition(&shared.metrics, &shared.endpoints) {
+    // It takes milliseconds where there are many endpoints.
+    let exposed = on_blocking_pool(move || metrics::exposition(&shared.metrics, &shared.endpoints)).await;
+    match exposed.and_then(|exposed| exposed.map_err(|error| internal(&error))) {
         Ok(text) => {
             let mut response = Response::new(Body::from(text));
             let content_type = HeaderValue::from_static(metrics::CONTENT_TYPE);
             response.headers_mut().insert(header::CONTENT_TYPE, content_type);
             response
         }
-        Err(error) => {
-            let code = ErrorCode::Internal;
-            ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, code, error.to_string()).into_response()
-        }
+        Err(error) => error.into_response(),
     }
 }
 
@@ -504,4 +575,46 @@ fn unknown_endpoint(shared: &Shared, name: &str) -> ApiError {
     let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
     let message = format!("there is no endpoint `{name}`: there is {known}");
     ApiError::new(StatusCode::NOT_FOUND, ErrorCode::NotFound, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_as_most_write_it_is_found_at_a_glance() {
+        let route = |method: Method, path: &str| {
+            let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
+            match Direct::of(&request)? {
+                Direct::Scoring(endpoint) => Some(format!("score {endpoint}")),
+                Direct::Inference(model) => Some(format!("infer {model}")),
+                Direct::Call => Some("call".to_owned()),
+            }
+        };
+        let post = |path: &str| route(Method::POST, path);
+        assert_eq!(post("/serve/mnist").as_deref(), Some("score mnist"));
+        assert_eq!(post("/serve/a-B_c.9?x=1").as_deref(), Some("score a-B_c.9"));
+        assert_eq!(post("/v2/models/mnist/infer").as_deref(), Some("infer mnist"));
+        assert_eq!(post("/inference.GRPCInferenceService/ModelInfer").as_deref(), Some("call"));
+        for path in [
+            "/serve/",
+            "/serve",
+            "/serve/mnist/1",
+            "/serve/mnist/",
+            "/serve/mn%69st",
+            "/serve/%2e%2e",
+            "//serve/mnist",
+            "/v2/models/mnist/versions/1/infer",
+            "/v2/models//infer",
+            "/v2/models/mnist/infer/",
+            "/v2/models/mnist",
+            "/v2/models/infer",
+            "/inference.GRPCInferenceService/ModelInfer/",
+            "/inference.GRPCInferenceService/ModelStreamInfer",
+        ] {
+            assert_eq!(post(path), None, "{path}");
+        }
+        assert_eq!(route(Method::GET, "/serve/mnist"), None);
+        assert_eq!(route(Method::PUT, "/v2/models/mnist/infer"), None);
+    }
 }

@@ -5,6 +5,7 @@ use tokio::sync::Semaphore;
 
 use super::{Deployment, ShadowOutcome};
 use crate::domain::{Batch, DataType, Tensor, mix};
+use crate::task::shared_threads;
 
 /// Requests that a shadow may have to do; what comes beyond that it is not given.
 const WORK_MAX: usize = 64;
@@ -46,7 +47,9 @@ impl Shadow {
             return;
         };
         let (deployment, inputs, expected) = (Arc::clone(&self.deployment), inputs.clone(), outputs.clone());
-        tokio::spawn(async move {
+        // Nobody waits for it, and whoever has a connection shall not wait either. There are no threads when the server has stopped.
+        let Some(threads) = shared_threads() else { return };
+        threads.spawn(async move {
             let outcome = match deployment.compute(inputs).await {
                 Ok(outputs) => compare(&expected, &outputs),
                 Err(_) => ShadowOutcome::Failed,

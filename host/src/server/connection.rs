@@ -3,22 +3,21 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::body::Body;
 use axum::extract::Request;
 use axum::http::HeaderValue;
 use axum::http::header::CONNECTION;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::{Service as _, service_fn};
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
 
-use super::http2;
 use super::linger::{Lingering, Unread, WatchedBody};
 use super::preface::{Protocol, Reread, detect};
 use super::write_limit::WriteLimit;
+use super::{Answers, http2};
 
 /// Bytes of a request's head.
 pub(super) const HEADER_MAX_BYTES: usize = 64 * 1024;
@@ -29,8 +28,8 @@ const REQUESTS_MAX: usize = super::CONNECTIONS_MAX;
 
 /// What every connection is served with.
 #[derive(Clone)]
-pub(super) struct Connections {
-    pub(super) router: Router,
+pub(super) struct Connections<A> {
+    pub(super) answers: A,
     pub(super) times: Times,
     /// Places for requests of HTTP/2.
     pub(super) places: Arc<Semaphore>,
@@ -48,16 +47,18 @@ pub(super) struct Times {
     pub(super) write: Duration,
 }
 
-impl Connections {
-    /// Answers with `router` until `stopping` changes.
-    pub(super) fn new(router: Router, times: Times, stopping: watch::Receiver<()>) -> Self {
-        Self { router, times, places: Arc::new(Semaphore::new(REQUESTS_MAX)), stopping }
+impl<A: Answers> Connections<A> {
+    /// Answers by `answers` until `stopping` changes.
+    pub(super) fn new(answers: A, times: Times, stopping: watch::Receiver<()>) -> Self {
+        Self { answers, times, places: Arc::new(Semaphore::new(REQUESTS_MAX)), stopping }
     }
 
     /// Serves a connection until its end. What it speaks is told by its first bytes.
     pub(super) async fn serve(mut self, stream: TcpStream) {
         // Answers are small; waiting to fill a packet only delays them.
         let _ = stream.set_nodelay(true);
+        // A look at the sockets, or what has come already would not be known yet.
+        tokio::task::yield_now().await;
         let detected = tokio::select! {
             // What has come before the server was told to stop is answered.
             biased;
@@ -78,12 +79,13 @@ impl Connections {
     async fn serve_http1(mut self, stream: Reread) -> hyper::Result<()> {
         let unread = Unread::default();
         let stream = Lingering::new(WriteLimit::new(stream, self.times.write), unread.clone());
-        let router = TowerToHyperService::new(self.router);
+        let answers = self.answers;
         let service = service_fn(move |request: Request<Incoming>| {
-            let answer = router.call(request.map(|body| WatchedBody::new(body, unread.clone())));
+            let answer =
+                answers.answer(request.map(|body| Body::new(WatchedBody::new(body, unread.clone()))));
             let unread = unread.clone();
             async move {
-                let mut answer = answer.await?;
+                let mut answer = answer.await;
                 if unread.get() {
                     // Or the client would send its next request on a connection that is about to close.
                     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

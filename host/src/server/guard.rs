@@ -7,13 +7,14 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::header::{HOST, ORIGIN};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, Method, Response, Uri};
-use axum::middleware::{Next, from_fn};
+use futures_util::future::{Either, ready};
+
+use super::Answers;
 
 /// Allows every `Host`.
 const EVERY_HOST: &str = "*";
@@ -99,6 +100,11 @@ impl AllowedHosts {
 
     fn knows(&self, host: &HeaderValue) -> bool {
         let Some(known) = &self.known else { return true };
+        // As nearly everybody writes it.
+        let plain = host.to_str().map(without_port).unwrap_or_default();
+        if known.iter().any(|known| known == plain) {
+            return true;
+        }
         let Some(authority) = authority(host) else { return false };
         let name = authority.host();
         let is_named = |given: &String| given == authority.as_str() || given == name;
@@ -125,6 +131,14 @@ fn is_host(text: &str) -> bool {
         .is_some_and(|authority| authority.as_str() == authority.host() || authority.port_u16().is_some())
 }
 
+/// A host without its port, if that is one; other text as it is.
+fn without_port(text: &str) -> &str {
+    match text.rsplit_once(':') {
+        Some((host, port)) if port.parse::<u16>().is_ok() && !port.starts_with('+') => host,
+        _ => text,
+    }
+}
+
 /// Host and port in small letters.
 fn authority(value: &HeaderValue) -> Option<Authority> {
     let text = value.to_str().ok()?.to_ascii_lowercase();
@@ -136,28 +150,47 @@ fn shown(value: &HeaderValue) -> String {
     String::from_utf8_lossy(value.as_bytes()).chars().take(100).collect()
 }
 
-/// Puts the check in front of all routes; `refuse` makes the answer to what is not allowed, in the shape of the errors of
-/// what was asked for.
-pub fn guarded(
-    router: Router,
-    hosts: AllowedHosts,
+/// What answers requests, behind the check.
+#[derive(Clone)]
+pub struct Guarded<A> {
+    answers: A,
+    hosts: Arc<AllowedHosts>,
     refuse: fn(&Uri, &ForbiddenRequest) -> Response<Body>,
-) -> Router {
-    let hosts = Arc::new(hosts);
-    router.layer(from_fn(move |request: Request, next: Next| {
-        let hosts = Arc::clone(&hosts);
-        async move {
-            match hosts.check(request.method(), request.uri(), request.headers()) {
-                Ok(()) => next.run(request).await,
-                Err(forbidden) => refuse(request.uri(), &forbidden),
+}
+
+impl<A> Guarded<A> {
+    /// Puts the check in front of `answers`; `refuse` makes the answer to what is not allowed, in the shape of the errors of
+    /// what was asked for.
+    pub fn new(
+        answers: A,
+        hosts: AllowedHosts,
+        refuse: fn(&Uri, &ForbiddenRequest) -> Response<Body>,
+    ) -> Self {
+        Self { answers, hosts: Arc::new(hosts), refuse }
+    }
+}
+
+impl<A: Answers> Answers for Guarded<A> {
+    fn answer(&self, request: Request) -> impl Future<Output = Response<Body>> + Send + use<A> {
+        match self.hosts.check(request.method(), request.uri(), request.headers()) {
+            Ok(()) => Either::Left(self.answers.answer(request)),
+            Err(forbidden) => {
+                let mut refused = (self.refuse)(request.uri(), &forbidden);
+                if request.method() == Method::HEAD {
+                    *refused.body_mut() = Body::empty();
+                }
+                Either::Right(ready(refused))
             }
         }
-    }))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use axum::Router;
+    use http_body_util::BodyExt as _;
 
     use super::*;
 
@@ -273,5 +306,37 @@ mod tests {
             }
         }
         assert!(is_allowed(&own, Method::GET, "127.0.0.1:5000", Some("http://evil.example")));
+    }
+
+    #[tokio::test]
+    async fn what_is_refused_is_asked_of_nobody_and_has_no_body_for_head() {
+        let answers = Router::new().fallback(async || "secret");
+        let refuse = |_: &Uri, why: &ForbiddenRequest| Response::new(Body::from(why.to_string()));
+        let guarded = Guarded::new(answers, hosts(&[], Ipv4Addr::LOCALHOST), refuse);
+        let answer = async |method: Method, host: &str| {
+            let request = Request::builder().method(method).uri("/").header(HOST, host);
+            let answer = guarded.answer(request.body(Body::empty()).unwrap()).await;
+            String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+        };
+        assert_eq!(answer(Method::GET, "localhost").await, "secret");
+        let why = "requests for the host `evil.example` are not answered here: allow it by `--allowed-hosts`";
+        assert_eq!(answer(Method::GET, "evil.example").await, why);
+        assert_eq!(answer(Method::HEAD, "evil.example").await, "");
+    }
+
+    #[test]
+    fn ports_are_numbers() {
+        for (text, name) in [
+            ("localhost:80", "localhost"),
+            ("localhost", "localhost"),
+            ("[::1]:5000", "[::1]"),
+            ("[::1]", "[::1]"),
+            ("localhost:", "localhost:"),
+            ("localhost:+80", "localhost:+80"),
+            ("localhost:65536", "localhost:65536"),
+            ("localhost:80@evil.example", "localhost:80@evil.example"),
+        ] {
+            assert_eq!(without_port(text), name);
+        }
     }
 }

@@ -8,15 +8,17 @@ use std::time::Duration;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
 use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::rt::Executor;
 use hyper::server::conn::http2;
-use hyper::service::{Service as _, service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::Answers;
 use super::connection::{Connections, HEADER_MAX_BYTES};
 use super::preface::Reread;
 use super::write_limit::WriteLimit;
+use crate::task::shared_threads;
 
 /// Requests at once on one connection. RFC 9113 asks for at least 100.
 const STREAMS_MAX: u32 = 128;
@@ -43,24 +45,25 @@ const LOOKS: u32 = 4;
 
 /// Serves a connection of HTTP/2 until its end. Closes it when no request was under way for the time that one of HTTP/1.1 may
 /// idle, or when the client takes nothing of the answers that it has asked for.
-pub(super) async fn serve(stream: Reread, mut connections: Connections) -> hyper::Result<()> {
+pub(super) async fn serve<A: Answers>(stream: Reread, mut connections: Connections<A>) -> hyper::Result<()> {
     let times = connections.times;
     let activity = Arc::new(Activity::default());
     let (watched, places) = (Arc::clone(&activity), connections.places);
-    let router = TowerToHyperService::new(connections.router);
+    let answers = connections.answers;
     let service = service_fn(move |request: Request<Incoming>| {
         let open = Open::new(Arc::clone(&watched));
-        let (router, places) = (router.clone(), Arc::clone(&places));
+        let (answers, places) = (answers.clone(), Arc::clone(&places));
         async move {
             // The semaphore is never closed, so there always comes a place.
             let place = places.acquire_owned().await.ok();
-            let answer = router.call(request.map(Body::new)).await?;
+            let answer = answers.answer(request.map(Body::new)).await;
             Ok::<_, Infallible>(answer.map(|body| AnswerBody::new(body, open, place)))
         }
     });
     let stream = TokioIo::new(WriteLimit::new(stream, times.write));
+    let threads = Threads { activity: Arc::clone(&activity) };
     let mut connection = pin!(
-        http2::Builder::new(TokioExecutor::new())
+        http2::Builder::new(threads)
             .timer(TokioTimer::new())
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_MAX)
@@ -97,6 +100,23 @@ pub(super) async fn serve(stream: Reread, mut connections: Connections) -> hyper
                 }
             }
         }
+    }
+}
+
+/// Who answers the requests of a connection: its own thread the only one, and whatever thread is free several at once, which
+/// would wait for each other there.
+#[derive(Clone)]
+struct Threads {
+    activity: Arc<Activity>,
+}
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Threads {
+    fn execute(&self, request: F) {
+        let is_alone = self.activity.seen().open <= 1;
+        match shared_threads().filter(|_| !is_alone) {
+            Some(threads) => threads.spawn(request),
+            None => tokio::spawn(request),
+        };
     }
 }
 
@@ -253,5 +273,36 @@ impl HttpBody for AnswerBody {
             hint.set_upper(upper + rest);
         }
         hint
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::runtime::Handle;
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::task::work_as;
+
+    #[test]
+    fn requests_that_are_several_at_once_wait_for_no_single_thread() {
+        let others = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        let shared = others.handle().clone();
+        let worker = std::thread::spawn(move || {
+            let ids = (shared.id(), tokio::runtime::Builder::new_current_thread().build().unwrap());
+            work_as(0, shared);
+            ids.1.block_on(async {
+                let threads = Threads { activity: Arc::default() };
+                let mut open = Vec::new();
+                for is_alone in [true, false, false] {
+                    open.push(Open::new(Arc::clone(&threads.activity)));
+                    let (tell, told) = oneshot::channel();
+                    threads.execute(async move { tell.send(Handle::current().id()).unwrap() });
+                    let expected = if is_alone { Handle::current().id() } else { ids.0 };
+                    assert_eq!(told.await.unwrap(), expected);
+                }
+            });
+        });
+        worker.join().unwrap();
     }
 }

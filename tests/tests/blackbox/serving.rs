@@ -30,6 +30,56 @@ fn every_test_image_gets_the_training_paths_answer_bit_for_bit() {
 }
 
 #[test]
+fn the_same_is_answered_however_the_path_is_written() {
+    let host = Host::trained();
+    let server = host.serve(["--model", "mnist", "--body-max-bytes", "100000"]);
+    let log = host.state_dir().join("written.log");
+    // With a log, all routes are looked for in the same way.
+    let told =
+        host.serve(["--model", "mnist", "--body-max-bytes", "100000", "--access-log", log.to_str().unwrap()]);
+    let good = pixels_json(&test_images()[0]);
+    let tensor = serde_json::json!({"id": "x", "inputs": [
+        {"name": "pixels", "shape": [1, 28, 28], "datatype": "UINT8", "data": test_images()[0]}
+    ]});
+    let tensor = tensor.to_string();
+    type Headers = &'static [(&'static str, &'static str)];
+    let packed: Headers = &[("accept-encoding", "gzip")];
+    let slow: Headers = &[("x-request-timeout-ms", "soon")];
+    let large = format!("[{}]", vec![good.as_str(); 60].join(","));
+    let requests: [(&str, &str, &str, Headers); 9] = [
+        ("/serve/mnist", "/serve/%6dnist", &good, &[]),
+        ("/serve/mnist", "/serve/mni%73t?x=1", &good, packed),
+        ("/serve/mnist", "/serve/mni%73t", "{", &[]),
+        ("/serve/mnist", "/serve/mni%73t", &good, slow),
+        ("/serve/mnist", "/serve/mni%73t", &large, &[]),
+        ("/serve/nobody", "/serve/nobod%79", &good, &[]),
+        ("/v2/models/mnist/infer", "/v2/models/mnis%74/infer", &tensor, packed),
+        ("/v2/models/mnist/infer", "/v2/models/mnis%74/infer", "{}", &[]),
+        ("/v2/models/nobody/infer", "/v2/models/nobod%79/infer", &tensor, &[]),
+    ];
+    for (path, other, body, headers) in requests {
+        let of_others = |server: &host_tests::Server, path: &str| {
+            let (answer, mut headers) = server.post_with_headers(path, body, headers);
+            // Of each prediction its own, and of each moment.
+            assert_eq!(
+                headers.remove("x-prediction-id").is_some(),
+                answer.status == 200,
+                "{path}: {answer:?}"
+            );
+            headers.remove("date");
+            (answer, headers)
+        };
+        let expected = of_others(&server, path);
+        assert_eq!(of_others(&server, other), expected);
+        assert_eq!(of_others(&told, path), expected);
+    }
+    for path in ["/serve/mnist", "/v2/models/mnist/infer"] {
+        assert_eq!(server.get(path).status, 405, "{path}");
+        assert_eq!(told.get(path), server.get(path));
+    }
+}
+
+#[test]
 fn a_fresh_instance_answers_as_a_kept_one() {
     let host = Host::trained();
     let (kept, fresh) =

@@ -63,6 +63,13 @@ pub(crate) fn call() -> Call {
     Call { queue: Arc::new(Queue::new(crate::serve::QueueLimits::default())), cache: None, deadline: None }
 }
 
+impl Deployment {
+    /// What computes.
+    pub(in crate::serve) fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+}
+
 pub(crate) fn deployment(features: usize, scores: usize) -> (Arc<Zeros>, Deployment) {
     let (asked_by, rows, shared_from) = (Mutex::default(), Mutex::default(), AtomicUsize::new(usize::MAX));
     let model = Arc::new(Zeros { features, scores, asked_by, rows, shared_from });
