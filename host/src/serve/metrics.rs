@@ -3,16 +3,18 @@
 //! Every version that is loaded has series of its own ([`DeploymentMetrics`]), which go when it goes; what is common to all
 //! is in [`ServeMetrics`]. [`exposition`] puts them into one text.
 
+mod histogram;
 mod plugins;
 mod process;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use prometheus::core::Collector;
-use prometheus::proto::{Gauge, LabelPair, Metric, MetricFamily, MetricType};
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, TextEncoder};
+use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, TextEncoder};
 
+use self::histogram::{Histogram, LIMITS_MAX};
 use self::plugins::PluginMetrics;
 use super::{ApiError, Endpoint, Endpoints, ErrorCode};
 use crate::plugin::{Fault, PluginError, Transformer};
@@ -22,7 +24,7 @@ use crate::registry::TransformerCall;
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
 /// Seconds, from what a row takes to what nobody waits for.
-const SECONDS: [f64; 19] = [
+const SECONDS: [f64; LIMITS_MAX] = [
     0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1,
     0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
@@ -120,8 +122,8 @@ impl ServeMetrics {
 
 /// The series of a version at an endpoint.
 pub struct DeploymentMetrics {
-    answered: IntCounter,
     errors: IntCounterVec,
+    /// Of the requests that were answered.
     seconds: Histogram,
     stages: [Histogram; STAGES.len()],
     rows: Histogram,
@@ -150,27 +152,27 @@ impl DeploymentMetrics {
         version: &str,
         transformers: (&[Transformer], &[Transformer]),
     ) -> Result<Self, prometheus::Error> {
-        let labels: HashMap<String, String> =
+        let labels: BTreeMap<String, String> =
             [("endpoint".to_owned(), endpoint.to_owned()), ("version".to_owned(), version.to_owned())].into();
-        let named = |name: &str, help: &str| Opts::new(name, help).const_labels(labels.clone());
-        let histogram = |options: Opts, buckets: &[f64]| {
-            Histogram::with_opts(HistogramOpts::from(options).buckets(buckets.to_vec()))
+        let named =
+            |name: &str, help: &str| Opts::new(name, help).const_labels(labels.clone().into_iter().collect());
+        let histogram =
+            |name, help, limits: &'static [f64]| Histogram::new(name, help, labels.clone(), limits);
+        let seconds_of = |name, help, of: (&str, &str)| {
+            let mut labels = labels.clone();
+            labels.insert(of.0.to_owned(), of.1.to_owned());
+            Histogram::new(name, help, labels, &SECONDS)
         };
-        let stage = |stage: &str| {
-            let options = named("host_stage_seconds", "Time that a part of a request's way took.");
-            histogram(options.const_label("stage", stage), &SECONDS)
-        };
-        let [decode, queue, preprocess, model, postprocess, encode] = STAGES.map(stage);
+        let stage_help = "Time that a part of a request's way took.";
+        let stages = STAGES.map(|stage| seconds_of("host_stage_seconds", stage_help, ("stage", stage)));
         let (before, after) = transformers;
         let plugin = |transformer: &Transformer| {
             let name = &transformer.plugin().manifest().name;
             let of_plugin = |name_of: &str, help: &str| named(name_of, help).const_label("plugin", name);
+            let help = "Time that a call of a plugin took.";
             Ok::<_, prometheus::Error>(PluginSeries {
                 name: name.clone(),
-                seconds: histogram(
-                    of_plugin("host_plugin_seconds", "Time that a call of a plugin took."),
-                    &SECONDS,
-                )?,
+                seconds: seconds_of("host_plugin_seconds", help, ("plugin", name)),
                 memory: IntGauge::with_opts(of_plugin(
                     "host_plugin_memory_bytes",
                     "Memory of the instance that was called last.",
@@ -188,18 +190,18 @@ impl DeploymentMetrics {
             }
         }
         Ok(Self {
-            answered: IntCounter::with_opts(named("host_requests_total", "Requests that were answered."))?,
             errors: IntCounterVec::new(
                 named("host_request_errors_total", "Requests that got an error, by its code."),
                 &["code"],
             )?,
             seconds: histogram(
-                named("host_request_seconds", "Time from a request's body being there to its answer."),
+                "host_request_seconds",
+                "Time from a request's body being there to its answer.",
                 &SECONDS,
-            )?,
-            stages: [decode?, queue?, preprocess?, model?, postprocess?, encode?],
-            rows: histogram(named("host_request_rows", "Rows of a request."), &ROWS)?,
-            batch_rows: histogram(named("host_batch_rows", "Rows that were computed together."), &ROWS)?,
+            ),
+            stages,
+            rows: histogram("host_request_rows", "Rows of a request.", &ROWS),
+            batch_rows: histogram("host_batch_rows", "Rows that were computed together.", &ROWS),
             faults: IntCounterVec::new(
                 named(
                     "host_plugin_faults_total",
@@ -222,16 +224,16 @@ impl DeploymentMetrics {
                 &["outcome"],
             )?,
             difference: histogram(
-                named("host_shadow_difference", "Largest difference of two numbers in answers that differ."),
+                "host_shadow_difference",
+                "Largest difference of two numbers in answers that differ.",
                 &DIFFERENCES,
-            )?,
+            ),
             reported: PluginMetrics::new(endpoint, version)?,
         })
     }
 
     /// Counts an answer. One from the cache has no stages but those of reading and writing.
     pub fn count_answer(&self, rows: usize, total: Duration, times: &StageTimes, is_cached: bool) {
-        self.answered.inc();
         self.seconds.observe(total.as_secs_f64());
         self.rows.observe(rows as f64);
         for (histogram, (stage, time)) in self.stages.iter().zip(times.stages()) {
@@ -297,24 +299,24 @@ impl DeploymentMetrics {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let all: [&dyn Collector; 9] = [
-            &self.answered,
-            &self.errors,
-            &self.seconds,
-            &self.rows,
-            &self.batch_rows,
-            &self.faults,
-            &self.cache,
-            &self.shadow,
-            &self.difference,
-        ];
-        let of_plugins = self.plugins.iter().flat_map(|plugin| {
-            let (seconds, memory): (&dyn Collector, &dyn Collector) = (&plugin.seconds, &plugin.memory);
-            [seconds, memory]
-        });
-        let of_stages = self.stages.iter().map(|stage| stage as &dyn Collector);
-        let own = all.into_iter().chain(of_stages).chain(of_plugins).flat_map(Collector::collect);
+        let histograms = [&self.seconds, &self.rows, &self.batch_rows, &self.difference];
+        let of_plugins = self.plugins.iter().map(|plugin| &plugin.seconds);
+        let histograms = histograms.into_iter().chain(&self.stages).chain(of_plugins).map(Histogram::collect);
+        let counters = [&self.errors, &self.faults, &self.cache, &self.shadow];
+        let counters = counters.into_iter().flat_map(Collector::collect);
+        let memory = self.plugins.iter().flat_map(|plugin| plugin.memory.collect());
+        let own = histograms.chain(counters).chain(memory).chain([self.answered()]);
         own.chain(self.reported.collect()).collect()
+    }
+
+    /// The counter of requests that were answered, of which each has a time.
+    fn answered(&self) -> MetricFamily {
+        let mut counter = Counter::default();
+        counter.set_value(self.seconds.count() as f64);
+        let mut metric = Metric::default();
+        metric.set_label(self.seconds.labels());
+        metric.set_counter(counter);
+        family("host_requests_total", "Requests that were answered.", MetricType::COUNTER, metric)
     }
 }
 
@@ -382,20 +384,26 @@ fn families_of(endpoint: &Endpoint) -> Vec<MetricFamily> {
 
 /// A family of one gauge.
 fn gauge(name: &str, help: &str, labels: &[(&str, String)], value: f64) -> MetricFamily {
-    let pair = |(name, value): &(&str, String)| {
-        let mut pair = LabelPair::default();
-        pair.set_name((*name).to_owned());
-        pair.set_value(value.clone());
-        pair
-    };
     let mut gauge = Gauge::default();
     gauge.set_value(value);
     let mut metric = Metric::from_gauge(gauge);
-    metric.set_label(labels.iter().map(pair).collect());
+    metric.set_label(labels.iter().map(|(name, value)| label(name, value)).collect());
+    family(name, help, MetricType::GAUGE, metric)
+}
+
+/// A family of one metric.
+fn family(name: &str, help: &str, kind: MetricType, metric: Metric) -> MetricFamily {
     let mut family = MetricFamily::default();
     family.set_name(name.to_owned());
     family.set_help(help.to_owned());
-    family.set_field_type(MetricType::GAUGE);
+    family.set_field_type(kind);
     family.set_metric(vec![metric]);
     family
+}
+
+fn label(name: &str, value: &str) -> LabelPair {
+    let mut pair = LabelPair::default();
+    pair.set_name(name.to_owned());
+    pair.set_value(value.to_owned());
+    pair
 }

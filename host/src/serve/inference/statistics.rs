@@ -1,16 +1,18 @@
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
 
-/// Batch sizes that are counted each for themselves; sizes that come when so many were seen only count in the sums.
+use crate::task::{PerWorker, Slot};
+
+/// Batch sizes that are counted each for themselves by a worker; sizes that come when so many were seen only count in the sums.
 const BATCH_SIZES_MAX: usize = 128;
 
 /// What one version of a model has done since it was loaded.
 #[derive(Debug, Default)]
 pub struct ModelStatistics {
-    counters: Mutex<Counters>,
+    counters: PerWorker<Mutex<Counters>>,
 }
 
 /// How long the parts of a request took.
@@ -90,9 +92,14 @@ struct Counters {
 }
 
 impl ModelStatistics {
+    /// What this thread counts in.
+    fn own(&self) -> MutexGuard<'_, Counters> {
+        lock(self.counters.of(Slot::own()))
+    }
+
     /// Counts a request of `rows` rows that was answered at `now_ms`, milliseconds since 1970.
     pub fn count_answer(&self, rows: usize, durations: &Durations, now_ms: u64) {
-        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counters = self.own();
         counters.last_inference_ms = counters.last_inference_ms.max(now_ms);
         counters.rows = counters.rows.saturating_add(rows as u64);
         let sums = &mut counters.sums;
@@ -106,7 +113,7 @@ impl ModelStatistics {
     /// Counts `rows` rows that were computed together.
     pub fn count_execution(&self, rows: usize, durations: &Durations) {
         let batch_size = rows as u64;
-        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counters = self.own();
         counters.executions = counters.executions.saturating_add(1);
         let is_room = counters.batches.len() < BATCH_SIZES_MAX;
         if is_room || counters.batches.contains_key(&batch_size) {
@@ -120,22 +127,22 @@ impl ModelStatistics {
 
     /// Counts a request whose answer was kept from before.
     pub fn count_cached(&self, total: Duration) {
-        self.counters.lock().unwrap_or_else(PoisonError::into_inner).sums.cache_hit.add(total);
+        self.own().sums.cache_hit.add(total);
     }
 
     /// Counts a request whose answer was looked for among those that are kept, in vain.
     pub fn count_uncached(&self, total: Duration) {
-        self.counters.lock().unwrap_or_else(PoisonError::into_inner).sums.cache_miss.add(total);
+        self.own().sums.cache_miss.add(total);
     }
 
     /// Counts a request that got an error.
     pub fn count_failure(&self, total: Duration) {
-        self.counters.lock().unwrap_or_else(PoisonError::into_inner).sums.fail.add(total);
+        self.own().sums.fail.add(total);
     }
 
     /// What was counted so far.
     pub fn record(&self, name: impl Into<String>, version: impl Into<String>) -> StatisticsRecord {
-        let counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        let counters = self.counters.all().map(lock).fold(Counters::default(), |all, own| all.with(&own));
         StatisticsRecord {
             name: name.into(),
             version: version.into(),
@@ -148,7 +155,62 @@ impl ModelStatistics {
     }
 }
 
+fn lock(counters: &Mutex<Counters>) -> MutexGuard<'_, Counters> {
+    counters.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Counters {
+    /// What two workers have counted.
+    fn with(mut self, other: &Self) -> Self {
+        self.last_inference_ms = self.last_inference_ms.max(other.last_inference_ms);
+        self.rows = self.rows.saturating_add(other.rows);
+        self.executions = self.executions.saturating_add(other.executions);
+        self.sums.add(&other.sums);
+        for (size, sums) in &other.batches {
+            self.batches.entry(*size).or_default().add(sums);
+        }
+        self
+    }
+}
+
+impl InferenceSums {
+    fn add(&mut self, other: &Self) {
+        let Self {
+            success,
+            fail,
+            queue,
+            compute_input,
+            compute_infer,
+            compute_output,
+            cache_hit,
+            cache_miss,
+        } = self;
+        success.add_all(other.success);
+        fail.add_all(other.fail);
+        queue.add_all(other.queue);
+        compute_input.add_all(other.compute_input);
+        compute_infer.add_all(other.compute_infer);
+        compute_output.add_all(other.compute_output);
+        cache_hit.add_all(other.cache_hit);
+        cache_miss.add_all(other.cache_miss);
+    }
+}
+
+impl BatchSums {
+    fn add(&mut self, other: &Self) {
+        self.batch_size = other.batch_size;
+        self.compute_input.add_all(other.compute_input);
+        self.compute_infer.add_all(other.compute_infer);
+        self.compute_output.add_all(other.compute_output);
+    }
+}
+
 impl DurationSum {
+    fn add_all(&mut self, other: Self) {
+        self.count = self.count.saturating_add(other.count);
+        self.ns = self.ns.saturating_add(other.ns);
+    }
+
     fn add(&mut self, duration: Duration) {
         self.count = self.count.saturating_add(1);
         let ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
@@ -159,6 +221,7 @@ impl DurationSum {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::task::work_as;
 
     fn durations(ns: u64) -> Durations {
         let ns = |factor| Duration::from_nanos(ns * factor);
@@ -213,5 +276,52 @@ mod tests {
         assert_eq!(record.batch_stats.len(), 128);
         assert_eq!(record.batch_stats[0].compute_infer.count, 2);
         assert_eq!((record.inference_count, record.execution_count), (500_501, 1_001));
+    }
+
+    #[test]
+    fn what_workers_count_is_told_together() {
+        let statistics = ModelStatistics::default();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        std::thread::scope(|scope| {
+            for worker in 0..3 {
+                let (statistics, others) = (&statistics, runtime.handle().clone());
+                scope.spawn(move || {
+                    work_as(worker, others);
+                    for rows in 1..=40 {
+                        let rows = rows + 40 * worker;
+                        statistics.count_answer(rows, &durations(1), rows as u64);
+                        statistics.count_execution(rows, &durations(1));
+                    }
+                    statistics.count_execution(1, &durations(1));
+                    statistics.count_failure(Duration::from_nanos(9));
+                    statistics.count_cached(Duration::from_nanos(1));
+                    statistics.count_uncached(Duration::from_nanos(2));
+                });
+            }
+        });
+        let record = statistics.record("mnist", "3");
+        assert_eq!(
+            (record.last_inference, record.inference_count, record.execution_count),
+            (120, 7_260, 123)
+        );
+        let sums = record.inference_stats;
+        let sum = |count, ns| DurationSum { count, ns };
+        assert_eq!((sums.success, sums.fail), (sum(120, 1_200), sum(3, 27)));
+        assert_eq!((sums.queue, sums.compute_input), (sum(120, 120), sum(120, 240)));
+        assert_eq!((sums.compute_infer, sums.compute_output), (sum(120, 360), sum(120, 480)));
+        assert_eq!((sums.cache_hit, sums.cache_miss), (sum(3, 3), sum(3, 6)));
+        assert_eq!(record.batch_stats.len(), 120);
+        let first = record.batch_stats[0];
+        assert_eq!((first.batch_size, first.compute_infer), (1, sum(4, 12)));
+    }
+
+    #[test]
+    fn no_size_is_lost_because_other_workers_have_counted_others() {
+        let of_sizes = |sizes: std::ops::Range<u64>| {
+            let batches =
+                sizes.map(|batch_size| (batch_size, BatchSums { batch_size, ..BatchSums::default() }));
+            Counters { batches: batches.collect(), ..Counters::default() }
+        };
+        assert_eq!(of_sizes(0..100).with(&of_sizes(50..200)).batches.len(), 200);
     }
 }

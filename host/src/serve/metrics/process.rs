@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus::proto::{Counter, Metric, MetricFamily, MetricType};
 
-use super::gauge;
+use super::{family, gauge};
 
 /// Ticks of the clock in which Linux counts processor time (`USER_HZ`), the same on every platform that it has.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -28,12 +28,8 @@ pub(super) fn families() -> Vec<MetricFamily> {
     counter.set_value(stat.processor_seconds);
     let mut metric = Metric::default();
     metric.set_counter(counter);
-    let mut family = MetricFamily::default();
-    family.set_name("process_cpu_seconds_total".to_owned());
-    family.set_help("Total user and system CPU time spent in seconds.".to_owned());
-    family.set_field_type(MetricType::COUNTER);
-    family.set_metric(vec![metric]);
-    families.push(family);
+    let processor = "Total user and system CPU time spent in seconds.";
+    families.push(family("process_cpu_seconds_total", processor, MetricType::COUNTER, metric));
     families
 }
 
