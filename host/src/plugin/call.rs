@@ -69,11 +69,16 @@ impl CallState {
         }
     }
 
-    /// At every epoch tick: goes on after yielding, or ends the call.
+    /// At every epoch tick: goes on, after yielding from the second on, or ends the call.
     pub(super) fn on_epoch_tick(&mut self) -> wasmtime::Result<UpdateDeadline> {
         let call_max = Duration::from_millis(u64::from(self.limits.call_max_ms));
         let now = Instant::now();
-        if now >= *self.deadline.get_or_insert(now + call_max) {
+        let Some(deadline) = self.deadline else {
+            self.deadline = Some(now + call_max);
+            // The tick may have come at once: a call of some microseconds would wait for all others, and who waits for it too.
+            return Ok(UpdateDeadline::Continue(1));
+        };
+        if now >= deadline {
             self.timed_out = true;
             return Err(wasmtime::Trap::Interrupt.into());
         }
@@ -145,5 +150,33 @@ impl metrics::Host for CallState {
 
     fn histogram_record(&mut self, name: String, value: f64, labels: Vec<metrics::Label>) {
         self.record_point(MetricKind::Histogram, name, value, labels);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_yields_from_the_second_tick_on_and_ends_at_its_deadline() {
+        let limits = |call_max_ms| Limits {
+            memory_max_bytes: 0,
+            call_max_ms,
+            output_max_bytes: 0,
+            log_max_bytes: 0,
+            metric_points_max: 0,
+        };
+        let mut state = CallState::new("p", &limits(60_000));
+        for _ in 0..2 {
+            // Whatever the call before did.
+            state.begin_call();
+            assert!(matches!(state.on_epoch_tick(), Ok(UpdateDeadline::Continue(1))));
+            for _ in 0..3 {
+                assert!(matches!(state.on_epoch_tick(), Ok(UpdateDeadline::YieldCustom(1, _))));
+            }
+        }
+        let mut state = CallState::new("p", &limits(0));
+        assert!(matches!(state.on_epoch_tick(), Ok(UpdateDeadline::Continue(1))));
+        assert!(state.on_epoch_tick().is_err() && state.timed_out);
     }
 }

@@ -13,8 +13,8 @@ use super::bindings::transformer::mlops::plugin::{log, metrics};
 use super::call::CallState;
 use super::{InstancePolicy, LimitsCeiling};
 
-/// How often a running guest is looked at: the granularity of time limits, and the longest it holds a thread.
-const EPOCH_TICK: Duration = Duration::from_millis(5);
+/// How often a running guest is looked at: the granularity of time limits. It holds a thread for twice as long at most.
+const EPOCH_TICK: Duration = Duration::from_micros(2_500);
 
 /// Native stack of a guest. Rust's own default for threads is 2 MiB; guests get less, since thousands may live.
 const WASM_STACK_MAX_BYTES: usize = 512 * 1024;

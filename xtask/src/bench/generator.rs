@@ -407,9 +407,9 @@ mod tests {
     #[test]
     fn threads_share_a_rate_and_parts_of_the_time_are_told_apart() {
         let address = server(|_| OK);
-        let (pace, duration) = (Pace::PerSecond(400.0), Duration::from_millis(600));
+        let (pace, duration) = (Pace::PerSecond(300.0), Duration::from_millis(600));
         let outcome = run_together(3, address, &requests(), 4, pace, duration).unwrap();
-        assert_eq!((outcome.answered(), outcome.errors), (240, 0), "{:?}", outcome.error);
-        assert_eq!(outcome.of_parts(<[f64]>::len), [100, 100], "of 250 ms each, without the last of 100 ms");
+        assert_eq!((outcome.answered(), outcome.errors), (180, 0), "{:?}", outcome.error);
+        assert_eq!(outcome.of_parts(<[f64]>::len), [75, 75], "of 250 ms each, without the last of 100 ms");
     }
 }
