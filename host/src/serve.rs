@@ -36,6 +36,7 @@ mod routes;
 mod rows;
 mod scoring;
 mod shadow;
+mod shared;
 mod spec;
 mod window;
 mod work;
@@ -57,8 +58,9 @@ pub use queue::{Queue, QueueLimits};
 pub use reconcile::{EndpointChange, EndpointOutcome, Reconciler};
 pub use recorder::{PredictionIds, Recorder};
 pub use replay::{Replay, ReplayError, replay};
-pub use routes::{Routes, ServeState, forbid};
+pub use routes::{Routes, forbid};
 pub use shadow::Shadow;
+pub use shared::ServeState;
 pub use spec::{
     ENDPOINT_FILE_MAX_BYTES, EndpointFileError, EndpointPolicy, EndpointSpec, KEPT_DEFAULT, PolicyFields,
     RouteSpec, ShadowSpec,

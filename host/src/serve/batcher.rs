@@ -1,15 +1,20 @@
-use std::ops::Range;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+mod expectation;
+mod gathering;
+mod together;
+
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
+use self::expectation::{Company, Expectation};
+use self::gathering::{Gathering, Job, Joined, Seat};
+use self::together::answer;
 use super::engine::{Computed, Engine, INLINE_NANOS_MAX, stopping};
-use super::queue::{Queue, Waiting, too_late, until};
-use super::{ApiError, ErrorCode, RequestBody, StageTimes};
+use super::queue::{Queue, too_late, until};
+use super::{ApiError, RequestBody};
 use crate::domain::Batch;
 use crate::task::{PerWorker, Slot, let_others_go_first, shared_threads};
 
@@ -54,116 +59,6 @@ struct Meeting {
     company: Company,
 }
 
-/// Requests that are to be computed together.
-struct Gathering {
-    /// Whose requests.
-    meeting: Slot,
-    jobs: Mutex<Jobs>,
-    /// Told when one has joined.
-    joined: Notify,
-    /// Told when nobody is left who waits for the turn, and nobody can join.
-    abandoned: Notify,
-}
-
-struct Jobs {
-    all: Vec<Job>,
-    rows: usize,
-    /// When they are computed, however few they are.
-    until: Instant,
-    /// The id of the next.
-    next_id: u32,
-    /// Whether others may join.
-    is_open: bool,
-    /// Whether somebody computes them already, or waits for the turn to.
-    is_cared_for: bool,
-}
-
-/// A request that is to be computed.
-struct Job {
-    /// Tells it from others of its batch.
-    id: u32,
-    inputs: Batch,
-    since: Instant,
-    deadline: Option<Instant>,
-    /// Whether it wants to know what the model saw.
-    keeps: bool,
-    reply: oneshot::Sender<Result<Computed, ApiError>>,
-    body: Option<RequestBody>,
-    /// Its place among those who wait.
-    place: Option<Waiting>,
-}
-
-/// What became of a request that was to join a batch.
-enum Joined {
-    /// It has this id, and there is room for others.
-    WithRoom(u32),
-    /// It has this id, and there is no more room.
-    Last(u32),
-    /// There is no room for it.
-    Not(Job),
-}
-
-/// A request's place in a batch, as the request has it. If its client goes away, it leaves it.
-struct Seat {
-    gathering: Arc<Gathering>,
-    id: u32,
-}
-
-impl Seat {
-    /// Takes the request out of its batch; whether it was there still, and so is not being computed.
-    fn leave(&self) -> bool {
-        let mut jobs = self.gathering.jobs();
-        let Some(index) = jobs.all.iter().position(|job| job.id == self.id) else { return false };
-        let gone = jobs.all.swap_remove(index);
-        jobs.rows -= gone.inputs.rows();
-        if jobs.all.is_empty() && !jobs.is_open {
-            self.gathering.abandoned.notify_one();
-        }
-        drop(jobs);
-        true
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.leave();
-    }
-}
-
-impl Gathering {
-    fn jobs(&self) -> MutexGuard<'_, Jobs> {
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A batch of one request so far.
-    fn of(job: Job, until: Instant, meeting: Slot) -> Self {
-        let rows = job.inputs.rows();
-        let jobs = Jobs { rows, until, next_id: 1, is_open: true, is_cared_for: false, all: vec![job] };
-        Self { meeting, jobs: Mutex::new(jobs), joined: Notify::new(), abandoned: Notify::new() }
-    }
-
-    /// Adds a request if there is room for it.
-    fn join(&self, mut job: Job, until: Instant, rows_max: usize) -> Joined {
-        let mut jobs = self.jobs();
-        let rows = jobs.rows + job.inputs.rows();
-        if rows > rows_max {
-            return Joined::Not(job);
-        }
-        let id = jobs.next_id;
-        job.id = id;
-        (jobs.next_id, jobs.rows, jobs.until) = (id + 1, rows, jobs.until.min(until));
-        jobs.all.push(job);
-        drop(jobs);
-        self.joined.notify_one();
-        if rows < rows_max { Joined::WithRoom(id) } else { Joined::Last(id) }
-    }
-
-    /// Says that who asks cares for the batch now; whether nobody did.
-    fn care(&self) -> bool {
-        !std::mem::replace(&mut self.jobs().is_cared_for, true)
-    }
-}
-
 /// Whoever gathers a batch. If its client goes away, those who have joined are computed without it.
 struct Gatherer<'a> {
     batcher: &'a Arc<Batcher>,
@@ -178,53 +73,10 @@ impl Drop for Gatherer<'_> {
     }
 }
 
-/// Whether a request may expect others beside it.
-#[derive(Debug, Default)]
-struct Company {
-    /// Requests in a row that nobody joined.
-    lonely: AtomicU32,
-}
-
-impl Company {
-    /// Whether others are worth looking for. After a few in vain, only now and then.
-    fn is_likely(&self) -> bool {
-        let lonely = self.lonely.load(Ordering::Relaxed);
-        lonely < 4 || lonely.is_multiple_of(32)
-    }
-
-    fn learn(&self, requests: usize) {
-        if requests > 1 {
-            self.lonely.store(0, Ordering::Relaxed);
-        } else {
-            self.lonely.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-}
-
-/// How many requests a batch may be expected to have.
-#[derive(Debug)]
-struct Expectation(AtomicUsize);
-
-impl Expectation {
-    /// Whether more are worth waiting for than those that are there.
-    fn is_more_than(&self, requests: usize) -> bool {
-        requests < self.0.load(Ordering::Relaxed)
-    }
-
-    /// Learns from a batch. One that is larger than expected lets one more be expected; one for whose rest was waited in
-    /// vain lets no more be expected than came.
-    fn learn(&self, requests: usize) {
-        let expected = self.0.load(Ordering::Relaxed);
-        let learned = if requests > expected { expected + 1 } else { requests.max(1) };
-        self.0.store(learned, Ordering::Relaxed);
-    }
-}
-
 impl Batcher {
     /// Batches for `engine` with the turns of `queue`.
     pub(super) fn new(policy: BatchPolicy, queue: Arc<Queue>, engine: Arc<Engine>) -> Self {
-        let expected = Expectation(AtomicUsize::new(1));
-        Self { policy, queue, engine, meetings: PerWorker::default(), expected }
+        Self { policy, queue, engine, meetings: PerWorker::default(), expected: Expectation::default() }
     }
 
     /// How it batches.
@@ -411,82 +263,12 @@ impl Batcher {
     }
 }
 
-/// Computes a batch and answers everyone in it who still waits.
-async fn answer(engine: Arc<Engine>, batch: Vec<Job>, _turn: OwnedSemaphorePermit) {
-    let now = Instant::now();
-    let is_late = |job: &Job| job.deadline.is_some_and(|deadline| deadline <= now);
-    let (late, mut batch): (Vec<Job>, Vec<Job>) = batch.into_iter().partition(is_late);
-    batch.iter_mut().for_each(|job| job.place = None);
-    for job in late {
-        let _ = job.reply.send(Err(too_late()));
-    }
-    match computed_together(&engine, &batch).await {
-        Ok(Some(computed)) => {
-            let mut start = 0;
-            for (index, job) in batch.into_iter().enumerate() {
-                let end = start + job.inputs.rows();
-                let part = part_of(&computed, start..end, &job);
-                let times = StageTimes { queue: now.duration_since(job.since), ..computed.times };
-                let part = part.map(|(outputs, seen)| Computed {
-                    inputs: job.inputs,
-                    outputs,
-                    seen,
-                    times,
-                    batch_rows: computed.batch_rows,
-                    parts: Vec::new(),
-                    is_first: index == 0,
-                });
-                // Whoever has asked may have gone.
-                let _ = job.reply.send(part.ok_or_else(stopping));
-                start = end;
-            }
-            engine.offer(computed.seen);
-        }
-        Err(overloaded) => {
-            for job in batch {
-                let _ = job.reply.send(Err(overloaded.clone()));
-            }
-        }
-        Ok(None) => {
-            for job in batch.into_iter().filter(|job| !job.reply.is_closed()) {
-                let waited = now.duration_since(job.since);
-                let computed = engine.compute_request(job.inputs, waited, job.deadline, job.keeps, ()).await;
-                let _ = job.reply.send(computed);
-            }
-        }
-    }
-}
-
-/// What comes of several requests at once; none where they do not fit together, or where one of them is at fault. An error
-/// is everyone's: there is too much to do to try it one by one.
-async fn computed_together(engine: &Arc<Engine>, batch: &[Job]) -> Result<Option<Computed>, ApiError> {
-    let mut together = Batch::default();
-    if batch.len() < 2 || !batch.iter().all(|job| together.append(&job.inputs).is_ok()) {
-        return Ok(None);
-    }
-    match engine.compute(together, None, ()).await {
-        Ok(computed) if computed.outputs.rows() == computed.inputs.rows() => Ok(Some(computed)),
-        Err(error) if error.code() == ErrorCode::Overloaded => Err(error),
-        Ok(_) | Err(_) => Ok(None),
-    }
-}
-
-/// The answer to some of the rows, and what the model saw of them if the request wants that.
-fn part_of(computed: &Computed, rows: Range<usize>, job: &Job) -> Option<(Batch, Option<(Batch, Batch)>)> {
-    let outputs = computed.outputs.slice_rows(rows.clone())?;
-    let seen = computed.seen.as_ref().filter(|_| job.keeps);
-    let seen = seen.and_then(|(features, scores)| {
-        Some((features.slice_rows(rows.clone())?, scores.slice_rows(rows.clone())?))
-    });
-    Some((outputs, seen))
-}
-
 #[cfg(test)]
 mod tests {
     use futures_util::future::join_all;
 
     use super::super::deployment::tests::{Zeros, call, deployment};
-    use super::super::{Call, Deployment, QueueLimits};
+    use super::super::{Call, Deployment, ErrorCode, QueueLimits};
     use super::*;
     use crate::domain::Tensor;
     use crate::task::work_as;
@@ -582,37 +364,6 @@ mod tests {
         let deadline = Some(Instant::now() + Duration::from_millis(400));
         deployment.answer_rows(row(), Call { deadline, ..call.clone() }).await.unwrap();
         assert_eq!(rows_of(&model).last(), Some(&1));
-    }
-
-    #[test]
-    fn after_a_few_that_nobody_joined_others_are_looked_for_now_and_then() {
-        let company = Company::default();
-        let looks = |company: &Company| {
-            (0..64)
-                .filter(|_| {
-                    let looks = company.is_likely();
-                    company.learn(1);
-                    looks
-                })
-                .count()
-        };
-        assert_eq!(looks(&company), 5);
-        company.learn(2);
-        assert!(company.is_likely());
-    }
-
-    #[test]
-    fn no_more_are_expected_than_came() {
-        let expected = Expectation(AtomicUsize::new(1));
-        assert!(!expected.is_more_than(1), "one client alone waits for nobody");
-        for requests in [3, 5, 5, 5] {
-            expected.learn(requests);
-        }
-        assert!(expected.is_more_than(4) && !expected.is_more_than(5));
-        expected.learn(2);
-        assert!(expected.is_more_than(1) && !expected.is_more_than(2));
-        expected.learn(1);
-        assert!(!expected.is_more_than(1));
     }
 
     #[tokio::test]

@@ -35,7 +35,7 @@ use self::message::MessageReader;
 use self::status::Code;
 use super::body::RequestBody;
 use super::observe::SeenCall;
-use super::routes::{Asked, Shared};
+use super::shared::{Asked, Shared};
 use super::{ApiError, ErrorCode};
 
 /// The service by its full name.

@@ -23,7 +23,7 @@ use super::inference::{
     ModelState, ResponseHead, ServerMetadata, StatisticsRecord, TensorConfig, TensorMetadata,
     decode_index_request, decode_load_request, decode_request, encode_response, parse_header_length,
 };
-use super::routes::{Asked, Shared};
+use super::shared::{Asked, Shared};
 use super::{ApiError, Call, Control, ControlChange, Decoded, Deployment, Endpoint, ErrorCode, RequestBody};
 
 /// Why a model is not there that a client has unloaded, as Triton says it.

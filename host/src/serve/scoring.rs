@@ -12,7 +12,8 @@ use axum::routing::{get, post};
 
 use super::answer::{error_response, json_response};
 use super::engine::internal;
-use super::routes::{Asked, Shared, arrived};
+use super::routes::arrived;
+use super::shared::{Asked, Shared};
 use super::{ApiError, Decoded, ErrorCode};
 use crate::data::{self, UnknownColumns};
 use crate::domain::{Batch, ColumnSpec};

@@ -7,7 +7,7 @@ use super::super::inference::{
 use super::super::protocol::{
     ask, asked, config_of, control_of, index_of, metadata_of, statistics_of, statistics_of_all,
 };
-use super::super::routes::{Asked, Shared};
+use super::super::shared::{Asked, Shared};
 use super::super::{ApiError, ControlChange, ErrorCode, inference};
 use super::GrpcError;
 use super::error::{shown, unimplemented};

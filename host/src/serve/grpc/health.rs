@@ -1,7 +1,7 @@
 use axum::http::StatusCode;
 use prost::{Enumeration, Message};
 
-use super::super::routes::Shared;
+use super::super::shared::Shared;
 use super::super::{ApiError, ErrorCode};
 use super::GrpcError;
 use super::error::{shown, unimplemented};

@@ -10,7 +10,7 @@ use super::super::body::RequestBody;
 use super::super::endpoint::number_of;
 use super::super::observe::{Begun, ObservedStream, Seen};
 use super::super::protocol::asked;
-use super::super::routes::{Asked, versions_header};
+use super::super::shared::{Asked, versions_header};
 use super::super::{ApiError, Decoded, ErrorCode};
 use super::message::framed;
 use super::request::{InferHead, decode_infer_request};

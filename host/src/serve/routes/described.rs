@@ -1,0 +1,66 @@
+use std::sync::Arc;
+
+use super::super::{Deployment, Endpoint, Routing};
+
+/// An endpoint with the first of those that answer, which is the only one as a rule, and all that are loaded.
+pub(super) fn described(endpoint: &Endpoint) -> serde_json::Value {
+    let routing = endpoint.routing();
+    let first = routing.routes().first().map(|route| &route.deployment);
+    let asked_for = |deployment: &Arc<Deployment>| {
+        let route = routing.routes().iter().find(|route| Arc::ptr_eq(&route.deployment, deployment));
+        route.and_then(|route| route.model.as_ref()).map(ToString::to_string)
+    };
+    let versions: Vec<_> = routing
+        .deployments()
+        .map(|deployment| {
+            serde_json::json!({
+                "model": deployment.version().map(|(model, _)| model),
+                "version": deployment.version().map(|(_, number)| number),
+                "bundle": deployment.bundle(),
+                "weight": routing.weight(deployment),
+                "asked_for": asked_for(deployment),
+                "window_rows": deployment.window().map(|window| window.rows_written()),
+            })
+        })
+        .collect();
+    let shadows: Vec<_> = routing
+        .shadows()
+        .iter()
+        .map(|shadow| {
+            let deployment = shadow.deployment();
+            serde_json::json!({
+                "model": deployment.version().map(|(model, _)| model),
+                "version": deployment.version().map(|(_, number)| number),
+                "bundle": deployment.bundle(),
+                "percent": shadow.percent(),
+                "answers": deployment.metrics().shadow_counts(),
+            })
+        })
+        .collect();
+    serde_json::json!({
+        "name": endpoint.name(),
+        "bundle": first.map(|deployment| deployment.bundle()),
+        "signature": first.map(|deployment| deployment.signature()),
+        "window_rows": first.and_then(|first| first.window()).map(|window| window.rows_written()),
+        "routes": described_routes(&routing),
+        "versions": versions,
+        "shadows": shadows,
+        "waiting": routing.queue().waiting(),
+        "computing": routing.queue().computing(),
+    })
+}
+
+/// What an endpoint is asked to serve, and what that means now; several may mean the same version.
+fn described_routes(routing: &Routing) -> Vec<serde_json::Value> {
+    let described = routing.routes().iter().filter_map(|route| {
+        let version = route.deployment.version();
+        Some(serde_json::json!({
+            "asked_for": route.model.as_ref()?.to_string(),
+            "model": version.map(|(model, _)| model),
+            "version": version.map(|(_, number)| number),
+            "bundle": route.deployment.bundle(),
+            "weight": route.weight,
+        }))
+    });
+    described.collect()
+}

@@ -1,0 +1,234 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+
+use super::body::BodyReader;
+use super::deployment::VERSION_HEADER;
+use super::graph::versions_of;
+use super::metrics::ServeMetrics;
+use super::observe::{ObservedStream, Seen, SeenAnswer, SeenAsked, SeenCall};
+use super::{
+    Answer, ApiError, Call, Control, Deployment, Endpoint, Endpoints, ErrorCode, Observer, Part,
+    PredictionIds, Recorder, Routing, ServeLimits,
+};
+use crate::track::now_ms;
+
+/// Carries the id of the prediction.
+const PREDICTION_HEADER: HeaderName = HeaderName::from_static("x-prediction-id");
+
+/// Tells whether the answer was kept from before, where answers are.
+const CACHE_HEADER: HeaderName = HeaderName::from_static("x-cache");
+
+/// Tells how many milliseconds the client waits.
+const TIMEOUT_HEADER: HeaderName = HeaderName::from_static("x-request-timeout-ms");
+
+/// What the routes answer from.
+pub struct ServeState {
+    /// The endpoints.
+    pub endpoints: Arc<Endpoints>,
+    /// Where predictions are recorded; none where they are not.
+    pub recorder: Option<Arc<Recorder>>,
+    /// Whom clients may ask to load and unload models; none where they may not.
+    pub control: Option<Control>,
+    /// Who is told of requests, if anybody is.
+    pub observer: Option<Arc<Observer>>,
+    /// What is counted beside the endpoints.
+    pub metrics: ServeMetrics,
+    /// What a request may take.
+    pub limits: ServeLimits,
+}
+
+/// What is there of that for all requests.
+pub(super) struct Shared {
+    pub(super) endpoints: Arc<Endpoints>,
+    pub(super) control: Option<Control>,
+    pub(super) bodies: BodyReader,
+    pub(super) metrics: ServeMetrics,
+    pub(super) observer: Option<Arc<Observer>>,
+    recorder: Option<Arc<Recorder>>,
+    ids: PredictionIds,
+}
+
+/// Who was asked.
+pub(super) struct Asked {
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) routing: Arc<Routing>,
+    pub(super) deployment: Arc<Deployment>,
+}
+
+impl Shared {
+    pub(super) fn new(state: ServeState) -> Self {
+        let ServeState { endpoints, recorder, control, observer, metrics, limits } = state;
+        let (ids, bodies) = (PredictionIds::default(), BodyReader::new(limits));
+        Self { endpoints, control, bodies, metrics, observer, recorder, ids }
+    }
+
+    /// The endpoint of a name.
+    pub(super) fn endpoint(&self, name: &str) -> Result<Arc<Endpoint>, ApiError> {
+        self.endpoints.get(name).ok_or_else(|| self.unknown_endpoint(name))
+    }
+
+    /// The error of a name that no endpoint has.
+    pub(super) fn unknown_endpoint(&self, name: &str) -> ApiError {
+        let name: String = name.chars().take(80).collect();
+        let known: Vec<_> =
+            self.endpoints.all().iter().take(10).map(|endpoint| format!("`{}`", endpoint.name())).collect();
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        let message = format!("there is no endpoint `{name}`: there is {known}");
+        ApiError::new(StatusCode::NOT_FOUND, ErrorCode::NotFound, message)
+    }
+
+    /// The version of an endpoint that answers, or the one of its versions that is asked for.
+    pub(super) fn ask(
+        &self,
+        endpoint: Arc<Endpoint>,
+        version: Option<&str>,
+        headers: &HeaderMap,
+    ) -> Result<Asked, ApiError> {
+        let routing = endpoint.routing();
+        let deployment = match version {
+            Some(version) => version_of(&endpoint, &routing, version)?,
+            None => endpoint.choose(&routing, headers).ok_or_else(|| {
+                let message = format!("nobody answers for endpoint `{}`", endpoint.name());
+                ApiError::new(StatusCode::NOT_FOUND, ErrorCode::NotFound, message)
+            })?,
+        };
+        Ok(Asked { endpoint, routing, deployment })
+    }
+
+    /// Counts a request that got an error before anybody was asked.
+    pub(super) fn count_refused(&self, error: &ApiError) {
+        self.metrics.count_refused(error.code());
+    }
+
+    /// Leaves in the response who was asked and could not answer, or that nobody was.
+    pub(super) fn mark_failure(
+        &self,
+        asked: Option<&Asked>,
+        error: &ApiError,
+        response: &mut Response<Body>,
+    ) {
+        if let Some(seen) = self.seen_failure(asked, error) {
+            response.extensions_mut().insert(seen);
+        }
+    }
+
+    /// What is told of a request that was not answered, where anything is.
+    pub(super) fn seen_failure(&self, asked: Option<&Asked>, error: &ApiError) -> Option<Seen> {
+        let seen = || Seen { asked: asked.map(Asked::seen), error: Some(error.code()), ..Seen::default() };
+        self.observer.is_some().then(seen)
+    }
+
+    /// Leaves in the response to a call of gRPC, beside what else is there, what HTTP does not tell of it.
+    pub(super) fn mark_call(&self, call: SeenCall, response: &mut Response<Body>) {
+        if self.observer.is_some() {
+            response.extensions_mut().get_or_insert_default::<Seen>().call = Some(call);
+        }
+    }
+
+    /// A stream of requests that begins, of a call with these headers; none where nothing is told of it.
+    pub(super) fn observed_stream(
+        &self,
+        path: &'static str,
+        route: &'static str,
+        headers: &HeaderMap,
+    ) -> Option<ObservedStream> {
+        let observer = self.observer.as_ref()?;
+        Some(ObservedStream::begin(observer, path, route, headers))
+    }
+
+    /// Names the prediction and who answered in a response, records it and lets shadows answer it too.
+    pub(super) fn finish<T>(&self, asked: &Asked, answer: Answer<T>, response: &mut Response<Body>) {
+        let headers = response.headers_mut();
+        let id = self.next_prediction_id();
+        for (header, value) in asked.answered_by(&id) {
+            headers.insert(header, value);
+        }
+        headers.extend(versions_header(&answer.parts));
+        if let Some(is_cached) = answer.is_cached {
+            headers.insert(CACHE_HEADER, HeaderValue::from_static(if is_cached { "hit" } else { "miss" }));
+        }
+        if let Some(seen) = self.keep(id, asked, answer) {
+            response.extensions_mut().insert(seen);
+        }
+    }
+
+    /// The id of a prediction that is about to be made.
+    pub(super) fn next_prediction_id(&self) -> String {
+        self.ids.next()
+    }
+
+    /// Records an answer and lets shadows answer it too; gives what is told of it, where anything is.
+    pub(super) fn keep<T>(&self, id: String, asked: &Asked, answer: Answer<T>) -> Option<Seen> {
+        let Asked { endpoint, routing, deployment } = asked;
+        let seen = self.observer.is_some().then(|| {
+            let (rows, times, is_cached) = (answer.inputs.rows(), answer.times, answer.is_cached);
+            let parts = answer.parts.clone();
+            let answered = Some(SeenAnswer { prediction: id.clone(), rows, times, is_cached, parts });
+            Seen { asked: Some(asked.seen()), answered, ..Seen::default() }
+        });
+        for shadow in routing.shadows() {
+            shadow.mirror(&answer.inputs, &answer.outputs);
+        }
+        if let Some(recorder) = &self.recorder {
+            // What a record has beside rows and answer is short, unless it has a graph.
+            let of_graph = deployment.graph().map_or(0, |graph| graph.record_bytes());
+            let bytes = answer.inputs.byte_len() + answer.outputs.byte_len() + of_graph;
+            let record = || deployment.record(id, endpoint.name(), now_ms(), answer);
+            if !recorder.offer(bytes, record) {
+                self.metrics.count_unrecorded();
+            }
+        }
+        seen
+    }
+}
+
+/// The header that names who answered for an endpoint that is made of others.
+pub(super) fn versions_header(parts: &[Part]) -> Option<(HeaderName, HeaderValue)> {
+    if parts.is_empty() {
+        return None;
+    }
+    Some((VERSION_HEADER, HeaderValue::from_str(&versions_of(parts)).ok()?))
+}
+
+impl Asked {
+    fn seen(&self) -> SeenAsked {
+        SeenAsked { endpoint: self.endpoint.name().clone(), deployment: Arc::clone(&self.deployment) }
+    }
+
+    /// What an answer says of itself: the prediction's id, and who answered.
+    pub(super) fn answered_by(&self, id: &str) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+        let id = HeaderValue::from_str(id).ok().map(|id| (PREDICTION_HEADER, id));
+        id.into_iter().chain(self.deployment.headers().iter().cloned())
+    }
+
+    /// What a request with these headers brings along.
+    pub(super) fn call(&self, headers: &HeaderMap) -> Result<Call, ApiError> {
+        let of_client = headers.get(TIMEOUT_HEADER).map(timeout_of).transpose()?;
+        let of_client = of_client.map(|timeout| tokio::time::Instant::now() + timeout);
+        Ok(self.routing.call(of_client))
+    }
+}
+
+fn timeout_of(value: &HeaderValue) -> Result<Duration, ApiError> {
+    let ms = value.to_str().ok().and_then(|text| text.trim().parse::<u32>().ok());
+    ms.map(|ms| Duration::from_millis(u64::from(ms))).ok_or_else(|| {
+        let message = format!("`{TIMEOUT_HEADER}` is {value:?}: expected a number of milliseconds");
+        ApiError::new(StatusCode::BAD_REQUEST, ErrorCode::InvalidInput, message)
+    })
+}
+
+/// The version of an endpoint with a number.
+fn version_of(endpoint: &Endpoint, routing: &Routing, version: &str) -> Result<Arc<Deployment>, ApiError> {
+    // A version has one name: `+1` and `01` are none.
+    let number = version.parse().ok().filter(|_| version.starts_with(|first| matches!(first, '1'..='9')));
+    number.and_then(|number| routing.version(number)).map(Arc::clone).ok_or_else(|| {
+        let version: String = version.chars().take(40).collect();
+        let loaded = routing.numbers().join(", ");
+        let message =
+            format!("endpoint `{}` has no version `{version}`: loaded is {loaded}", endpoint.name());
+        ApiError::new(StatusCode::NOT_FOUND, ErrorCode::NotFound, message)
+    })
+}
