@@ -52,6 +52,7 @@ pub use deployment::{Answer, Call, Decoded, Deployment, DeploymentConfig};
 pub use endpoint::{Endpoint, Route, Routing};
 pub use endpoints::Endpoints;
 pub use graph::{GraphError, Node, Part};
+pub use grpc::answered_call;
 pub use metrics::{DeploymentMetrics, ServeMetrics, ShadowOutcome, StageTimes};
 pub use observe::{AccessLog, AccessLogError, Observer, TraceError, Traces};
 pub use queue::{Queue, QueueLimits};

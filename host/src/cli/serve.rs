@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{Method, Response, StatusCode};
+use axum::http::{Method, Response, StatusCode, Version};
 use axum::response::IntoResponse as _;
 use futures_util::future::Either;
 use http_body_util::{BodyExt as _, Limited};
@@ -30,7 +30,7 @@ use crate::registry::{ModelLoader, ModelReference, Predictor, read_bundle};
 use crate::serve::{
     AccessLog, Capture, Control, Deployer, Deployment, DeploymentConfig, Endpoint, EndpointPolicy,
     EndpointSpec, Endpoints, Observer, PolicyFields, Reconciler, Recorder, Routes, Routing, ServeLimits,
-    ServeMetrics, ServeState, ShadowSpec, Traces, Work, forbid,
+    ServeMetrics, ServeState, ShadowSpec, Traces, Work, answered_call, forbid,
 };
 use crate::server::{Answers, Guarded, Server, Workers};
 use crate::store::Store;
@@ -415,10 +415,15 @@ impl Answers for Answering {
 /// Bytes of a body that is answered always the same.
 const CONSTANT_BODY_MAX_BYTES: usize = 2 * 1024 * 1024;
 
-/// What the same HTTP server costs when it computes nothing.
+/// What the same server costs when it computes nothing, by HTTP/1.1 and as a call of gRPC.
 async fn constant(request: Request) -> Response<Body> {
+    const ANSWER: &str = r#"{"label":7,"probability":0.9983524}"#;
+    let is_call = request.version() == Version::HTTP_2;
     if Limited::new(request.into_body(), CONSTANT_BODY_MAX_BYTES).collect().await.is_err() {
         return StatusCode::BAD_REQUEST.into_response();
     }
-    ([("content-type", "application/json")], r#"{"label":7,"probability":0.9983524}"#).into_response()
+    match is_call {
+        true => answered_call(ANSWER.as_bytes()),
+        false => ([("content-type", "application/json")], ANSWER).into_response(),
+    }
 }

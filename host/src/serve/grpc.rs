@@ -128,6 +128,14 @@ pub(super) fn is_path(path: &str) -> bool {
     path.starts_with("/inference.GRPCInferenceService/") || path.starts_with("/grpc.health.v1.Health/")
 }
 
+/// The answer to a call whose message has these bytes as its first field.
+pub fn answered_call(bytes: &[u8]) -> Response<Body> {
+    match message::framed(&bytes.to_vec()) {
+        Ok(framed) => status::answered(framed),
+        Err(error) => refused(&error),
+    }
+}
+
 /// The answer to a call that got an error before it was one.
 pub(super) fn refused(error: &ApiError) -> Response<Body> {
     status::refused(error)

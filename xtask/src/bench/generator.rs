@@ -46,11 +46,11 @@ pub(super) struct Requests {
 const PART: Duration = Duration::from_millis(250);
 
 /// The protocol of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Wire {
     Http1,
     /// Unary calls of the method with this path, over HTTP/2 without TLS.
-    Grpc(&'static str),
+    Grpc(String),
 }
 
 /// When requests are sent.
@@ -248,7 +248,7 @@ impl<'a> Run<'a> {
 
     fn connect(&self, index: usize) -> Result<Client> {
         let reach = || format!("reach {}", self.address);
-        let client = Client::open(self.address, self.requests.wire).context(reach())?;
+        let client = Client::open(self.address, &self.requests.wire).context(reach())?;
         client.stream().set_nonblocking(true).context(reach())?;
         let data = epoll::EventData::new_u64(index as u64);
         epoll::add(&self.poller, client.stream(), data, epoll::EventFlags::IN).context(reach())?;

@@ -70,7 +70,7 @@ impl Answer {
 
 impl Client {
     /// Connects.
-    pub(in crate::bench) fn open(address: SocketAddr, wire: Wire) -> Result<Self> {
+    pub(in crate::bench) fn open(address: SocketAddr, wire: &Wire) -> Result<Self> {
         let stream = TcpStream::connect_timeout(&address, ANSWER_MAX)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(ANSWER_MAX))?;

@@ -58,17 +58,16 @@ impl Form {
         }
     }
 
-    /// Requests for images, given by their pixels, as the generator sends them to `path`; of gRPC the path is always the
-    /// same.
+    /// Requests for images, given by their pixels, as the generator sends them to `path`.
     pub(super) fn requests(self, address: SocketAddr, path: &str, images: &[Vec<u8>]) -> Requests {
-        let wire = if self == Self::Grpc { Wire::Grpc(GRPC_METHOD) } else { Wire::Http1 };
         let message = |pixels: &Vec<u8>| {
             let (body, json_bytes) = self.body(pixels);
-            match wire {
-                Wire::Grpc(_) => body,
-                Wire::Http1 => [post(address, path, body.len(), json_bytes).into_bytes(), body].concat(),
+            match self {
+                Self::Grpc => body,
+                _ => [post(address, path, body.len(), json_bytes).into_bytes(), body].concat(),
             }
         };
+        let wire = if self == Self::Grpc { Wire::Grpc(path.to_owned()) } else { Wire::Http1 };
         Requests { wire, messages: images.iter().map(message).collect() }
     }
 

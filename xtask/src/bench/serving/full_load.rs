@@ -71,7 +71,6 @@ fn subjects<'a>(servers: &Servers<'_>, running: &'a [Running]) -> Result<Vec<Sub
     for one in running {
         if one.maker == Maker::Host {
             expected = servers.predictions(one, Form::Json)?;
-            subjects.push(subject(servers, one, Form::Json, true)?);
         }
         for &form in one.maker.forms() {
             if form == Form::Grpc
@@ -83,11 +82,13 @@ fn subjects<'a>(servers: &Servers<'_>, running: &'a [Running]) -> Result<Vec<Sub
             servers.compare(one, form, &expected)?;
             subjects.push(subject(servers, one, form, false)?);
         }
+        if one.maker == Maker::Host {
+            // The constants behind what they are compared with.
+            subjects.push(subject(servers, one, Form::Json, true)?);
+            subjects.push(subject(servers, one, Form::Grpc, true)?);
+        }
     }
     terminal::line(&format!("{} answers of each are the same", expected.len()));
-    // The constant behind what it is compared with.
-    let hosts = subjects.iter().filter(|subject| subject.running.maker == Maker::Host).count();
-    subjects.get_mut(..hosts).unwrap_or_default().rotate_left(1);
     Ok(subjects)
 }
 
@@ -99,6 +100,7 @@ fn subject<'a>(
 ) -> Result<Subject<'a>> {
     let maker = running.maker;
     let name = match (is_constant, maker.forms().len()) {
+        (true, _) if form == Form::Grpc => format!("constant, {}", form.name()),
         (true, _) => "constant".to_owned(),
         (false, 1) => maker.name().to_owned(),
         (false, _) => format!("{}, {}", maker.name(), form.name()),
@@ -196,17 +198,30 @@ impl Medians<'_> {
     }
 }
 
+/// What a form of the program's is compared with, each by its index among the subjects.
+struct Compared {
+    host: usize,
+    constant: Option<usize>,
+    peers: Vec<usize>,
+}
+
 /// What was measured, and what it is relative to each other.
 fn summary(samples: &[Sample], subjects: &[Subject<'_>]) -> String {
     let names: Vec<&str> = subjects.iter().map(|subject| subject.name.as_str()).collect();
-    let constant = subjects.iter().position(|subject| subject.is_constant);
     let mut hosts = Vec::new();
-    for (index, subject) in subjects.iter().enumerate() {
+    for (host, subject) in subjects.iter().enumerate() {
         if subject.running.maker == Maker::Host && !subject.is_constant {
-            hosts.push((index, peers(subjects, subject.form)));
+            let (constant, peers) = (constant(subjects, subject.form), peers(subjects, subject.form));
+            hosts.push(Compared { host, constant, peers });
         }
     }
-    format!("{}\n{}", measured(samples, &names), ratios(samples, &names, constant, &hosts))
+    format!("{}\n{}", measured(samples, &names), ratios(samples, &names, &hosts))
+}
+
+/// The constant that is asked in the same way: by gRPC, or by HTTP/1.1.
+fn constant(subjects: &[Subject<'_>], form: Form) -> Option<usize> {
+    let is_same = |subject: &Subject<'_>| (subject.form == Form::Grpc) == (form == Form::Grpc);
+    subjects.iter().position(|subject| subject.is_constant && is_same(subject))
 }
 
 /// Each peer's subject to compare with: by gRPC where both speak it.
@@ -241,17 +256,12 @@ fn measured(samples: &[Sample], names: &[&str]) -> String {
     report::table(&rows, 1)
 }
 
-/// `hosts` are subjects, each with those of the peers that it is compared with.
-fn ratios(
-    samples: &[Sample],
-    names: &[&str],
-    constant: Option<usize>,
-    hosts: &[(usize, Vec<usize>)],
-) -> String {
+/// What `hosts` are relative to what they are compared with.
+fn ratios(samples: &[Sample], names: &[&str], hosts: &[Compared]) -> String {
     let mut rows = Vec::new();
     for connections in CONNECTIONS {
         let medians = Medians { samples, connections };
-        for (host, peers) in hosts {
+        for Compared { host, constant, peers } in hosts {
             let share = constant.map_or(f64::NAN, |one| 100.0 * medians.rate(*host) / medians.rate(one));
             let name = names.get(*host).copied().unwrap_or_default();
             let mut row = vec![connections.to_string(), name.to_owned(), format!("{} %", number(share, 0))];
@@ -264,7 +274,7 @@ fn ratios(
     }
     let head = ["connections", "", "share of the constant's requests/s"].map(str::to_owned);
     let mut head = head.to_vec();
-    for peer in hosts.first().map(|(_, peers)| peers.as_slice()).unwrap_or_default() {
+    for peer in hosts.first().map(|host| host.peers.as_slice()).unwrap_or_default() {
         // The first word is the maker's; which of its forms depends on the row.
         let name = names.get(*peer).and_then(|name| name.split(',').next()).unwrap_or_default();
         head.extend([format!("times {name}'s requests/s"), format!("{name}'s CPU, times")]);
@@ -298,7 +308,7 @@ mod tests {
         let text = measured(&samples, &names);
         assert!(text.contains("| 8 | host, JSON | 20 | 0.10 | 0.50 | 0.70 | 50.0 |"), "{text}");
         assert!(text.contains("| 512 | BentoML | – | – | – | – | – |"), "{text}");
-        let text = ratios(&samples, &names, Some(1), &[(0, vec![2, 3])]);
+        let text = ratios(&samples, &names, &[Compared { host: 0, constant: Some(1), peers: vec![2, 3] }]);
         assert!(
             text.contains("| times MLServer's requests/s | MLServer's CPU, times | times BentoML"),
             "{text}"

@@ -58,6 +58,7 @@ pub(super) fn run(servers: &Servers<'_>, seconds: u32, rounds: u32) -> Result<St
         }
     }
     subjects.push(("constant", Form::Json, "/constant"));
+    subjects.push(("constant, gRPC", Form::Grpc, "/constant"));
     let mut samples = Vec::new();
     for _ in 0..rounds {
         for &(name, form, path) in &subjects {

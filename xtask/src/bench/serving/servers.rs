@@ -224,7 +224,7 @@ impl<'a> Servers<'a> {
         let images = self.model.images.get(..COMPARED).unwrap_or(&self.model.images);
         let requests = form.requests(address, form.path(), images);
         let asked = || format!("ask {} by {}", running.maker.name(), form.name());
-        let mut client = Client::open(address, requests.wire).context(asked())?;
+        let mut client = Client::open(address, &requests.wire).context(asked())?;
         let predict = |message: &Vec<u8>| {
             let answer = client.ask(message).context(asked())?;
             let failure = answer.failure().unwrap_or_else(|| "its answer is malformed".to_owned());
@@ -242,7 +242,7 @@ impl Running {
 }
 
 fn ask_once(address: SocketAddr, requests: &Requests) -> std::io::Result<()> {
-    let mut client = Client::open(address, requests.wire)?;
+    let mut client = Client::open(address, &requests.wire)?;
     for message in &requests.messages {
         if let Some(failure) = client.ask(message)?.failure() {
             return Err(std::io::Error::other(failure));
