@@ -2,6 +2,7 @@ mod expectation;
 mod gathering;
 mod together;
 
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use self::expectation::{Company, Expectation};
 use self::gathering::{Gathering, Job, Joined, Seat};
 use self::together::answer;
 use super::engine::{Computed, Engine, INLINE_NANOS_MAX, stopping};
-use super::queue::{Queue, too_late, until};
+use super::queue::{Queue, too_late};
 use super::{ApiError, RequestBody};
 use crate::domain::Batch;
 use crate::task::{PerWorker, Slot, let_others_go_first, shared_threads};
@@ -141,7 +142,7 @@ impl Batcher {
         deadline: Option<Instant>,
         keeps: bool,
     ) -> Result<Computed, ApiError> {
-        let (reply, mut replied) = oneshot::channel();
+        let (reply, replied) = oneshot::channel();
         let (id, since, place) = (0, Instant::now(), Some(self.queue.wait()?));
         let job = Job { id, inputs, since, deadline, keeps, reply, body, place };
         let (seat, is_first) = self.join(job);
@@ -162,13 +163,8 @@ impl Batcher {
                 }
             }
         }
-        let reply = match until(deadline, &mut replied).await {
-            Err(late) if seat.leave() => return Err(late),
-            // From when on it is computed no deadline counts.
-            Err(_) => replied.await,
-            Ok(reply) => reply,
-        };
-        reply.map_err(|_| stopping())?
+        // Nobody waits here for its deadline: what a request waits for is another's to end.
+        replied.await.unwrap_or_else(|_| Err(stopping()))
     }
 
     async fn compute_alone(&self, job: Job, turn: OwnedSemaphorePermit) -> Result<Computed, ApiError> {
@@ -213,17 +209,24 @@ impl Batcher {
         }
     }
 
-    /// Computes a batch when it is its turn.
+    /// Computes a batch when it is its turn. Until then whose deadline passes is told so.
     fn compute_in_turn(self: &Arc<Self>, gathering: &Arc<Gathering>) {
         let Some(threads) = self.threads() else { return };
         let (batcher, gathering) = (Arc::clone(self), Arc::clone(gathering));
         threads.spawn(async move {
-            tokio::select! {
-                turn = batcher.queue.turn() => if let Ok(turn) = turn {
-                    let batch = batcher.close(&gathering);
-                    answer(Arc::clone(&batcher.engine), batch, turn).await;
-                },
-                () = gathering.abandoned.notified() => {}
+            let mut turn = pin!(batcher.queue.turn());
+            while !gathering.is_abandoned() {
+                tokio::select! {
+                    // As a rule it is its turn at once, and no timer is needed.
+                    biased;
+                    turn = &mut turn => {
+                        let Ok(turn) = turn else { return };
+                        let batch = batcher.close(&gathering);
+                        return answer(Arc::clone(&batcher.engine), batch, turn).await;
+                    }
+                    () = gathering.changed.notified() => {}
+                    () = gathering.first_deadline() => gathering.refuse_late(),
+                }
             }
         });
     }
@@ -241,7 +244,7 @@ impl Batcher {
             if is_cared_for || !self.expected.is_more_than(requests) || until <= Instant::now() {
                 return;
             }
-            let _ = tokio::time::timeout_at(until, gathering.joined.notified()).await;
+            let _ = tokio::time::timeout_at(until, gathering.changed.notified()).await;
         }
     }
 

@@ -4,7 +4,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::super::engine::Computed;
-use super::super::queue::Waiting;
+use super::super::queue::{Waiting, too_late};
 use super::super::{ApiError, RequestBody};
 use crate::domain::Batch;
 use crate::task::Slot;
@@ -14,10 +14,8 @@ pub(super) struct Gathering {
     /// Whose requests.
     pub(super) meeting: Slot,
     pub(super) jobs: Mutex<Jobs>,
-    /// Told when one has joined.
-    pub(super) joined: Notify,
-    /// Told when nobody is left who waits for the turn, and nobody can join.
-    pub(super) abandoned: Notify,
+    /// Told when one has joined, and when nobody is left and nobody can join.
+    pub(super) changed: Notify,
 }
 
 pub(super) struct Jobs {
@@ -64,24 +62,30 @@ pub(super) struct Seat {
     pub(super) id: u32,
 }
 
-impl Seat {
-    /// Takes the request out of its batch; whether it was there still, and so is not being computed.
-    pub(super) fn leave(&self) -> bool {
+impl Drop for Seat {
+    fn drop(&mut self) {
         let mut jobs = self.gathering.jobs();
-        let Some(index) = jobs.all.iter().position(|job| job.id == self.id) else { return false };
-        let gone = jobs.all.swap_remove(index);
-        jobs.rows -= gone.inputs.rows();
-        if jobs.all.is_empty() && !jobs.is_open {
-            self.gathering.abandoned.notify_one();
-        }
+        // Who is being computed, or was, is not there any more.
+        let Some(index) = jobs.all.iter().position(|job| job.id == self.id) else { return };
+        let gone = jobs.remove(index);
+        let is_abandoned = jobs.is_abandoned();
         drop(jobs);
-        true
+        drop(gone);
+        if is_abandoned {
+            self.gathering.changed.notify_one();
+        }
     }
 }
 
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.leave();
+impl Jobs {
+    fn remove(&mut self, index: usize) -> Job {
+        let gone = self.all.swap_remove(index);
+        self.rows -= gone.inputs.rows();
+        gone
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.all.is_empty() && !self.is_open
     }
 }
 
@@ -94,7 +98,7 @@ impl Gathering {
     pub(super) fn of(job: Job, until: Instant, meeting: Slot) -> Self {
         let rows = job.inputs.rows();
         let jobs = Jobs { rows, until, next_id: 1, is_open: true, is_cared_for: false, all: vec![job] };
-        Self { meeting, jobs: Mutex::new(jobs), joined: Notify::new(), abandoned: Notify::new() }
+        Self { meeting, jobs: Mutex::new(jobs), changed: Notify::new() }
     }
 
     /// Adds a request if there is room for it.
@@ -109,12 +113,43 @@ impl Gathering {
         (jobs.next_id, jobs.rows, jobs.until) = (id + 1, rows, jobs.until.min(until));
         jobs.all.push(job);
         drop(jobs);
-        self.joined.notify_one();
+        self.changed.notify_one();
         if rows < rows_max { Joined::WithRoom(id) } else { Joined::Last(id) }
     }
 
     /// Says that who asks cares for the batch now; whether nobody did.
     pub(super) fn care(&self) -> bool {
         !std::mem::replace(&mut self.jobs().is_cared_for, true)
+    }
+
+    /// Whether nobody is left, and nobody can join.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.jobs().is_abandoned()
+    }
+
+    /// Waits until the time of one is over who is there now; for ever where none has a deadline.
+    pub(super) async fn first_deadline(&self) {
+        let first = self.jobs().all.iter().filter_map(|job| job.deadline).min();
+        match first {
+            Some(first) => tokio::time::sleep_until(first).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Tells those whose time is over, who leave.
+    pub(super) fn refuse_late(&self) {
+        let now = Instant::now();
+        let mut jobs = self.jobs();
+        while let Some(index) = jobs.all.iter().position(|job| job.is_late(now)) {
+            let late = jobs.remove(index);
+            let _ = late.reply.send(Err(too_late()));
+        }
+    }
+}
+
+impl Job {
+    /// Whether its time is over.
+    pub(super) fn is_late(&self, now: Instant) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= now)
     }
 }

@@ -13,8 +13,7 @@ use crate::domain::Batch;
 /// Computes a batch and answers everyone in it who still waits.
 pub(super) async fn answer(engine: Arc<Engine>, batch: Vec<Job>, _turn: OwnedSemaphorePermit) {
     let now = Instant::now();
-    let is_late = |job: &Job| job.deadline.is_some_and(|deadline| deadline <= now);
-    let (late, mut batch): (Vec<Job>, Vec<Job>) = batch.into_iter().partition(is_late);
+    let (late, mut batch): (Vec<Job>, Vec<Job>) = batch.into_iter().partition(|job| job.is_late(now));
     batch.iter_mut().for_each(|job| job.place = None);
     for job in late {
         let _ = job.reply.send(Err(too_late()));
