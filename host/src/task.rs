@@ -45,15 +45,14 @@ pub async fn polled_at_once<F: Future>(future: F) -> F::Output {
     .await
 }
 
-/// Lets the tasks run that are ready on this thread; or another thread take this one over, where one may.
+/// Lets the tasks run that are ready on this thread, and then those whose sockets are.
 pub async fn let_others_go_first() {
     let mut is_first = true;
     poll_fn(|context| {
         if std::mem::take(&mut is_first) {
             GIVES_WAY.set(true);
-            // Not `yield_now` of tokio's, after which no other thread can.
-            context.waker().wake_by_ref();
-            return Poll::Pending;
+            // Wakes this task when the sockets have been looked at. It must not be polled before, or it would not wait.
+            return pin!(tokio::task::yield_now()).poll(context);
         }
         Poll::Ready(())
     })
@@ -89,7 +88,9 @@ impl TaskWaker {
                 return polled;
             }
             if GIVES_WAY.get() {
-                break;
+                // Whatever else has woken it.
+                self.state.swap(WAITING, Ordering::AcqRel);
+                return Poll::Pending;
             }
         }
         self.task.wake_by_ref();
@@ -113,7 +114,11 @@ impl Wake for TaskWaker {
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
+    use std::io::Write as _;
+    use std::sync::Mutex;
     use std::sync::atomic::AtomicUsize;
+
+    use tokio::io::AsyncReadExt as _;
 
     use super::*;
 
@@ -167,16 +172,34 @@ mod tests {
         assert_eq!(poll_once(endless), (Poll::Ready(()), 0));
     }
 
-    #[test]
-    fn others_go_first_where_they_shall() {
-        let mut polite = pin!(polled_at_once(async {
+    #[tokio::test]
+    async fn others_go_first_where_they_shall() {
+        let (mut client, server) = std::os::unix::net::UnixStream::pair().unwrap();
+        server.set_nonblocking(true).unwrap();
+        let mut server = tokio::net::UnixStream::from_std(server).unwrap();
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let tell = |what: &'static str| {
+            let told = Arc::clone(&told);
+            move || told.lock().unwrap().push(what)
+        };
+        let (reads, another, polite) = (tell("reads"), tell("another"), tell("polite"));
+        let reader = tokio::spawn(async move {
+            server.read_u8().await.unwrap();
+            reads();
+        });
+        // The reader waits for its socket.
+        tokio::task::yield_now().await;
+        client.write_all(b"x").unwrap();
+        let waits = tokio::spawn(polled_at_once(async move {
             wakes_itself(2, Waker::wake_by_ref).await;
             let_others_go_first().await;
             wakes_itself(2, Waker::wake_by_ref).await;
+            polite();
         }));
-        assert_eq!(poll_once(polite.as_mut()), (Poll::Pending, 1));
-        assert_eq!(poll_once(polite), (Poll::Ready(()), 0));
-        assert_eq!(poll_once(pin!(let_others_go_first())), (Poll::Pending, 1), "in any task");
+        tokio::spawn(async move { another() }).await.unwrap();
+        reader.await.unwrap();
+        waits.await.unwrap();
+        assert_eq!(*told.lock().unwrap(), ["another", "reads", "polite"]);
     }
 
     #[test]

@@ -163,7 +163,8 @@ impl Batcher {
                 }
             }
         }
-        // Nobody waits here for its deadline: what a request waits for is another's to end.
+        // No deadline is looked at here: until the batch is computed, who gathers it waits for half of the shortest at most, and
+        // `compute_in_turn` refuses those who are late.
         replied.await.unwrap_or_else(|_| Err(stopping()))
     }
 
@@ -205,6 +206,8 @@ impl Batcher {
     fn compute_full(self: &Arc<Self>, gathering: &Arc<Gathering>) {
         gathering.jobs().is_open = false;
         if gathering.care() {
+            // Who gathers it waits for no others any more.
+            gathering.changed.notify_one();
             self.compute_in_turn(gathering);
         }
     }
@@ -335,20 +338,22 @@ mod tests {
         let limits = QueueLimits { concurrency: 1, ..QueueLimits::default() };
         let (model, deployment, call) = batching(BatchPolicy::Auto, limits).await;
         let turn = call.queue.free_turn().unwrap();
-        let soon = Call { deadline: Some(Instant::now() + Duration::from_millis(5)), ..call.clone() };
-        let mut patient = Box::pin(deployment.answer_rows(row(), call.clone()));
-        assert!(futures_util::poll!(&mut patient).is_pending());
-        // One that joins, and one that gathers after it is gone.
-        for _ in 0..2 {
-            let late = deployment.answer_rows(row(), soon.clone()).await.unwrap_err();
-            assert_eq!(late.code(), ErrorCode::DeadlineExceeded);
-            assert_eq!(call.queue.waiting(), 1);
-        }
-        drop(turn);
-        assert_eq!(patient.await.unwrap().0.rows(), 1);
+        let soon = || Call { deadline: Some(Instant::now() + Duration::from_millis(5)), ..call.clone() };
+        let late = async {
+            // They join one that has more time, before and after it waits for its turn.
+            for _ in 0..2 {
+                let late = deployment.answer_rows(row(), soon()).await.unwrap_err();
+                assert_eq!(late.code(), ErrorCode::DeadlineExceeded);
+                assert_eq!(call.queue.waiting(), 1);
+            }
+            drop(turn);
+        };
+        let (patient, ()) = tokio::join!(deployment.answer_rows(row(), call.clone()), late);
+        assert_eq!(patient.unwrap().0.rows(), 1);
         assert_eq!(rows_of(&model), [1], "those who are gone are not computed");
+        // One that gathers.
         let turn = call.queue.free_turn().unwrap();
-        let late = deployment.answer_rows(row(), soon.clone()).await.unwrap_err();
+        let late = deployment.answer_rows(row(), soon()).await.unwrap_err();
         assert_eq!((late.code(), call.queue.waiting()), (ErrorCode::DeadlineExceeded, 0));
         drop(turn);
     }
@@ -367,6 +372,24 @@ mod tests {
         let deadline = Some(Instant::now() + Duration::from_millis(400));
         deployment.answer_rows(row(), Call { deadline, ..call.clone() }).await.unwrap();
         assert_eq!(rows_of(&model).last(), Some(&1));
+    }
+
+    #[tokio::test]
+    async fn who_gathers_waits_no_more_when_its_batch_is_computed() {
+        let policy = BatchPolicy::Rows { max: 8, delay_us: 60_000_000 };
+        let (model, deployment, call) = batching(policy, QueueLimits::default()).await;
+        // More than one request is expected.
+        join_all((0..3).map(|_| deployment.answer_rows(row(), call.clone()))).await;
+        let five = || {
+            let rows = Tensor::from_f32("features", vec![5, 2], &[0.0; 10]).unwrap();
+            Batch::new(vec![rows]).unwrap()
+        };
+        let first = deployment.answer_rows(five(), call.clone());
+        let second = deployment.answer_rows(five(), Call { deadline: Some(Instant::now()), ..call.clone() });
+        // The second finds no room beside the first, which is computed.
+        let (first, _) = tokio::join!(first, second);
+        assert_eq!(first.unwrap().0.rows(), 5);
+        assert!(rows_of(&model).contains(&5));
     }
 
     #[tokio::test]

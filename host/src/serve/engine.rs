@@ -89,14 +89,13 @@ impl Engine {
         inputs: Batch,
         deadline: Option<tokio::time::Instant>,
     ) -> Result<Computed, ApiError> {
-        let started = Instant::now();
-        let worked =
-            self.work.compute(&inputs, deadline).await.inspect_err(|error| self.count_fault(error))?;
-        let rows = inputs.rows();
+        let (started, rows) = (Instant::now(), inputs.rows());
+        let worked = self.work.compute(&inputs, deadline).await;
         // What one core takes for a row cannot be told where several have shared them.
         if !self.work.shares_cores(rows) {
-            self.learn(rows, started.elapsed());
+            self.learn(rows, started.elapsed(), worked.is_err());
         }
+        let worked = worked.inspect_err(|error| self.count_fault(error))?;
         self.metrics.count_batch(rows, &worked.calls);
         let Worked { outputs, seen, times, parts, .. } = worked;
         Ok(Computed { inputs, outputs, seen, times, batch_rows: rows, parts, is_first: true })
@@ -156,10 +155,14 @@ impl Engine {
             && nanos <= INLINE_NANOS_MAX
     }
 
-    /// Takes into account what rows have taken. Slowly, so that a few that were disturbed do not count much.
-    fn learn(&self, rows: usize, took: Duration) {
+    /// Takes into account what rows have taken. Slowly, so that a few that were disturbed do not count much; and those that `failed`
+    /// only where that took longer, since most failures come early.
+    fn learn(&self, rows: usize, took: Duration, failed: bool) {
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX) / (rows.max(1) as u64);
         let known = self.row_nanos();
+        if failed && nanos <= known {
+            return;
+        }
         let learned = if known == 0 { nanos } else { known - known / 8 + nanos / 8 };
         self.row_nanos.store(learned, Ordering::Relaxed);
     }

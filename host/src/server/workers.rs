@@ -18,7 +18,7 @@ const SOCKETS_AT_ONCE: usize = 32;
 
 /// Tasks after which it looks at sockets, timers and new connections even if there are others. It takes some four of a request, so
 /// that those it has learnt of are answered before it learns of more.
-const LOOK_AT_SOCKETS_AFTER: u32 = 256;
+const LOOK_AT_SOCKETS_AFTER: u32 = 128;
 
 /// Threads that answer connections, each with an event loop of its own.
 ///

@@ -13,18 +13,18 @@ use crate::task::Slot;
 pub(super) struct Gathering {
     /// Whose requests.
     pub(super) meeting: Slot,
-    pub(super) jobs: Mutex<Jobs>,
-    /// Told when one has joined, and when nobody is left and nobody can join.
+    jobs: Mutex<Jobs>,
+    /// Told when one has joined, when nobody else can, and when nobody is left.
     pub(super) changed: Notify,
 }
 
 pub(super) struct Jobs {
     pub(super) all: Vec<Job>,
-    pub(super) rows: usize,
+    rows: usize,
     /// When they are computed, however few they are.
     pub(super) until: Instant,
     /// The id of the next.
-    pub(super) next_id: u32,
+    next_id: u32,
     /// Whether others may join.
     pub(super) is_open: bool,
     /// Whether somebody computes them already, or waits for the turn to.

@@ -47,6 +47,11 @@ pub(super) async fn answer(engine: Arc<Engine>, batch: Vec<Job>, _turn: OwnedSem
         }
         Ok(None) => {
             for job in batch.into_iter().filter(|job| !job.reply.is_closed()) {
+                // Those before it may have taken long.
+                if job.is_late(Instant::now()) {
+                    let _ = job.reply.send(Err(too_late()));
+                    continue;
+                }
                 let waited = now.duration_since(job.since);
                 let computed = engine.compute_request(job.inputs, waited, job.deadline, job.keeps, ()).await;
                 let _ = job.reply.send(computed);
