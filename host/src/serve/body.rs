@@ -12,7 +12,7 @@ use crate::task::spawn_blocking;
 
 /// Bodies up to this size are not counted, which most are. There are never more of them than connections, and
 /// requests of HTTP/2.
-const UNCOUNTED_MAX_BYTES: usize = 64 * 1024;
+pub(super) const UNCOUNTED_MAX_BYTES: usize = 64 * 1024;
 
 /// The unit in which memory is counted, since a semaphore gives at most 2³² permits at once.
 const UNIT_BYTES: usize = 1024;
@@ -86,7 +86,22 @@ impl From<Vec<u8>> for RequestBody {
 #[derive(Debug, Default)]
 pub(super) struct Share(Option<OwnedSemaphorePermit>);
 
+impl Share {
+    /// Gives back what is more than so many units.
+    fn shrink(&mut self, units: usize) {
+        if let Some(permit) = &mut self.0 {
+            drop(permit.split(permit.num_permits().saturating_sub(units)));
+        }
+    }
+}
+
+/// Units that are counted of so many bytes.
+fn units_of(bytes: usize) -> usize {
+    if bytes <= UNCOUNTED_MAX_BYTES { 0 } else { bytes.div_ceil(UNIT_BYTES) }
+}
+
 /// Reads bodies within the limits on size, time and memory.
+#[derive(Clone)]
 pub(super) struct BodyReader {
     limits: ServeLimits,
     free_units: Arc<Semaphore>,
@@ -115,7 +130,7 @@ impl BodyReader {
         })
     }
 
-    /// A message that `read` reads, within the time that a body has, and after it has asked for its [`Self::share`].
+    /// A message that `read` reads, within the time that a body has.
     pub(super) async fn read_message(
         &self,
         read: impl Future<Output = Result<Option<(Vec<u8>, Share)>, ApiError>>,
@@ -123,14 +138,7 @@ impl BodyReader {
         Ok(self.in_time(read).await?.map(|(bytes, share)| RequestBody { bytes, share }))
     }
 
-    /// Room for a message of so many bytes.
-    pub(super) fn share(&self, bytes: usize) -> Result<Share, ApiError> {
-        let mut share = Share::default();
-        self.grow(&mut share, bytes)?;
-        Ok(share)
-    }
-
-    /// Unpacks a body. It has room for the largest that there may be from the beginning, whatever comes out of it.
+    /// Unpacks a body. Packed and unpacked bytes are both counted while that takes, and those that come of it from then on.
     pub(super) async fn unpack(
         &self,
         body: RequestBody,
@@ -139,23 +147,26 @@ impl BodyReader {
         if encoding == ContentEncoding::Identity {
             return Ok(body);
         }
-        let RequestBody { bytes, mut share } = body;
-        let limit = self.limits.body_max_bytes;
-        self.grow(&mut share, limit)?;
-        let unpacked = spawn_blocking(move || encoding.unpack(bytes, limit)).await;
-        let stopped = |_| {
+        let (reader, RequestBody { bytes, mut share }) = (self.clone(), body);
+        let unpacked = spawn_blocking(move || {
+            let packed_bytes = bytes.len();
+            let room = |unpacked_bytes: usize| reader.take_room(&mut share, packed_bytes + unpacked_bytes);
+            let bytes = encoding.unpack(bytes, reader.limits.body_max_bytes, room)?;
+            share.shrink(units_of(bytes.len()));
+            Ok(RequestBody { bytes, share })
+        });
+        unpacked.await.unwrap_or_else(|_| {
             let message = "the server is stopping";
-            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Overloaded, message)
-        };
-        Ok(RequestBody { bytes: unpacked.map_err(stopped)??, share })
+            Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Overloaded, message))
+        })
     }
 
     async fn collect(&self, mut body: Body) -> Result<RequestBody, ApiError> {
         let mut share = Share::default();
-        // What the head announces is refused before any of it is read. A body of unknown length grows its share.
+        // What is too large is refused before any of it is read. Whoever announces much and sends little takes no room from others.
         let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
-        self.grow(&mut share, announced)?;
-        let mut bytes = Vec::with_capacity(announced);
+        self.check_size(announced)?;
+        let mut bytes = Vec::with_capacity(announced.min(UNCOUNTED_MAX_BYTES));
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| {
                 let message = format!("the body broke off: {error}");
@@ -169,19 +180,26 @@ impl BodyReader {
         Ok(RequestBody { bytes, share })
     }
 
-    /// Makes `share` large enough for a body of so many bytes.
-    fn grow(&self, share: &mut Share, bytes: usize) -> Result<(), ApiError> {
-        if bytes > self.limits.body_max_bytes {
-            let message =
-                format!("the body is larger than the limit of {} bytes", self.limits.body_max_bytes);
-            return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::BodyTooLarge, message));
-        }
-        if bytes <= UNCOUNTED_MAX_BYTES {
+    /// Makes `share` large enough for a body of so many bytes, if there may be one.
+    pub(super) fn grow(&self, share: &mut Share, bytes: usize) -> Result<(), ApiError> {
+        self.check_size(bytes)?;
+        self.take_room(share, bytes)
+    }
+
+    /// Refuses a body of more bytes than one may have.
+    pub(super) fn check_size(&self, bytes: usize) -> Result<(), ApiError> {
+        if bytes <= self.limits.body_max_bytes {
             return Ok(());
         }
+        let message = format!("the body is larger than the limit of {} bytes", self.limits.body_max_bytes);
+        Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::BodyTooLarge, message))
+    }
+
+    /// Makes `share` large enough for so many bytes.
+    fn take_room(&self, share: &mut Share, bytes: usize) -> Result<(), ApiError> {
         let present = share.0.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
         // A body that is alone always finds room, or those between both limits could never be sent.
-        let missing = bytes.div_ceil(UNIT_BYTES).min(self.units).saturating_sub(present);
+        let missing = units_of(bytes).min(self.units).saturating_sub(present);
         let Some(missing) = u32::try_from(missing).ok().filter(|&missing| missing > 0) else { return Ok(()) };
         let more = Arc::clone(&self.free_units).try_acquire_many_owned(missing).map_err(|_| {
             let message = format!(
@@ -240,6 +258,60 @@ mod tests {
             drop(first);
             reader.read(body(400)).await.unwrap();
         }
+    }
+
+    /// Announces much, and never sends it.
+    struct Stalled(u64);
+
+    impl axum::body::HttpBody for Stalled {
+        type Data = axum::body::Bytes;
+        type Error = std::convert::Infallible;
+
+        fn poll_frame(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Option<Result<hyper::body::Frame<Self::Data>, Self::Error>>> {
+            std::task::Poll::Pending
+        }
+
+        fn size_hint(&self) -> hyper::body::SizeHint {
+            hyper::body::SizeHint::with_exact(self.0)
+        }
+    }
+
+    #[tokio::test]
+    async fn who_announces_much_and_sends_nothing_takes_no_room() {
+        let reader = reader(400, 1_000);
+        let mut stalled = Vec::new();
+        for _ in 0..10 {
+            let mut body = Box::pin(reader.read(Body::new(Stalled(400 * KIB as u64))));
+            assert!(futures_util::poll!(&mut body).is_pending());
+            stalled.push(body);
+        }
+        reader.read(announced(400)).await.unwrap();
+        let refused = reader.read(Body::new(Stalled(401 * KIB as u64))).await.unwrap_err();
+        assert_eq!(refused.code(), ErrorCode::BodyTooLarge);
+    }
+
+    #[tokio::test]
+    async fn packed_bodies_take_the_room_of_what_they_hold() {
+        let reader = reader(400, 1_000);
+        let unpack = async |length_kib: usize| {
+            let packed = ContentEncoding::Gzip.pack(vec![b' '; length_kib * KIB]).unwrap();
+            reader.unpack(packed.into(), ContentEncoding::Gzip).await
+        };
+        let mut small = Vec::new();
+        for _ in 0..10 {
+            small.push(unpack(60).await.unwrap());
+        }
+        assert_eq!(reader.free_units.available_permits(), 1_000);
+        let large = [unpack(400).await.unwrap(), unpack(400).await.unwrap()];
+        assert_eq!(reader.free_units.available_permits(), 200);
+        assert_eq!(unpack(400).await.unwrap_err().code(), ErrorCode::Overloaded);
+        assert_eq!(reader.free_units.available_permits(), 200, "what was refused holds nothing");
+        drop(large);
+        assert_eq!(unpack(401).await.unwrap_err().code(), ErrorCode::BodyTooLarge);
+        assert_eq!(reader.free_units.available_permits(), 1_000);
     }
 
     #[tokio::test]

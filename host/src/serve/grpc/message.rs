@@ -2,7 +2,7 @@ use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, StatusCode};
 use http_body_util::BodyExt as _;
 
-use super::super::body::{BodyReader, RequestBody, Share};
+use super::super::body::{BodyReader, RequestBody, Share, UNCOUNTED_MAX_BYTES};
 use super::super::inference::ContentEncoding;
 use super::super::{ApiError, ErrorCode};
 use super::GrpcError;
@@ -41,7 +41,7 @@ impl MessageReader {
         Ok(true)
     }
 
-    /// The next message; none if there comes none. Nothing of it is kept before there is room for all of it.
+    /// The next message; none if there comes none. Nothing of it is kept that there is no room for.
     pub(super) async fn next(&mut self, bodies: &BodyReader) -> Result<Option<RequestBody>, ApiError> {
         let mut is_packed = false;
         let message = bodies
@@ -49,7 +49,8 @@ impl MessageReader {
                 if !self.begins().await? {
                     return Ok(None);
                 }
-                let head = self.take(FRAME_HEAD_BYTES, Vec::new()).await?;
+                let mut share = Share::default();
+                let head = self.take(FRAME_HEAD_BYTES, bodies, &mut share).await?;
                 let (flag, length) = match head.first_chunk::<FRAME_HEAD_BYTES>() {
                     Some([flag, length @ ..]) => (*flag, u32::from_be_bytes(*length) as usize),
                     None => return Err(wrong_frame("its head is cut off")),
@@ -60,8 +61,8 @@ impl MessageReader {
                     1 => return Err(wrong_frame("it is packed, and no `grpc-encoding` says how")),
                     _ => return Err(wrong_frame("its first byte is neither 0 nor 1")),
                 };
-                let share: Share = bodies.share(length)?;
-                let bytes = self.take(length, Vec::with_capacity(length)).await?;
+                bodies.check_size(length)?;
+                let bytes = self.take(length, bodies, &mut share).await?;
                 Ok(Some((bytes, share)))
             })
             .await?;
@@ -93,13 +94,20 @@ impl MessageReader {
         }
     }
 
-    /// Takes so many bytes, and puts them behind those of `taken`.
-    async fn take(&mut self, count: usize, mut taken: Vec<u8>) -> Result<Vec<u8>, ApiError> {
+    /// Takes so many bytes, for which `share` grows as they come.
+    async fn take(
+        &mut self,
+        count: usize,
+        bodies: &BodyReader,
+        share: &mut Share,
+    ) -> Result<Vec<u8>, ApiError> {
+        let mut taken = Vec::with_capacity(count.min(UNCOUNTED_MAX_BYTES));
         while taken.len() < count {
             if !self.begins().await? {
                 return Err(wrong_frame("it is cut off"));
             }
             let piece = self.pending.split_to(self.pending.len().min(count - taken.len()));
+            bodies.grow(share, taken.len() + piece.len())?;
             taken.extend_from_slice(&piece);
         }
         Ok(taken)

@@ -9,6 +9,9 @@ use super::CompressionError;
 /// The largest window of a body packed by zstd, as a power of two: the 8 MiB that RFC 9659 allows HTTP.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 
+/// Bytes that are unpacked before it is asked whether there is room for more.
+const PIECE_BYTES: usize = 64 * 1024;
+
 /// How hard zstd packs an answer: fast rather than small.
 const ZSTD_LEVEL: i32 = 1;
 
@@ -31,12 +34,10 @@ impl ContentEncoding {
 
     /// What the `Content-Encoding` of a request says.
     pub fn of_request(header: Option<&str>) -> Result<Self, CompressionError> {
-        match header.map(str::trim) {
-            None | Some("" | "identity") => Ok(Self::Identity),
-            Some("gzip" | "x-gzip") => Ok(Self::Gzip),
-            Some("deflate") => Ok(Self::Deflate),
-            Some("zstd") => Ok(Self::Zstd),
-            Some(other) => Err(CompressionError::Encoding { found: super::error::shown(other) }),
+        match header.map_or("", str::trim) {
+            "" => Ok(Self::Identity),
+            named => Self::named(named)
+                .ok_or_else(|| CompressionError::Encoding { found: super::error::shown(named) }),
         }
     }
 
@@ -45,13 +46,7 @@ impl ContentEncoding {
         let mut best = (0.0, Self::Identity);
         for item in header.unwrap_or_default().split(',') {
             let (name, parameters) = item.split_once(';').unwrap_or((item, ""));
-            let encoding = match name.trim() {
-                "gzip" | "x-gzip" => Self::Gzip,
-                "deflate" => Self::Deflate,
-                "zstd" => Self::Zstd,
-                "identity" => Self::Identity,
-                _ => continue,
-            };
+            let Some(encoding) = Self::named(name.trim()) else { continue };
             let weight = match parameters.trim().strip_prefix("q=") {
                 Some(weight) => weight.trim().parse().unwrap_or(0.0),
                 None => 1.0,
@@ -61,6 +56,18 @@ impl ContentEncoding {
             }
         }
         best.1
+    }
+
+    /// What a name in a head means, in letters of any size (RFC 9110, section 8.4.1).
+    fn named(name: &str) -> Option<Self> {
+        let names = [
+            ("gzip", Self::Gzip),
+            ("x-gzip", Self::Gzip),
+            ("deflate", Self::Deflate),
+            ("zstd", Self::Zstd),
+            ("identity", Self::Identity),
+        ];
+        names.into_iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, encoding)| encoding)
     }
 
     /// Its name in a head; none where there is nothing to name.
@@ -73,28 +80,34 @@ impl ContentEncoding {
         }
     }
 
-    /// Unpacks a whole body, of at most `limit` bytes however many its packed bytes promise.
-    pub fn unpack(self, body: Vec<u8>, limit: usize) -> Result<Vec<u8>, CompressionError> {
+    /// Unpacks a whole body, of at most `limit` bytes however many its packed bytes promise. Before it takes memory for so many
+    /// bytes in all it asks whether there is `room`.
+    pub fn unpack<E: From<CompressionError>>(
+        self,
+        body: Vec<u8>,
+        limit: usize,
+        room: impl FnMut(usize) -> Result<(), E>,
+    ) -> Result<Vec<u8>, E> {
         match self {
-            Self::Identity if body.len() > limit => Err(CompressionError::TooLarge { limit }),
+            Self::Identity if body.len() > limit => Err(CompressionError::TooLarge { limit }.into()),
             Self::Identity => Ok(body),
-            Self::Gzip => read_to_limit(&mut MultiGzDecoder::new(body.as_slice()), "gzip", limit),
+            Self::Gzip => read_to_limit(&mut MultiGzDecoder::new(body.as_slice()), "gzip", limit, room),
             Self::Zstd => {
                 let damaged = |source| CompressionError::Damaged { encoding: "zstd", source };
                 if body.is_empty() {
-                    return Err(damaged(std::io::ErrorKind::UnexpectedEof.into()));
+                    return Err(damaged(std::io::ErrorKind::UnexpectedEof.into()).into());
                 }
                 let decoder = zstd::stream::read::Decoder::with_buffer(body.as_slice());
                 let mut decoder = decoder.map_err(damaged)?;
                 decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(damaged)?;
-                read_to_limit(&mut decoder, "zstd", limit)
+                read_to_limit(&mut decoder, "zstd", limit, room)
             }
             Self::Deflate => {
                 let mut decoder = ZlibDecoder::new(body.as_slice());
-                let unpacked = read_to_limit(&mut decoder, "deflate", limit)?;
+                let unpacked = read_to_limit(&mut decoder, "deflate", limit, room)?;
                 match decoder.into_inner().len() {
                     0 => Ok(unpacked),
-                    found => Err(CompressionError::Trailing { encoding: "deflate", found }),
+                    found => Err(CompressionError::Trailing { encoding: "deflate", found }.into()),
                 }
             }
         }
@@ -121,16 +134,26 @@ impl ContentEncoding {
 }
 
 /// Reads all that `decoder` makes of its bytes, and looks no further than `limit`.
-fn read_to_limit(
+fn read_to_limit<E: From<CompressionError>>(
     decoder: &mut impl Read,
     encoding: &'static str,
     limit: usize,
-) -> Result<Vec<u8>, CompressionError> {
+    mut room: impl FnMut(usize) -> Result<(), E>,
+) -> Result<Vec<u8>, E> {
     let mut unpacked = Vec::new();
-    let within = (limit as u64).saturating_add(1);
-    let read = decoder.take(within).read_to_end(&mut unpacked);
-    read.map_err(|source| CompressionError::Damaged { encoding, source })?;
-    if unpacked.len() > limit { Err(CompressionError::TooLarge { limit }) } else { Ok(unpacked) }
+    loop {
+        let end = unpacked.len().saturating_add(PIECE_BYTES).min(limit.saturating_add(1));
+        room(end)?;
+        let piece = (end - unpacked.len()) as u64;
+        let read = decoder.by_ref().take(piece).read_to_end(&mut unpacked);
+        read.map_err(|source| CompressionError::Damaged { encoding, source })?;
+        if unpacked.len() > limit {
+            return Err(CompressionError::TooLarge { limit }.into());
+        }
+        if unpacked.len() < end {
+            return Ok(unpacked);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -142,6 +165,10 @@ mod tests {
     const PACKED: [ContentEncoding; 3] =
         [ContentEncoding::Gzip, ContentEncoding::Deflate, ContentEncoding::Zstd];
 
+    fn unpack(encoding: ContentEncoding, packed: Vec<u8>) -> Result<Vec<u8>, CompressionError> {
+        encoding.unpack(packed, LIMIT, |_| Ok(()))
+    }
+
     fn sample() -> Vec<u8> {
         (0..50_000_u32).map(|index| (index * index / 7) as u8).collect()
     }
@@ -151,7 +178,7 @@ mod tests {
         for encoding in [ContentEncoding::Identity].into_iter().chain(PACKED) {
             for body in [Vec::new(), vec![7], sample(), vec![0; LIMIT]] {
                 let packed = encoding.pack(body.clone()).unwrap();
-                assert_eq!(encoding.unpack(packed, LIMIT).unwrap(), body);
+                assert_eq!(unpack(encoding, packed).unwrap(), body);
             }
         }
     }
@@ -161,18 +188,18 @@ mod tests {
         for encoding in PACKED {
             let packed = encoding.pack(sample()).unwrap();
             for length in [0, 1, 5, packed.len() / 2, packed.len() - 1] {
-                let error = encoding.unpack(packed[..length].to_vec(), LIMIT).unwrap_err();
+                let error = unpack(encoding, packed[..length].to_vec()).unwrap_err();
                 assert!(matches!(error, CompressionError::Damaged { .. }), "{encoding:?} {length} {error}");
             }
-            assert!(encoding.unpack([&packed[..], b"{}"].concat(), LIMIT).is_err());
+            assert!(unpack(encoding, [&packed[..], b"{}"].concat()).is_err());
             // zstd has a checksum only where the sender likes.
             if encoding != ContentEncoding::Zstd {
                 let mut damaged = packed;
                 let middle = damaged.len() / 2;
                 damaged[middle] ^= 0x55;
-                assert!(encoding.unpack(damaged, LIMIT).is_err());
+                assert!(unpack(encoding, damaged).is_err());
             }
-            assert!(encoding.unpack(sample(), LIMIT).is_err());
+            assert!(unpack(encoding, sample()).is_err());
         }
     }
 
@@ -181,12 +208,28 @@ mod tests {
         for encoding in PACKED {
             let bomb = encoding.pack(vec![0; 64 << 20]).unwrap();
             assert!(bomb.len() < 400_000);
-            let error = encoding.unpack(bomb, LIMIT).unwrap_err();
+            let error = unpack(encoding, bomb).unwrap_err();
             assert_eq!(error.to_string(), "the unpacked body is larger than the limit of 100000 bytes");
             let one_more = encoding.pack(vec![0; LIMIT + 1]).unwrap();
-            assert!(encoding.unpack(one_more, LIMIT).is_err());
+            assert!(unpack(encoding, one_more).is_err());
         }
-        assert!(ContentEncoding::Identity.unpack(vec![0; LIMIT + 1], LIMIT).is_err());
+        assert!(unpack(ContentEncoding::Identity, vec![0; LIMIT + 1]).is_err());
+    }
+
+    #[test]
+    fn it_is_asked_whether_there_is_room_before_it_is_taken() {
+        for encoding in PACKED {
+            let packed = encoding.pack(vec![7; LIMIT]).unwrap();
+            let mut asked = Vec::new();
+            let unpacked: Result<_, CompressionError> = encoding.unpack(packed.clone(), LIMIT, |bytes| {
+                asked.push(bytes);
+                Ok(())
+            });
+            assert_eq!((unpacked.unwrap().len(), asked), (LIMIT, vec![PIECE_BYTES, LIMIT + 1]));
+            let full = || CompressionError::TooLarge { limit: 0 };
+            let refused = |bytes| if bytes > PIECE_BYTES { Err(full()) } else { Ok(()) };
+            assert!(encoding.unpack(packed, LIMIT, refused).is_err());
+        }
     }
 
     #[test]
@@ -195,6 +238,7 @@ mod tests {
         assert_eq!(of_request(None), Some(ContentEncoding::Identity));
         assert_eq!(of_request(Some("gzip")), Some(ContentEncoding::Gzip));
         assert_eq!(of_request(Some(" deflate ")), Some(ContentEncoding::Deflate));
+        assert_eq!(of_request(Some("GZIP")), Some(ContentEncoding::Gzip));
         assert_eq!(
             ContentEncoding::of_request(Some("br")).unwrap_err().to_string(),
             "`Content-Encoding` is `br`: expected `gzip`, `deflate`, `zstd` or `identity`"
@@ -211,6 +255,7 @@ mod tests {
             ("gzip;q=0", ContentEncoding::Identity),
             ("identity, gzip;q=0.9", ContentEncoding::Identity),
             ("gzip;q=x", ContentEncoding::Identity),
+            ("Zstd", ContentEncoding::Zstd),
         ] {
             assert_eq!(ContentEncoding::accepted(Some(header)), expected, "{header}");
         }
