@@ -37,6 +37,8 @@ pub enum ErrorCode {
     QueueFull,
     /// It was not computed in time.
     DeadlineExceeded,
+    /// Its client went away before the answer was there.
+    Cancelled,
     /// Our fault.
     Internal,
 }
@@ -58,6 +60,7 @@ impl ErrorCode {
             Self::Overloaded => "overloaded",
             Self::QueueFull => "queue_full",
             Self::DeadlineExceeded => "deadline_exceeded",
+            Self::Cancelled => "cancelled",
             Self::Internal => "internal",
         }
     }

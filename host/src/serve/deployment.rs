@@ -9,6 +9,7 @@ use super::engine::{Computed, Engine, INLINE_ROWS_MAX, INLINE_SCORES_MAX, on_blo
 use super::graph::{Graph, Part};
 use super::inference::{Durations, ModelStatistics};
 use super::metrics::DeploymentMetrics;
+use super::queue::too_late;
 use super::window::WindowCapture;
 use super::work::Work;
 use super::{ApiError, BatchPolicy, ErrorCode, Queue, RequestBody, StageTimes};
@@ -24,6 +25,9 @@ const INLINE_BODY_MAX_BYTES: usize = 100 * 1024;
 /// Scores that one answer may hold: 16 MiB of them, which are some 50 MB as JSON. A model of thousands of classes makes
 /// this of few rows, so the limits on body and rows do not bound it.
 const ANSWER_SCORES_MAX: usize = 4 * 1024 * 1024;
+
+/// The status of a request whose client has gone, as nginx logs it. It is sent to nobody.
+pub(super) const CLIENT_CLOSED_REQUEST: u16 = 499;
 
 /// Carries the digest of the bundle that answered.
 const BUNDLE_HEADER: HeaderName = HeaderName::from_static("x-bundle-digest");
@@ -254,9 +258,9 @@ impl Deployment {
         N: Send + 'static,
         T: Send + 'static,
     {
-        let started = Instant::now();
-        let answer = self.answer_uncounted(started, body, call, decode, encode).await;
-        self.count_outcome(&answer, started.elapsed());
+        let under_way = UnderWay::begin(self, call.deadline);
+        let answer = self.answer_uncounted(under_way.started, body, call, decode, encode).await;
+        under_way.end(&answer);
         answer
     }
 
@@ -367,7 +371,7 @@ impl Deployment {
         inputs: Batch,
         call: Call,
     ) -> Result<(Batch, StageTimes), ApiError> {
-        let started = Instant::now();
+        let under_way = UnderWay::begin(self, call.deadline);
         let answer = async {
             ColumnSpec::check(&self.signature().inputs, &inputs).map_err(PredictionError::from)?;
             self.check_scores(inputs.rows())?;
@@ -376,7 +380,7 @@ impl Deployment {
             Ok(Answer { body: (), inputs, outputs, times, is_cached, parts, batch_rows, is_first })
         };
         let answer = answer.await;
-        self.count_outcome(&answer, started.elapsed());
+        under_way.end(&answer);
         answer.map(|answer| (answer.outputs, answer.times))
     }
 
@@ -399,14 +403,9 @@ impl Deployment {
         Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::AnswerTooLarge, message))
     }
 
-    fn count_outcome<T>(&self, answer: &Result<Answer<T>, ApiError>, total: Duration) {
-        match answer {
-            Ok(answer) => self.count(answer, total),
-            Err(error) => {
-                self.statistics.count_failure(total);
-                self.metrics().count_error(error);
-            }
-        }
+    fn count_failure(&self, error: &ApiError, total: Duration) {
+        self.statistics.count_failure(total);
+        self.metrics().count_error(error);
     }
 
     fn count<T>(&self, answer: &Answer<T>, total: Duration) {
@@ -460,6 +459,47 @@ impl Deployment {
     pub(super) fn bundle_record(&self) -> BundleRecord {
         BundleRecord { version: self.version_name(), bundle: self.bundle, is_of_bundle: self.is_of_bundle }
     }
+}
+
+/// A request until it is counted. One whose answer nobody waits for any more is counted, too: as what its deadline ended, or its
+/// client.
+struct UnderWay<'a> {
+    deployment: &'a Deployment,
+    started: Instant,
+    deadline: Option<tokio::time::Instant>,
+    is_counted: bool,
+}
+
+impl<'a> UnderWay<'a> {
+    fn begin(deployment: &'a Deployment, deadline: Option<tokio::time::Instant>) -> Self {
+        Self { deployment, started: Instant::now(), deadline, is_counted: false }
+    }
+
+    fn end<T>(mut self, answer: &Result<Answer<T>, ApiError>) {
+        self.is_counted = true;
+        let total = self.started.elapsed();
+        match answer {
+            Ok(answer) => self.deployment.count(answer, total),
+            Err(error) => self.deployment.count_failure(error, total),
+        }
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        if self.is_counted {
+            return;
+        }
+        let is_late = self.deadline.is_some_and(|deadline| deadline <= tokio::time::Instant::now());
+        let error = if is_late { too_late() } else { cancelled() };
+        self.deployment.count_failure(&error, self.started.elapsed());
+    }
+}
+
+fn cancelled() -> ApiError {
+    // nginx's status of what nobody is there to read.
+    let status = StatusCode::from_u16(CLIENT_CLOSED_REQUEST).unwrap_or(StatusCode::REQUEST_TIMEOUT);
+    ApiError::new(status, ErrorCode::Cancelled, "the client went away before the answer was there")
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, Response, StatusCode, Version, header};
 use axum::routing::post;
@@ -83,6 +84,8 @@ struct Known {
     asked: Option<Asked>,
     /// How long the body was.
     request_bytes: Option<u64>,
+    /// Whether it asks for a prediction, so that it counts as refused where nobody was asked.
+    is_inference: bool,
 }
 
 /// What is told of a call that ended with an error, or without.
@@ -92,9 +95,10 @@ fn seen_call(error: Option<ErrorCode>, request_bytes: Option<u64>) -> SeenCall {
 
 async fn inference(
     State(shared): State<Arc<Shared>>,
-    Path(method): Path<String>,
+    method: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Response<Body> {
+    let method = named(method);
     respond(shared, request, async move |mut call, known| match method.as_str() {
         "ModelInfer" => infer::infer(call, known).await,
         "ModelStreamInfer" => Ok(infer::stream(call)),
@@ -113,14 +117,20 @@ pub(super) async fn infer(shared: Arc<Shared>, request: Request) -> Response<Bod
 
 async fn health(
     State(shared): State<Arc<Shared>>,
-    Path(method): Path<String>,
+    method: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Response<Body> {
+    let method = named(method);
     respond(shared, request, async move |mut call, known| {
         let message = call.only(known).await?;
         Ok(status::answered(health::answer(&call.shared, &method, message.bytes())?))
     })
     .await
+}
+
+/// The name of a method. What is no text is no name either.
+fn named(method: Result<Path<String>, PathRejection>) -> String {
+    method.map_or_else(|_| "�".to_owned(), |Path(method)| method)
 }
 
 /// Whether a path is a call of gRPC's.
@@ -155,6 +165,12 @@ async fn respond(
         Ok(call) => call.deadline.within(answer(call, &mut known)).await,
         Err(error) => Err(error),
     };
+    if let Err(error) = &answered
+        && known.is_inference
+        && known.asked.is_none()
+    {
+        told.count_refused(error);
+    }
     let seen = seen_call(answered.as_ref().err().map(ApiError::code), known.request_bytes);
     let mut response = answered.unwrap_or_else(|error| failed(&told, known.asked.as_ref(), &error));
     told.mark_call(seen, &mut response);

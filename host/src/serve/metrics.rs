@@ -263,6 +263,12 @@ impl DeploymentMetrics {
         self.errors.with_label_values(&[error.code().as_str()]).inc();
     }
 
+    /// Requests that got an error with this code.
+    #[cfg(test)]
+    pub(super) fn errors(&self, code: &str) -> u64 {
+        self.errors.with_label_values(&[code]).get()
+    }
+
     /// Counts a call of a plugin that failed.
     pub fn count_fault(&self, error: &PluginError) {
         if !matches!(error.fault, Fault::InvalidInput { .. }) {

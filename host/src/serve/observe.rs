@@ -23,6 +23,7 @@ use opentelemetry_sdk::trace::Span;
 pub use self::access_log::{AccessLog, AccessLogError};
 pub use self::export::{TraceError, Traces};
 pub(super) use self::stream::ObservedStream;
+use super::deployment::CLIENT_CLOSED_REQUEST;
 use super::graph::versions_of;
 use super::{Deployment, ErrorCode, Part, StageTimes};
 use crate::domain::Name;
@@ -97,6 +98,7 @@ impl Begun {
 }
 
 /// A request that is over, as it is told.
+#[derive(Clone, Copy)]
 pub(super) struct Told<'a> {
     method: &'a str,
     path: &'a str,
@@ -167,33 +169,60 @@ pub(super) fn observed(router: Router, observer: Arc<Observer>) -> Router {
 }
 
 async fn answered(observer: &Observer, request: Request, next: Next) -> Response<Body> {
-    let begun = Begun::now();
     let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let parent = observer.parent_of(request.headers());
-    let request_bytes = request.body().size_hint().exact();
-    let response = next.run(request).await;
-    let seen = response.extensions().get::<Seen>();
-    if seen.is_some_and(|seen| seen.is_stream) {
-        return response;
-    }
-    let call = seen.and_then(|seen| seen.call).or_else(|| refused_call(response.headers()));
+    let begun = Begun::now();
     let told = Told {
         method: &method,
         path: &path,
         route: route.as_deref(),
-        status: response.status().as_u16(),
+        status: CLIENT_CLOSED_REQUEST,
         started_at: begun.at,
-        micros: begun.micros(),
-        request_bytes: request_bytes.or(call.and_then(|call| call.request_bytes)),
-        response_bytes: response.body().size_hint().exact(),
+        micros: 0,
+        request_bytes: request.body().size_hint().exact(),
+        response_bytes: None,
         requests: None,
-        seen,
-        error: seen.and_then(|seen| seen.error),
-        call,
+        seen: None,
+        error: Some(ErrorCode::Cancelled),
+        call: None,
     };
-    observer.tell(&told, parent.as_ref());
+    // Told as it is if it is dropped: then its client has gone.
+    let mut untold = Untold { observer, begun, told: Some(told), parent: parent.as_ref() };
+    let response = next.run(request).await;
+    let told = untold.told.take();
+    let seen = response.extensions().get::<Seen>();
+    if let Some(told) = told.filter(|_| !seen.is_some_and(|seen| seen.is_stream)) {
+        let call = seen.and_then(|seen| seen.call).or_else(|| refused_call(response.headers()));
+        let told = Told {
+            status: response.status().as_u16(),
+            micros: begun.micros(),
+            request_bytes: told.request_bytes.or(call.and_then(|call| call.request_bytes)),
+            response_bytes: response.body().size_hint().exact(),
+            seen,
+            error: seen.and_then(|seen| seen.error),
+            call,
+            ..told
+        };
+        observer.tell(&told, parent.as_ref());
+    }
     response
+}
+
+/// A request that is to be told when it is over.
+struct Untold<'a> {
+    observer: &'a Observer,
+    begun: Begun,
+    told: Option<Told<'a>>,
+    parent: Option<&'a Context>,
+}
+
+impl Drop for Untold<'_> {
+    fn drop(&mut self) {
+        if let Some(told) = self.told {
+            self.observer.tell(&Told { micros: self.begun.micros(), ..told }, self.parent);
+        }
+    }
 }
 
 /// A call that no route has taken for one: its answer has gRPC's status in the head.

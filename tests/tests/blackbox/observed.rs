@@ -1,6 +1,7 @@
 //! What is told of requests to `host serve`: the access log, and traces.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -370,13 +371,20 @@ fn a_stream_that_is_cut_off_is_told_without_a_status() {
 fn a_call_that_is_not_answered_in_time_tells_who_was_asked() {
     let late = call("digits", 3);
     // Each call of the plugin runs into its limit, which is later than the caller's.
-    let (lines, spans) = told_of(u64::MAX >> 1, &["--plugin-call-max-ms", "2000"], |server| {
+    let mut counted = String::new();
+    let (mut lines, mut spans) = told_of(u64::MAX >> 1, &["--plugin-call-max-ms", "2000"], |server| {
         let mut client = Http2::connect(server);
         for (stream, path) in [(1, INFER), (3, STREAM)] {
             client.post(stream, "localhost", path, &[GRPC, &[("grpc-timeout", "500m")]].concat(), &late);
             assert_eq!(client.body(stream).unwrap(), b"");
         }
+        counted = server.get("/metrics").body;
     });
+    let series =
+        "host_request_errors_total{code=\"deadline_exceeded\",endpoint=\"digits\",version=\"digits@1\"} 2";
+    assert!(counted.contains(series), "{counted}");
+    lines.retain(|line| line["path"] != "/metrics");
+    spans.retain(|span| span["attributes"]["url.path"] != "/metrics");
     let [call, request, stream] = lines.as_slice() else { panic!("{lines:?}") };
     for line in [call, request] {
         assert_eq!(
@@ -389,6 +397,44 @@ fn a_call_that_is_not_answered_in_time_tells_who_was_asked() {
         (&json!("deadline_exceeded"), &json!(4), &Value::Null, &json!(1))
     );
     assert!(spans.iter().all(|span| span["error"] == true), "{spans:?}");
+}
+
+#[test]
+fn a_client_that_goes_away_leaves_a_line_and_a_count() {
+    let mut counted = String::new();
+    let (lines, spans) = told_of(u64::MAX >> 1, &["--plugin-call-max-ms", "2000"], |server| {
+        let mut client = TcpStream::connect(server.address()).unwrap();
+        let length = ROW.len();
+        let head =
+            format!("POST /serve/digits HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n");
+        client.write_all([head.as_bytes(), ROW.as_bytes()].concat().as_slice()).unwrap();
+        client.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        assert!(client.read(&mut [0]).is_err(), "there is no answer yet");
+        drop(client);
+        let series = "host_request_errors_total{code=\"cancelled\"";
+        let count =
+            || server.get("/metrics").body.lines().find(|line| line.starts_with(series)).map(str::to_owned);
+        counted = eventually(count);
+    });
+    assert_eq!(counted.rsplit(' ').next(), Some("1"), "{counted}");
+    let first = &lines[0];
+    assert_eq!(
+        (&first["path"], &first["status"], &first["error"], &first["request_bytes"]),
+        (&json!("/serve/digits"), &json!(499), &json!("cancelled"), &json!(ROW.len()))
+    );
+    assert_eq!(spans[0]["attributes"]["http.response.status_code"], 499);
+}
+
+/// What `look` finds within ten seconds.
+fn eventually<T>(mut look: impl FnMut() -> Option<T>) -> T {
+    let until = std::time::Instant::now() + Duration::from_secs(10);
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(std::time::Instant::now() < until, "it does not come");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]

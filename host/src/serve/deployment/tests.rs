@@ -157,3 +157,27 @@ async fn rows_that_cores_share_hold_up_no_thread_that_reads() {
     let here = std::thread::current().id();
     assert_eq!(asked_by.iter().map(|thread| *thread == here).collect::<Vec<_>>(), [false, true, false]);
 }
+
+#[tokio::test]
+async fn whose_client_goes_away_is_counted_as_what_ended_it() {
+    let (_, deployment) = deployment(2, 1);
+    let call = call();
+    let all: Vec<_> = std::iter::from_fn(|| call.queue.free_turn()).collect();
+    for allowed in [None, Some(Duration::from_millis(50))] {
+        let deadline = allowed.map(|allowed| tokio::time::Instant::now() + allowed);
+        let call = Call { deadline, ..call.clone() };
+        let body = RequestBody::from(br#"{"features": [1, 2]}"#.to_vec());
+        let mut waiting = Box::pin(answer(&deployment, body, call));
+        assert!(futures_util::poll!(&mut waiting).is_pending());
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        drop(waiting);
+    }
+    drop(all);
+    let body = RequestBody::from(br#"{"features": [1, 2]}"#.to_vec());
+    answer(&deployment, body, call).await.unwrap();
+    let statistics = deployment.statistics().record("m", "1").inference_stats;
+    assert_eq!((statistics.fail.count, statistics.success.count), (2, 1));
+    for code in ["cancelled", "deadline_exceeded"] {
+        assert_eq!(deployment.metrics().errors(code), 1, "{code}");
+    }
+}

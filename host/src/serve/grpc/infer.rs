@@ -26,6 +26,7 @@ const STREAM_IDLE_MAX: Duration = Duration::from_secs(600);
 
 /// Answers `ModelInfer`.
 pub(super) async fn infer(mut call: Call, known: &mut Known) -> Result<Response<Body>, ApiError> {
+    known.is_inference = true;
     let message = call.only(known).await?;
     let Computed { message, metadata, seen } =
         computed(&mut call, message, Envelope::Call, &mut known.asked).await?;
@@ -89,6 +90,11 @@ impl Stream {
     async fn next_answer(&mut self) -> Result<Option<Vec<u8>>, ApiError> {
         let (deadline, mut request) = (self.call.deadline, None);
         let answered = deadline.within(next_answer(&mut self.call, &mut request)).await;
+        if let Err(error) = &answered
+            && request.as_ref().is_none_or(|request| request.asked.is_none())
+        {
+            self.call.shared.count_refused(error);
+        }
         self.tell(request, &answered);
         answered
     }
@@ -137,6 +143,9 @@ async fn next_answer(
         }
         Err(error) if call.deadline.check().is_err() => Err(error),
         Err(error) => {
+            if request.asked.is_none() {
+                call.shared.count_refused(&error);
+            }
             request.seen = call.shared.seen_failure(request.asked.as_ref(), &error);
             framed(&stream_error(&error, &id)).map(Some)
         }
@@ -161,10 +170,9 @@ async fn computed(
     known: &mut Option<Asked>,
 ) -> Result<Computed, ApiError> {
     let (shared, headers, deadline) = (&call.shared, &call.headers, call.deadline);
-    let refused = |error: &ApiError| shared.count_refused(error);
-    let head = InferHead::read(message.bytes()).map_err(ApiError::from).inspect_err(refused)?;
+    let head = InferHead::read(message.bytes()).map_err(ApiError::from)?;
     let version = (!head.model_version.is_empty()).then_some(head.model_version);
-    let asked = known.insert(asked(shared, head.model_name, version, headers).inspect_err(refused)?);
+    let asked = known.insert(asked(shared, head.model_name, version, Some(headers))?);
     let request = asked.routing.call(deadline.at());
     let prediction = shared.next_prediction_id();
     let mut metadata: Vec<_> = asked.answered_by(&prediction).collect();

@@ -22,6 +22,7 @@ const ESCAPED: &AsciiSet = &CONTROLS.add(b'%');
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Code {
     Ok = 0,
+    Cancelled = 1,
     InvalidArgument = 3,
     DeadlineExceeded = 4,
     NotFound = 5,
@@ -41,6 +42,7 @@ impl Code {
                 Self::ResourceExhausted
             }
             ErrorCode::BodyTimeout | ErrorCode::DeadlineExceeded => Self::DeadlineExceeded,
+            ErrorCode::Cancelled => Self::Cancelled,
             ErrorCode::Forbidden => Self::PermissionDenied,
             ErrorCode::NotFound => Self::NotFound,
             ErrorCode::NotReady | ErrorCode::Overloaded => Self::Unavailable,
