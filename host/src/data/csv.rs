@@ -250,7 +250,7 @@ fn push(data: &mut Vec<u8>, dtype: DataType, cell: &[u8]) -> Option<()> {
     Some(())
 }
 
-fn parse_bool(cell: &[u8]) -> Option<bool> {
+pub(super) fn parse_bool(cell: &[u8]) -> Option<bool> {
     match cell {
         b"true" | b"True" | b"TRUE" => Some(true),
         b"false" | b"False" | b"FALSE" => Some(false),

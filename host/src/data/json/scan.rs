@@ -335,7 +335,7 @@ fn four_zeros(text: &[u8]) -> Option<usize> {
 }
 
 /// Whether `token` is a number as JSON writes it; Rust's own parser takes more, such as `+1`, `.5` and `1.`.
-fn is_number(token: &[u8]) -> bool {
+pub(super) fn is_number(token: &[u8]) -> bool {
     fn digits(text: &[u8]) -> (usize, &[u8]) {
         let count = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
         (count, text.get(count..).unwrap_or_default())

@@ -1,11 +1,14 @@
 //! The bodies that MLflow's scoring server takes: `dataframe_split`, `dataframe_records`, `instances` and `inputs` as JSON,
 //! and CSV with a line of names. See "Local inference server" in MLflow's documentation.
 
+use std::borrow::Cow;
+
 use super::elements::take_rows;
 use super::rows::{Columns, take_list};
-use super::scan::Scanner;
+use super::scan::{Scanner, is_number};
 use super::{JsonError, UnknownColumns, write_string};
-use crate::domain::{Batch, ColumnSpec};
+use crate::data::csv::parse_bool;
+use crate::domain::{Batch, ColumnSpec, DataType};
 
 /// The fields that hold rows.
 const FORMATS: [&str; 4] = ["dataframe_split", "dataframe_records", "instances", "inputs"];
@@ -65,12 +68,9 @@ pub fn decode_scoring_csv(
         for (cell, &column) in record.iter().zip(&order) {
             let Some(column) = column else { continue };
             cell_as_json.clear();
-            let is_text =
-                columns.spec(column).is_some_and(|spec| spec.dtype == crate::domain::DataType::Bytes);
-            match cell {
-                cell if is_text => write_string(&mut cell_as_json, cell),
-                "" => cell_as_json.extend_from_slice(b"null"),
-                cell => cell_as_json.extend_from_slice(cell.trim().as_bytes()),
+            match columns.spec(column).map(|spec| spec.dtype) {
+                Some(DataType::Bytes) => write_string(&mut cell_as_json, cell),
+                dtype => cell_as_json.extend_from_slice(in_json(cell.trim(), dtype).as_bytes()),
             }
             let mut scanner = Scanner::new(&cell_as_json);
             let taken = columns.take(column, &mut scanner).is_ok() && scanner.end().is_ok();
@@ -79,6 +79,29 @@ pub fn decode_scoring_csv(
         columns.end_row()?;
     }
     columns.finish()
+}
+
+/// A cell as JSON writes what it holds. A dataset's CSV is read as generously: what trains shall serve.
+fn in_json(cell: &str, dtype: Option<DataType>) -> Cow<'_, str> {
+    let truth = parse_bool(cell.as_bytes());
+    match (dtype, cell) {
+        (_, "") => "null".into(),
+        (Some(DataType::Bool), _) => match truth {
+            Some(true) => "true".into(),
+            Some(false) => "false".into(),
+            None => cell.into(),
+        },
+        (_, number) if is_number(number.as_bytes()) => number.into(),
+        (Some(DataType::Fp16 | DataType::Fp32 | DataType::Fp64), _) => {
+            let value = cell.parse().ok().or_else(|| truth.map(|truth| f64::from(u8::from(truth))));
+            match value {
+                Some(missing) if missing.is_nan() => "null".into(),
+                Some(value) if value.is_finite() => value.to_string().into(),
+                _ => cell.into(),
+            }
+        }
+        _ => cell.parse::<i64>().map_or(cell.into(), |value| value.to_string().into()),
+    }
 }
 
 /// What is said of a cell that is not what its column holds.
@@ -295,6 +318,32 @@ mod tests {
         let csv = decode_scoring_csv(csv, &two(), 3, UnknownColumns::Refused).unwrap();
         assert_eq!(csv.tensors()[0].data(), expected.tensors()[0].data());
         assert_eq!(csv.tensors()[1].data(), expected.tensors()[1].data());
+    }
+
+    #[test]
+    fn cells_are_taken_as_a_dataset_takes_them() {
+        let specs = [
+            spec("flag", DataType::Bool, &[]),
+            spec("count", DataType::Int64, &[]),
+            ColumnSpec { nullable: true, ..spec("size", DataType::Fp64, &[]) },
+        ];
+        let read = |text: &str| decode_scoring_csv(text.as_bytes(), &specs, 10, UnknownColumns::Refused);
+        let text = "flag,count,size\nTrue,007,.5\nFALSE,+5,nan\ntrue,-3,TRUE\nFalse,12,+5.\n";
+        let same = r#"[{"flag":true,"count":7,"size":0.5},{"flag":false,"count":5,"size":null},
+                       {"flag":true,"count":-3,"size":1},{"flag":false,"count":12,"size":5}]"#;
+        let (found, expected) = (read(text).unwrap(), crate::data::decode_rows(same.as_bytes(), &specs, 10));
+        for (left, right) in found.tensors().iter().zip(expected.unwrap().0.tensors()) {
+            assert_eq!((left.name(), left.data()), (right.name(), right.data()));
+        }
+        for (row, expected) in [
+            ("yes,1,1", "row 0, column `flag`: expected BOOL, found `yes`"),
+            ("true,1.5,1", "row 0, column `count`: expected INT64, found `1.5`"),
+            ("true,nan,1", "row 0, column `count`: expected INT64, found `nan`"),
+            ("true,1,inf", "row 0, column `size`: expected FP64, found `inf`"),
+        ] {
+            let error = read(&format!("flag,count,size\n{row}\n")).unwrap_err();
+            assert_eq!(error.to_string(), expected);
+        }
     }
 
     #[test]
