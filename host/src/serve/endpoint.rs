@@ -208,6 +208,12 @@ impl Routing {
         numbers.iter().map(ToString::to_string).collect()
     }
 
+    /// Who answers most requests, of several the first; none where nobody answers.
+    pub(super) fn main(&self) -> Option<&Arc<Deployment>> {
+        let answering = self.routes.iter().filter(|route| route.weight > 0);
+        answering.rev().max_by_key(|route| route.weight).map(|route| &route.deployment)
+    }
+
     fn choose(&self, draw: impl FnOnce() -> u64) -> Option<&Arc<Deployment>> {
         if let [only] = self.routes.as_slice() {
             return Some(&only.deployment);
@@ -274,6 +280,14 @@ mod tests {
             choose(&split(&[]), &HeaderMap::new()).is_none()
                 && choose(&split(&[0, 0]), &HeaderMap::new()).is_none()
         );
+    }
+
+    #[test]
+    fn who_answers_most_speaks_for_an_endpoint() {
+        let main = |weights: &[u32]| split(weights).routing().main().map(|main| number(main));
+        assert_eq!(main(&[0, 10, 90]), Some(3));
+        assert_eq!(main(&[0, 50, 50]), Some(2));
+        assert_eq!((main(&[]), main(&[0, 0])), (None, None));
     }
 
     #[test]

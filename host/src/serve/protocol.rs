@@ -88,26 +88,37 @@ async fn ready(State(shared): Server) -> Response<Body> {
 
 async fn unknown(request: Request) -> Response<Body> {
     let path: String = request.uri().path().chars().take(200).collect();
-    let (status, code, message) =
-        match ["sharedmemory", "trace", "logging"].iter().find(|part| path.contains(*part)) {
-            Some(part) => {
-                let message = format!("`{part}` is not supported: expected the protocol's own routes");
-                (StatusCode::NOT_IMPLEMENTED, ErrorCode::Unsupported, message)
-            }
-            None => (StatusCode::NOT_FOUND, ErrorCode::NotFound, format!("there is no route `{path}`")),
-        };
+    let (status, code, message) = match unsupported_part(&path) {
+        Some(part) => {
+            let message = format!("`{part}` is not supported: expected the protocol's own routes");
+            (StatusCode::NOT_IMPLEMENTED, ErrorCode::Unsupported, message)
+        }
+        None => (StatusCode::NOT_FOUND, ErrorCode::NotFound, format!("there is no route `{path}`")),
+    };
     ApiError::new(status, code, message).into_inference_response()
 }
 
+/// What a path asks for of the protocol's extensions that are not here.
+fn unsupported_part(path: &str) -> Option<&str> {
+    let mut parts = path.strip_prefix("/v2/")?.split('/');
+    let part = match parts.next()? {
+        // Behind the name of a model.
+        "models" => parts.nth(1)?,
+        part => part,
+    };
+    let is_extension = matches!(part, "systemsharedmemory" | "cudasharedmemory" | "trace" | "logging");
+    is_extension.then_some(part)
+}
+
 async fn metadata(State(shared): Server, InPath(model): InPath<String>) -> Response<Body> {
-    told(asked(&shared, &model, None, &HeaderMap::new()).map(|asked| document_response(&metadata_of(&asked))))
+    told(asked(&shared, &model, None, None).map(|asked| document_response(&metadata_of(&asked))))
 }
 
 async fn version_metadata(
     State(shared): Server,
     InPath((model, version)): InPath<(String, String)>,
 ) -> Response<Body> {
-    let asked = asked(&shared, &model, Some(&version), &HeaderMap::new());
+    let asked = asked(&shared, &model, Some(&version), None);
     told(asked.map(|asked| document_response(&metadata_of(&asked))))
 }
 
@@ -128,7 +139,7 @@ fn document_of(
     version: Option<&str>,
     what: &str,
 ) -> Result<Response<Body>, ApiError> {
-    let asked = asked(shared, model, version, &HeaderMap::new())?;
+    let asked = asked(shared, model, version, None)?;
     match what {
         "ready" => {
             asked.deployment.check_ready()?;
@@ -242,14 +253,14 @@ async fn arrived(
     request: Request,
 ) -> Result<(Asked, Asking), ApiError> {
     // Before the body is read: who asks for what is not there need not send it.
-    asked(shared, model, version, request.headers())?;
+    asked(shared, model, version, Some(request.headers()))?;
     let (head, body) = request.into_parts();
     let header = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
     let length = header(HEADER_LENGTH).map(parse_header_length).transpose()?;
     let encoding = ContentEncoding::of_request(header(header::CONTENT_ENCODING.as_str()))?;
     let accepted = accepted_by(&head.headers);
     let body = shared.bodies.unpack(shared.bodies.read(body).await?, encoding).await?;
-    let asked = asked(shared, model, version, &head.headers)?;
+    let asked = asked(shared, model, version, Some(&head.headers))?;
     let call = asked.call(&head.headers)?;
     Ok((asked, Asking { body, length, accepted, call }))
 }
@@ -352,7 +363,7 @@ pub(super) fn asked(
     shared: &Shared,
     model: &str,
     version: Option<&str>,
-    headers: &HeaderMap,
+    headers: Option<&HeaderMap>,
 ) -> Result<Asked, ApiError> {
     shared.ask(shared.endpoint(model)?, version, headers)
 }

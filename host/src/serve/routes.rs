@@ -155,7 +155,7 @@ pub(super) async fn arrived(
     let encoding = headers.get(header::CONTENT_ENCODING).map(|value| value.to_str().unwrap_or("?"));
     let encoding = ContentEncoding::of_request(encoding)?;
     let body = shared.bodies.unpack(shared.bodies.read(body).await?, encoding).await?;
-    let asked = shared.ask(endpoint, version, headers)?;
+    let asked = shared.ask(endpoint, version, Some(headers))?;
     let call = asked.call(headers)?;
     Ok((asked, body, call))
 }

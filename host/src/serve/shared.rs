@@ -80,20 +80,27 @@ impl Shared {
         ApiError::new(StatusCode::NOT_FOUND, ErrorCode::NotFound, message)
     }
 
-    /// The version of an endpoint that answers, or the one of its versions that is asked for.
+    /// The version of an endpoint that answers a request with these headers, or the one of its versions that is asked for. Where
+    /// nothing is to be computed there are no `headers`, and who answers most speaks for all.
     pub(super) fn ask(
         &self,
         endpoint: Arc<Endpoint>,
         version: Option<&str>,
-        headers: &HeaderMap,
+        headers: Option<&HeaderMap>,
     ) -> Result<Asked, ApiError> {
         let routing = endpoint.routing();
         let deployment = match version {
             Some(version) => version_of(&endpoint, &routing, version)?,
-            None => endpoint.choose(&routing, headers).ok_or_else(|| {
-                let message = format!("nobody answers for endpoint `{}`", endpoint.name());
-                ApiError::new(StatusCode::NOT_FOUND, ErrorCode::NotFound, message)
-            })?,
+            None => {
+                let answering = match headers {
+                    Some(headers) => endpoint.choose(&routing, headers),
+                    None => routing.main().map(Arc::clone),
+                };
+                answering.ok_or_else(|| {
+                    let message = format!("nobody answers for endpoint `{}`", endpoint.name());
+                    ApiError::new(StatusCode::NOT_FOUND, ErrorCode::NotFound, message)
+                })?
+            }
         };
         Ok(Asked { endpoint, routing, deployment })
     }

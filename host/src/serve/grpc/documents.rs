@@ -1,4 +1,4 @@
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use prost::Message;
 
 use super::super::inference::{
@@ -102,7 +102,7 @@ fn decoded<M: Message + Default>(message: &[u8]) -> Result<M, GrpcError> {
 
 /// The version of a model that is asked for, or of its versions the one that would answer.
 fn asked_model(shared: &Shared, model: &str, version: &str) -> Result<Asked, ApiError> {
-    asked(shared, model, (!version.is_empty()).then_some(version), &HeaderMap::new())
+    asked(shared, model, (!version.is_empty()).then_some(version), None)
 }
 
 fn metadata(document: inference::ModelMetadata) -> ModelMetadataResponse {
