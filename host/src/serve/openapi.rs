@@ -65,6 +65,7 @@ fn path_item(endpoint: &Endpoint, endpoints: &Endpoints) -> Option<Value> {
                         "X-Prediction-Id": header("Names the prediction, for `host replay`."),
                         "X-Model-Version": header("Who answered, as `model@version`."),
                         "X-Bundle-Digest": header("The bundle that answered."),
+                        "X-Cache": header("Where answers are kept: `hit` if it was given before, and otherwise `miss`."),
                     },
                     "content": { "application/json": answer },
                 },
@@ -99,6 +100,10 @@ fn request_content(inputs: &[ColumnSpec], example: Option<Value>) -> Map<String,
         }
     }
     content.insert("application/json".to_owned(), rows_media(inputs, example));
+    if inputs.iter().all(|column| column.shape.is_empty()) {
+        // With a line of names.
+        content.insert("text/csv".to_owned(), json!({ "schema": { "type": "string" } }));
+    }
     content
 }
 

@@ -2,7 +2,6 @@
 
 use axum::http::{HeaderMap, StatusCode, header};
 
-use super::engine::internal;
 use super::{Answer, ApiError, Call, Decoded, Deployment, ErrorCode, RequestBody};
 use crate::data::{self, RowForm, UnknownColumns};
 use crate::domain::{Batch, ColumnSpec, DataType, Tensor};
@@ -57,9 +56,17 @@ impl BodyFormat {
             Ok(Decoded { inputs, note, timeout: None })
         };
         let encode =
-            |outputs: &Batch, form| data::encode_rows(outputs, form).map_err(|error| internal(&error));
+            |outputs: &Batch, form| data::encode_rows(outputs, form).map_err(|error| not_in_json(&error));
         deployment.answer_as(body, call, decode, encode).await
     }
+}
+
+/// The error of an answer that JSON cannot hold: bytes that are no text.
+pub(super) fn not_in_json(error: &dyn std::fmt::Display) -> ApiError {
+    let message = format!(
+        "the answer cannot be JSON: {error}; ask `/v2/models/ENDPOINT/infer` for `binary_data`, or by gRPC"
+    );
+    ApiError::new(StatusCode::NOT_ACCEPTABLE, ErrorCode::Unsupported, message)
 }
 
 /// The column that a body of bytes is an element of; none where there are others, or it holds something else.
@@ -119,6 +126,15 @@ mod tests {
             assert_eq!(batch.rows(), 1);
             assert_eq!(batch.tensors()[0].byte_strings().collect::<Vec<_>>(), [b"\x89PNG"]);
         }
+        let picture = Tensor::from_strings("picture", [&b"\x89PNG\xff"[..]]).unwrap();
+        let error = data::encode_rows(&Batch::new(vec![picture]).unwrap(), RowForm::Object).unwrap_err();
+        let told = not_in_json(&error);
+        assert_eq!(told.status().as_u16(), 406);
+        assert_eq!(
+            told.message(),
+            "the answer cannot be JSON: row 0, column `picture`: expected UTF-8, which JSON needs, found other bytes; ask \
+             `/v2/models/ENDPOINT/infer` for `binary_data`, or by gRPC"
+        );
         for specs in [vec![spec(DataType::Uint8, &[])], vec![spec(DataType::Bytes, &[2])], Vec::new()] {
             let refused = one_element(b"x", &specs).unwrap_err();
             assert_eq!(refused.status().as_u16(), 415, "{}", refused.message());

@@ -6,13 +6,15 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, Response, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use axum::routing::{get, post};
 
-use super::answer::{error_response, json_response};
-use super::engine::internal;
+use super::answer::error_response;
+use super::body::{accepted_by, packed};
 use super::routes::arrived;
+use super::rows::not_in_json;
 use super::shared::{Asked, Shared};
 use super::{ApiError, Decoded, ErrorCode};
 use crate::data::{self, UnknownColumns};
@@ -64,9 +66,11 @@ async fn invocations(State(shared): State<Arc<Shared>>, request: Request) -> Res
 
 async fn invocations_of(
     State(shared): State<Arc<Shared>>,
-    Path(endpoint): Path<String>,
+    endpoint: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Response<Body> {
+    // What is no text is no name either.
+    let endpoint = endpoint.map_or_else(|_| "�".to_owned(), |Path(endpoint)| endpoint);
     answered(&shared, &endpoint, request).await
 }
 
@@ -90,10 +94,13 @@ async fn answered(shared: &Shared, endpoint: &str, request: Request) -> Response
         };
         Ok(Decoded { inputs, note: (), timeout: None })
     };
-    let encode = |outputs: &Batch, ()| data::encode_predictions(outputs).map_err(|error| internal(&error));
+    let encode = |outputs: &Batch, ()| data::encode_predictions(outputs).map_err(|error| not_in_json(&error));
     match asked.deployment.answer_as(body, call, decode, encode).await {
         Ok(mut answer) => {
-            let mut response = json_response(StatusCode::OK, std::mem::take(&mut answer.body));
+            let body = std::mem::take(&mut answer.body);
+            let mut response = packed(body, accepted_by(&head.headers)).await;
+            let json = HeaderValue::from_static("application/json");
+            response.headers_mut().insert(header::CONTENT_TYPE, json);
             shared.finish(&asked, answer, &mut response);
             response
         }

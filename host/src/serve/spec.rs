@@ -7,6 +7,7 @@ use std::path::Path;
 
 use axum::http::HeaderName;
 use serde::Deserialize;
+use serde_saphyr::budget::BudgetBreach;
 
 use self::graph::{GraphFields, MemberFields, NodeFields, SwitchFields};
 use super::batcher::AUTO_ROWS_MAX;
@@ -19,6 +20,12 @@ const FORMAT_VERSION: u64 = 1;
 
 /// Largest endpoint file.
 pub const ENDPOINT_FILE_MAX_BYTES: usize = 1024 * 1024;
+
+/// Lists and objects in each other in such a file; none that means something has ten.
+const DEPTH_MAX: usize = 16;
+
+/// Values in it.
+const VALUES_MAX: usize = 50_000;
 
 /// Endpoints of one file.
 const ENDPOINTS_MAX: usize = 1_000;
@@ -385,6 +392,17 @@ fn yaml_message(error: &serde_saphyr::Error) -> String {
             let key = key.as_deref().map_or("a key".to_owned(), quoted);
             format!("{key} stands there twice at line {}, column {}", location.line(), location.column())
         }
+        serde_saphyr::Error::Budget { breach: BudgetBreach::Documents { .. }, .. }
+        | serde_saphyr::Error::MultipleDocuments { .. } => "has a second document: expected one".to_owned(),
+        serde_saphyr::Error::Budget { breach, .. } => match breach {
+            BudgetBreach::Depth { .. } => {
+                format!("is nested too deeply: expected at most {DEPTH_MAX} levels")
+            }
+            BudgetBreach::Aliases { .. } | BudgetBreach::Anchors { .. } | BudgetBreach::MergeKeys { .. } => {
+                "has an anchor or an alias: expected none".to_owned()
+            }
+            _ => format!("is too large: expected at most {VALUES_MAX} values"),
+        },
         other => other.to_string().replace('\n', " "),
     }
 }
@@ -393,8 +411,8 @@ fn options() -> serde_saphyr::Options {
     serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_events: 100_000,
-            max_nodes: 50_000,
-            max_depth: 16,
+            max_nodes: VALUES_MAX,
+            max_depth: DEPTH_MAX,
             max_aliases: 0,
             max_anchors: 0,
             max_documents: 1,
@@ -562,7 +580,18 @@ endpoints:
             let told = endpoint(wrong);
             assert!(!told.contains("struct") && !told.contains("Fields"), "{told}");
         }
+        let nested = format!("{}a{}", "{ sequence: [".repeat(10), "] }".repeat(10));
+        let deep = format!("version: 1\nendpoints: {{ e: {nested} }}");
+        assert_eq!(parse(&deep).unwrap_err(), "is nested too deeply: expected at most 16 levels");
+        let many = format!("endpoints: {{ e: {{ ensemble: [{}] }} }}", "a,".repeat(60_000));
+        assert_eq!(parse(&many).unwrap_err(), "is too large: expected at most 50000 values");
         assert!(parse("a: &a [x]\nb: *a").is_err());
+        let anchor = parse("version: 1\nendpoints: { e: &a { model: m } }").unwrap_err();
+        assert_eq!(anchor, "has an anchor or an alias: expected none");
+        assert_eq!(
+            parse("version: 1\n---\nversion: 1\n").unwrap_err(),
+            "has a second document: expected one"
+        );
         assert!(parse("").is_err() && parse("[").is_err());
     }
 }
