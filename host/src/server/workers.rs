@@ -16,9 +16,9 @@ const LOOK_AT_OTHERS_AFTER: u32 = 4;
 /// still in its core's caches when they are answered.
 const SOCKETS_AT_ONCE: usize = 32;
 
-/// Tasks after which it looks at sockets, timers and new connections even if there are others. It takes some four of a request, so
+/// Tasks after which it looks at sockets, timers and new connections even if there are others. It takes some four to six of a request, so
 /// that those it has learnt of are answered before it learns of more.
-const LOOK_AT_SOCKETS_AFTER: u32 = 128;
+const LOOK_AT_SOCKETS_AFTER: u32 = 256;
 
 /// Threads that answer connections, each with an event loop of its own.
 ///
