@@ -589,7 +589,7 @@ endpoints:
         let anchor = parse("version: 1\nendpoints: { e: &a { model: m } }").unwrap_err();
         assert_eq!(anchor, "has an anchor or an alias: expected none");
         assert_eq!(
-            parse("version: 1\n---\nversion: 1\n").unwrap_err(),
+            parse("version: 1\nendpoints: {}\n---\nversion: 1\n").unwrap_err(),
             "has a second document: expected one"
         );
         assert!(parse("").is_err() && parse("[").is_err());
