@@ -277,10 +277,11 @@ impl PredictionWriter {
         Ok(Self { store: store.clone(), bytes_max, segments })
     }
 
-    /// Adds a segment that [`PredictionRecord::write_to`] has filled, and lets go of old ones. Durable when it returns.
-    pub fn append(&mut self, segment: &[u8]) -> Result<(), DataError> {
-        let number = self.store.append_segment(Segments::Predictions, segment)?;
-        self.segments.push_back((number, segment.len() as u64));
+    /// Adds a segment of what [`PredictionRecord::write_to`] has written to each of `parts`, and lets go of old ones. Durable
+    /// when it returns.
+    pub fn append(&mut self, parts: &[&[u8]]) -> Result<(), DataError> {
+        let number = self.store.append_segment(Segments::Predictions, parts)?;
+        self.segments.push_back((number, parts.iter().map(|part| part.len() as u64).sum()));
         let mut bytes: u64 = self.segments.iter().map(|(_, bytes)| bytes).sum();
         while bytes > self.bytes_max && self.segments.len() > 1 {
             let Some((number, freed)) = self.segments.pop_front() else { break };

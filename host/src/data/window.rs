@@ -85,7 +85,7 @@ impl WindowWriter {
         let Some(batch) = newest.filter(|batch| batch.rows() > 0) else { return Ok(()) };
         let number = self
             .store
-            .append_segment(Segments::Window(&self.endpoint), &encode_rows_of(self.bundle, &batch)?)?;
+            .append_segment(Segments::Window(&self.endpoint), &[&encode_rows_of(self.bundle, &batch)?])?;
         self.segments.push_back(Segment { number, bundle: self.bundle, rows: batch.rows() });
         let columns = ColumnSpec::of_batch(&batch);
         if columns == self.columns {
@@ -303,7 +303,7 @@ mod tests {
     fn a_segment_that_names_no_bundle_is_damaged() {
         let (_folder, store, endpoint, _writer) = open(100);
         let bytes = encode_safetensors(&batch("x", 0..8)).unwrap();
-        store.append_segment(Segments::Window(&endpoint), &bytes).unwrap();
+        store.append_segment(Segments::Window(&endpoint), &[&bytes]).unwrap();
         assert!(matches!(read_window(&store, &endpoint, 100), Err(DataError::Window { .. })));
         WindowWriter::open(&store, &endpoint, bundle("first"), 100).unwrap();
         assert_eq!(read_window(&store, &endpoint, 100).unwrap(), None);
@@ -313,7 +313,7 @@ mod tests {
     fn a_damaged_segment_is_named_and_does_not_stop_the_server() {
         let (_folder, store, endpoint, mut writer) = open(100);
         writer.append(&batch("x", 0..8)).unwrap();
-        let number = store.append_segment(Segments::Window(&endpoint), b"noise").unwrap();
+        let number = store.append_segment(Segments::Window(&endpoint), &[b"noise"]).unwrap();
         let error = read_window(&store, &endpoint, 100).unwrap_err();
         assert_eq!(
             error.to_string(),

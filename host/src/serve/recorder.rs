@@ -20,8 +20,12 @@ const BYTES_PER_FLUSH: usize = 32 * 1024 * 1024;
 /// Bytes from which on a prediction is written into memory of its own, while others are written to that of all.
 const LARGE_BYTES_MIN: usize = 64 * 1024;
 
-/// Bytes of the memory for one interval that is kept for the next.
-const KEPT_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Bytes of a block of predictions. They are written to many of these and not to one memory that grows, which would be
+/// copied while requests wait, by megabytes.
+const BLOCK_BYTES: usize = 256 * 1024;
+
+/// Blocks that are kept for the next interval.
+const KEPT_BLOCKS_MAX: usize = 64;
 
 /// Keeps what was asked and answered, and writes it to the store now and then.
 ///
@@ -30,22 +34,35 @@ const KEPT_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// second and at its end, does the rest. What is not written when the process is killed is lost.
 pub struct Recorder {
     pending: Mutex<Pending>,
-    writer: Mutex<Writer>,
+    writer: Mutex<PredictionWriter>,
 }
 
 struct Pending {
     since: Instant,
-    segment: Vec<u8>,
+    /// What is written, the newest last.
+    blocks: Vec<Vec<u8>>,
     /// Large ones, one each.
     large: Vec<Vec<u8>>,
     records: usize,
     bytes: usize,
+    /// Blocks that were written before, empty.
+    spare: Vec<Vec<u8>>,
 }
 
 impl Pending {
     /// Nothing since now, to be written to memory that is there.
-    fn new(segment: Vec<u8>) -> Self {
-        Self { since: Instant::now(), segment, large: Vec::new(), records: 0, bytes: 0 }
+    fn new(spare: Vec<Vec<u8>>) -> Self {
+        Self { since: Instant::now(), blocks: Vec::new(), large: Vec::new(), records: 0, bytes: 0, spare }
+    }
+
+    /// A block with room for about so many bytes.
+    fn block(&mut self, bytes: usize) -> &mut Vec<u8> {
+        let has_room = |block: &Vec<u8>| block.len().saturating_add(bytes) <= BLOCK_BYTES;
+        let block = match self.blocks.pop_if(|block| has_room(block)) {
+            Some(block) => block,
+            None => self.spare.pop().unwrap_or_else(|| Vec::with_capacity(BLOCK_BYTES)),
+        };
+        self.blocks.push_mut(block)
     }
 
     /// Takes room for a prediction of so many bytes, if there is.
@@ -67,19 +84,10 @@ fn records_until(elapsed: Duration) -> usize {
     RECORDS_AT_ONCE + (spread * part.min(1.0)) as usize
 }
 
-struct Writer {
-    predictions: PredictionWriter,
-    /// The memory of the segment before, empty.
-    spare: Vec<u8>,
-}
-
 impl Recorder {
     /// Records to `predictions`.
-    pub fn new(predictions: PredictionWriter) -> Self {
-        Self {
-            pending: Mutex::new(Pending::new(Vec::new())),
-            writer: Mutex::new(Writer { predictions, spare: Vec::new() }),
-        }
+    pub fn new(writer: PredictionWriter) -> Self {
+        Self { pending: Mutex::new(Pending::new(Vec::new())), writer: Mutex::new(writer) }
     }
 
     /// Keeps a prediction of so many bytes, unless there are too many; whether it does. The record is only made where it is
@@ -90,12 +98,12 @@ impl Recorder {
             return false;
         }
         if bytes < LARGE_BYTES_MIN {
-            return record().write_to(&mut pending.segment).is_ok();
+            return record().write_to(pending.block(bytes)).is_ok();
         }
         drop(pending);
-        let mut segment = Vec::with_capacity(bytes);
-        let is_written = record().write_to(&mut segment).is_ok();
-        self.pending().large.push(segment);
+        let mut large = Vec::with_capacity(bytes);
+        let is_written = record().write_to(&mut large).is_ok();
+        self.pending().large.push(large);
         is_written
     }
 
@@ -106,18 +114,19 @@ impl Recorder {
     /// Writes what has come since the last time. When it returns, what another thread was writing is written too.
     pub fn flush(&self) -> Result<(), DataError> {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let spare = std::mem::take(&mut writer.spare);
-        let before = std::mem::replace(&mut *self.pending(), Pending::new(spare));
-        let Pending { mut segment, large, .. } = before;
-        large.iter().for_each(|large| segment.extend_from_slice(large));
-        if segment.is_empty() {
-            writer.spare = segment;
+        let mut pending = self.pending();
+        let spare = std::mem::take(&mut pending.spare);
+        let Pending { mut blocks, large, .. } = std::mem::replace(&mut *pending, Pending::new(spare));
+        drop(pending);
+        if blocks.is_empty() && large.is_empty() {
             return Ok(());
         }
-        let written = writer.predictions.append(&segment);
-        segment.clear();
-        segment.shrink_to(KEPT_BYTES_MAX);
-        writer.spare = segment;
+        let parts: Vec<&[u8]> = blocks.iter().chain(&large).map(Vec::as_slice).collect();
+        let written = writer.append(&parts);
+        blocks.iter_mut().for_each(Vec::clear);
+        let mut pending = self.pending();
+        let places = KEPT_BLOCKS_MAX.saturating_sub(pending.spare.len());
+        pending.spare.extend(blocks.into_iter().take(places));
         written
     }
 }
@@ -194,6 +203,38 @@ mod tests {
         assert!(offer(last.clone(), 1));
         recorder.flush().unwrap();
         assert!(find_prediction(&store, &last).unwrap().is_some());
+    }
+
+    #[test]
+    fn many_predictions_fill_blocks_that_are_used_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let recorder = Recorder::new(PredictionWriter::open(&store, u64::MAX).unwrap());
+        let rows = BLOCK_BYTES / 8 / 10;
+        let blocks = || {
+            let pending = recorder.pending();
+            (pending.blocks.len(), pending.spare.len())
+        };
+        for interval in 0..3 {
+            let ids: Vec<String> = (0..30).map(|number| format!("{interval}-{number}")).collect();
+            assert!(ids.iter().all(|id| recorder.offer(8 * rows, || record(id.clone(), rows))));
+            // A large one has memory of its own, which is not kept.
+            assert!(recorder.offer(LARGE_BYTES_MIN, || record(format!("{interval}-large"), 2 * rows)));
+            assert_eq!(blocks(), (4, 0), "nine in each");
+            recorder.flush().unwrap();
+            assert_eq!(blocks(), (0, 4));
+            assert!(recorder.pending().spare.iter().all(|block| block.capacity() < 2 * BLOCK_BYTES));
+            for id in ids.iter().chain([&format!("{interval}-large")]) {
+                assert_eq!(find_prediction(&store, id).unwrap().unwrap().inputs.rows() % rows, 0, "{id}");
+            }
+        }
+        for number in 0..10 * KEPT_BLOCKS_MAX {
+            recorder.pending().since = Instant::now().checked_sub(FLUSH_INTERVAL).unwrap();
+            assert!(recorder.offer(8 * rows, || record(number.to_string(), rows)));
+        }
+        assert!(blocks().0 > KEPT_BLOCKS_MAX);
+        recorder.flush().unwrap();
+        assert_eq!(blocks(), (0, KEPT_BLOCKS_MAX), "and no more");
     }
 
     #[test]

@@ -61,17 +61,17 @@ impl Store {
         Ok(numbers)
     }
 
-    /// Adds a segment after the newest; gives its number. Durable when it returns.
+    /// Adds a segment of `parts` after the newest; gives its number. Durable when it returns.
     ///
     /// Rests now and then, since servers write segments beside what they answer.
-    pub fn append_segment(&self, of: Segments<'_>, bytes: &[u8]) -> Result<u64, StoreError> {
+    pub fn append_segment(&self, of: Segments<'_>, parts: &[&[u8]]) -> Result<u64, StoreError> {
         create_folders(&self.segment_folder(of))?;
         loop {
             let number = self.segments(of)?.last().map_or(1, |last| last.saturating_add(1));
             let path = self.segment_path(of, number);
             // Another server may have taken the number; then the next one is free.
             let mut file = create_temporary(&self.temporary())?;
-            for (index, piece) in bytes.chunks(PIECE_BYTES).enumerate() {
+            for (index, piece) in parts.iter().flat_map(|part| part.chunks(PIECE_BYTES)).enumerate() {
                 if index > 0 {
                     rest();
                 }
@@ -140,8 +140,9 @@ mod tests {
         let of = Segments::Window(&endpoint);
         assert!(store.segments(of).unwrap().is_empty());
         for expected in 1..=11 {
-            assert_eq!(store.append_segment(of, &[expected]).unwrap(), u64::from(expected));
+            assert_eq!(store.append_segment(of, &[&[expected], b""]).unwrap(), u64::from(expected));
         }
+        assert_eq!(store.read_segment(of, 11).unwrap().unwrap(), [11]);
         store.remove_segment(of, 1).unwrap();
         store.remove_segment(of, 1).unwrap();
         store.replace_segment(of, 2, b"two").unwrap();

@@ -158,16 +158,16 @@ fn the_newest_are_kept_and_found() {
     let write = |id: &str| bytes(&record(id, of_bundle()));
     let size = write("a").len() as u64;
     let mut writer = PredictionWriter::open(&store, 2 * size).unwrap();
-    ["a", "b"].iter().for_each(|id| writer.append(&write(id)).unwrap());
+    ["a", "b"].iter().for_each(|id| writer.append(&[&write(id)]).unwrap());
     assert!(find_prediction(&store, "a").unwrap().is_some());
     // Another server goes on where this one has ended.
     let mut writer = PredictionWriter::open(&store, 2 * size).unwrap();
-    writer.append(&write("c")).unwrap();
+    writer.append(&[&write("c")]).unwrap();
     let is_there = |id: &str| find_prediction(&store, id).unwrap().is_some();
     assert_eq!((is_there("a"), is_there("b"), is_there("c")), (false, true, true));
     assert_eq!(prediction_bundles(&store).unwrap(), BTreeSet::from([Digest::of(b"bundle")]));
     let mut writer = PredictionWriter::open(&store, 0).unwrap();
-    writer.append(&bytes(&record("d", of_graph()))).unwrap();
+    writer.append(&[&bytes(&record("d", of_graph()))]).unwrap();
     assert_eq!(store.segments(Segments::Predictions).unwrap().len(), 1, "the newest stays in any case");
     let of_parts = BTreeSet::from([Digest::of(b"1"), Digest::of(b"2")]);
     assert_eq!(prediction_bundles(&store).unwrap(), of_parts);
@@ -178,9 +178,9 @@ fn a_damaged_segment_hides_no_prediction_of_another() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path()).unwrap();
     let mut writer = PredictionWriter::open(&store, u64::MAX).unwrap();
-    writer.append(&bytes(&record("a", of_bundle()))).unwrap();
+    writer.append(&[&bytes(&record("a", of_bundle()))]).unwrap();
     let whole = bytes(&record("b", of_bundle()));
-    writer.append(&whole[..whole.len() - 1]).unwrap();
+    writer.append(&[&whole[..whole.len() - 1]]).unwrap();
     assert_eq!(find_prediction(&store, "a").unwrap().unwrap().id, "a");
     assert!(find_prediction(&store, "b").is_err(), "it may be what is damaged");
     // What it names must not be freed, and nobody can tell what that is.
