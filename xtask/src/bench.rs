@@ -45,6 +45,7 @@ Benches:
                  cold-start  from the start of a process to its first answer
                  memory      idle and under load, and with 50 endpoints
                  rate        latency at a constant rate, 80 % of what `host` can take
+                 polled      requests of a client that never sleeps
                  swap        full load while the version behind an endpoint changes
                With --no-setup it measures what is built already
   training     All of MNIST, 100 rounds of depth 6: `host train` and Python's xgboost, by turns, ROUNDS times
@@ -75,7 +76,7 @@ pub(crate) fn command(mut arguments: Arguments) -> Result<()> {
         Some("serving") => {
             let seconds = count(&mut arguments, "--seconds", SECONDS)?;
             let rounds = count(&mut arguments, "--rounds", ROUNDS)?;
-            let parts = "parts with commas between, of `load`, `in-process`, `cold-start`, `memory`, `rate` and `swap`";
+            let parts = "parts with commas between, of `load`, `in-process`, `cold-start`, `memory`, `rate`, `polled` and `swap`";
             let parts = arguments.value("--parts", parts)?.unwrap_or_default();
             let is_set_up = arguments.flag("--no-setup");
             arguments.finish()?;

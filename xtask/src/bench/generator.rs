@@ -2,9 +2,11 @@
 //!
 //! A thread waits for all of its connections, of which each has at most one request under way. At a constant rate a request's
 //! time starts when it should have been sent, not when a connection was free for it: a server that stalls is charged for
-//! all that it kept waiting ("coordinated omission" is the name of not doing so).
+//! all that it kept waiting ("coordinated omission" is the name of not doing so). Where the system keeps this thread from its
+//! core while it has a connection free, that is no doing of the server's, and the rate pauses.
 
 mod client;
+mod delay;
 mod http1;
 mod http2;
 
@@ -20,6 +22,7 @@ use crate::error::{Context as _, Error, Result};
 use crate::statistics::percentile;
 
 pub(super) use client::{Answer, Client};
+use delay::RunDelay;
 
 /// A server that answers nothing for so long is stuck.
 const STALL_MAX: Duration = Duration::from_secs(30);
@@ -58,6 +61,8 @@ pub(super) enum Wire {
 pub(super) enum Pace {
     /// As soon as a connection is free.
     Full,
+    /// The same, by a thread that looks for answers and never sleeps.
+    Sleepless,
     /// So many a second, evenly, whatever the server does.
     PerSecond(f64),
 }
@@ -85,13 +90,12 @@ struct Schedule {
 /// A connection and what it is doing.
 struct Slot {
     client: Client,
-    /// Since when its request is under way.
-    asked: Option<Instant>,
+    /// Since when its request is under way, and in which part of the run that was.
+    asked: Option<(Instant, u32)>,
 }
 
 /// A run of the generator.
 struct Run<'a> {
-    start: Instant,
     address: SocketAddr,
     requests: &'a Requests,
     next_message: usize,
@@ -125,26 +129,30 @@ fn run_from(
     rustix::thread::set_current_timer_slack(Some(TIMER_SLACK_NS)).context("have exact timers")?;
     let mut run = Run::open(address, requests, connections)?;
     let start = start.max(Instant::now());
-    run.start = start;
     let interval = match pace {
-        Pace::Full => None,
+        Pace::Full | Pace::Sleepless => None,
         Pace::PerSecond(rate) => Some(Duration::from_secs_f64(1.0 / rate)),
     };
     let mut schedule = Schedule { start, end: start + duration, interval, issued: 0 };
     let mut last_news = start;
+    let mut delay = RunDelay::of_this_thread().context("tell when this thread is kept from its core")?;
     loop {
         let now = Instant::now();
+        let kept = delay.kept(now).context("tell when this thread is kept from its core")?;
+        if schedule.interval.is_some() && !run.free.is_empty() {
+            schedule.pause(kept);
+        }
         while let Some(due) = schedule.next(now).filter(|due| *due <= now) {
             let Some(index) = run.free.pop_front() else { break };
             schedule.issued += 1;
-            run.send(index, due)?;
+            run.send(index, (due, schedule.part_of(due)))?;
         }
         let next = schedule.next(now);
         if next.is_none() && run.free.len() == run.slots.len() {
             break;
         }
         let wake = next.filter(|_| !run.free.is_empty()).unwrap_or(now + STALL_MAX);
-        if run.receive(wake)? {
+        if run.receive(if matches!(pace, Pace::Sleepless) { now } else { wake })? {
             last_news = Instant::now();
         } else if last_news.elapsed() >= STALL_MAX {
             return Err(Error::new(format!("{address} answers nothing any more")));
@@ -166,7 +174,7 @@ pub(super) fn run_together(
     let threads = threads.clamp(1, connections.max(1));
     let part = |thread: u32| connections / threads + u32::from(thread < connections % threads);
     let (pace, turn) = match pace {
-        Pace::Full => (Pace::Full, Duration::ZERO),
+        Pace::Full | Pace::Sleepless => (pace, Duration::ZERO),
         Pace::PerSecond(rate) => {
             (Pace::PerSecond(rate / f64::from(threads)), Duration::from_secs_f64(1.0 / rate))
         }
@@ -226,6 +234,17 @@ impl Outcome {
 }
 
 impl Schedule {
+    /// The part of the run in which a request is due.
+    fn part_of(&self, due: Instant) -> u32 {
+        due.saturating_duration_since(self.start).div_duration_f64(PART) as u32
+    }
+
+    /// Nothing was due for so long.
+    fn pause(&mut self, time: Duration) {
+        self.start += time;
+        self.end += time;
+    }
+
     fn next(&self, now: Instant) -> Option<Instant> {
         let due = self.interval.map_or(now, |interval| self.start + interval.mul_f64(self.issued.into()));
         (due < self.end).then_some(due)
@@ -236,8 +255,8 @@ impl<'a> Run<'a> {
     fn open(address: SocketAddr, requests: &'a Requests, connections: u32) -> Result<Self> {
         let poller = epoll::create(epoll::CreateFlags::CLOEXEC).context("wait for connections")?;
         let outcome = Outcome::default();
-        let (slots, free, start) = (Vec::new(), VecDeque::new(), Instant::now());
-        let mut run = Self { start, address, requests, next_message: 0, poller, slots, free, outcome };
+        let (slots, free) = (Vec::new(), VecDeque::new());
+        let mut run = Self { address, requests, next_message: 0, poller, slots, free, outcome };
         for index in 0..connections as usize {
             let client = run.connect(index)?;
             run.slots.push(Slot { client, asked: None });
@@ -255,7 +274,7 @@ impl<'a> Run<'a> {
         Ok(client)
     }
 
-    fn send(&mut self, index: usize, due: Instant) -> Result<()> {
+    fn send(&mut self, index: usize, due: (Instant, u32)) -> Result<()> {
         self.next_message = (self.next_message + 1) % self.requests.messages.len().max(1);
         let (Some(message), Some(slot)) =
             (self.requests.messages.get(self.next_message), self.slots.get_mut(index))
@@ -271,8 +290,10 @@ impl<'a> Run<'a> {
     fn receive(&mut self, wake: Instant) -> Result<bool> {
         // epoll's own limit of time is in milliseconds on systems before Linux 5.11.
         let left = wake.saturating_duration_since(Instant::now());
-        let left = Timespec::try_from(left).context("wait for answers")?;
-        poll(&mut [PollFd::new(&self.poller, PollFlags::IN)], Some(&left)).context("wait for answers")?;
+        if !left.is_zero() {
+            let left = Timespec::try_from(left).context("wait for answers")?;
+            poll(&mut [PollFd::new(&self.poller, PollFlags::IN)], Some(&left)).context("wait for answers")?;
+        }
         let mut events = Vec::with_capacity(EVENTS_MAX);
         let at_once = Timespec::default();
         epoll::wait(&self.poller, rustix::buffer::spare_capacity(&mut events), Some(&at_once))
@@ -291,10 +312,11 @@ impl<'a> Run<'a> {
 
     fn answered(&mut self, index: usize, answer: &Answer) {
         // An answer to no question would be counted nowhere; the protocols refuse it.
-        let Some(asked) = self.slots.get_mut(index).and_then(|slot| slot.asked.take()) else { return };
+        let Some((asked, part)) = self.slots.get_mut(index).and_then(|slot| slot.asked.take()) else {
+            return;
+        };
         match answer.failure() {
             None => {
-                let part = asked.saturating_duration_since(self.start).div_duration_f64(PART) as u32;
                 self.outcome.latencies_ms.push((asked.elapsed().as_secs_f64() * 1e3, part));
             }
             Some(failure) => self.failed(failure),
@@ -376,6 +398,9 @@ mod tests {
             Some(start + Duration::from_millis(40)),
             "due long ago, and still sent"
         );
+        let mut paused = Schedule { ..schedule };
+        paused.pause(Duration::from_millis(7));
+        assert_eq!(paused.next(late), Some(start + Duration::from_millis(47)), "kept from its core itself");
         assert_eq!(Schedule { issued: 5, ..schedule }.next(start), None);
     }
 
@@ -396,11 +421,12 @@ mod tests {
     #[test]
     fn at_full_pace_every_connection_is_used() {
         for threads in [1, 3, 9] {
-            let outcome =
-                run_together(threads, server(|_| OK), &requests(), 4, Pace::Full, Duration::from_millis(50))
-                    .unwrap();
-            assert!(outcome.answered() >= 4 && outcome.errors == 0);
-            assert!(outcome.per_second() > 0.0);
+            for pace in [Pace::Full, Pace::Sleepless] {
+                let duration = Duration::from_millis(50);
+                let outcome = run_together(threads, server(|_| OK), &requests(), 4, pace, duration).unwrap();
+                assert!(outcome.answered() >= 4 && outcome.errors == 0);
+                assert!(outcome.per_second() > 0.0);
+            }
         }
     }
 

@@ -6,6 +6,7 @@ mod cold_start;
 mod form;
 mod full_load;
 mod memory;
+mod polled;
 mod protobuf;
 mod rate;
 mod servers;
@@ -30,6 +31,7 @@ enum Part {
     ColdStart,
     Memory,
     Rate,
+    Polled,
     Swap,
 }
 
@@ -49,8 +51,8 @@ pub(super) struct Options {
 }
 
 impl Part {
-    const ALL: [Self; 6] =
-        [Self::Load, Self::InProcess, Self::ColdStart, Self::Memory, Self::Rate, Self::Swap];
+    const ALL: [Self; 7] =
+        [Self::Load, Self::InProcess, Self::ColdStart, Self::Memory, Self::Rate, Self::Polled, Self::Swap];
 
     fn name(self) -> &'static str {
         match self {
@@ -59,6 +61,7 @@ impl Part {
             Self::ColdStart => "cold-start",
             Self::Memory => "memory",
             Self::Rate => "rate",
+            Self::Polled => "polled",
             Self::Swap => "swap",
         }
     }
@@ -76,6 +79,7 @@ impl Part {
             Self::ColdStart => cold_start::run(servers),
             Self::Memory => memory::run(servers, seconds),
             Self::Rate => rate::run(servers, seconds, rounds),
+            Self::Polled => polled::run(servers, seconds, rounds),
             Self::Swap => swap::run(servers, seconds, rounds),
         }
     }

@@ -6,8 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::form::Form;
-use super::servers::{Maker, Running, Servers};
+use super::servers::{HostSubject, Maker, Running, Servers};
 use crate::bench::cores::keep_to;
 use crate::bench::generator::{self, Outcome, Pace, Requests};
 use crate::bench::report;
@@ -47,21 +46,10 @@ pub(super) fn run(servers: &Servers<'_>, seconds: u32, rounds: u32) -> Result<St
     let pauses = [("generator's", watch(of_load)?), ("server's", watch(of_server)?)];
     let servers = servers.apart()?;
     let running = servers.start(Maker::Host)?;
-    let mut subjects = Vec::new();
-    for &form in Maker::Host.forms() {
-        match servers.predictions(&running, form) {
-            Ok(_) => subjects.push((form.name(), form, form.path())),
-            Err(error) if form == Form::Grpc => {
-                terminal::note(&format!("host is not measured by gRPC: {error}"));
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    subjects.push(("constant", Form::Json, "/constant"));
-    subjects.push(("constant, gRPC", Form::Grpc, "/constant"));
+    let subjects = servers.subjects(&running)?;
     let mut samples = Vec::new();
     for _ in 0..rounds {
-        for &(name, form, path) in &subjects {
+        for &HostSubject { name, form, path } in &subjects {
             let requests = form.requests(running.address(form), path, &servers.model.images);
             samples.push(measure(&running, servers.cores.load_threads(), name, &requests, seconds)?);
         }

@@ -46,6 +46,14 @@ pub(super) struct Servers<'a> {
     places: (Vec<usize>, Vec<usize>),
 }
 
+/// Something that `host` is asked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct HostSubject {
+    pub(super) name: &'static str,
+    pub(super) form: Form,
+    pub(super) path: &'static str,
+}
+
 /// A server that has answered.
 pub(super) struct Running {
     pub(super) maker: Maker,
@@ -114,6 +122,23 @@ impl<'a> Servers<'a> {
         keep_to(&places.1)?;
         let (peers, cores) = (self.peers.clone(), self.cores.clone());
         Ok(Self { layout: self.layout, model: self.model, peers, cores, places })
+    }
+
+    /// What `host` is asked, where it is measured without the others.
+    pub(super) fn subjects(&self, running: &Running) -> Result<Vec<HostSubject>> {
+        let mut subjects = Vec::new();
+        for &form in Maker::Host.forms() {
+            match self.predictions(running, form) {
+                Ok(_) => subjects.push(HostSubject { name: form.name(), form, path: form.path() }),
+                Err(error) if form == Form::Grpc => {
+                    terminal::note(&format!("host is not measured by gRPC: {error}"));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        subjects.push(HostSubject { name: "constant", form: Form::Json, path: "/constant" });
+        subjects.push(HostSubject { name: "constant, gRPC", form: Form::Grpc, path: "/constant" });
+        Ok(subjects)
     }
 
     /// `host` and the others that are there.
