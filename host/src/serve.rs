@@ -59,7 +59,7 @@ pub use queue::{Queue, QueueLimits};
 pub use reconcile::{EndpointChange, EndpointOutcome, Reconciler};
 pub use recorder::{PredictionIds, Recorder};
 pub use replay::{Replay, ReplayError, replay};
-pub use routes::{Routes, forbid};
+pub use routes::Routes;
 pub use shadow::Shadow;
 pub use shared::ServeState;
 pub use spec::{

@@ -21,21 +21,24 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
-pub use self::answers::Answers;
-use self::connection::{Connections, Times};
+pub use self::answers::{Answers, Refusal, Routed};
+use self::connection::{Connections, Limits};
 pub use self::guard::{AllowedHosts, AllowedHostsError, ForbiddenRequest, Guarded};
 use self::workers::Serving;
 pub use self::workers::Workers;
 use crate::task::polled_at_once;
 
-/// Time for a client to send the head of a request; also the longest a connection may idle.
-const HEADER_READ_MAX: Duration = Duration::from_secs(60);
-
-/// Time for a client to take some of an answer.
-const WRITE_MAX: Duration = Duration::from_secs(60);
-
 /// Connections at once; more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 4_096;
+
+/// What a client may do. Requests of HTTP/2 are as many as there may be connections, so that what a request may take is bounded as
+/// it is where each has a connection of its own.
+const LIMITS: Limits = Limits {
+    head: Duration::from_secs(60),
+    write: Duration::from_secs(60),
+    place: Duration::from_secs(5),
+    requests: CONNECTIONS_MAX,
+};
 
 /// Time that requests under way get at shutdown.
 const GRACE: Duration = Duration::from_secs(10);
@@ -67,7 +70,7 @@ pub enum ServerError {
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
-    times: Times,
+    limits: Limits,
 }
 
 impl Server {
@@ -79,7 +82,7 @@ impl Server {
         let opened = async {
             let listener = TcpListener::bind(address).await?;
             let address = listener.local_addr()?;
-            Ok(Self { listener, address, times: Times { head: HEADER_READ_MAX, write: WRITE_MAX } })
+            Ok(Self { listener, address, limits: LIMITS })
         };
         opened.await.map_err(|source: std::io::Error| match source.kind() {
             std::io::ErrorKind::AddrInUse => ServerError::PortInUse { address },
@@ -107,21 +110,21 @@ impl Server {
     async fn run_by(self, give: impl Fn(Serving), answers: impl Answers, stop: impl Future<Output = ()>) {
         let mut stop = std::pin::pin!(stop);
         let (stop_connections, stopping) = watch::channel(());
-        let connections = Connections::new(answers, self.times, stopping);
+        let connections = Connections::new(answers, self.limits, stopping);
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
             let accepted = async {
                 // The semaphore is never closed, so a missing permit cannot happen; treat it as an error to retry.
                 let place = Arc::clone(&places).acquire_owned().await.map_err(std::io::Error::other)?;
-                let (stream, _) = self.listener.accept().await?;
+                let (stream, client) = self.listener.accept().await?;
                 // Who serves it waits for it by an event loop of its own.
-                Ok::<_, std::io::Error>((place, stream.into_std()?))
+                Ok::<_, std::io::Error>((place, stream.into_std()?, client))
             };
             let accepted = tokio::select! {
                 accepted = accepted => accepted,
                 () = &mut stop => break,
             };
-            let (place, stream) = match accepted {
+            let (place, stream, client) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "could not accept a connection");
@@ -132,7 +135,7 @@ impl Server {
             let connections = connections.clone();
             give(Box::pin(async move {
                 match TcpStream::from_std(stream) {
-                    Ok(stream) => polled_at_once(connections.serve(stream)).await,
+                    Ok(stream) => polled_at_once(connections.serve(stream, client)).await,
                     Err(error) => tracing::warn!(%error, "could not serve a connection"),
                 }
                 drop(place);
@@ -163,6 +166,7 @@ mod tests {
 
     use axum::Router;
     use axum::body::{Body, Bytes, HttpBody};
+    use axum::http::Response;
     use axum::routing::get;
     use hyper::body::Frame;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -194,19 +198,24 @@ mod tests {
         }
     }
 
-    /// A server with these times and an endless answer to `GET /`; where it listens, and what tells when an answer was let go.
-    async fn serving(times: Times) -> (SocketAddr, mpsc::UnboundedReceiver<()>) {
+    /// A server with these limits and an endless answer to `GET /`; where it listens, and what tells when an answer was let go.
+    async fn serving(limits: Limits) -> (SocketAddr, mpsc::UnboundedReceiver<()>) {
         let mut server = Server::bind(IpAddr::from([127, 0, 0, 1]), 0).await.unwrap();
-        server.times = times;
+        server.limits = limits;
         let address = server.address();
         let (dropped, let_go) = mpsc::unbounded_channel();
         let endless = get(async move || Body::new(Endless { dropped: dropped.clone() }));
-        tokio::spawn(server.run(Router::new().route("/", endless), std::future::pending()));
+        tokio::spawn(server.run(routed(Router::new().route("/", endless)), std::future::pending()));
         (address, let_go)
     }
 
     const NEVER: Duration = Duration::from_secs(3_600);
     const SOON: Duration = Duration::from_millis(50);
+    const FOREVER: Limits = Limits { head: NEVER, write: NEVER, place: NEVER, requests: 1 };
+
+    fn routed(routes: Router) -> Routed {
+        Routed::new(routes, |why| Response::new(Body::from(format!("refused: {why}"))))
+    }
 
     /// The beginning of a connection of HTTP/2 whose client has room for `room` bytes of each answer.
     fn preface(room: u32) -> Vec<u8> {
@@ -225,7 +234,7 @@ mod tests {
             [&preface(65_535)[..], GET].concat(),
             [&preface(0)[..], GET].concat(),
         ] {
-            let (address, mut let_go) = serving(Times { head: NEVER, write: SOON }).await;
+            let (address, mut let_go) = serving(Limits { write: SOON, ..FOREVER }).await;
             let mut client = std::net::TcpStream::connect(address).unwrap();
             client.write_all(&request).unwrap();
             let let_go = tokio::time::timeout(Duration::from_secs(60), let_go.recv());
@@ -245,12 +254,39 @@ mod tests {
             [&preface(0)[..], &GET[..12]].concat(),
             [&preface(0)[..], b"\0\0\x01\x01\0\0\0\0\x01\x82"].concat(),
         ] {
-            let (address, _) = serving(Times { head: SOON, write: NEVER }).await;
+            let (address, _) = serving(Limits { head: SOON, ..FOREVER }).await;
             let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
             client.write_all(&begun).await.unwrap();
             let closed = async { while client.read(&mut [0; 1_024]).await.is_ok_and(|count| count > 0) {} };
             tokio::time::timeout(Duration::from_secs(60), closed).await.expect("it is held for ever");
         }
+    }
+
+    #[tokio::test]
+    async fn who_finds_no_place_is_told_so() {
+        let (address, _let_go) = serving(Limits { place: SOON, ..FOREVER }).await;
+        // One has the only place for as long as its client takes nothing of an answer without end.
+        let mut endless = tokio::net::TcpStream::connect(address).await.unwrap();
+        endless.write_all(&[&preface(1)[..], GET].concat()).await.unwrap();
+        let is_begun = async {
+            let (mut seen, mut piece) = (Vec::new(), [0; 1_024]);
+            while !seen.windows(10).any(|frame| frame == b"\0\0\x01\0\0\0\0\0\x01\0") {
+                let count = endless.read(&mut piece).await.unwrap();
+                seen.extend_from_slice(&piece[..count]);
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), is_begun).await.expect("a byte of the answer");
+        let mut other = tokio::net::TcpStream::connect(address).await.unwrap();
+        other.write_all(&[&preface(65_535)[..], GET].concat()).await.unwrap();
+        let refused = async {
+            let (mut seen, mut piece) = (Vec::new(), [0; 1_024]);
+            while !seen.ends_with(b"refused: too many requests are under way: try again") {
+                let count = other.read(&mut piece).await.unwrap();
+                assert_ne!(count, 0, "{}", seen.escape_ascii());
+                seen.extend_from_slice(&piece[..count]);
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), refused).await.expect("it waits for ever");
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -266,7 +302,7 @@ mod tests {
             "done"
         });
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let routes = Router::new().route("/", slow);
+        let routes = routed(Router::new().route("/", slow));
         let running = tokio::spawn(async move {
             server.run_on(&workers, routes, async { _ = stopped.await }).await;
         });

@@ -1,7 +1,7 @@
 mod replace;
 mod watch;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,9 +30,9 @@ use crate::registry::{ModelLoader, ModelReference, Predictor, read_bundle};
 use crate::serve::{
     AccessLog, Capture, Control, Deployer, Deployment, DeploymentConfig, Endpoint, EndpointPolicy,
     EndpointSpec, Endpoints, Observer, PolicyFields, Reconciler, Recorder, Routes, Routing, ServeLimits,
-    ServeMetrics, ServeState, ShadowSpec, Traces, Work, answered_call, forbid,
+    ServeMetrics, ServeState, ShadowSpec, Traces, Work, answered_call,
 };
-use crate::server::{Answers, Guarded, Server, Workers};
+use crate::server::{Answers, Guarded, Refusal, Server, Workers};
 use crate::store::Store;
 
 /// Rows that one request may have.
@@ -85,7 +85,8 @@ pub(super) struct ServeArguments {
     /// Largest body of a request, in bytes.
     #[arg(long, value_name = "BYTES", default_value_t = ServeLimits::default().body_max_bytes)]
     body_max_bytes: usize,
-    /// Memory for the bodies of all requests under way, in bytes; bodies of up to 64 KiB are not counted.
+    /// Memory for the bodies of all requests under way and of answers that clients have not taken yet, in bytes; bodies of up to
+    /// 64 KiB are not counted.
     #[arg(long, value_name = "BYTES", default_value_t = ServeLimits::default().bodies_max_bytes)]
     bodies_max_bytes: usize,
     /// Longest that a body may take to arrive, in milliseconds.
@@ -211,7 +212,7 @@ async fn serve(
     let state = ServeState { endpoints, recorder, control, observer: told, metrics, limits };
     let answers = Answering { routes: Routes::new(state), has_constant: arguments.constant_endpoint };
     tokio::select! {
-        () = server.run_on(workers, Guarded::new(answers, hosts, forbid), stop) => {}
+        () = server.run_on(workers, Guarded::new(answers, hosts), stop) => {}
         () = watch.run(asked, output) => {}
     }
     // They wait for threads that may need this one's others.
@@ -404,10 +405,21 @@ struct Answering {
 }
 
 impl Answers for Answering {
-    fn answer(&self, request: Request) -> impl Future<Output = Response<Body>> + Send + use<> {
+    fn answer(
+        &self,
+        request: Request,
+        client: SocketAddr,
+    ) -> impl Future<Output = Response<Body>> + Send + use<> {
         match self.has_constant && request.method() == Method::POST && request.uri().path() == "/constant" {
-            false => Either::Left(self.routes.answer(request)),
+            false => Either::Left(self.routes.answer(request, client)),
             true => Either::Right(constant(request)),
+        }
+    }
+
+    fn refuse(&self, request: &Request, client: SocketAddr, why: &Refusal) -> Response<Body> {
+        match why {
+            Refusal::Forbidden(why) => self.routes.forbid(request, client, why),
+            Refusal::Busy => self.routes.overloaded(request, client, why),
         }
     }
 }

@@ -1,7 +1,8 @@
 use std::net::IpAddr;
 
 use anyhow::Context as _;
-use axum::Router;
+use axum::body::Body;
+use axum::http::Response;
 use serde_json::json;
 
 use super::listener::{HostsArguments, listen, stop_signal};
@@ -10,7 +11,7 @@ use super::pipeline::local_executor;
 use super::state::StateArguments;
 use crate::pipeline::trigger::Scheduler;
 use crate::registry::{self, Registry};
-use crate::server::Guarded;
+use crate::server::{Guarded, Refusal, Routed};
 use crate::track;
 
 #[derive(Debug, clap::Args)]
@@ -34,8 +35,17 @@ pub(super) struct ServerArguments {
 }
 
 /// MLflow's API of runs and models.
-pub(super) fn routes(registry: Registry) -> Router {
-    track::rest::router(registry.tracker().clone()).merge(registry::rest::router(registry))
+pub(super) fn routes(registry: Registry) -> Routed {
+    let routes = track::rest::router(registry.tracker().clone()).merge(registry::rest::router(registry));
+    Routed::new(routes, refuse)
+}
+
+/// The answer to a request that is not looked into.
+fn refuse(why: &Refusal) -> Response<Body> {
+    match why {
+        Refusal::Forbidden(why) => track::rest::forbid(why),
+        Refusal::Busy => track::rest::overloaded(why),
+    }
 }
 
 pub(super) fn run(
@@ -75,7 +85,7 @@ pub(super) fn run(
             // At the same time as requests.
             let _ = stop_triggers.send(());
         };
-        server.run(Guarded::new(routes(registry), hosts, track::rest::forbid), stop).await;
+        server.run(Guarded::new(routes(registry), hosts), stop).await;
         if let Some(scheduler) = scheduler {
             scheduler.await.context("the triggers were given up")?;
         }

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, HttpBody as _};
+use axum::body::{Body, Bytes, HttpBody as _};
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -27,7 +27,7 @@ pub struct ServeLimits {
     pub body_max_bytes: usize,
     /// Time for a body to arrive.
     pub body_max_ms: u64,
-    /// Bytes of all bodies under way together; those of up to 64 KiB are not counted.
+    /// Bytes of all bodies under way together, of requests and answers; those of up to 64 KiB are not counted.
     pub bodies_max_bytes: usize,
 }
 
@@ -39,8 +39,12 @@ impl Default for ServeLimits {
     }
 }
 
-/// The response with an answer, packed where the caller likes that and it is worth it.
-pub(super) async fn packed(body: Vec<u8>, accepted: ContentEncoding) -> Response<Body> {
+/// The response with an answer, packed where the caller likes that and it is worth it, and counted among `bodies`.
+pub(super) async fn packed(
+    bodies: &BodyReader,
+    body: Vec<u8>,
+    accepted: ContentEncoding,
+) -> Result<Response<Body>, ApiError> {
     let (mut body, mut packed_by) = (body, None);
     if accepted != ContentEncoding::Identity && body.len() >= ContentEncoding::PACKED_MIN_BYTES {
         let unpacked = body.clone();
@@ -49,11 +53,11 @@ pub(super) async fn packed(body: Vec<u8>, accepted: ContentEncoding) -> Response
             (body, packed_by) = (packed, accepted.name());
         }
     }
-    let mut response = Response::new(Body::from(body));
+    let mut response = Response::new(Body::from(bodies.hold(body)?));
     if let Some(name) = packed_by {
         response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static(name));
     }
-    response
+    Ok(response)
 }
 
 /// What a request likes its answer to be packed by.
@@ -95,12 +99,24 @@ impl Share {
     }
 }
 
+/// Bytes of an answer that are counted until the last of them is sent.
+struct Held {
+    bytes: Vec<u8>,
+    _share: Share,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 /// Units that are counted of so many bytes.
 fn units_of(bytes: usize) -> usize {
     if bytes <= UNCOUNTED_MAX_BYTES { 0 } else { bytes.div_ceil(UNIT_BYTES) }
 }
 
-/// Reads bodies within the limits on size, time and memory.
+/// Reads bodies within the limits on size, time and memory, and counts those of answers.
 #[derive(Clone)]
 pub(super) struct BodyReader {
     limits: ServeLimits,
@@ -193,6 +209,16 @@ impl BodyReader {
         }
         let message = format!("the body is larger than the limit of {} bytes", self.limits.body_max_bytes);
         Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::BodyTooLarge, message))
+    }
+
+    /// Counts an answer among the bodies under way, until its client has taken it: one that reads slowly keeps it in memory.
+    pub(super) fn hold(&self, bytes: Vec<u8>) -> Result<Bytes, ApiError> {
+        let mut share = Share::default();
+        self.take_room(&mut share, bytes.len())?;
+        Ok(match share.0 {
+            None => bytes.into(),
+            Some(_) => Bytes::from_owner(Held { bytes, _share: share }),
+        })
     }
 
     /// Makes `share` large enough for so many bytes.
@@ -338,5 +364,28 @@ mod tests {
             let refused = reader.read(body).await.unwrap_err();
             assert_eq!(refused.message(), "the body is larger than the limit of 32768 bytes");
         }
+    }
+
+    #[tokio::test]
+    async fn answers_are_counted_until_they_are_taken() {
+        let reader = reader(400, 200);
+        let small = reader.hold(vec![1; UNCOUNTED_MAX_BYTES]).unwrap();
+        assert_eq!((small.len(), reader.free_units.available_permits()), (UNCOUNTED_MAX_BYTES, 200));
+        let response = packed(&reader, vec![b'7'; 150 * KIB], ContentEncoding::Identity).await.unwrap();
+        assert_eq!(reader.free_units.available_permits(), 50);
+        let refused = packed(&reader, vec![b'7'; 100 * KIB], ContentEncoding::Identity).await.unwrap_err();
+        assert_eq!(refused.code(), ErrorCode::Overloaded);
+        assert_eq!(reader.read(announced(100)).await.unwrap_err().code(), ErrorCode::Overloaded);
+        // Packed it is small.
+        assert!(packed(&reader, vec![b'7'; 100 * KIB], ContentEncoding::Gzip).await.is_ok());
+        let mut bytes = response.into_body().collect().await.unwrap().to_bytes();
+        let last = bytes.split_off(bytes.len() - 1);
+        drop(bytes);
+        assert_eq!(reader.free_units.available_permits(), 50, "a part of it is not sent");
+        assert_eq!(*last, *b"7");
+        drop(last);
+        assert_eq!(reader.free_units.available_permits(), 200);
+        let alone = reader.hold(vec![1; 300 * KIB]).unwrap();
+        assert_eq!((alone.len(), reader.free_units.available_permits()), (300 * KIB, 0));
     }
 }

@@ -35,7 +35,7 @@ use self::error::GrpcError;
 use self::message::MessageReader;
 use self::status::Code;
 use super::body::RequestBody;
-use super::observe::SeenCall;
+use super::observe::{Client, SeenCall};
 use super::shared::{Asked, Shared};
 use super::{ApiError, ErrorCode};
 
@@ -58,6 +58,7 @@ struct Call {
     shared: Arc<Shared>,
     /// The metadata.
     headers: HeaderMap,
+    client: Option<Client>,
     deadline: Deadline,
     messages: MessageReader,
 }
@@ -67,7 +68,8 @@ impl Call {
         let (head, body) = request.into_parts();
         let deadline = Deadline::of(&head.headers)?;
         let messages = MessageReader::new(&head.headers, body)?;
-        Ok(Self { shared, headers: head.headers, deadline, messages })
+        let client = head.extensions.get().copied();
+        Ok(Self { shared, headers: head.headers, client, deadline, messages })
     }
 
     /// The message of a call that takes one.

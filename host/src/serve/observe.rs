@@ -9,6 +9,7 @@ mod export;
 mod stream;
 mod traces;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -18,6 +19,7 @@ use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderMap, Response};
 use axum::middleware::{Next, from_fn};
 use opentelemetry::Context;
+use opentelemetry::trace::{Span as _, TraceContextExt as _};
 use opentelemetry_sdk::trace::Span;
 
 pub use self::access_log::{AccessLog, AccessLogError};
@@ -97,9 +99,14 @@ impl Begun {
     }
 }
 
+/// Who sent a request: the client, or the last proxy before this server.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Client(pub(super) SocketAddr);
+
 /// A request that is over, as it is told.
 #[derive(Clone, Copy)]
 pub(super) struct Told<'a> {
+    client: Option<Client>,
     method: &'a str,
     path: &'a str,
     route: Option<&'a str>,
@@ -129,24 +136,48 @@ impl Observer {
         self.log.is_none() && self.traces.is_none()
     }
 
-    /// The caller's span, if there are traces.
-    fn parent_of(&self, headers: &HeaderMap) -> Option<Context> {
-        self.traces.as_ref().map(|_| traces::parent_of(headers))
-    }
-
-    fn tell(&self, told: &Told<'_>, parent: Option<&Context>) {
-        let span = self.traces.as_ref().zip(parent).map(|(traces, parent)| traces.begin(told, parent));
-        self.tell_with(told, span);
+    /// Tells a request whose caller has the span `parent`, if any.
+    fn tell(&self, told: &Told<'_>, parent: &Context) {
+        let span = self.traces.as_ref().map(|traces| traces.begin(told, parent));
+        self.tell_with(told, span, parent);
     }
 
     /// Tells what has a span already, where there are traces.
-    fn tell_with(&self, told: &Told<'_>, span: Option<Span>) {
+    fn tell_with(&self, told: &Told<'_>, span: Option<Span>, parent: &Context) {
         if let Some(log) = &self.log {
-            log.tell(told);
+            let parent = parent.span();
+            let span = span.as_ref().map_or(parent.span_context(), |span| span.span_context());
+            log.tell(told, span.is_valid().then(|| span.trace_id()));
         }
         if let (Some(traces), Some(span)) = (&self.traces, span) {
             traces.tell(told, span);
         }
+    }
+
+    /// Tells a request that no route was asked for, and the answer to it.
+    pub(super) fn tell_refused(
+        &self,
+        request: &Request,
+        client: SocketAddr,
+        response: &Response<Body>,
+        error: ErrorCode,
+    ) {
+        let told = Told {
+            client: Some(Client(client)),
+            method: request.method().as_str(),
+            path: request.uri().path(),
+            route: None,
+            status: response.status().as_u16(),
+            started_at: SystemTime::now(),
+            micros: 0,
+            request_bytes: request.body().size_hint().exact(),
+            response_bytes: response.body().size_hint().exact(),
+            requests: None,
+            seen: None,
+            error: Some(error),
+            call: refused_call(response.headers()),
+        };
+        self.tell(&told, &traces::parent_of(request.headers()));
     }
 
     /// Writes what is not written yet; waits for it.
@@ -171,9 +202,10 @@ pub(super) fn observed(router: Router, observer: Arc<Observer>) -> Router {
 async fn answered(observer: &Observer, request: Request, next: Next) -> Response<Body> {
     let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
-    let parent = observer.parent_of(request.headers());
+    let parent = traces::parent_of(request.headers());
     let begun = Begun::now();
     let told = Told {
+        client: request.extensions().get().copied(),
         method: &method,
         path: &path,
         route: route.as_deref(),
@@ -188,7 +220,7 @@ async fn answered(observer: &Observer, request: Request, next: Next) -> Response
         call: None,
     };
     // Told as it is if it is dropped: then its client has gone.
-    let mut untold = Untold { observer, begun, told: Some(told), parent: parent.as_ref() };
+    let mut untold = Untold { observer, begun, told: Some(told), parent: &parent };
     let response = next.run(request).await;
     let told = untold.told.take();
     let seen = response.extensions().get::<Seen>();
@@ -204,7 +236,7 @@ async fn answered(observer: &Observer, request: Request, next: Next) -> Response
             call,
             ..told
         };
-        observer.tell(&told, parent.as_ref());
+        observer.tell(&told, &parent);
     }
     response
 }
@@ -214,7 +246,7 @@ struct Untold<'a> {
     observer: &'a Observer,
     begun: Begun,
     told: Option<Told<'a>>,
-    parent: Option<&'a Context>,
+    parent: &'a Context,
 }
 
 impl Drop for Untold<'_> {

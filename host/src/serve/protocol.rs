@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::answer::json_response;
-use super::body::{accepted_by, packed};
+use super::body::{BodyReader, accepted_by, packed};
 use super::endpoint::number_of;
 use super::endpoints::UnloadedEndpoint;
 use super::inference::{
@@ -227,9 +227,13 @@ pub(super) async fn inferred(
             Ok(encode_response(head, outputs, &selection)?)
         },
     );
-    match answer.await {
-        Ok(mut answer) => {
-            let mut response = packed_response(std::mem::take(&mut answer.body), accepted).await;
+    let answered = async {
+        let mut answer = answer.await?;
+        let body = std::mem::take(&mut answer.body);
+        Ok::<_, ApiError>((packed_response(&shared.bodies, body, accepted).await?, answer))
+    };
+    match answered.await {
+        Ok((mut response, answer)) => {
             shared.finish(&asked, answer, &mut response);
             response
         }
@@ -272,15 +276,19 @@ fn failed(shared: &Shared, asked: Option<&Asked>, error: ApiError) -> Response<B
 }
 
 /// The response with an answer, packed where the caller likes that and it is worth it.
-async fn packed_response(encoded: EncodedResponse, accepted: ContentEncoding) -> Response<Body> {
+async fn packed_response(
+    bodies: &BodyReader,
+    encoded: EncodedResponse,
+    accepted: ContentEncoding,
+) -> Result<Response<Body>, ApiError> {
     let (content_type, length) = (encoded.content_type(), encoded.header_length);
-    let mut response = packed(encoded.body, accepted).await;
+    let mut response = packed(bodies, encoded.body, accepted).await?;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     if let Some(length) = length {
         headers.insert(HeaderName::from_static(HEADER_LENGTH), HeaderValue::from(length));
     }
-    response
+    Ok(response)
 }
 
 async fn index(State(shared): Server, request: Request) -> Response<Body> {

@@ -1,13 +1,15 @@
 mod described;
 mod direct;
 
+use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use axum::routing::{get, post};
 use futures_util::FutureExt as _;
 use futures_util::future::Either;
@@ -20,7 +22,7 @@ use super::answer::json_response;
 use super::body::{accepted_by, packed};
 use super::engine::{internal, on_blocking_pool};
 use super::inference::ContentEncoding;
-use super::observe::observed;
+use super::observe::{Client, observed};
 use super::rows::BodyFormat;
 use super::shared::{Asked, ServeState, Shared};
 use super::{ApiError, Call, ErrorCode, RequestBody, grpc, metrics, openapi, protocol, scoring};
@@ -64,8 +66,12 @@ impl Routes {
         Self { shared, all }
     }
 
-    /// The answer to a request.
-    pub fn answer(&self, request: Request) -> impl Future<Output = Response<Body>> + Send + use<> {
+    /// The answer to a request of `client`.
+    pub fn answer(
+        &self,
+        mut request: Request,
+        client: SocketAddr,
+    ) -> impl Future<Output = Response<Body>> + Send + use<> {
         // Who is told of requests stands before the other routes.
         let direct = Direct::of(&request).filter(|_| self.shared.observer.is_none());
         match direct {
@@ -76,10 +82,46 @@ impl Routes {
                 Either::Left(Box::into_pin(answer))
             }
             None => {
+                if self.shared.observer.is_some() {
+                    request.extensions_mut().insert(Client(client));
+                }
                 let answer = TowerToHyperService::new(self.all.clone()).call(request);
                 Either::Right(answer.map(|answer| answer.unwrap_or_else(|never| match never {})))
             }
         }
+    }
+
+    /// The answer to who may not ask, `why` says why not.
+    pub fn forbid(&self, request: &Request, client: SocketAddr, why: &impl fmt::Display) -> Response<Body> {
+        self.refuse(request, client, StatusCode::FORBIDDEN, ErrorCode::Forbidden, why)
+    }
+
+    /// The answer where too many ask at once, as `why` says.
+    pub fn overloaded(
+        &self,
+        request: &Request,
+        client: SocketAddr,
+        why: &impl fmt::Display,
+    ) -> Response<Body> {
+        self.refuse(request, client, StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Overloaded, why)
+    }
+
+    /// The answer to a request that no route is asked for.
+    fn refuse(
+        &self,
+        request: &Request,
+        client: SocketAddr,
+        status: StatusCode,
+        code: ErrorCode,
+        why: &impl fmt::Display,
+    ) -> Response<Body> {
+        let error = ApiError::new(status, code, why.to_string());
+        self.shared.count_refused(&error);
+        let response = in_form_of(request.uri().path(), error);
+        if let Some(observer) = &self.shared.observer {
+            observer.tell_refused(request, client, &response, code);
+        }
+        response
     }
 }
 
@@ -122,10 +164,13 @@ async fn respond(shared: &Shared, name: &str, version: Option<&str>, request: Re
             return response;
         }
     };
-    match format.answer(&asked.deployment, body, call).await {
-        Ok(mut answer) => {
-            let body = std::mem::take(&mut answer.body);
-            let mut response = packed(body, accepted_by(&head.headers)).await;
+    let answered = async {
+        let mut answer = format.answer(&asked.deployment, body, call).await?;
+        let body = std::mem::take(&mut answer.body);
+        Ok::<_, ApiError>((packed(&shared.bodies, body, accepted_by(&head.headers)).await?, answer))
+    };
+    match answered.await {
+        Ok((mut response, answer)) => {
             let json = HeaderValue::from_static("application/json");
             response.headers_mut().insert(header::CONTENT_TYPE, json);
             shared.finish(&asked, answer, &mut response);
@@ -242,11 +287,6 @@ async fn wrong_method(request: Request) -> Response<Body> {
         request.uri().path(),
         ApiError::new(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::MethodNotAllowed, message),
     )
-}
-
-/// The answer to who may not ask, `why` says why not.
-pub fn forbid(asked: &Uri, why: &impl std::fmt::Display) -> Response<Body> {
-    in_form_of(asked.path(), ApiError::new(StatusCode::FORBIDDEN, ErrorCode::Forbidden, why.to_string()))
 }
 
 /// An error as clients of what was asked for read it.

@@ -95,10 +95,13 @@ async fn answered(shared: &Shared, endpoint: &str, request: Request) -> Response
         Ok(Decoded { inputs, note: (), timeout: None })
     };
     let encode = |outputs: &Batch, ()| data::encode_predictions(outputs).map_err(|error| not_in_json(&error));
-    match asked.deployment.answer_as(body, call, decode, encode).await {
-        Ok(mut answer) => {
-            let body = std::mem::take(&mut answer.body);
-            let mut response = packed(body, accepted_by(&head.headers)).await;
+    let answered = async {
+        let mut answer = asked.deployment.answer_as(body, call, decode, encode).await?;
+        let body = std::mem::take(&mut answer.body);
+        Ok::<_, ApiError>((packed(&shared.bodies, body, accepted_by(&head.headers)).await?, answer))
+    };
+    match answered.await {
+        Ok((mut response, answer)) => {
             let json = HeaderValue::from_static("application/json");
             response.headers_mut().insert(header::CONTENT_TYPE, json);
             shared.finish(&asked, answer, &mut response);

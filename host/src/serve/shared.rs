@@ -8,7 +8,7 @@ use super::body::BodyReader;
 use super::deployment::VERSION_HEADER;
 use super::graph::versions_of;
 use super::metrics::ServeMetrics;
-use super::observe::{ObservedStream, Seen, SeenAnswer, SeenAsked, SeenCall};
+use super::observe::{Client, ObservedStream, Seen, SeenAnswer, SeenAsked, SeenCall};
 use super::{
     Answer, ApiError, Call, Control, Deployment, Endpoint, Endpoints, ErrorCode, Observer, Part,
     PredictionIds, Recorder, Routing, ServeLimits,
@@ -135,15 +135,16 @@ impl Shared {
         }
     }
 
-    /// A stream of requests that begins, of a call with these headers; none where nothing is told of it.
+    /// A stream of requests that begins, of a call of `client` with these headers; none where nothing is told of it.
     pub(super) fn observed_stream(
         &self,
         path: &'static str,
         route: &'static str,
         headers: &HeaderMap,
+        client: Option<Client>,
     ) -> Option<ObservedStream> {
         let observer = self.observer.as_ref()?;
-        Some(ObservedStream::begin(observer, path, route, headers))
+        Some(ObservedStream::begin(observer, path, route, headers, client))
     }
 
     /// Names the prediction and who answered in a response, records it and lets shadows answer it too.

@@ -1,18 +1,77 @@
+use std::net::SocketAddr;
+
 use axum::Router;
 use axum::body::Body;
-use axum::http::{Request, Response};
+use axum::http::{Method, Request, Response};
+use futures_util::FutureExt as _;
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 
+use super::guard::ForbiddenRequest;
+
 /// What a server answers by.
 pub trait Answers: Clone + Send + Sync + 'static {
-    /// The answer to a request.
-    fn answer(&self, request: Request<Body>) -> impl Future<Output = Response<Body>> + Send + use<Self>;
+    /// The answer to a request of `client`.
+    fn answer(
+        &self,
+        request: Request<Body>,
+        client: SocketAddr,
+    ) -> impl Future<Output = Response<Body>> + Send + use<Self>;
+
+    /// The answer to a request of `client` that is not looked into, in the shape of the errors of what was asked for.
+    fn refuse(&self, request: &Request<Body>, client: SocketAddr, why: &Refusal) -> Response<Body>;
 }
 
-impl Answers for Router {
-    fn answer(&self, request: Request<Body>) -> impl Future<Output = Response<Body>> + Send + use<> {
-        let answer = TowerToHyperService::new(self.clone()).call(request);
-        async move { answer.await.unwrap_or_else(|never| match never {}) }
+/// Why a request is not looked into.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// A browser should not have sent it.
+    #[error(transparent)]
+    Forbidden(#[from] ForbiddenRequest),
+    /// Too many others are under way.
+    #[error("too many requests are under way: try again")]
+    Busy,
+}
+
+/// Routes to answer by, and how they refuse.
+#[derive(Clone)]
+pub struct Routed {
+    routes: Router,
+    refuse: fn(&Refusal) -> Response<Body>,
+}
+
+impl Routed {
+    /// Answers by `routes`, and by `refuse` what is not looked into.
+    pub fn new(routes: Router, refuse: fn(&Refusal) -> Response<Body>) -> Self {
+        Self { routes, refuse }
     }
+}
+
+impl Answers for Routed {
+    fn answer(
+        &self,
+        request: Request<Body>,
+        _: SocketAddr,
+    ) -> impl Future<Output = Response<Body>> + Send + use<> {
+        let answer = TowerToHyperService::new(self.routes.clone()).call(request);
+        answer.map(|answer| answer.unwrap_or_else(|never| match never {}))
+    }
+
+    fn refuse(&self, _: &Request<Body>, _: SocketAddr, why: &Refusal) -> Response<Body> {
+        (self.refuse)(why)
+    }
+}
+
+/// What `answers` refuse a request with, without a body where none is asked for.
+pub(super) fn refused(
+    answers: &impl Answers,
+    request: &Request<Body>,
+    client: SocketAddr,
+    why: &Refusal,
+) -> Response<Body> {
+    let mut answer = answers.refuse(request, client, why);
+    if request.method() == Method::HEAD {
+        *answer.body_mut() = Body::empty();
+    }
+    answer
 }

@@ -1,4 +1,5 @@
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,39 +23,40 @@ use super::{Answers, http2};
 /// Bytes of a request's head.
 pub(super) const HEADER_MAX_BYTES: usize = 64 * 1024;
 
-/// Requests of HTTP/2 that are answered at once, of all connections together; more wait. As many as there may be
-/// connections, so that what a request may take is bounded as it is where each has a connection of its own.
-const REQUESTS_MAX: usize = super::CONNECTIONS_MAX;
-
 /// What every connection is served with.
 #[derive(Clone)]
 pub(super) struct Connections<A> {
     pub(super) answers: A,
-    pub(super) times: Times,
+    pub(super) limits: Limits,
     /// Places for requests of HTTP/2.
     pub(super) places: Arc<Semaphore>,
     /// Changes when the server is told to stop. Who waits for the end of all connections waits until nobody has it.
     pub(super) stopping: watch::Receiver<()>,
 }
 
-/// How long a client may do nothing.
+/// How long a client may do nothing, and how much is done at once.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Times {
+pub(super) struct Limits {
     /// For a client to send the head of a request, and before it the first bytes that say what it speaks; also the longest a
     /// connection may idle.
     pub(super) head: Duration,
     /// For a client to take some of an answer.
     pub(super) write: Duration,
+    /// For a request of HTTP/2 to wait for a place.
+    pub(super) place: Duration,
+    /// Requests of HTTP/2 that are answered at once, of all connections together.
+    pub(super) requests: usize,
 }
 
 impl<A: Answers> Connections<A> {
     /// Answers by `answers` until `stopping` changes.
-    pub(super) fn new(answers: A, times: Times, stopping: watch::Receiver<()>) -> Self {
-        Self { answers, times, places: Arc::new(Semaphore::new(REQUESTS_MAX)), stopping }
+    pub(super) fn new(answers: A, limits: Limits, stopping: watch::Receiver<()>) -> Self {
+        let places = Arc::new(Semaphore::new(limits.requests));
+        Self { answers, limits, places, stopping }
     }
 
     /// Serves a connection until its end. What it speaks is told by its first bytes.
-    pub(super) async fn serve(mut self, stream: TcpStream) {
+    pub(super) async fn serve(mut self, stream: TcpStream, client: SocketAddr) {
         // Answers are small; waiting to fill a packet only delays them.
         let _ = stream.set_nodelay(true);
         // A look at the sockets, or what has come already would not be known yet.
@@ -62,12 +64,12 @@ impl<A: Answers> Connections<A> {
         let detected = tokio::select! {
             // What has come before the server was told to stop is answered.
             biased;
-            detected = tokio::time::timeout(self.times.head, detect(stream)) => detected,
+            detected = tokio::time::timeout(self.limits.head, detect(stream)) => detected,
             _ = self.stopping.changed() => return,
         };
         let served = match detected {
-            Ok(Ok(Some((Protocol::Http1, stream)))) => self.serve_http1(stream).await,
-            Ok(Ok(Some((Protocol::Http2, stream)))) => http2::serve(stream, self).await,
+            Ok(Ok(Some((Protocol::Http1, stream)))) => self.serve_http1(stream, client).await,
+            Ok(Ok(Some((Protocol::Http2, stream)))) => http2::serve(stream, client, self).await,
             // Nothing was asked in time, or ever.
             Ok(Ok(None) | Err(_)) | Err(_) => return,
         };
@@ -76,13 +78,13 @@ impl<A: Answers> Connections<A> {
         }
     }
 
-    async fn serve_http1(mut self, stream: Reread) -> hyper::Result<()> {
+    async fn serve_http1(mut self, stream: Reread, client: SocketAddr) -> hyper::Result<()> {
         let unread = Unread::default();
-        let stream = Lingering::new(WriteLimit::new(stream, self.times.write), unread.clone());
+        let stream = Lingering::new(WriteLimit::new(stream, self.limits.write), unread.clone());
         let answers = self.answers;
         let service = service_fn(move |request: Request<Incoming>| {
-            let answer =
-                answers.answer(request.map(|body| Body::new(WatchedBody::new(body, unread.clone()))));
+            let request = request.map(|body| Body::new(WatchedBody::new(body, unread.clone())));
+            let answer = answers.answer(request, client);
             let unread = unread.clone();
             async move {
                 let mut answer = answer.await;
@@ -96,7 +98,7 @@ impl<A: Answers> Connections<A> {
         let mut connection = pin!(
             http1::Builder::new()
                 .timer(TokioTimer::new())
-                .header_read_timeout(self.times.head)
+                .header_read_timeout(self.limits.head)
                 .max_buf_size(HEADER_MAX_BYTES)
                 .serve_connection(TokioIo::new(stream), service)
         );

@@ -4,7 +4,7 @@
 //! such requests apart: `Origin` names the page's own server, and `Host` names the machine that the page asked for, which
 //! is not this one where a name server led the browser astray (DNS rebinding). Whoever is no browser names no origin.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -14,7 +14,7 @@ use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, Method, Response, Uri};
 use futures_util::future::{Either, ready};
 
-use super::Answers;
+use super::answers::{Answers, Refusal, refused};
 
 /// Allows every `Host`.
 const EVERY_HOST: &str = "*";
@@ -155,33 +155,29 @@ fn shown(value: &HeaderValue) -> String {
 pub struct Guarded<A> {
     answers: A,
     hosts: Arc<AllowedHosts>,
-    refuse: fn(&Uri, &ForbiddenRequest) -> Response<Body>,
 }
 
 impl<A> Guarded<A> {
-    /// Puts the check in front of `answers`; `refuse` makes the answer to what is not allowed, in the shape of the errors of
-    /// what was asked for.
-    pub fn new(
-        answers: A,
-        hosts: AllowedHosts,
-        refuse: fn(&Uri, &ForbiddenRequest) -> Response<Body>,
-    ) -> Self {
-        Self { answers, hosts: Arc::new(hosts), refuse }
+    /// Puts the check in front of `answers`.
+    pub fn new(answers: A, hosts: AllowedHosts) -> Self {
+        Self { answers, hosts: Arc::new(hosts) }
     }
 }
 
 impl<A: Answers> Answers for Guarded<A> {
-    fn answer(&self, request: Request) -> impl Future<Output = Response<Body>> + Send + use<A> {
+    fn answer(
+        &self,
+        request: Request,
+        client: SocketAddr,
+    ) -> impl Future<Output = Response<Body>> + Send + use<A> {
         match self.hosts.check(request.method(), request.uri(), request.headers()) {
-            Ok(()) => Either::Left(self.answers.answer(request)),
-            Err(forbidden) => {
-                let mut refused = (self.refuse)(request.uri(), &forbidden);
-                if request.method() == Method::HEAD {
-                    *refused.body_mut() = Body::empty();
-                }
-                Either::Right(ready(refused))
-            }
+            Ok(()) => Either::Left(self.answers.answer(request, client)),
+            Err(why) => Either::Right(ready(refused(&self.answers, &request, client, &why.into()))),
         }
+    }
+
+    fn refuse(&self, request: &Request, client: SocketAddr, why: &Refusal) -> Response<Body> {
+        self.answers.refuse(request, client, why)
     }
 }
 
@@ -192,6 +188,7 @@ mod tests {
     use axum::Router;
     use http_body_util::BodyExt as _;
 
+    use super::super::answers::Routed;
     use super::*;
 
     fn hosts(given: &[&str], ip: impl Into<IpAddr>) -> AllowedHosts {
@@ -310,12 +307,13 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_refused_is_asked_of_nobody_and_has_no_body_for_head() {
-        let answers = Router::new().fallback(async || "secret");
-        let refuse = |_: &Uri, why: &ForbiddenRequest| Response::new(Body::from(why.to_string()));
-        let guarded = Guarded::new(answers, hosts(&[], Ipv4Addr::LOCALHOST), refuse);
+        let refuse = |why: &Refusal| Response::new(Body::from(why.to_string()));
+        let answers = Routed::new(Router::new().fallback(async || "secret"), refuse);
+        let guarded = Guarded::new(answers, hosts(&[], Ipv4Addr::LOCALHOST));
+        let client = SocketAddr::from(([127, 0, 0, 1], 1));
         let answer = async |method: Method, host: &str| {
             let request = Request::builder().method(method).uri("/").header(HOST, host);
-            let answer = guarded.answer(request.body(Body::empty()).unwrap()).await;
+            let answer = guarded.answer(request.body(Body::empty()).unwrap(), client).await;
             String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
         };
         assert_eq!(answer(Method::GET, "localhost").await, "secret");

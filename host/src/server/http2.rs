@@ -1,4 +1,5 @@
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +15,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::Answers;
+use super::answers::{Answers, Refusal, refused};
 use super::connection::{Connections, HEADER_MAX_BYTES};
 use super::preface::Reread;
 use super::write_limit::WriteLimit;
@@ -45,8 +46,12 @@ const LOOKS: u32 = 4;
 
 /// Serves a connection of HTTP/2 until its end. Closes it when no request was under way for the time that one of HTTP/1.1 may
 /// idle, or when the client takes nothing of the answers that it has asked for.
-pub(super) async fn serve<A: Answers>(stream: Reread, mut connections: Connections<A>) -> hyper::Result<()> {
-    let times = connections.times;
+pub(super) async fn serve<A: Answers>(
+    stream: Reread,
+    client: SocketAddr,
+    mut connections: Connections<A>,
+) -> hyper::Result<()> {
+    let limits = connections.limits;
     let activity = Arc::new(Activity::default());
     let (watched, places) = (Arc::clone(&activity), connections.places);
     let answers = connections.answers;
@@ -54,13 +59,17 @@ pub(super) async fn serve<A: Answers>(stream: Reread, mut connections: Connectio
         let open = Open::new(Arc::clone(&watched));
         let (answers, places) = (answers.clone(), Arc::clone(&places));
         async move {
-            // The semaphore is never closed, so there always comes a place.
-            let place = places.acquire_owned().await.ok();
-            let answer = answers.answer(request.map(Body::new)).await;
+            let request = request.map(Body::new);
+            let place = tokio::time::timeout(limits.place, places.acquire_owned()).await;
+            let (place, answer) = match place {
+                // The semaphore is never closed.
+                Ok(Ok(place)) => (Some(place), answers.answer(request, client).await),
+                Ok(Err(_)) | Err(_) => (None, refused(&answers, &request, client, &Refusal::Busy)),
+            };
             Ok::<_, Infallible>(answer.map(|body| AnswerBody::new(body, open, place)))
         }
     });
-    let stream = TokioIo::new(WriteLimit::new(stream, times.write));
+    let stream = TokioIo::new(WriteLimit::new(stream, limits.write));
     let threads = Threads { activity: Arc::clone(&activity) };
     let mut connection = pin!(
         http2::Builder::new(threads)
@@ -76,8 +85,8 @@ pub(super) async fn serve<A: Answers>(stream: Reread, mut connections: Connectio
             .serve_connection(stream, service)
     );
     let mut is_stopping = false;
-    let (mut idle, mut stuck) = (Quiet::new(times.head), Quiet::new(times.write));
-    let mut look = tokio::time::interval(times.head.min(times.write) / LOOKS);
+    let (mut idle, mut stuck) = (Quiet::new(limits.head), Quiet::new(limits.write));
+    let mut look = tokio::time::interval(limits.head.min(limits.write) / LOOKS);
     loop {
         tokio::select! {
             served = connection.as_mut() => return served,

@@ -17,7 +17,7 @@ mod runs;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{HeaderValue, Method, Response, StatusCode, Uri, header};
+use axum::http::{HeaderValue, Method, Response, StatusCode, header};
 use axum::routing::get;
 use serde::Serialize;
 
@@ -100,8 +100,13 @@ pub(crate) async fn unknown_route(request: Request) -> Response<Body> {
 }
 
 /// The answer to who may not ask, `why` says why not.
-pub fn forbid(_: &Uri, why: &impl std::fmt::Display) -> Response<Body> {
+pub fn forbid(why: &impl std::fmt::Display) -> Response<Body> {
     refusal(&TrackError::new(ErrorCode::PermissionDenied, why.to_string()))
+}
+
+/// The answer where too many ask at once, as `why` says.
+pub fn overloaded(why: &impl std::fmt::Display) -> Response<Body> {
+    refusal(&TrackError::new(ErrorCode::TemporarilyUnavailable, why.to_string()))
 }
 
 async fn server_info() -> Response<Body> {

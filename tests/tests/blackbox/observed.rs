@@ -2,13 +2,14 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use host_tests::{Http2, guest, python, repository};
 use serde_json::{Value, json};
 
-use super::endpoints::{ROW, two_versions};
+use super::endpoints::{ROW, two_versions, wait_for};
 use super::grpc::{GRPC, INFER, field, framed};
 
 const STREAM: &str = "/inference.GRPCInferenceService/ModelStreamInfer";
@@ -52,6 +53,12 @@ fn every_request_is_a_line_of_the_access_log() {
     assert_eq!(server.post("/serve/digits", "{}").status, 400);
     assert_eq!(server.post("/serve/nobody", "{}").status, 404);
     assert_eq!(server.get("/health").status, 200);
+    let traced = [("traceparent", format!("00-{TRACE}-00f067aa0ba902b7-01"))];
+    let traced = traced.each_ref().map(|(name, value)| (*name, value.as_str()));
+    assert_eq!(server.post_with_headers("/serve/digits", ROW, &traced).0.status, 200);
+    let of_a_page = [("origin", "http://evil.example")];
+    assert_eq!(server.post_with_headers("/serve/digits", ROW, &of_a_page).0.status, 403);
+    assert!(server.get("/metrics").body.contains("host_refused_requests_total{code=\"forbidden\"} 1\n"));
     server.stop().expect_success();
     let lines = parsed(&std::fs::read_to_string(log).unwrap());
     let told = |line: &Value| {
@@ -65,6 +72,9 @@ fn every_request_is_a_line_of_the_access_log() {
         ("/serve/digits", 400, none.clone(), json!("invalid_input")),
         ("/serve/nobody", 404, none.clone(), json!("not_found")),
         ("/health", 200, none.clone(), none.clone()),
+        ("/serve/digits", 200, json!(1), none.clone()),
+        ("/serve/digits", 403, none.clone(), json!("forbidden")),
+        ("/metrics", 200, none.clone(), none.clone()),
     ];
     let expected: Vec<_> = expected
         .into_iter()
@@ -82,6 +92,29 @@ fn every_request_is_a_line_of_the_access_log() {
     let stages: Vec<_> = first["stages_us"].as_object().unwrap().keys().cloned().collect();
     assert_eq!(stages, ["decode", "queue", "preprocess", "model", "postprocess", "encode"]);
     assert_eq!(lines[3]["version"], "digits@2", "who refused it");
+    assert!(lines.iter().all(|line| line["client"] == "127.0.0.1"));
+    let traces: Vec<_> = lines.iter().filter_map(|line| line["trace"].as_str()).collect();
+    assert_eq!(traces, [TRACE], "the caller's, where it has one");
+}
+
+#[test]
+fn a_log_that_is_moved_away_goes_on_in_a_new_file() {
+    let registry = two_versions();
+    let log = registry.host.state_dir().join("access.jsonl");
+    let server = registry.host.serve(["--model", "digits", "--access-log", log.to_str().unwrap()]);
+    assert_eq!(server.get("/health").status, 200);
+    let moved = log.with_extension("old");
+    let is_there = |path: &Path| path.metadata().is_ok_and(|file| file.len() > 0);
+    wait_for("the first line", || is_there(&log));
+    std::fs::rename(&log, &moved).unwrap();
+    wait_for("a new file", || {
+        assert_eq!(server.get("/ready").status, 200);
+        is_there(&log)
+    });
+    server.stop().expect_success();
+    let (before, after) = (std::fs::read_to_string(moved).unwrap(), std::fs::read_to_string(log).unwrap());
+    assert_eq!(parsed(&before)[0]["path"], "/health");
+    assert!(parsed(&after).iter().all(|line| line["path"] == "/ready"), "{after}");
 }
 
 #[test]
@@ -108,6 +141,7 @@ fn traces_go_to_a_collector_below_the_caller_s_span() {
     let attributes = &request["attributes"];
     assert_eq!(attributes["host.bundle.digest"], headers["x-bundle-digest"].as_str());
     assert_eq!(attributes["host.prediction.id"], headers["x-prediction-id"].as_str());
+    assert_eq!(attributes["client.address"], "127.0.0.1");
     assert_eq!(
         (&attributes["host.model.version"], &attributes["http.response.status_code"]),
         (&json!("digits@2"), &json!(200))
@@ -417,12 +451,14 @@ fn a_client_that_goes_away_leaves_a_line_and_a_count() {
         counted = eventually(count);
     });
     assert_eq!(counted.rsplit(' ').next(), Some("1"), "{counted}");
-    let first = &lines[0];
+    // Whoever asks for the count may be answered before the server notices.
+    let line = lines.iter().find(|line| line["path"] == "/serve/digits").unwrap();
     assert_eq!(
-        (&first["path"], &first["status"], &first["error"], &first["request_bytes"]),
-        (&json!("/serve/digits"), &json!(499), &json!("cancelled"), &json!(ROW.len()))
+        (&line["status"], &line["error"], &line["request_bytes"]),
+        (&json!(499), &json!("cancelled"), &json!(ROW.len()))
     );
-    assert_eq!(spans[0]["attributes"]["http.response.status_code"], 499);
+    let span = spans.iter().find(|span| span["attributes"]["url.path"] == "/serve/digits").unwrap();
+    assert_eq!(span["attributes"]["http.response.status_code"], 499);
 }
 
 /// What `look` finds within ten seconds.

@@ -12,7 +12,7 @@ use super::super::server::routes;
 use crate::process::Cancel;
 use crate::registry::Registry;
 use crate::server::{AllowedHosts, Guarded};
-use crate::track::{self, Tracker};
+use crate::track::Tracker;
 use crate::train::Surroundings;
 
 /// What is there for programs while they train: a server of the runs, on this machine alone, and the end of their work
@@ -38,7 +38,7 @@ impl ProgramSupport {
         let server = runtime.block_on(listen(ip, 0))?;
         let url = format!("http://{}", server.address());
         let hosts = AllowedHosts::new(&[], ip)?;
-        let routes = Guarded::new(routes(Registry::new(tracker)), hosts, track::rest::forbid);
+        let routes = Guarded::new(routes(Registry::new(tracker)), hosts);
         let served = tokio::spawn(server.run(routes, std::future::pending()));
         Ok(Self { url, cancel, tasks: [stopped, served] })
     }

@@ -41,12 +41,12 @@ pub(super) async fn infer(mut call: Call, known: &mut Known) -> Result<Response<
 /// Answers `ModelStreamInfer`: for each request one answer, in the order of the requests. An error is an answer too, and
 /// the stream goes on; it ends with the first message that cannot be read.
 pub(super) fn stream(call: Call) -> Response<Body> {
-    let observed = call.shared.observed_stream(STREAM_PATH, ROUTE, &call.headers);
+    let observed = call.shared.observed_stream(STREAM_PATH, ROUTE, &call.headers, call.client);
     let is_stream = observed.is_some();
     let frames = unfold(Some(Stream { call, observed }), async |stream| {
         let mut stream = stream?;
         let (frame, next) = match stream.next_answer().await {
-            Ok(Some(answer)) => (Frame::data(Bytes::from(answer)), Some(stream)),
+            Ok(Some(answer)) => (Frame::data(answer), Some(stream)),
             Ok(None) => (Frame::trailers(trailers(Ok(()))), None),
             Err(error) => (Frame::trailers(trailers(Err(&error))), None),
         };
@@ -87,7 +87,7 @@ struct StreamRequest {
 
 impl Stream {
     /// The answer to the next request, framed; none at the end.
-    async fn next_answer(&mut self) -> Result<Option<Vec<u8>>, ApiError> {
+    async fn next_answer(&mut self) -> Result<Option<Bytes>, ApiError> {
         let (deadline, mut request) = (self.call.deadline, None);
         let answered = deadline.within(next_answer(&mut self.call, &mut request)).await;
         if let Err(error) = &answered
@@ -100,7 +100,7 @@ impl Stream {
     }
 
     /// Tells a request that was answered, or was not before the caller's deadline; and how the stream has ended.
-    fn tell(&mut self, request: Option<StreamRequest>, answered: &Result<Option<Vec<u8>>, ApiError>) {
+    fn tell(&mut self, request: Option<StreamRequest>, answered: &Result<Option<Bytes>, ApiError>) {
         let Some(observed) = &mut self.observed else { return };
         let error = answered.as_ref().err();
         if let Some(StreamRequest { begun, bytes, asked, seen }) = request {
@@ -122,7 +122,7 @@ impl Stream {
 async fn next_answer(
     call: &mut Call,
     request: &mut Option<StreamRequest>,
-) -> Result<Option<Vec<u8>>, ApiError> {
+) -> Result<Option<Bytes>, ApiError> {
     let begins = tokio::time::timeout(STREAM_IDLE_MAX, call.messages.begins()).await;
     let begins = begins.unwrap_or_else(|_| {
         let message = format!("no request came for {} s", STREAM_IDLE_MAX.as_secs());
@@ -147,7 +147,7 @@ async fn next_answer(
                 call.shared.count_refused(&error);
             }
             request.seen = call.shared.seen_failure(request.asked.as_ref(), &error);
-            framed(&stream_error(&error, &id)).map(Some)
+            framed(&stream_error(&error, &id)).map(|answer| Some(answer.into()))
         }
     }
 }
@@ -155,7 +155,7 @@ async fn next_answer(
 /// The answer to a message `ModelInferRequest`.
 struct Computed {
     /// Framed.
-    message: Vec<u8>,
+    message: Bytes,
     /// What it says of itself.
     metadata: Vec<(HeaderName, HeaderValue)>,
     /// What is told of it, where anything is.
@@ -195,7 +195,7 @@ async fn computed(
         move |outputs, selection| encode_infer_response(head, outputs, &selection, envelope),
     );
     let mut answer = answer.await?;
-    let message = std::mem::take(&mut answer.body);
+    let message = shared.bodies.hold(std::mem::take(&mut answer.body))?;
     metadata.extend(versions_header(&answer.parts));
     let seen = shared.keep(prediction, asked, answer);
     Ok(Computed { message, metadata, seen })

@@ -1,4 +1,4 @@
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, header};
 use http_body_util::{BodyExt as _, Full};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
@@ -60,8 +60,8 @@ pub(super) fn refused(error: &ApiError) -> Response<Body> {
 }
 
 /// The response with one message, framed.
-pub(super) fn answered(message: Vec<u8>) -> Response<Body> {
-    response(Body::new(Full::from(message).with_trailers(async { Some(Ok(trailers(Ok(())))) })))
+pub(super) fn answered(message: impl Into<Bytes>) -> Response<Body> {
+    response(Body::new(Full::new(message.into()).with_trailers(async { Some(Ok(trailers(Ok(())))) })))
 }
 
 /// A response whose body has messages, and trailers at its end.

@@ -1,16 +1,22 @@
-use std::fs::OpenOptions;
-use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::fs::{File, OpenOptions};
+use std::io::{BufWriter, ErrorKind, Write};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use opentelemetry::TraceId;
 use serde_json::{Map, Value, json};
 
-use super::{Seen, Told};
+use super::{Client, Seen, Told};
 
 /// Lines that wait to be written; more are dropped, so that a slow disk holds up no request.
 const WAITING_MAX: usize = 8_192;
+
+/// Time between two looks whether the file was moved.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Longest path that is told.
 const PATH_MAX_CHARS: usize = 500;
@@ -37,21 +43,24 @@ enum Message {
 }
 
 impl AccessLog {
-    /// Appends to a file, which is made if it is not there; `-` is standard output.
+    /// Appends to a file, which is made if it is not there, also after it was moved away; `-` is standard output.
     pub fn open(path: &Path) -> Result<Self, AccessLogError> {
         let failed = |source| AccessLogError { path: path.display().to_string(), source };
-        let target: Box<dyn Write + Send> = match path.as_os_str() == "-" {
-            true => Box::new(std::io::stdout()),
-            false => Box::new(OpenOptions::new().create(true).append(true).open(path).map_err(failed)?),
+        let target = match path.as_os_str() == "-" {
+            true => Target::new(Box::new(std::io::stdout()), None),
+            false => {
+                let (file, followed) = Followed::open(path).map_err(failed)?;
+                Target::new(Box::new(file), Some(followed))
+            }
         };
         let (lines, arriving) = sync_channel(WAITING_MAX);
         let writing = std::thread::Builder::new().name("access log".to_owned());
-        writing.spawn(move || write(BufWriter::new(target), &arriving)).map_err(failed)?;
+        writing.spawn(move || write(target, &arriving)).map_err(failed)?;
         Ok(Self { lines, dropped: AtomicU64::new(0) })
     }
 
-    pub(super) fn tell(&self, told: &Told<'_>) {
-        if self.lines.try_send(Message::Line(line(told).to_string())).is_err() {
+    pub(super) fn tell(&self, told: &Told<'_>, trace: Option<TraceId>) {
+        if self.lines.try_send(Message::Line(line(told, trace).to_string())).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -70,7 +79,66 @@ impl AccessLog {
     }
 }
 
-fn write(mut target: BufWriter<Box<dyn Write + Send>>, lines: &Receiver<Message>) {
+/// Where lines go.
+struct Target {
+    lines: BufWriter<Box<dyn Write + Send>>,
+    followed: Option<Followed>,
+}
+
+/// The file that lines go to, by its path: another one where whoever keeps logs short has moved it.
+struct Followed {
+    path: PathBuf,
+    /// Device and number of the open one.
+    file: (u64, u64),
+    looked_at: Instant,
+}
+
+impl Followed {
+    fn open(path: &Path) -> std::io::Result<(File, Self)> {
+        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        let known = file.metadata()?;
+        let followed =
+            Self { path: path.to_owned(), file: (known.dev(), known.ino()), looked_at: Instant::now() };
+        Ok((file, followed))
+    }
+
+    /// Whether another file, or none, is where the open one was.
+    fn is_moved(&mut self) -> bool {
+        if self.looked_at.elapsed() < LOOK_INTERVAL {
+            return false;
+        }
+        self.looked_at = Instant::now();
+        let there = std::fs::metadata(&self.path);
+        there.map_or_else(
+            |error| error.kind() == ErrorKind::NotFound,
+            |there| (there.dev(), there.ino()) != self.file,
+        )
+    }
+}
+
+impl Target {
+    fn new(lines: Box<dyn Write + Send>, followed: Option<Followed>) -> Self {
+        Self { lines: BufWriter::new(lines), followed }
+    }
+
+    fn write(&mut self, line: &str) -> std::io::Result<()> {
+        if let Some(followed) = &mut self.followed
+            && followed.is_moved()
+        {
+            // What was told before belongs to the file before.
+            self.lines.flush()?;
+            let (file, followed) = Followed::open(&followed.path)?;
+            *self = Self::new(Box::new(file), Some(followed));
+        }
+        writeln!(self.lines, "{line}")
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.lines.flush()
+    }
+}
+
+fn write(mut target: Target, lines: &Receiver<Message>) {
     let mut is_broken = false;
     loop {
         let message = match lines.try_recv() {
@@ -84,7 +152,7 @@ fn write(mut target: BufWriter<Box<dyn Write + Send>>, lines: &Receiver<Message>
         };
         match message {
             // What is only buffered is not written yet, and says nothing of whether it can be.
-            Message::Line(line) => is_broken |= report(writeln!(target, "{line}"), is_broken),
+            Message::Line(line) => is_broken |= report(target.write(&line), is_broken),
             Message::Flush(done) => {
                 is_broken = report(target.flush(), is_broken);
                 let _ = done.send(());
@@ -104,7 +172,7 @@ fn report(written: std::io::Result<()>, was_broken: bool) -> bool {
 }
 
 /// The line of a request.
-fn line(told: &Told<'_>) -> Value {
+fn line(told: &Told<'_>, trace: Option<TraceId>) -> Value {
     let started_at: DateTime<Utc> = told.started_at.into();
     let mut line = Map::new();
     let mut put = |name: &str, value: Value| {
@@ -113,6 +181,8 @@ fn line(told: &Told<'_>) -> Value {
         }
     };
     put("time", json!(started_at.to_rfc3339_opts(SecondsFormat::Micros, true)));
+    put("client", json!(told.client.map(|Client(address)| address.ip().to_canonical())));
+    put("trace", json!(trace.map(|trace| trace.to_string())));
     put("method", json!(told.method));
     put("path", json!(told.path.chars().take(PATH_MAX_CHARS).collect::<String>()));
     put("status", json!(told.status));
@@ -150,6 +220,7 @@ pub(super) mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("access.jsonl");
         let told = Told {
+            client: Some(Client(([192, 0, 2, 1], 80).into())),
             method: "GET",
             path: "/a\n\"b",
             route: None,
@@ -166,13 +237,15 @@ pub(super) mod tests {
         for _ in 0..2 {
             // The second appends to what the first has written.
             let log = AccessLog::open(&path).unwrap();
-            log.tell(&told);
+            log.tell(&told, Some(TraceId::from(10)));
             log.finish();
         }
         let text = std::fs::read_to_string(&path).unwrap();
         let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let expected = json!({
             "time": "1970-01-01T00:00:00.000000Z",
+            "client": "192.0.2.1",
+            "trace": "0000000000000000000000000000000a",
             "method": "GET",
             "path": "/a\n\"b",
             "status": 404,
@@ -183,6 +256,45 @@ pub(super) mod tests {
         assert_eq!(lines, [expected.clone(), expected]);
         let error = AccessLog::open(folder.path()).err().unwrap();
         assert!(error.to_string().starts_with("failed to open the access log `"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_is_moved_away_is_made_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, moved) = (folder.path().join("access.jsonl"), folder.path().join("access.jsonl.1"));
+        let (file, followed) = Followed::open(&path).unwrap();
+        let mut target = Target::new(Box::new(file), Some(followed));
+        let look = |target: &mut Target| {
+            let followed = target.followed.as_mut().unwrap();
+            followed.looked_at = Instant::now().checked_sub(LOOK_INTERVAL).unwrap();
+        };
+        target.write("first").unwrap();
+        look(&mut target);
+        target.write("second").unwrap();
+        std::fs::rename(&path, &moved).unwrap();
+        target.write("not looked yet").unwrap();
+        look(&mut target);
+        target.write("third").unwrap();
+        // Another has taken its place.
+        std::fs::rename(&path, folder.path().join("access.jsonl.2")).unwrap();
+        std::fs::write(&path, "theirs\n").unwrap();
+        look(&mut target);
+        target.write("fourth").unwrap();
+        target.flush().unwrap();
+        let read = |path: &Path| std::fs::read_to_string(path).unwrap();
+        assert_eq!(read(&moved), "first\nsecond\nnot looked yet\n");
+        assert_eq!(read(&folder.path().join("access.jsonl.2")), "third\n");
+        assert_eq!(read(&path), "theirs\nfourth\n");
+        // Where it cannot be made, that is an error, and the next look tries again.
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        look(&mut target);
+        assert!(target.write("lost").is_err());
+        std::fs::remove_dir(&path).unwrap();
+        look(&mut target);
+        target.write("fifth").unwrap();
+        target.flush().unwrap();
+        assert_eq!(read(&path), "fifth\n");
     }
 
     /// A disk that is full.
@@ -207,7 +319,7 @@ pub(super) mod tests {
             lines.send(Message::Flush(sync_channel(1).0)).unwrap();
         }
         drop(lines);
-        tracing::subscriber::with_default(subscriber, || write(BufWriter::new(Box::new(Full)), &waiting));
+        tracing::subscriber::with_default(subscriber, || write(Target::new(Box::new(Full), None), &waiting));
         let told = kept.text();
         assert_eq!(told.matches("the access log cannot be written").count(), 1, "{told}");
     }

@@ -1,10 +1,11 @@
 use std::sync::Arc;
 
 use axum::http::HeaderMap;
+use opentelemetry::Context;
 use opentelemetry_sdk::trace::Span;
 
-use super::traces::below;
-use super::{Begun, Observer, Seen, SeenCall, Told};
+use super::traces::{below, parent_of};
+use super::{Begun, Client, Observer, Seen, SeenCall, Told};
 use crate::serve::ErrorCode;
 
 /// A stream of requests over one call: each is told when it is answered, as a call of its own would be, and the stream when it
@@ -13,6 +14,9 @@ pub(in crate::serve) struct ObservedStream {
     observer: Arc<Observer>,
     /// Its own span, below that of the caller.
     span: Option<Span>,
+    /// The caller's.
+    parent: Context,
+    client: Option<Client>,
     path: &'static str,
     route: &'static str,
     begun: Begun,
@@ -31,10 +35,13 @@ impl ObservedStream {
         path: &'static str,
         route: &'static str,
         headers: &HeaderMap,
+        client: Option<Client>,
     ) -> Self {
         let mut stream = Self {
             observer: Arc::clone(observer),
             span: None,
+            parent: parent_of(headers),
+            client,
             path,
             route,
             begun: Begun::now(),
@@ -43,9 +50,8 @@ impl ObservedStream {
             response_bytes: 0,
             ended: None,
         };
-        let parent = observer.parent_of(headers);
-        let traces = observer.traces.as_ref().zip(parent);
-        stream.span = traces.map(|(traces, parent)| traces.begin(&stream.told(stream.begun), &parent));
+        let traces = observer.traces.as_ref();
+        stream.span = traces.map(|traces| traces.begin(&stream.told(stream.begun), &stream.parent));
         stream
     }
 
@@ -62,7 +68,8 @@ impl ObservedStream {
             call: seen.call,
             ..self.told(begun)
         };
-        self.observer.tell(&told, self.span.as_ref().map(below).as_ref());
+        let below = self.span.as_ref().map(below);
+        self.observer.tell(&told, below.as_ref().unwrap_or(&self.parent));
     }
 
     /// Says how many bytes have come, whatever they were.
@@ -78,6 +85,7 @@ impl ObservedStream {
     /// What is told of all that belongs to it.
     fn told(&self, begun: Begun) -> Told<'_> {
         Told {
+            client: self.client,
             method: "POST",
             path: self.path,
             route: Some(self.route),
@@ -107,6 +115,6 @@ impl Drop for ObservedStream {
             call: Some(call),
             ..self.told(self.begun)
         };
-        self.observer.tell_with(&told, span);
+        self.observer.tell_with(&told, span, &self.parent);
     }
 }

@@ -8,7 +8,7 @@ use opentelemetry_http::HeaderExtractor;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::Span;
 
-use super::{Deployment, Part, Seen, SeenCall, StageTimes, Told, Traces};
+use super::{Client, Deployment, Part, Seen, SeenCall, StageTimes, Told, Traces};
 use crate::domain::Name;
 
 /// The span of the caller, as the header `traceparent` names it (W3C Trace Context).
@@ -107,6 +107,8 @@ fn attributes_of(told: &Told<'_>) -> Vec<KeyValue> {
         KeyValue::new("url.path", told.path.chars().take(500).collect::<String>()),
         KeyValue::new("http.response.status_code", i64::from(told.status)),
     ];
+    let address = told.client.map(|Client(address)| address.ip().to_canonical().to_string());
+    attributes.extend(address.map(|address| KeyValue::new("client.address", address)));
     attributes.extend(told.route.map(|route| KeyValue::new("http.route", route.to_owned())));
     attributes.extend(told.error.map(|code| KeyValue::new("error.type", code.as_str())));
     if let Some(call) = &told.call {
