@@ -85,8 +85,8 @@ pub(super) struct ServeArguments {
     /// Largest body of a request, in bytes.
     #[arg(long, value_name = "BYTES", default_value_t = ServeLimits::default().body_max_bytes)]
     body_max_bytes: usize,
-    /// Memory for the bodies of all requests under way and of answers that clients have not taken yet, in bytes; bodies of up to
-    /// 64 KiB are not counted.
+    /// Memory for the bodies of all requests under way, and as much for answers that clients have not taken yet, in bytes; bodies
+    /// of up to 64 KiB are not counted.
     #[arg(long, value_name = "BYTES", default_value_t = ServeLimits::default().bodies_max_bytes)]
     bodies_max_bytes: usize,
     /// Longest that a body may take to arrive, in milliseconds.
@@ -419,7 +419,7 @@ impl Answers for Answering {
     fn refuse(&self, request: &Request, client: SocketAddr, why: &Refusal) -> Response<Body> {
         match why {
             Refusal::Forbidden(why) => self.routes.forbid(request, client, why),
-            Refusal::Busy => self.routes.overloaded(request, client, why),
+            Refusal::Busy { waited } => self.routes.overloaded(request, client, *waited, why),
         }
     }
 }

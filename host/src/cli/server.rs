@@ -44,7 +44,7 @@ pub(super) fn routes(registry: Registry) -> Routed {
 fn refuse(why: &Refusal) -> Response<Body> {
     match why {
         Refusal::Forbidden(why) => track::rest::forbid(why),
-        Refusal::Busy => track::rest::overloaded(why),
+        Refusal::Busy { .. } => track::rest::overloaded(why),
     }
 }
 

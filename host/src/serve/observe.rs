@@ -11,7 +11,7 @@ mod traces;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::Router;
 use axum::body::{Body, HttpBody as _};
@@ -154,11 +154,12 @@ impl Observer {
         }
     }
 
-    /// Tells a request that no route was asked for, and the answer to it.
+    /// Tells a request that no route was asked for, and the answer to it after it has waited.
     pub(super) fn tell_refused(
         &self,
         request: &Request,
         client: SocketAddr,
+        waited: Duration,
         response: &Response<Body>,
         error: ErrorCode,
     ) {
@@ -168,8 +169,8 @@ impl Observer {
             path: request.uri().path(),
             route: None,
             status: response.status().as_u16(),
-            started_at: SystemTime::now(),
-            micros: 0,
+            started_at: SystemTime::now().checked_sub(waited).unwrap_or(SystemTime::UNIX_EPOCH),
+            micros: waited.as_micros() as u64,
             request_bytes: request.body().size_hint().exact(),
             response_bytes: response.body().size_hint().exact(),
             requests: None,

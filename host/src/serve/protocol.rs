@@ -230,7 +230,8 @@ pub(super) async fn inferred(
     let answered = async {
         let mut answer = answer.await?;
         let body = std::mem::take(&mut answer.body);
-        Ok::<_, ApiError>((packed_response(&shared.bodies, body, accepted).await?, answer))
+        let response = packed_response(&shared.bodies, body, accepted).await;
+        Ok::<_, ApiError>((shared.with_room(&asked, response)?, answer))
     };
     match answered.await {
         Ok((mut response, answer)) => {

@@ -24,6 +24,9 @@ const LARGE_BYTES_MIN: usize = 64 * 1024;
 /// copied while requests wait, by megabytes.
 const BLOCK_BYTES: usize = 256 * 1024;
 
+/// Bytes of a block for what a prediction has besides its rows and answers: more of it makes the block grow.
+const HEADER_BYTES: usize = 1024;
+
 /// Blocks that are kept for the next interval.
 const KEPT_BLOCKS_MAX: usize = 64;
 
@@ -57,7 +60,7 @@ impl Pending {
 
     /// A block with room for about so many bytes.
     fn block(&mut self, bytes: usize) -> &mut Vec<u8> {
-        let has_room = |block: &Vec<u8>| block.len().saturating_add(bytes) <= BLOCK_BYTES;
+        let has_room = |block: &Vec<u8>| block.len().saturating_add(bytes + HEADER_BYTES) <= BLOCK_BYTES;
         let block = match self.blocks.pop_if(|block| has_room(block)) {
             Some(block) => block,
             None => self.spare.pop().unwrap_or_else(|| Vec::with_capacity(BLOCK_BYTES)),
@@ -223,7 +226,6 @@ mod tests {
             assert_eq!(blocks(), (4, 0), "nine in each");
             recorder.flush().unwrap();
             assert_eq!(blocks(), (0, 4));
-            assert!(recorder.pending().spare.iter().all(|block| block.capacity() < 2 * BLOCK_BYTES));
             for id in ids.iter().chain([&format!("{interval}-large")]) {
                 assert_eq!(find_prediction(&store, id).unwrap().unwrap().inputs.rows() % rows, 0, "{id}");
             }
@@ -235,6 +237,16 @@ mod tests {
         assert!(blocks().0 > KEPT_BLOCKS_MAX);
         recorder.flush().unwrap();
         assert_eq!(blocks(), (0, KEPT_BLOCKS_MAX), "and no more");
+        for number in 0..2_000 {
+            recorder.pending().since = Instant::now().checked_sub(FLUSH_INTERVAL).unwrap();
+            assert!(recorder.offer(8, || record(number.to_string(), 1)));
+        }
+        assert!(blocks().0 > 1, "small ones fill more than one too");
+        recorder.flush().unwrap();
+        assert!(
+            recorder.pending().spare.iter().all(|block| block.capacity() == BLOCK_BYTES),
+            "none has grown"
+        );
     }
 
     #[test]

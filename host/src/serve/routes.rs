@@ -4,6 +4,7 @@ mod direct;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -93,17 +94,20 @@ impl Routes {
 
     /// The answer to who may not ask, `why` says why not.
     pub fn forbid(&self, request: &Request, client: SocketAddr, why: &impl fmt::Display) -> Response<Body> {
-        self.refuse(request, client, StatusCode::FORBIDDEN, ErrorCode::Forbidden, why)
+        let error = ApiError::new(StatusCode::FORBIDDEN, ErrorCode::Forbidden, why.to_string());
+        self.refuse(request, client, Duration::ZERO, error)
     }
 
-    /// The answer where too many ask at once, as `why` says.
+    /// The answer where too many ask at once, as `why` says, to a request that has waited.
     pub fn overloaded(
         &self,
         request: &Request,
         client: SocketAddr,
+        waited: Duration,
         why: &impl fmt::Display,
     ) -> Response<Body> {
-        self.refuse(request, client, StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Overloaded, why)
+        let error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Overloaded, why.to_string());
+        self.refuse(request, client, waited, error)
     }
 
     /// The answer to a request that no route is asked for.
@@ -111,15 +115,14 @@ impl Routes {
         &self,
         request: &Request,
         client: SocketAddr,
-        status: StatusCode,
-        code: ErrorCode,
-        why: &impl fmt::Display,
+        waited: Duration,
+        error: ApiError,
     ) -> Response<Body> {
-        let error = ApiError::new(status, code, why.to_string());
         self.shared.count_refused(&error);
+        let code = error.code();
         let response = in_form_of(request.uri().path(), error);
         if let Some(observer) = &self.shared.observer {
-            observer.tell_refused(request, client, &response, code);
+            observer.tell_refused(request, client, waited, &response, code);
         }
         response
     }
@@ -167,7 +170,8 @@ async fn respond(shared: &Shared, name: &str, version: Option<&str>, request: Re
     let answered = async {
         let mut answer = format.answer(&asked.deployment, body, call).await?;
         let body = std::mem::take(&mut answer.body);
-        Ok::<_, ApiError>((packed(&shared.bodies, body, accepted_by(&head.headers)).await?, answer))
+        let response = packed(&shared.bodies, body, accepted_by(&head.headers)).await;
+        Ok::<_, ApiError>((shared.with_room(&asked, response)?, answer))
     };
     match answered.await {
         Ok((mut response, answer)) => {

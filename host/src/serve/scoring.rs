@@ -98,7 +98,8 @@ async fn answered(shared: &Shared, endpoint: &str, request: Request) -> Response
     let answered = async {
         let mut answer = asked.deployment.answer_as(body, call, decode, encode).await?;
         let body = std::mem::take(&mut answer.body);
-        Ok::<_, ApiError>((packed(&shared.bodies, body, accepted_by(&head.headers)).await?, answer))
+        let response = packed(&shared.bodies, body, accepted_by(&head.headers)).await;
+        Ok::<_, ApiError>((shared.with_room(&asked, response)?, answer))
     };
     match answered.await {
         Ok((mut response, answer)) => {

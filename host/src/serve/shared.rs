@@ -105,6 +105,11 @@ impl Shared {
         Ok(Asked { endpoint, routing, deployment })
     }
 
+    /// Counts an answer for whose bytes there was no memory as an error too.
+    pub(super) fn with_room<T>(&self, asked: &Asked, held: Result<T, ApiError>) -> Result<T, ApiError> {
+        held.inspect_err(|error| asked.deployment.metrics().count_error(error))
+    }
+
     /// Counts a request that got an error before anybody was asked.
     pub(super) fn count_refused(&self, error: &ApiError) {
         self.metrics.count_refused(error.code());

@@ -1,4 +1,5 @@
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -30,7 +31,10 @@ pub enum Refusal {
     Forbidden(#[from] ForbiddenRequest),
     /// Too many others are under way.
     #[error("too many requests are under way: try again")]
-    Busy,
+    Busy {
+        /// For how long it waited for one of them to end.
+        waited: Duration,
+    },
 }
 
 /// Routes to answer by, and how they refuse.

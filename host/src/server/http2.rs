@@ -64,7 +64,9 @@ pub(super) async fn serve<A: Answers>(
             let (place, answer) = match place {
                 // The semaphore is never closed.
                 Ok(Ok(place)) => (Some(place), answers.answer(request, client).await),
-                Ok(Err(_)) | Err(_) => (None, refused(&answers, &request, client, &Refusal::Busy)),
+                Ok(Err(_)) | Err(_) => {
+                    (None, refused(&answers, &request, client, &Refusal::Busy { waited: limits.place }))
+                }
             };
             Ok::<_, Infallible>(answer.map(|body| AnswerBody::new(body, open, place)))
         }

@@ -3,7 +3,8 @@
 //! A thread waits for all of its connections, of which each has at most one request under way. At a constant rate a request's
 //! time starts when it should have been sent, not when a connection was free for it: a server that stalls is charged for
 //! all that it kept waiting ("coordinated omission" is the name of not doing so). Where the system keeps this thread from its
-//! core while it has a connection free, that is no doing of the server's, and the rate pauses.
+//! core though it has a connection free, that is no doing of a server's on other cores, and what is due pauses; answers that have
+//! come meanwhile are late all the same.
 
 mod client;
 mod delay;
@@ -135,11 +136,12 @@ fn run_from(
     };
     let mut schedule = Schedule { start, end: start + duration, interval, issued: 0 };
     let mut last_news = start;
-    let mut delay = RunDelay::of_this_thread().context("tell when this thread is kept from its core")?;
+    let told = "tell when this thread is kept from its core";
+    let mut delay = interval.map(|_| RunDelay::of_this_thread()).transpose().context(told)?;
     loop {
         let now = Instant::now();
-        let kept = delay.kept(now).context("tell when this thread is kept from its core")?;
-        if schedule.interval.is_some() && !run.free.is_empty() {
+        let kept = delay.as_mut().map(RunDelay::kept).transpose().context(told)?;
+        if let Some(kept) = kept.filter(|_| !run.free.is_empty()) {
             schedule.pause(kept);
         }
         while let Some(due) = schedule.next(now).filter(|due| *due <= now) {

@@ -195,7 +195,8 @@ async fn computed(
         move |outputs, selection| encode_infer_response(head, outputs, &selection, envelope),
     );
     let mut answer = answer.await?;
-    let message = shared.bodies.hold(std::mem::take(&mut answer.body))?;
+    let message = shared.bodies.hold(std::mem::take(&mut answer.body));
+    let message = shared.with_room(asked, message)?;
     metadata.extend(versions_header(&answer.parts));
     let seen = shared.keep(prediction, asked, answer);
     Ok(Computed { message, metadata, seen })

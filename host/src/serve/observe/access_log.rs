@@ -125,10 +125,15 @@ impl Target {
         if let Some(followed) = &mut self.followed
             && followed.is_moved()
         {
-            // What was told before belongs to the file before.
-            self.lines.flush()?;
-            let (file, followed) = Followed::open(&followed.path)?;
-            *self = Self::new(Box::new(file), Some(followed));
+            // What was told before belongs to the file before, which is let go of also where it takes no more: its disk may be full.
+            let flushed = self.lines.flush();
+            match Followed::open(&followed.path) {
+                Ok((file, followed)) => *self = Self::new(Box::new(file), Some(followed)),
+                // The file before still takes lines, and the next look tries again.
+                Err(error) => return writeln!(self.lines, "{line}").and(Err(error)),
+            }
+            writeln!(self.lines, "{line}")?;
+            return flushed;
         }
         writeln!(self.lines, "{line}")
     }
@@ -264,14 +269,16 @@ pub(super) mod tests {
         let (path, moved) = (folder.path().join("access.jsonl"), folder.path().join("access.jsonl.1"));
         let (file, followed) = Followed::open(&path).unwrap();
         let mut target = Target::new(Box::new(file), Some(followed));
-        let look = |target: &mut Target| {
-            let followed = target.followed.as_mut().unwrap();
-            followed.looked_at = Instant::now().checked_sub(LOOK_INTERVAL).unwrap();
+        let look_in = |seconds: u64, target: &mut Target| {
+            let last = Instant::now().checked_sub(LOOK_INTERVAL).unwrap();
+            target.followed.as_mut().unwrap().looked_at = last + Duration::from_secs(seconds);
         };
+        let look = |target: &mut Target| look_in(0, target);
         target.write("first").unwrap();
         look(&mut target);
         target.write("second").unwrap();
         std::fs::rename(&path, &moved).unwrap();
+        look_in(3_600, &mut target);
         target.write("not looked yet").unwrap();
         look(&mut target);
         target.write("third").unwrap();
@@ -285,16 +292,29 @@ pub(super) mod tests {
         assert_eq!(read(&moved), "first\nsecond\nnot looked yet\n");
         assert_eq!(read(&folder.path().join("access.jsonl.2")), "third\n");
         assert_eq!(read(&path), "theirs\nfourth\n");
-        // Where it cannot be made, that is an error, and the next look tries again.
-        std::fs::remove_file(&path).unwrap();
+        // Where it cannot be made, that is an error, and the line goes where those before it are.
+        let again = folder.path().join("access.jsonl.3");
+        std::fs::rename(&path, &again).unwrap();
         std::fs::create_dir(&path).unwrap();
         look(&mut target);
-        assert!(target.write("lost").is_err());
+        assert!(target.write("not made").is_err());
         std::fs::remove_dir(&path).unwrap();
         look(&mut target);
         target.write("fifth").unwrap();
         target.flush().unwrap();
-        assert_eq!(read(&path), "fifth\n");
+        assert_eq!(
+            (read(&again), read(&path)),
+            ("theirs\nfourth\nnot made\n".to_owned(), "fifth\n".to_owned())
+        );
+        // One whose disk is full is let go of all the same.
+        let (_, followed) = Followed::open(&path).unwrap();
+        let mut target = Target::new(Box::new(Full), Some(followed));
+        target.write("of no use").unwrap();
+        std::fs::remove_file(&path).unwrap();
+        look(&mut target);
+        assert!(target.write("sixth").is_err(), "what could not be written is told");
+        target.flush().unwrap();
+        assert_eq!(read(&path), "sixth\n");
     }
 
     /// A disk that is full.

@@ -1,10 +1,7 @@
 use std::fs::File;
 use std::io::Result;
 use std::os::unix::fs::FileExt as _;
-use std::time::{Duration, Instant};
-
-/// Whoever comes back sooner was not kept from its core.
-const LOOK_MIN: Duration = Duration::from_micros(100);
+use std::time::Duration;
 
 /// Shorter waits for the core are part of every wakeup.
 const KEPT_MIN: Duration = Duration::from_micros(50);
@@ -13,7 +10,6 @@ const KEPT_MIN: Duration = Duration::from_micros(50);
 pub(super) struct RunDelay {
     counts: File,
     seen: Duration,
-    looked_at: Instant,
 }
 
 impl RunDelay {
@@ -21,18 +17,18 @@ impl RunDelay {
     pub(super) fn of_this_thread() -> Result<Self> {
         let counts = File::open("/proc/thread-self/schedstat")?;
         let seen = read(&counts)?;
-        Ok(Self { counts, seen, looked_at: Instant::now() })
+        Ok(Self { counts, seen })
     }
 
-    /// For how long it was kept from its core since it asked the last time.
-    pub(super) fn kept(&mut self, now: Instant) -> Result<Duration> {
-        let is_late = now.duration_since(std::mem::replace(&mut self.looked_at, now)) >= LOOK_MIN;
-        if !is_late {
-            return Ok(Duration::ZERO);
-        }
+    /// For how long it was kept from its core since it asked the last time; short waits, which are part of waking, are none.
+    pub(super) fn kept(&mut self) -> Result<Duration> {
         let seen = read(&self.counts)?;
+        Ok(self.noticed(seen))
+    }
+
+    fn noticed(&mut self, seen: Duration) -> Duration {
         let kept = seen.saturating_sub(std::mem::replace(&mut self.seen, seen));
-        Ok(if kept >= KEPT_MIN { kept } else { Duration::ZERO })
+        if kept >= KEPT_MIN { kept } else { Duration::ZERO }
     }
 }
 
@@ -58,13 +54,11 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_back_soon_is_not_looked_after() {
+    fn long_waits_count_and_short_ones_are_forgotten() {
         let mut delay = RunDelay::of_this_thread().unwrap();
-        let now = delay.looked_at;
         delay.seen = Duration::ZERO;
-        assert_eq!(delay.kept(now + LOOK_MIN / 2).unwrap(), Duration::ZERO);
-        let waited = read(&delay.counts).unwrap();
-        let kept = delay.kept(now + 2 * LOOK_MIN).unwrap();
-        assert!(kept >= waited || waited < KEPT_MIN, "{kept:?} {waited:?}");
+        let micros = Duration::from_micros;
+        let waits = [30, 60, 89, 189, 189].map(|seen| delay.noticed(micros(seen)));
+        assert_eq!(waits, [0, 0, 0, 100, 0].map(micros));
     }
 }

@@ -1,7 +1,7 @@
 //! What a request costs the server where its client never sleeps: waking a thread on another core is work of the core that has
 //! something for it, so that elsewhere a server pays for its client's sleep.
 //!
-//! The server has one core and the client another, where there are two. Clients on machines of their own are woken by their own
+//! Where there are two cores the server has one of them and the client the other. Clients on machines of their own are woken by their own
 //! cores, too.
 
 use std::time::Duration;
