@@ -184,13 +184,14 @@ impl<'a> Training<'a> {
             let metrics = self.metrics(&sums, &network)?;
             self.remember_best(&metrics, network);
             let round = self.progress.epoch;
+            let told = (session.progress)(RoundReport { round, of, metrics });
             if let Some(checkpoints) = &mut session.checkpoints
                 && round.is_multiple_of(checkpoints.every.max(1))
             {
                 let bytes = self.checkpoint()?.to_bytes().map_err(|reason| TrainError::Network { reason })?;
                 (checkpoints.keep)(round, bytes)?;
             }
-            if (session.progress)(RoundReport { round, of, metrics }).is_break() {
+            if told.is_break() {
                 break;
             }
         }

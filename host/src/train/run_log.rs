@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::{Evaluation, RoundReport, checkpoint};
@@ -52,6 +52,13 @@ pub struct RunStart {
     pub dataset: Option<InputDataset>,
 }
 
+/// What the task that writes is told.
+enum Entry {
+    Point(Metric),
+    /// To be told when all points before it are written.
+    Written(oneshot::Sender<()>),
+}
+
 /// A run that is under way.
 pub struct RunLog {
     tracker: Tracker,
@@ -59,7 +66,7 @@ pub struct RunLog {
     run_id: String,
     /// The last step of each metric that was logged before a run was resumed.
     logged: BTreeMap<String, i64>,
-    metrics: mpsc::Sender<Metric>,
+    entries: mpsc::Sender<Entry>,
     writer: JoinHandle<Result<(), TrackError>>,
 }
 
@@ -80,10 +87,10 @@ impl RunLog {
     }
 
     fn log(runtime: Handle, tracker: Tracker, run_id: String, logged: BTreeMap<String, i64>) -> Self {
-        let (metrics, waiting) = mpsc::channel(QUEUE_MAX);
+        let (entries, waiting) = mpsc::channel(QUEUE_MAX);
         let first_step = logged.get(MEMORY).map_or(0, |step| step + 1);
         let writer = runtime.spawn(write(tracker.clone(), run_id.clone(), waiting, first_step));
-        Self { tracker, runtime, run_id, logged, metrics, writer }
+        Self { tracker, runtime, run_id, logged, entries, writer }
     }
 
     /// The run's id.
@@ -98,7 +105,8 @@ impl RunLog {
             return;
         }
         // Where the writer has failed, the end tells why.
-        let _ = self.metrics.blocking_send(Metric::new(key, value, now_ms(), i64::from(step)));
+        let point = Metric::new(key, value, now_ms(), i64::from(step));
+        let _ = self.entries.blocking_send(Entry::Point(point));
     }
 
     /// Logs the metrics of a round, each under its rows and its name.
@@ -143,7 +151,16 @@ impl RunLog {
     }
 
     /// Keeps what the training can be continued from: the newest two are artifacts of the run.
+    ///
+    /// The metrics of its rounds are written first, because a training that goes on from it does not tell them again.
     pub fn checkpoint(&self, round: u32, bytes: Vec<u8>) -> Result<(), TrackError> {
+        let (written, told) = oneshot::channel();
+        // Where the writer has failed, nobody holds the other end any more.
+        let _ = self.entries.blocking_send(Entry::Written(written));
+        told.blocking_recv().map_err(|_| {
+            let reason = format!("the metrics before the checkpoint after round {round} were not written");
+            TrackError::internal(reason)
+        })?;
         self.runtime.block_on(checkpoint::keep(&self.tracker, &self.run_id, round, bytes))
     }
 
@@ -163,8 +180,8 @@ impl RunLog {
 
     /// Writes what waits, and how the run ended.
     pub fn finish(self, status: RunStatus, params: Vec<Pair>, tags: Vec<Pair>) -> Result<(), TrackError> {
-        let Self { tracker, runtime, run_id, metrics, writer, logged: _ } = self;
-        drop(metrics);
+        let Self { tracker, runtime, run_id, entries, writer, logged: _ } = self;
+        drop(entries);
         runtime.block_on(async {
             let written = writer.await.map_err(|error| TrackError::internal(error.to_string()))?;
             tracker.log_batch(run_id.clone(), Vec::new(), params, tags).await?;
@@ -222,11 +239,12 @@ fn git_commit(folder: &Path) -> Option<String> {
     (commit.len() >= 40 && commit.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(commit)
 }
 
-/// Writes points a few times a second, with the use of processor and memory among them.
+/// Writes points a few times a second, and at once where somebody waits for it, with the use of processor and memory
+/// among them.
 async fn write(
     tracker: Tracker,
     run_id: String,
-    mut waiting: mpsc::Receiver<Metric>,
+    mut waiting: mpsc::Receiver<Entry>,
     first_step: i64,
 ) -> Result<(), TrackError> {
     let mut system = SystemUse::default();
@@ -234,23 +252,43 @@ async fn write(
     let mut step = first_step;
     loop {
         let mut points = Vec::new();
-        let open = tokio::select! {
-            received = waiting.recv_many(&mut points, BATCH_MAX) => received > 0,
+        tokio::select! {
+            first = waiting.recv() => match first {
+                Some(Entry::Point(point)) => points.push(point),
+                Some(Entry::Written(told)) => {
+                    let _ = told.send(());
+                    continue;
+                }
+                None => return Ok(()),
+            },
             () = tokio::time::sleep_until(next_system) => {
                 points.extend(system.points(step));
                 step += 1;
                 next_system += SYSTEM_INTERVAL;
-                true
             }
-        };
-        if !points.is_empty() {
-            tracker.log_batch(run_id.clone(), points, Vec::new(), Vec::new()).await?;
         }
-        if !open {
-            return Ok(());
+        let told = collect(&mut waiting, &mut points).await;
+        tracker.log_batch(run_id.clone(), points, Vec::new(), Vec::new()).await?;
+        if let Some(told) = told {
+            let _ = told.send(());
         }
-        tokio::time::sleep(COLLECT).await;
     }
+}
+
+/// Adds points that come within a moment, as many as one request takes. Tells who waits for them to be written.
+async fn collect(
+    waiting: &mut mpsc::Receiver<Entry>,
+    points: &mut Vec<Metric>,
+) -> Option<oneshot::Sender<()>> {
+    let end = tokio::time::Instant::now() + COLLECT;
+    while points.len() < BATCH_MAX {
+        match tokio::time::timeout_at(end, waiting.recv()).await {
+            Ok(Some(Entry::Point(point))) => points.push(point),
+            Ok(Some(Entry::Written(told))) => return Some(told),
+            Ok(None) | Err(_) => return None,
+        }
+    }
+    None
 }
 
 /// What the process uses, from `/proc`; nothing where there is none.
@@ -304,6 +342,8 @@ fn resident_megabytes() -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::{Database, DatabaseUrl, Store};
+    use crate::track::Lifecycle;
 
     #[test]
     fn tells_what_the_process_uses() {
@@ -312,6 +352,33 @@ mod tests {
         assert!(first.iter().any(|point| point.key.contains("memory") && point.value > 1.0), "{first:?}");
         let second = system.points(1);
         assert!(second.iter().any(|point| point.key.contains("cpu") && point.value >= 0.0), "{second:?}");
+    }
+
+    #[test]
+    fn a_checkpoint_is_not_there_before_the_rounds_that_it_has() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let tracker = runtime.block_on(async {
+            let database = Database::open(&DatabaseUrl::default(), store.folder()).await.unwrap();
+            Tracker::new(database, store)
+        });
+        let start = RunStart { experiment: "digits".to_owned(), ..RunStart::default() };
+        let log = RunLog::start(runtime.handle().clone(), tracker.clone(), start).unwrap();
+        for round in 1..=3 {
+            log.metric("loss", 0.5, round);
+            log.checkpoint(round, vec![0; 8]).unwrap();
+            // What a training finds that goes on after this one was killed here.
+            let history = runtime.block_on(tracker.metric_history(log.run_id(), "loss", None, None)).unwrap();
+            let steps: Vec<i64> = history.metrics.iter().map(|point| point.step).collect();
+            assert_eq!(steps, (1..=i64::from(round)).collect::<Vec<_>>());
+            assert_eq!(log.newest_checkpoint().unwrap().unwrap().0, round);
+        }
+        runtime.block_on(tracker.set_run_lifecycle(log.run_id().to_owned(), Lifecycle::Deleted)).unwrap();
+        log.metric("loss", 0.5, 4);
+        let error = log.checkpoint(4, vec![0; 8]).unwrap_err().to_string();
+        assert!(error.contains("metrics before the checkpoint after round 4 were not written"), "{error}");
+        assert!(log.finish(RunStatus::Finished, Vec::new(), Vec::new()).is_err());
     }
 
     #[test]

@@ -122,7 +122,7 @@ pub type ShowPrinted = dyn Fn(&[u8]) + Sync;
 pub struct Checkpoints<'a> {
     /// Rounds between two; at least 1.
     pub every: u32,
-    /// Keeps one: the round after which it was made, from 1, and its bytes.
+    /// Keeps one: the round after which it was made, from 1, and its bytes. The session is told of the round before.
     pub keep: &'a mut dyn FnMut(u32, Vec<u8>) -> Result<(), TrainError>,
 }
 

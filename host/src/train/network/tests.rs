@@ -1,3 +1,4 @@
+use std::cell::Cell;
 use std::ops::ControlFlow;
 
 use super::*;
@@ -75,12 +76,15 @@ fn train_on(
     let train = Matrix::new(&rows.0, matrix(rows), &rows.1)?;
     let test = Matrix::new(&test.0, matrix(test), &test.1)?;
     let (mut reports, mut checkpoint) = (Vec::new(), None);
+    let told = Cell::new(0);
     let mut progress = |report: RoundReport| {
         let ends = around.break_after == Some(report.round);
+        told.set(report.round);
         reports.push(report);
         if ends { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
     let mut keep = |round, bytes| {
+        assert_eq!(told.get(), round, "who goes on from the checkpoint tells only what comes after it");
         if around.checkpoint_after == Some(round) {
             checkpoint = Some(bytes);
         }

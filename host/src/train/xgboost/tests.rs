@@ -1,3 +1,4 @@
+use std::cell::Cell;
 use std::ops::ControlFlow;
 
 use super::*;
@@ -235,11 +236,16 @@ fn a_training_goes_on_from_a_checkpoint_as_if_it_had_never_ended() {
         let mut parameters = noisy_parameters(more);
         parameters.rounds = 12;
         let mut kept = Vec::new();
+        let told = Cell::new(0);
         let mut keep = |round, bytes| {
+            assert_eq!(told.get(), round, "who goes on from the checkpoint tells only what comes after it");
             kept.push((round, bytes));
             Ok(())
         };
-        let mut go_on = |_| ControlFlow::Continue(());
+        let mut go_on = |report: RoundReport| {
+            told.set(report.round);
+            ControlFlow::Continue(())
+        };
         let mut session = TrainSession {
             checkpoints: Some(Checkpoints { every: 4, keep: &mut keep }),
             ..TrainSession::new(&mut go_on)
