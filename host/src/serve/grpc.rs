@@ -103,7 +103,7 @@ async fn inference(
     let method = named(method);
     respond(shared, request, async move |mut call, known| match method.as_str() {
         "ModelInfer" => infer::infer(call, known).await,
-        "ModelStreamInfer" => Ok(infer::stream(call)),
+        "ModelStreamInfer" => infer::stream(call, known),
         method => {
             let message = call.only(known).await?;
             Ok(status::answered(documents::answer(&call.shared, method, message.bytes()).await?))

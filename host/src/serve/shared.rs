@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::body::BodyReader;
 use super::deployment::VERSION_HEADER;
@@ -23,6 +24,10 @@ const CACHE_HEADER: HeaderName = HeaderName::from_static("x-cache");
 
 /// Tells how many milliseconds the client waits.
 const TIMEOUT_HEADER: HeaderName = HeaderName::from_static("x-request-timeout-ms");
+
+/// Streams of requests at once. Each has one of the server's places for requests for as long as it is there, though it may ask
+/// nothing; half of them are left to those who do.
+const STREAMS_MAX: usize = 2_048;
 
 /// What the routes answer from.
 pub struct ServeState {
@@ -49,6 +54,7 @@ pub(super) struct Shared {
     pub(super) observer: Option<Arc<Observer>>,
     recorder: Option<Arc<Recorder>>,
     ids: PredictionIds,
+    stream_places: Arc<Semaphore>,
 }
 
 /// Who was asked.
@@ -62,7 +68,16 @@ impl Shared {
     pub(super) fn new(state: ServeState) -> Self {
         let ServeState { endpoints, recorder, control, observer, metrics, limits } = state;
         let (ids, bodies) = (PredictionIds::default(), BodyReader::new(limits));
-        Self { endpoints, control, bodies, metrics, observer, recorder, ids }
+        let stream_places = Arc::new(Semaphore::new(STREAMS_MAX));
+        Self { endpoints, control, bodies, metrics, observer, recorder, ids, stream_places }
+    }
+
+    /// A place for one more stream of requests.
+    pub(super) fn place_for_stream(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        Arc::clone(&self.stream_places).try_acquire_owned().map_err(|_| {
+            let message = format!("{STREAMS_MAX} streams are open, as many as may be: try again");
+            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Overloaded, message)
+        })
     }
 
     /// The endpoint of a name.

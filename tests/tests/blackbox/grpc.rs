@@ -3,6 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
 use std::process::Command;
+use std::time::Duration;
 
 use host_tests::{Host, Http2, Server, pixels_json, python, ran, repository, test_images};
 use serde_json::{Value, json};
@@ -148,6 +149,39 @@ fn floods_of_frames_harm_nobody() {
     });
     assert!(wrong < 50_000 && continued < 50_000, "{taken_back} {wrong} {continued}");
     assert!(server.peak_memory() < before + (64 << 20), "{} {before}", server.peak_memory());
+}
+
+#[test]
+fn streams_that_ask_nothing_leave_room_for_calls() {
+    const STREAM: &str = "/inference.GRPCInferenceService/ModelStreamInfer";
+    const LIVE: &str = "/inference.GRPCInferenceService/ServerLive";
+    let server = Host::trained().serve(["--model", "mnist"]);
+    // More than there may be: 128 on each connection. A request without a body is one that goes on.
+    let idle: Vec<Http2> = (0..18)
+        .map(|_| {
+            let mut client = Http2::connect(&server);
+            (0..128).for_each(|index| client.post(2 * index + 1, "localhost", STREAM, GRPC, b""));
+            client.settle();
+            client
+        })
+        .collect();
+    let mut client = Http2::connect(&server);
+    client.post(1, "localhost", STREAM, GRPC, b"");
+    // An error has no data.
+    assert_eq!(client.body(1).unwrap(), b"", "one more is refused at once");
+    client.post(3, "localhost", LIVE, GRPC, &framed(b""));
+    assert!(!client.body(3).unwrap().is_empty(), "a call is answered");
+    let told = "host_refused_requests_total{code=\"overloaded\"} 257\n";
+    let metrics = server.get("/metrics").body;
+    assert!(metrics.contains(told), "{metrics}");
+    drop(idle);
+    let is_free = (5..2_000).step_by(2).any(|stream| {
+        std::thread::sleep(Duration::from_millis(50));
+        // A request of no model, which has an answer too.
+        client.post(stream, "localhost", STREAM, GRPC, &framed(b""));
+        !client.body(stream).unwrap().is_empty()
+    });
+    assert!(is_free, "streams that have ended still have their places");
 }
 
 /// A field of protobuf that has bytes.

@@ -5,6 +5,7 @@ use axum::http::{HeaderName, HeaderValue, Response, StatusCode};
 use futures_util::stream::unfold;
 use http_body_util::StreamBody;
 use hyper::body::Frame;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::super::body::RequestBody;
 use super::super::endpoint::number_of;
@@ -40,10 +41,12 @@ pub(super) async fn infer(mut call: Call, known: &mut Known) -> Result<Response<
 
 /// Answers `ModelStreamInfer`: for each request one answer, in the order of the requests. An error is an answer too, and
 /// the stream goes on; it ends with the first message that cannot be read.
-pub(super) fn stream(call: Call) -> Response<Body> {
+pub(super) fn stream(call: Call, known: &mut Known) -> Result<Response<Body>, ApiError> {
+    known.is_inference = true;
+    let place = call.shared.place_for_stream()?;
     let observed = call.shared.observed_stream(STREAM_PATH, ROUTE, &call.headers, call.client);
     let is_stream = observed.is_some();
-    let frames = unfold(Some(Stream { call, observed }), async |stream| {
+    let frames = unfold(Some(Stream { call, observed, _place: place }), async |stream| {
         let mut stream = stream?;
         let (frame, next) = match stream.next_answer().await {
             Ok(Some(answer)) => (Frame::data(answer), Some(stream)),
@@ -56,7 +59,7 @@ pub(super) fn stream(call: Call) -> Response<Body> {
     if is_stream {
         response.extensions_mut().insert(Seen { is_stream, ..Seen::default() });
     }
-    response
+    Ok(response)
 }
 
 /// A stream of requests that is under way.
@@ -64,6 +67,7 @@ struct Stream {
     call: Call,
     /// None where nothing is told of it.
     observed: Option<ObservedStream>,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Drop for Stream {
