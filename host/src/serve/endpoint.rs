@@ -138,6 +138,12 @@ impl Routing {
         &self.routes
     }
 
+    /// Who answers for what is followed by that reference.
+    pub fn answering_for(&self, model: &ModelReference) -> Option<&Arc<Deployment>> {
+        let route = self.routes.iter().find(|route| route.model.as_ref() == Some(model));
+        route.map(|route| &route.deployment)
+    }
+
     /// Who is given requests for comparison.
     pub fn shadows(&self) -> &[Shadow] {
         &self.shadows
@@ -209,7 +215,7 @@ impl Routing {
     }
 
     /// Who answers most requests, of several the first; none where nobody answers.
-    pub(super) fn main(&self) -> Option<&Arc<Deployment>> {
+    pub fn main(&self) -> Option<&Arc<Deployment>> {
         let answering = self.routes.iter().filter(|route| route.weight > 0);
         answering.rev().max_by_key(|route| route.weight).map(|route| &route.deployment)
     }

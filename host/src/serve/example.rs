@@ -66,7 +66,7 @@ fn gather(node: &Node, columns: &[ColumnSpec], endpoints: &Endpoints, known: &mu
 /// A row that an endpoint with a model takes.
 fn row_of(endpoint: &str, endpoints: &Endpoints) -> Option<Map<String, Value>> {
     let routing = endpoints.get(endpoint)?.routing();
-    let (row, _) = routing.routes().first()?.deployment.example()?;
+    let (row, _) = routing.main()?.example()?;
     row.as_object().cloned()
 }
 

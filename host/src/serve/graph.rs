@@ -70,6 +70,12 @@ pub enum GraphError {
         /// The column.
         column: String,
     },
+    /// A column by which rows are to be told apart has more than one element a row.
+    #[error("column `{column}` has several elements in a row: a switch decides by one")]
+    Switch {
+        /// The column.
+        column: String,
+    },
     /// Endpoints whose answers should be alike have other columns.
     #[error("its endpoints answer with different columns: {one}; and {other}")]
     Outputs {
@@ -171,49 +177,55 @@ impl Node {
 
     /// What it takes and answers, with the versions that answer now.
     fn signature(&self, endpoints: &Endpoints) -> Result<Signature, GraphError> {
+        let mut decisive = Vec::new();
+        let mut signature = self.signature_beside(endpoints, &mut decisive)?;
+        for name in decisive {
+            match signature.inputs.iter().find(|spec| spec.name == name) {
+                Some(known) => check_decisive(known)?,
+                // Nobody says what it is: text says anything.
+                None => signature.inputs.push(ColumnSpec {
+                    name,
+                    dtype: DataType::Bytes,
+                    shape: Vec::new(),
+                    nullable: false,
+                }),
+            }
+        }
+        Ok(signature)
+    }
+
+    /// What it takes and answers, beside the columns by which its switches decide, which are added to `decisive`: whoever makes
+    /// or takes one says of what type it is.
+    fn signature_beside(
+        &self,
+        endpoints: &Endpoints,
+        decisive: &mut Vec<String>,
+    ) -> Result<Signature, GraphError> {
         match self {
             Self::Endpoint(name) => {
                 let routing = endpoints.get(name.as_str()).map(|endpoint| endpoint.routing());
-                let route = routing.as_ref().and_then(|routing| routing.routes().first());
-                let route = route.ok_or_else(|| GraphError::Missing(name.clone()))?;
-                Ok(route.deployment.signature().clone())
+                let answering = routing.as_ref().and_then(|routing| routing.main());
+                let answering = answering.ok_or_else(|| GraphError::Missing(name.clone()))?;
+                Ok(answering.signature().clone())
             }
-            Self::Sequence(nodes) => {
-                let (mut inputs, mut made, mut outputs) = (Vec::new(), Vec::new(), Vec::new());
-                for node in nodes {
-                    let signature = node.signature(endpoints)?;
-                    let mut wanted = Vec::new();
-                    for spec in signature.inputs {
-                        match made.iter().find(|known: &&ColumnSpec| known.name == spec.name) {
-                            None => wanted.push(spec),
-                            Some(known) if is_like(known, &spec) => {}
-                            Some(_) => return Err(GraphError::Column { column: spec.name }),
-                        }
-                    }
-                    add(&mut inputs, wanted)?;
-                    made.retain(|known| !signature.outputs.iter().any(|spec| spec.name == known.name));
-                    made.extend(signature.outputs.iter().cloned());
-                    outputs = signature.outputs;
-                }
-                Ok(Signature { inputs, features: Vec::new(), outputs })
-            }
+            Self::Sequence(nodes) => sequence_signature(nodes, endpoints, decisive),
             Self::Switch { column, .. } => {
-                let mut signature = self.signature_of_like(endpoints)?;
-                if !signature.inputs.iter().any(|spec| spec.name == *column) {
-                    let (name, dtype) = (column.clone(), DataType::Bytes);
-                    signature.inputs.push(ColumnSpec { name, dtype, shape: Vec::new(), nullable: false });
-                }
-                Ok(signature)
+                decisive.push(column.clone());
+                self.signature_of_like(endpoints, decisive)
             }
-            Self::Ensemble(_) => self.signature_of_like(endpoints),
+            Self::Ensemble(_) => self.signature_of_like(endpoints, decisive),
         }
     }
 
     /// The signature of nodes whose answers have the same columns.
-    fn signature_of_like(&self, endpoints: &Endpoints) -> Result<Signature, GraphError> {
+    fn signature_of_like(
+        &self,
+        endpoints: &Endpoints,
+        decisive: &mut Vec<String>,
+    ) -> Result<Signature, GraphError> {
         let mut all: Option<Signature> = None;
         for part in self.parts() {
-            let signature = part.signature(endpoints)?;
+            let signature = part.signature_beside(endpoints, decisive)?;
             match &mut all {
                 None => all = Some(Signature { features: Vec::new(), ..signature }),
                 Some(all) if all.outputs != signature.outputs => {
@@ -227,6 +239,46 @@ impl Node {
         }
         let none = || Signature { inputs: Vec::new(), features: Vec::new(), outputs: Vec::new() };
         Ok(all.unwrap_or_else(none))
+    }
+}
+
+/// The signature of nodes of which each takes what was asked for and what those before it made.
+fn sequence_signature(
+    nodes: &[Node],
+    endpoints: &Endpoints,
+    decisive: &mut Vec<String>,
+) -> Result<Signature, GraphError> {
+    let (mut inputs, mut made, mut outputs) = (Vec::new(), Vec::new(), Vec::new());
+    for node in nodes {
+        let mut decides = Vec::new();
+        let signature = node.signature_beside(endpoints, &mut decides)?;
+        for column in decides {
+            match made.iter().find(|known: &&ColumnSpec| known.name == column) {
+                Some(known) => check_decisive(known)?,
+                None => decisive.push(column),
+            }
+        }
+        let mut wanted = Vec::new();
+        for spec in signature.inputs {
+            match made.iter().find(|known: &&ColumnSpec| known.name == spec.name) {
+                None => wanted.push(spec),
+                Some(known) if is_like(known, &spec) => {}
+                Some(_) => return Err(GraphError::Column { column: spec.name }),
+            }
+        }
+        add(&mut inputs, wanted)?;
+        made.retain(|known| !signature.outputs.iter().any(|spec| spec.name == known.name));
+        made.extend(signature.outputs.iter().cloned());
+        outputs = signature.outputs;
+    }
+    Ok(Signature { inputs, features: Vec::new(), outputs })
+}
+
+/// Refuses a column that cannot decide where a row goes.
+fn check_decisive(spec: &ColumnSpec) -> Result<(), GraphError> {
+    match spec.shape.iter().product::<usize>() {
+        1 => Ok(()),
+        _ => Err(GraphError::Switch { column: spec.name.clone() }),
     }
 }
 

@@ -30,7 +30,7 @@ pub(super) fn document(endpoints: &Endpoints) -> Value {
 
 fn path_item(endpoint: &Endpoint, endpoints: &Endpoints) -> Option<Value> {
     let routing = endpoint.routing();
-    let deployment = &routing.routes().first()?.deployment;
+    let deployment = routing.main()?;
     let signature = deployment.signature();
     let (asked, answered) = match deployment.graph() {
         // Its answer changes with the versions of its parts, and asking them would be counted and captured as a request.

@@ -12,6 +12,7 @@ endpoints:
   two: { model: digits@champion }
   mean: { ensemble: [one, { endpoint: two, weight: 3 }] }
   pick: { switch: { column: a, cases: { 1: one, 2: two }, default: { sequence: [one] } } }
+  routed: { sequence: [one, { switch: { column: scores, cases: { never: two }, default: two } }] }
   strict: { switch: { column: kind, cases: { x: one, y: two } } }
 ";
 
@@ -40,6 +41,7 @@ fn endpoints_are_asked_one_after_the_other_by_column_or_all() {
         assert!((mean - (one + 3.0 * two) / 4.0).abs() < 1e-6, "{mean} {one} {two}");
     }
     assert_eq!(scores(&server, "pick", &rows), [one[0], two[1], one[2], two[3]]);
+    assert_eq!(scores(&server, "routed", &rows), two, "what was made before decides, whatever its type");
     let strict = json!([{ "a": 1, "b": 2, "kind": "y" }, { "a": 1, "b": 2, "kind": "x" }]);
     assert_eq!(scores(&server, "strict", &strict), [two[0], one[0]]);
     let unknown = server.post("/serve/strict", r#"{"a": 1, "b": 2, "kind": "z"}"#);
@@ -59,6 +61,23 @@ fn endpoints_are_asked_one_after_the_other_by_column_or_all() {
     let metadata = server.get("/v2/models/strict").json();
     let inputs: Vec<_> = metadata["inputs"].as_array().unwrap().iter().map(|input| &input["name"]).collect();
     assert_eq!(inputs, ["a", "b", "kind"]);
+}
+
+#[test]
+fn a_switch_by_what_cannot_decide_is_refused_before_anybody_asks() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("endpoints.yaml");
+    let text = "version: 1
+endpoints:
+  d: { model: mnist }
+  wide: { switch: { column: pixels, cases: { x: d }, default: d } }
+";
+    std::fs::write(&file, text).unwrap();
+    let server = Host::trained().serve(["--endpoints", file.to_str().unwrap()]);
+    assert_eq!(server.post("/serve/wide", "{}").status, 404);
+    let told = server.stop().stderr;
+    let expected = "endpoint `wide`: column `pixels` has several elements in a row: a switch decides by one";
+    assert!(told.contains(expected), "{told}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::pin::Pin;
 
 use axum::http::StatusCode;
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 
 use super::super::{ApiError, ErrorCode};
 use super::Node;
@@ -69,7 +69,8 @@ pub(in crate::serve) fn answer<'a, A: Answering>(
             Node::Ensemble(nodes) => {
                 let asked =
                     nodes.iter().map(|(part, _)| answer(answering, part, node.place_of(part, first), inputs));
-                let answers = try_join_all(asked).await?;
+                // All of them, also where one fails: who is dropped counts as given up by its client.
+                let answers = join_all(asked).await.into_iter().collect::<Result<Vec<_>, _>>()?;
                 let weights: Vec<f64> = nodes.iter().map(|(_, weight)| *weight).collect();
                 Ok(combine(&answers, &weights)?)
             }

@@ -2,10 +2,10 @@ use std::sync::Arc;
 
 use super::super::{Deployment, Endpoint, Routing};
 
-/// An endpoint with the first of those that answer, which is the only one as a rule, and all that are loaded.
+/// An endpoint with who answers most, which is the only one as a rule, and all that are loaded.
 pub(super) fn described(endpoint: &Endpoint) -> serde_json::Value {
     let routing = endpoint.routing();
-    let first = routing.routes().first().map(|route| &route.deployment);
+    let main = routing.main();
     let asked_for = |deployment: &Arc<Deployment>| {
         let route = routing.routes().iter().find(|route| Arc::ptr_eq(&route.deployment, deployment));
         route.and_then(|route| route.model.as_ref()).map(ToString::to_string)
@@ -39,9 +39,9 @@ pub(super) fn described(endpoint: &Endpoint) -> serde_json::Value {
         .collect();
     serde_json::json!({
         "name": endpoint.name(),
-        "bundle": first.map(|deployment| deployment.bundle()),
-        "signature": first.map(|deployment| deployment.signature()),
-        "window_rows": first.and_then(|first| first.window()).map(|window| window.rows_written()),
+        "bundle": main.map(|deployment| deployment.bundle()),
+        "signature": main.map(|deployment| deployment.signature()),
+        "window_rows": main.and_then(|main| main.window()).map(|window| window.rows_written()),
         "routes": described_routes(&routing),
         "versions": versions,
         "shadows": shadows,
