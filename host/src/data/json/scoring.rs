@@ -63,8 +63,13 @@ pub fn decode_scoring_csv(
     let order = columns.order(names.iter().map(String::as_str))?;
     let mut record = csv::StringRecord::new();
     let mut cell_as_json = Vec::new();
-    while reader.read_record(&mut record).map_err(told)? {
-        columns.begin_row(rows_max)?;
+    loop {
+        let read = reader.read_record(&mut record);
+        if matches!(read, Ok(false)) {
+            return columns.finish();
+        }
+        let row = columns.begin_row(rows_max)?;
+        read.map_err(|error| misread(&error, row, &names))?;
         for (cell, &column) in record.iter().zip(&order) {
             let Some(column) = column else { continue };
             cell_as_json.clear();
@@ -78,7 +83,21 @@ pub fn decode_scoring_csv(
         }
         columns.end_row()?;
     }
-    columns.finish()
+}
+
+/// What is said of a line that is no row.
+fn misread(error: &csv::Error, row: usize, names: &[String]) -> JsonError {
+    let message = match error.kind() {
+        csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
+            format!("expected {expected_len} cells, found {len}")
+        }
+        csv::ErrorKind::Utf8 { err, .. } => match names.get(err.field()) {
+            Some(name) => format!("column `{name}` is not text in UTF-8"),
+            None => "is not text in UTF-8".to_owned(),
+        },
+        _ => format!("is not CSV: {error}"),
+    };
+    JsonError::in_row(message, row)
 }
 
 /// A cell as JSON writes what it holds. A dataset's CSV is read as generously: what trains shall serve.
@@ -433,7 +452,10 @@ mod tests {
         assert!(csv("age,city,x\n1,a,2\n").contains("`x`"));
         assert!(csv("age\n1\n").contains("`city`"));
         assert_eq!(csv("age,city\nx,y\n"), "row 0, column `age`: expected FP64, found `x`");
-        assert!(csv("age,city\n1\n").contains("CSV"));
+        assert_eq!(csv("age,city\n1,a\n1\n"), "row 1: expected 2 cells, found 1");
+        assert_eq!(csv("age,city\n1,a,b\n"), "row 0: expected 2 cells, found 3");
+        let latin = decode_scoring_csv(b"age,city\n1,a\n2,Z\xfcrich\n", &two(), 3, UnknownColumns::Refused);
+        assert_eq!(latin.unwrap_err().to_string(), "row 1: column `city` is not text in UTF-8");
         assert!(csv("age,city\n1,a\n1,a\n1,a\n1,a\n").contains("at most 3 rows"));
         assert_eq!(csv("age,city\n"), "expected at least one row, found none");
     }
