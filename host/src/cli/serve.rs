@@ -53,7 +53,7 @@ pub(super) struct ServeArguments {
     /// served by that name. May be given more than once. A newer version, or an alias that moves, is served at once.
     #[arg(long = "model", value_name = "[ENDPOINT=]MODEL", required_unless_present = "endpoints")]
     models: Vec<String>,
-    /// Serve as `/serve/ENDPOINT` [default: the model's name].
+    /// Serve as `/serve/ENDPOINT` [default: the model's name; `model` for a digest or a folder].
     #[arg(long)]
     endpoint: Option<Name>,
     /// A file that says which endpoints there are and who answers for each; changes of it are taken up at once.
@@ -62,10 +62,10 @@ pub(super) struct ServeArguments {
     /// Seconds between two looks whether an alias has moved, there is a new version or the file has changed; 0 never looks.
     #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=86_400))]
     refresh: u32,
-    /// Replace the bundle's preprocess transformers by these components, in this order.
+    /// Replace the bundle's preprocess transformers by this component; given more than once, by these in this order.
     #[arg(long = "plugin", value_name = "FILE", group = "replaced")]
     plugins: Vec<PathBuf>,
-    /// Replace the bundle's postprocess transformers by these components, in this order.
+    /// Replace the bundle's postprocess transformers by this component; given more than once, by these in this order.
     #[arg(long = "postprocess", value_name = "FILE", group = "replaced")]
     postprocess: Vec<PathBuf>,
     /// Config of a replacing component by its plugin's name, as `NAME={…}`.
@@ -186,6 +186,9 @@ async fn serve(
 ) -> anyhow::Result<()> {
     let stop = stop_signal()?;
     let hosts = arguments.hosts.allowed(arguments.ip)?;
+    let log = arguments.access_log.as_deref().map(AccessLog::open).transpose()?;
+    let observer = Arc::new(Observer { log, traces: Traces::from_environment()? });
+    let metrics = ServeMetrics::new()?;
     let endpoints = Arc::new(Endpoints::default());
     let recorder = match arguments.record_mib {
         0 => None,
@@ -196,7 +199,6 @@ async fn serve(
     };
     let watch = deploy(arguments, state, store, &endpoints, output).await?;
     let server = listen(arguments.ip, arguments.port).await?;
-    announce(&endpoints, &server, output)?;
     let limits = ServeLimits {
         body_max_bytes: arguments.body_max_bytes,
         body_max_ms: arguments.body_max_ms,
@@ -205,10 +207,9 @@ async fn serve(
     let capture = Capture::start(Arc::clone(&endpoints), recorder.clone())?;
     let (control, asked) = Control::new();
     let control = arguments.model_control.then_some(control);
-    let log = arguments.access_log.as_deref().map(AccessLog::open).transpose()?;
-    let observer = Arc::new(Observer { log, traces: Traces::from_environment()? });
-    let metrics = ServeMetrics::new()?;
     let told = (!observer.is_idle()).then(|| Arc::clone(&observer));
+    // Nothing can fail any more.
+    announce(&endpoints, &server, output)?;
     let state = ServeState { endpoints, recorder, control, observer: told, metrics, limits };
     let answers = Answering { routes: Routes::new(state), has_constant: arguments.constant_endpoint };
     tokio::select! {
@@ -321,20 +322,20 @@ async fn deploy_replaced(
         for route in &spec.routes {
             let located = deployer.locate(&route.model).await?;
             // It starts instances and waits for them, which a thread that serves must not.
-            let (predictor, platform, example) = tokio::task::block_in_place(|| {
+            let (predictor, is_of_bundle, platform, example) = tokio::task::block_in_place(|| {
                 let manifest = read_bundle(&deployer.store, located.bundle)?;
                 let own =
                     Predictor::load_by(&deployer.models, &deployer.store, &deployer.runtime, &manifest)?;
-                let replaced = replace_transformers(own, arguments, &deployer.runtime, output)?;
+                let (replaced, is_same) = replace_transformers(own, arguments, &deployer.runtime, output)?;
                 let example = deployer.example_of_replaced(&manifest, &replaced)?;
-                Ok::<_, anyhow::Error>((replaced, manifest.model.platform(), example))
+                Ok::<_, anyhow::Error>((replaced, is_same, manifest.model.platform(), example))
             })?;
             let config = DeploymentConfig {
                 version: located.version,
                 bundle: located.bundle,
                 platform,
                 work: Work::Bundle(predictor),
-                is_of_bundle: false,
+                is_of_bundle,
                 window: deployer.window(&spec.name, located.bundle)?,
                 rows_max: REQUEST_ROWS_MAX,
                 example,
@@ -353,7 +354,7 @@ fn announce(endpoints: &Endpoints, server: &Server, output: &Output) -> anyhow::
     if output.is_json() {
         let described = |endpoint: &Arc<Endpoint>| {
             let routing = endpoint.routing();
-            let bundle = routing.routes().first().map(|route| route.deployment.bundle());
+            let bundle = routing.main().map(|deployment| deployment.bundle());
             json!({ "name": endpoint.name(), "url": url(endpoint), "bundle": bundle })
         };
         // One line, so that a program can wait for it.

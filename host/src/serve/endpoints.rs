@@ -80,7 +80,7 @@ impl Endpoints {
     pub fn flush_windows(&self) -> Result<(), WindowError> {
         let mut flushed = Ok(());
         for endpoint in self.all() {
-            for deployment in endpoint.routing().deployments() {
+            for deployment in endpoint.routing().loaded() {
                 if let Some(Err(error)) = deployment.window().map(|window| window.flush()) {
                     flushed = Err(error);
                 }

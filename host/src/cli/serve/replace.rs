@@ -8,17 +8,18 @@ use crate::cli::plugin::load;
 use crate::plugin::{PluginRuntime, Transformer, block_on};
 use crate::registry::Predictor;
 
-/// Puts the user's components where the bundle's were. A component of the same plugin takes over config and state.
+/// Puts the user's components where the bundle's were, and tells whether they are the same. A component of the same plugin takes
+/// over config and state.
 pub(super) fn replace_transformers(
     predictor: Predictor,
     arguments: &ServeArguments,
     runtime: &PluginRuntime,
     output: &Output,
-) -> anyhow::Result<Predictor> {
+) -> anyhow::Result<(Predictor, bool)> {
     let (mut parts, signature) = predictor.into_parts();
-    let replace = |files: &[PathBuf], bundled: &mut Vec<Transformer>| -> anyhow::Result<()> {
+    let replace = |files: &[PathBuf], bundled: &mut Vec<Transformer>| -> anyhow::Result<bool> {
         if files.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
         let mut replacements = Vec::new();
         for file in files {
@@ -40,12 +41,25 @@ pub(super) fn replace_transformers(
             }
             replacements.push(block_on(Transformer::open(&plugin, config, state))?);
         }
-        *bundled = replacements;
-        Ok(())
+        let before = std::mem::replace(bundled, replacements);
+        Ok(before.len() == bundled.len()
+            && before.iter().zip(bundled.iter()).all(|(old, new)| is_same(old, new)))
     };
-    replace(&arguments.plugins, &mut parts.preprocess)?;
-    replace(&arguments.postprocess, &mut parts.postprocess)?;
-    Ok(Predictor::new(parts, signature))
+    let is_same_before = replace(&arguments.plugins, &mut parts.preprocess)?;
+    let is_same_after = replace(&arguments.postprocess, &mut parts.postprocess)?;
+    Ok((Predictor::new(parts, signature), is_same_before && is_same_after))
+}
+
+/// Whether two transformers answer the same.
+fn is_same(one: &Transformer, other: &Transformer) -> bool {
+    let of = |transformer: &Transformer| {
+        (
+            transformer.plugin().digest(),
+            transformer.config().to_owned(),
+            transformer.state().map(<[u8]>::to_vec),
+        )
+    };
+    of(one) == of(other)
 }
 
 fn describe(transformers: &[Transformer]) -> String {
