@@ -65,6 +65,21 @@ pub enum DeployError {
     /// The program is closing.
     #[error("the work was given up")]
     Stopped,
+    /// Several things at once.
+    #[error("{0}")]
+    Several(String),
+}
+
+impl DeployError {
+    /// All of them in one; none where there are none.
+    pub(super) fn all(mut errors: Vec<Self>) -> Result<(), Self> {
+        let Some(last) = errors.pop() else { return Ok(()) };
+        if errors.is_empty() {
+            return Err(last);
+        }
+        let texts: Vec<String> = errors.iter().chain([&last]).map(ToString::to_string).collect();
+        Err(Self::Several(texts.join("; ")))
+    }
 }
 
 impl Deployer {

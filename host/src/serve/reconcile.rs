@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
 
 use super::deployer::{DeployError, Deployer, LocatedBundle};
 use super::graph::Graph;
@@ -10,6 +12,9 @@ use super::spec::EndpointSpec;
 use super::{Deployment, Endpoint, Endpoints, Node, Route, Routing, Shadow};
 use crate::domain::Name;
 use crate::registry::ModelReference;
+
+/// When what could not be deployed is tried again: after the first, and twice as long after each, up to the last.
+const RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
 
 /// What became of an endpoint.
 #[derive(Debug)]
@@ -33,8 +38,8 @@ pub enum EndpointOutcome {
 pub struct Reconciler {
     deployer: Deployer,
     endpoints: Arc<Endpoints>,
-    /// What could not be deployed, and was told: it is not tried again until something else is asked for.
-    refused: HashMap<Name, (Wanted, EndpointSpec)>,
+    /// What could not be deployed, and was told.
+    refused: HashMap<Name, Refused>,
     /// The failures that were told last.
     told: HashMap<Name, String>,
     /// What folders hold, and when they were last changed.
@@ -52,8 +57,24 @@ struct Wanted {
 /// A version that should answer, or be given requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Target {
-    located: LocatedBundle,
+    model: ModelReference,
+    /// None where there is no such version.
+    located: Option<LocatedBundle>,
     weight: u32,
+}
+
+/// What could not be deployed. It is tried again when something else is asked for, and after a while: a store may have failed.
+struct Refused {
+    wanted: Wanted,
+    spec: EndpointSpec,
+    waits: Duration,
+    until: Instant,
+}
+
+impl Refused {
+    fn is_of(&self, wanted: &Wanted, spec: &EndpointSpec) -> bool {
+        (&self.wanted, &self.spec) == (wanted, spec)
+    }
 }
 
 impl Reconciler {
@@ -119,33 +140,44 @@ impl Reconciler {
     }
 
     async fn one(&mut self, spec: &EndpointSpec) -> Result<Option<EndpointOutcome>, DeployError> {
-        let mut wanted = Wanted { routes: Vec::new(), shadows: Vec::new() };
-        for route in &spec.routes {
-            wanted.routes.push(Target { located: self.locate(&route.model).await?, weight: route.weight });
-        }
-        for shadow in &spec.shadows {
-            wanted
-                .shadows
-                .push(Target { located: self.locate(&shadow.model).await?, weight: shadow.percent });
-        }
+        let (wanted, missing) = self.locate_all(spec).await;
         let present = self.endpoints.get(spec.name.as_str()).map(|endpoint| endpoint.routing());
-        if present.as_ref().is_some_and(|present| is_as_wanted(present, &wanted, spec)) {
+        let is_as_wanted = |present: &Arc<Routing>| {
+            Some(shape(present.routes(), present.shadows())) == wanted.shape() && is_set_as(present, spec)
+        };
+        if present.as_ref().is_some_and(is_as_wanted) {
             self.refused.remove(&spec.name);
             return Ok(None);
         }
-        if self.refused.get(&spec.name).is_some_and(|(tried, as_)| (tried, as_) == (&wanted, spec)) {
+        let before = self.refused.get(&spec.name).filter(|refused| refused.is_of(&wanted, spec));
+        if before.is_some_and(|refused| Instant::now() < refused.until) {
             return Ok(None);
         }
-        match self.deploy(spec, &wanted, present.as_deref()).await {
+        let waits = before.map_or(RETRY.0, |refused| (refused.waits * 2).min(RETRY.1));
+        match self.deploy(spec, &wanted, missing, present.as_deref()).await {
             Ok(()) => {
                 self.refused.remove(&spec.name);
                 Ok(Some(EndpointOutcome::Deployed))
             }
             Err(error) => {
-                self.refused.insert(spec.name.clone(), (wanted, spec.clone()));
+                let (spec, until) = (spec.clone(), Instant::now() + waits);
+                self.refused.insert(spec.name.clone(), Refused { wanted, spec, waits, until });
                 Err(error)
             }
         }
+    }
+
+    /// The versions that `spec` means now, and why there are not all of them.
+    async fn locate_all(&mut self, spec: &EndpointSpec) -> (Wanted, Vec<DeployError>) {
+        let (mut wanted, mut failed) = (Wanted { routes: Vec::new(), shadows: Vec::new() }, Vec::new());
+        let routes = spec.routes.iter().map(|route| (&route.model, route.weight, true));
+        let shadows = spec.shadows.iter().map(|shadow| (&shadow.model, shadow.percent, false));
+        for (model, weight, answers) in routes.chain(shadows) {
+            let located = self.locate(model).await.map_err(|error| failed.push(error)).ok();
+            let targets = if answers { &mut wanted.routes } else { &mut wanted.shadows };
+            targets.push(Target { model: model.clone(), located, weight });
+        }
+        (wanted, failed)
     }
 
     /// Makes an endpoint of others.
@@ -175,45 +207,59 @@ impl Reconciler {
         }
     }
 
-    /// Loads what is missing and puts it in its place. Without a shadow that cannot be loaded the others are put there.
+    /// Loads what is missing and puts it in its place. Where a version cannot be loaded the one that answered for its
+    /// reference goes on, or else the others answer without it; where nobody is left, all stays as it is.
     async fn deploy(
         &self,
         spec: &EndpointSpec,
         wanted: &Wanted,
+        mut failed: Vec<DeployError>,
         present: Option<&Routing>,
     ) -> Result<(), DeployError> {
         let mut loaded: Vec<Arc<Deployment>> =
             present.into_iter().flat_map(Routing::loaded).map(Arc::clone).collect();
         let mut routes = Vec::with_capacity(wanted.routes.len());
-        for (target, route) in wanted.routes.iter().zip(&spec.routes) {
-            let deployment = self.load(&spec.name, target, &mut loaded).await?;
-            let model = Some(route.model.clone());
-            routes.push(Route { deployment, weight: target.weight, model });
-        }
-        let (mut shadows, mut failed) = (Vec::new(), Ok(()));
-        for target in &wanted.shadows {
-            match self.load(&spec.name, target, &mut loaded).await {
-                Ok(deployment) => shadows.push(Shadow::new(deployment, target.weight)),
-                Err(error) => failed = Err(error),
+        for target in &wanted.routes {
+            let loading = self.load(&spec.name, target, &mut loaded).await;
+            let deployment = loading.map_err(|error| failed.push(error)).ok();
+            let before = || present.and_then(|present| present.answering_for(&target.model));
+            if let Some(deployment) = deployment.flatten().or_else(|| before().map(Arc::clone)) {
+                let model = Some(target.model.clone());
+                routes.push(Route { deployment, weight: target.weight, model });
             }
         }
-        self.put(spec, routes, shadows, present);
-        failed
+        if !failed.is_empty() && routes.iter().all(|route| route.weight == 0) {
+            return DeployError::all(failed);
+        }
+        let mut shadows = Vec::with_capacity(wanted.shadows.len());
+        for target in &wanted.shadows {
+            let loading = self.load(&spec.name, target, &mut loaded).await;
+            let deployment = loading.map_err(|error| failed.push(error)).ok();
+            shadows.extend(deployment.flatten().map(|deployment| Shadow::new(deployment, target.weight)));
+        }
+        let is_there = |present: &Routing| {
+            shape(present.routes(), present.shadows()) == shape(&routes, &shadows) && is_set_as(present, spec)
+        };
+        if !present.is_some_and(is_there) {
+            self.put(spec, routes, shadows, present);
+        }
+        DeployError::all(failed)
     }
 
-    /// The deployment of a target: one that is loaded, or a new one.
+    /// The deployment of a target: one that is loaded, or a new one. None where there is no such version.
     async fn load(
         &self,
         endpoint: &Name,
         target: &Target,
         loaded: &mut Vec<Arc<Deployment>>,
-    ) -> Result<Arc<Deployment>, DeployError> {
-        if let Some(known) = loaded.iter().find(|known| target.is(known)) {
-            return Ok(Arc::clone(known));
+    ) -> Result<Option<Arc<Deployment>>, DeployError> {
+        let Some(located) = &target.located else { return Ok(None) };
+        if let Some(known) = loaded.iter().find(|known| located_of(known) == *located) {
+            return Ok(Some(Arc::clone(known)));
         }
-        let deployment = Arc::new(self.deployer.deploy(endpoint, target.located.clone()).await?);
+        let deployment = Arc::new(self.deployer.deploy(endpoint, located.clone()).await?);
         loaded.push(Arc::clone(&deployment));
-        Ok(deployment)
+        Ok(Some(deployment))
     }
 
     /// The bundle that `model` means now. A folder is read again only when it has changed.
@@ -233,7 +279,9 @@ impl Reconciler {
         let is_old = |old: &Arc<Deployment>| {
             let mut used =
                 routes.iter().map(|route| &route.deployment).chain(shadows.iter().map(Shadow::deployment));
-            !used.any(|used| Arc::ptr_eq(used, old))
+            // A model that was made anew counts its versions anew: of two with one number only one can be told from others.
+            let is_same = |used: &Arc<Deployment>| old.version().is_some() && used.version() == old.version();
+            !used.any(|used| Arc::ptr_eq(used, old) || is_same(used))
         };
         let present_deployments = present.into_iter().flat_map(Routing::deployments);
         let kept: Vec<_> = present_deployments.filter(|old| is_old(old)).take(spec.kept).cloned().collect();
@@ -245,26 +293,36 @@ impl Reconciler {
     }
 }
 
-impl Target {
-    fn is(&self, deployment: &Deployment) -> bool {
-        let LocatedBundle { version, bundle } = &self.located;
-        deployment.bundle() == *bundle && deployment.version() == version.as_ref()
+/// Who answers how much, by which reference, and who is given requests.
+type Shape = (Vec<(LocatedBundle, u32, Option<ModelReference>)>, Vec<(LocatedBundle, u32)>);
+
+fn shape(routes: &[Route], shadows: &[Shadow]) -> Shape {
+    // What is followed may be another alias of the same version.
+    let route = |route: &Route| (located_of(&route.deployment), route.weight, route.model.clone());
+    let shadow = |shadow: &Shadow| (located_of(shadow.deployment()), shadow.percent());
+    (routes.iter().map(route).collect(), shadows.iter().map(shadow).collect())
+}
+
+impl Wanted {
+    /// None where not all of them are there.
+    fn shape(&self) -> Option<Shape> {
+        let route =
+            |target: &Target| Some((target.located.clone()?, target.weight, Some(target.model.clone())));
+        let shadow = |target: &Target| Some((target.located.clone()?, target.weight));
+        Some((
+            self.routes.iter().map(route).collect::<Option<_>>()?,
+            self.shadows.iter().map(shadow).collect::<Option<_>>()?,
+        ))
     }
 }
 
-fn is_as_wanted(routing: &Routing, wanted: &Wanted, spec: &EndpointSpec) -> bool {
-    let (routes, shadows) = (routing.routes(), routing.shadows());
-    let mut routes_with_targets = routes.iter().zip(&wanted.routes);
-    let mut shadows_with_targets = shadows.iter().zip(&wanted.shadows);
-    routes.len() == wanted.routes.len()
-        && shadows.len() == wanted.shadows.len()
-        && routes_with_targets
-            .all(|(route, target)| target.is(&route.deployment) && target.weight == route.weight)
-        && shadows_with_targets
-            .all(|(shadow, target)| target.is(shadow.deployment()) && target.weight == shadow.percent())
-        // What is followed may be another alias of the same version.
-        && routes.iter().zip(&spec.routes).all(|(route, spec)| route.model.as_ref() == Some(&spec.model))
-        && routing.sticky() == spec.sticky.as_ref()
+fn located_of(deployment: &Deployment) -> LocatedBundle {
+    LocatedBundle { version: deployment.version().cloned(), bundle: deployment.bundle() }
+}
+
+/// Whether all but who answers is as it is said.
+fn is_set_as(routing: &Routing, spec: &EndpointSpec) -> bool {
+    routing.sticky() == spec.sticky.as_ref()
         && routing.kept().len() <= spec.kept
         && routing.is_computing_by(&spec.policy)
 }

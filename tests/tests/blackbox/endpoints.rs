@@ -1,11 +1,11 @@
 //! Endpoints of `host serve`: many in one process, shared by versions, and swapped while they answer.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use host_tests::{Host, Server, sha256};
+use host_tests::{Host, Server, pixels_json, plugin, sha256, test_images};
 use serde_json::{Value, json};
 
 use super::registry::Registry;
@@ -374,4 +374,114 @@ fn loads_that_fail_while_others_answer_harm_nobody() {
         let answers = load.join().unwrap();
         assert!(answers.len() == 1 && answers.first().is_some_and(|answer| answer.0 == 200), "{answers:?}");
     });
+}
+
+#[test]
+fn of_versions_that_share_requests_one_that_fails_harms_no_other() {
+    let registry = two_versions();
+    let host = &registry.host;
+    with_another_sample(&registry);
+    let alias = |version: &str, alias: &str| {
+        registry.run(&["model", "alias", version, alias]).expect_success();
+    };
+    alias("digits@1", "champion");
+    alias("digits@1", "challenger");
+    alias("digits@1", "candidate");
+    let text = |canary: &str| {
+        format!(
+            "version: 1\nendpoints:\n  one:\n    traffic:\n      - {{ model: digits@champion, weight: 50 }}\n      \
+             - {{ model: {canary}, weight: 50 }}\n    shadow: [{{ model: digits@candidate }}]\n"
+        )
+    };
+    let file = write(host, &text("digits@challenger"));
+    let server = host.serve(["--endpoints", &file]);
+    let wait_for_both = |what: &str, versions: [&str; 2]| {
+        let expected = BTreeSet::from(versions.map(|version| (200, version.to_owned())));
+        wait_for(what, || {
+            let answers = (0..40).map(|_| ask(&server, "/serve/one", &[]));
+            answers.map(|(status, version, _)| (status, version)).collect::<BTreeSet<_>>() == expected
+        });
+    };
+    // What nobody can find any more answers on, beside those that move; and nobody needs a shadow.
+    registry.run(&["model", "alias", "digits", "challenger", "--delete"]).expect_success();
+    registry.run(&["model", "alias", "digits", "candidate", "--delete"]).expect_success();
+    alias("digits@2", "champion");
+    wait_for_both("an alias is not followed beside one that is gone", ["digits@1", "digits@2"]);
+    alias("digits@2", "challenger");
+    wait_for_both("what is there again is not served", ["digits@2", "digits@2"]);
+    // The others answer for what cannot be loaded and never could.
+    write(host, &text("tampered"));
+    alias("digits@1", "champion");
+    wait_for_both("an alias is not followed beside one that cannot be loaded", ["digits@1", "digits@1"]);
+    // So it is from the beginning.
+    let told = server.stop().stderr;
+    assert_eq!(told.matches("of its recorded sample with").count(), 1, "{told}");
+    let server = host.serve(["--endpoints", &file]);
+    assert_eq!(ask(&server, "/serve/one", &[]).1, "digits@1");
+}
+
+#[test]
+fn what_could_not_be_loaded_is_tried_again() {
+    let registry = two_versions();
+    registry.run(&["model", "alias", "digits@1", "champion"]).expect_success();
+    let shown = registry.run(&["model", "show", "digits@2", "--json"]).json();
+    let digest = shown["manifest"]["model"]["blob"]["digest"].as_str().unwrap().replace("sha256:", "");
+    let blob = file_named(registry.host.state_dir(), &digest).unwrap();
+    let elsewhere = blob.with_extension("elsewhere");
+    let server = registry.host.serve(["--model", "one=digits@champion"]);
+    std::fs::rename(&blob, &elsewhere).unwrap();
+    registry.run(&["model", "alias", "digits@2", "champion"]).expect_success();
+    // It is looked at each second.
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(ask(&server, "/serve/one", &[]).1, "digits@1");
+    std::fs::rename(&elsewhere, &blob).unwrap();
+    wait_for("a version that was not there is not tried again", || {
+        ask(&server, "/serve/one", &[]).1 == "digits@2"
+    });
+}
+
+/// A file in a folder, or in one below it.
+fn file_named(folder: &Path, name: &str) -> Option<PathBuf> {
+    std::fs::read_dir(folder).ok()?.flatten().find_map(|entry| match entry.file_type().ok()?.is_dir() {
+        true => file_named(&entry.path(), name),
+        false => (entry.file_name().to_str() == Some(name)).then(|| entry.path()),
+    })
+}
+
+#[test]
+fn who_answers_most_speaks_for_an_endpoint() {
+    let registry = two_versions();
+    let text = "version: 1\nendpoints:\n  one:\n    traffic:\n      - { model: digits@1, weight: 0 }\n      \
+                - { model: digits@2, weight: 100 }\n";
+    let file = write(&registry.host, text);
+    let server = registry.host.serve(["--endpoints", &file]);
+    let shown = registry.run(&["model", "show", "digits@2", "--json"]).json();
+    assert_eq!(server.get("/serve").json()["endpoints"][0]["bundle"], shown["bundle"]);
+}
+
+#[test]
+fn a_model_that_is_made_anew_has_no_version_twice() {
+    let registry = two_versions();
+    let host = &registry.host;
+    let file = write(host, "version: 1\nendpoints: { one: { model: digits, keep: 2 } }\n");
+    registry.run(&["model", "delete", "digits@2"]).expect_success();
+    let server = host.serve(["--endpoints", &file]);
+    let before = ask(&server, "/serve/one", &[]).2;
+    registry.run(&["model", "delete", "digits"]).expect_success();
+    registry.train("9");
+    wait_for("the model that was made anew is not served", || ask(&server, "/serve/one", &[]).2 != before);
+    let metrics = server.get("/metrics").body;
+    let series: Vec<_> =
+        metrics.lines().filter(|line| line.starts_with("host_requests_total{endpoint=\"one\"")).collect();
+    assert_eq!(series.len(), 1, "{series:?}");
+}
+
+#[test]
+fn what_the_bundle_s_own_component_answered_is_computed_again() {
+    let host = Host::trained();
+    let server = host.serve(["--model", "mnist", "--plugin", &plugin("mnist-pixels")]);
+    let (answer, headers) = server.post_with_headers("/serve/mnist", &pixels_json(&test_images()[0]), &[]);
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    // It is recorded within a second.
+    wait_for("it cannot be computed again", || host.run(["replay", &headers["x-prediction-id"]]).code == 0);
 }
