@@ -2,6 +2,7 @@ use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 
+use super::graph::OfRows;
 use super::inference::{CompressionError, InferenceError};
 use crate::data::JsonError;
 use crate::model::ModelError;
@@ -106,6 +107,12 @@ impl ApiError {
         &self.message
     }
 
+    /// The row that is at fault, from 0.
+    #[cfg(test)]
+    pub fn row(&self) -> Option<u64> {
+        self.row
+    }
+
     fn invalid_input(message: String, row: Option<u64>, column: Option<String>) -> Self {
         Self { status: StatusCode::BAD_REQUEST, code: ErrorCode::InvalidInput, message, row, column }
     }
@@ -129,6 +136,18 @@ impl ApiError {
             response.headers_mut().insert(header::ACCEPT_ENCODING, encodings);
         }
         response
+    }
+}
+
+impl OfRows for ApiError {
+    fn of_rows(mut self, rows: &[usize]) -> Self {
+        let place = self.row.and_then(|row| Some((row, *rows.get(usize::try_from(row).ok()?)?)));
+        if let Some((row, of_whole)) = place {
+            // The sentence names it first of all.
+            self.message = self.message.replacen(&format!("row {row}"), &format!("row {of_whole}"), 1);
+            self.row = Some(of_whole as u64);
+        }
+        self
     }
 }
 

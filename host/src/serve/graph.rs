@@ -12,7 +12,7 @@ use axum::http::{HeaderMap, StatusCode};
 use serde_json::Value;
 use tokio::time::Instant;
 
-pub(super) use self::walk::{Answering, answer, choose, take_columns};
+pub(super) use self::walk::{Answering, OfRows, answer, choose, take_columns};
 use super::{ApiError, Deployment, Endpoints, ErrorCode, StageTimes};
 use crate::data::{GraphRecord, PartRecord};
 use crate::domain::{Batch, ColumnSpec, DataType, Digest, Name, Signature};

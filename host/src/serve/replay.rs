@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::graph::{Answering, answer, take_columns};
+use super::graph::{Answering, OfRows, answer, take_columns};
 use super::{ApiError, Node};
 use crate::data::{AnsweredBy, DataError, GraphRecord, PredictionRecord, find_prediction};
 use crate::domain::{Batch, Digest, Name};
@@ -125,6 +125,13 @@ impl Answering for Recorded<'_> {
         })?;
         let inputs = take_columns(&predictor.signature().inputs, inputs)?;
         Ok(predictor.predict(&inputs).await?.outputs)
+    }
+}
+
+impl OfRows for ReplayError {
+    /// What was answered once is refused at no row.
+    fn of_rows(self, _: &[usize]) -> Self {
+        self
     }
 }
 

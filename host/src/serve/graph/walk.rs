@@ -16,7 +16,7 @@ use crate::domain::{Batch, ColumnSpec, DataType, Name, Tensor};
 /// Who answers for the endpoints that a graph is made of.
 pub(in crate::serve) trait Answering: Sync {
     /// Why there is no answer.
-    type Error: From<ApiError> + Send;
+    type Error: From<ApiError> + OfRows + Send;
 
     /// What an endpoint answers to a batch, of which it gets the columns that it takes. `place` is its number among the endpoints
     /// of the graph, from 0; each is asked once at most.
@@ -26,6 +26,12 @@ pub(in crate::serve) trait Answering: Sync {
         endpoint: &Name,
         inputs: &Batch,
     ) -> impl Future<Output = Result<Batch, Self::Error>> + Send;
+}
+
+/// An error that may name a row.
+pub(in crate::serve) trait OfRows {
+    /// The same of the whole, if it was told of a part that had these of its rows.
+    fn of_rows(self, rows: &[usize]) -> Self;
 }
 
 /// An answer that is being made.
@@ -61,8 +67,8 @@ pub(in crate::serve) fn answer<'a, A: Answering>(
                         }
                     }
                     let place = node.place_of(part, first);
-                    let own = answer(answering, part, place, &inputs.keep_rows(&kept)).await?;
-                    answers.push((own, rows.as_slice()));
+                    let own = answer(answering, part, place, &inputs.keep_rows(&kept)).await;
+                    answers.push((own.map_err(|error| error.of_rows(rows))?, rows.as_slice()));
                 }
                 Ok(in_order(&answers, inputs.rows())?)
             }
@@ -158,6 +164,8 @@ mod tests {
 
     use super::super::batches::tests::batch;
     use super::*;
+    use crate::domain::Digest;
+    use crate::plugin::{Fault, PluginError};
 
     /// Answers with what it is asked, and remembers who was asked for how many rows.
     #[derive(Default)]
@@ -210,6 +218,33 @@ mod tests {
             [of(0, "a", 3), of(2, "b", 2), of(3, "a", 2), of(4, "c", 1), of(5, "b", 3), of(6, "a", 3)];
         assert_eq!(by_place, expected);
         assert!(by_place.iter().all(|(place, name, _)| names[*place] == *name));
+    }
+
+    /// Refuses the last row.
+    struct Refusing;
+
+    impl Answering for Refusing {
+        type Error = ApiError;
+
+        async fn ask(&self, _: usize, _: &Name, inputs: &Batch) -> Result<Batch, ApiError> {
+            let row = Some(inputs.rows() as u64 - 1);
+            let fault = Fault::InvalidInput { message: "row 0 was better".to_owned(), row, column: None };
+            let (name, digest) = ("scale".to_owned(), Digest::of(b""));
+            Err(PluginError { name, digest, fault }.into())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refused_row_is_named_as_who_asked_counts_them() {
+        let inner = switch(&[("y", leaf("a"))], None);
+        let node = switch(&[("x", leaf("b"))], Some(inner));
+        for (labels, expected) in
+            [(["x", "y", "x", "y", "x"], 4), (["x", "x", "x", "y", "y"], 2), (["y", "y", "y", "y", "y"], 4)]
+        {
+            let error = answer(&Refusing, &node, 0, &batch(&[0.0; 5], &labels)).await.unwrap_err();
+            assert!(error.message().ends_with(&format!("row {expected}: row 0 was better")), "{error:?}");
+            assert_eq!(error.row(), Some(expected));
+        }
     }
 
     /// Answers with a column of as many rows as it is the how-manieth to be asked, whatever they are.
