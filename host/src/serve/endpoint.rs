@@ -144,6 +144,11 @@ impl Routing {
         route.map(|route| &route.deployment)
     }
 
+    /// Who is given requests for what is followed by that reference.
+    pub fn shadowing_for(&self, model: &ModelReference) -> Option<&Arc<Deployment>> {
+        self.shadows.iter().find(|shadow| shadow.model() == model).map(Shadow::deployment)
+    }
+
     /// Who is given requests for comparison.
     pub fn shadows(&self) -> &[Shadow] {
         &self.shadows

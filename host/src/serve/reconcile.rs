@@ -207,8 +207,8 @@ impl Reconciler {
         }
     }
 
-    /// Loads what is missing and puts it in its place. Where a version cannot be loaded the one that answered for its
-    /// reference goes on, or else the others answer without it; where nobody is left, all stays as it is.
+    /// Loads what is missing and puts it in its place. Where a version cannot be loaded the one that was there for its
+    /// reference goes on, or else the others go on without it; where nobody is left who answers, all stays as it is.
     async fn deploy(
         &self,
         spec: &EndpointSpec,
@@ -235,7 +235,9 @@ impl Reconciler {
         for target in &wanted.shadows {
             let loading = self.load(&spec.name, target, &mut loaded).await;
             let deployment = loading.map_err(|error| failed.push(error)).ok();
-            shadows.extend(deployment.flatten().map(|deployment| Shadow::new(deployment, target.weight)));
+            let before = || present.and_then(|present| present.shadowing_for(&target.model));
+            let deployment = deployment.flatten().or_else(|| before().map(Arc::clone));
+            shadows.extend(deployment.map(|found| Shadow::new(found, target.model.clone(), target.weight)));
         }
         let is_there = |present: &Routing| {
             shape(present.routes(), present.shadows()) == shape(&routes, &shadows) && is_set_as(present, spec)
@@ -293,26 +295,24 @@ impl Reconciler {
     }
 }
 
-/// Who answers how much, by which reference, and who is given requests.
-type Shape = (Vec<(LocatedBundle, u32, Option<ModelReference>)>, Vec<(LocatedBundle, u32)>);
+/// Who answers how much and who is given how many requests, each with what it follows.
+type Shape = [Vec<(LocatedBundle, u32, Option<ModelReference>)>; 2];
 
 fn shape(routes: &[Route], shadows: &[Shadow]) -> Shape {
     // What is followed may be another alias of the same version.
     let route = |route: &Route| (located_of(&route.deployment), route.weight, route.model.clone());
-    let shadow = |shadow: &Shadow| (located_of(shadow.deployment()), shadow.percent());
-    (routes.iter().map(route).collect(), shadows.iter().map(shadow).collect())
+    let shadow =
+        |shadow: &Shadow| (located_of(shadow.deployment()), shadow.percent(), Some(shadow.model().clone()));
+    [routes.iter().map(route).collect(), shadows.iter().map(shadow).collect()]
 }
 
 impl Wanted {
     /// None where not all of them are there.
     fn shape(&self) -> Option<Shape> {
-        let route =
+        let one =
             |target: &Target| Some((target.located.clone()?, target.weight, Some(target.model.clone())));
-        let shadow = |target: &Target| Some((target.located.clone()?, target.weight));
-        Some((
-            self.routes.iter().map(route).collect::<Option<_>>()?,
-            self.shadows.iter().map(shadow).collect::<Option<_>>()?,
-        ))
+        let all = |targets: &[Target]| targets.iter().map(one).collect::<Option<_>>();
+        Some([all(&self.routes)?, all(&self.shadows)?])
     }
 }
 

@@ -5,6 +5,7 @@ use tokio::sync::Semaphore;
 
 use super::{Deployment, ShadowOutcome};
 use crate::domain::{Batch, DataType, Tensor, mix};
+use crate::registry::ModelReference;
 use crate::task::shared_threads;
 
 /// Requests that a shadow may have to do; what comes beyond that it is not given.
@@ -15,6 +16,7 @@ const WORK_MAX: usize = 64;
 #[derive(Clone)]
 pub struct Shadow {
     deployment: Arc<Deployment>,
+    model: ModelReference,
     percent: u32,
     places: Arc<Semaphore>,
     /// Requests so far, from which chance is drawn.
@@ -22,9 +24,15 @@ pub struct Shadow {
 }
 
 impl Shadow {
-    /// Gives `percent` of a hundred requests to `deployment`.
-    pub fn new(deployment: Arc<Deployment>, percent: u32) -> Self {
-        Self { deployment, percent, places: Arc::new(Semaphore::new(WORK_MAX)), requests: Arc::default() }
+    /// Gives `percent` of a hundred requests to `deployment`, which is what `model` meant.
+    pub fn new(deployment: Arc<Deployment>, model: ModelReference, percent: u32) -> Self {
+        let places = Arc::new(Semaphore::new(WORK_MAX));
+        Self { deployment, model, percent, places, requests: Arc::default() }
+    }
+
+    /// What it follows.
+    pub fn model(&self) -> &ModelReference {
+        &self.model
     }
 
     /// Who computes.

@@ -402,11 +402,13 @@ fn of_versions_that_share_requests_one_that_fails_harms_no_other() {
             answers.map(|(status, version, _)| (status, version)).collect::<BTreeSet<_>>() == expected
         });
     };
-    // What nobody can find any more answers on, beside those that move; and nobody needs a shadow.
+    // What nobody can find any more answers on, beside those that move.
     registry.run(&["model", "alias", "digits", "challenger", "--delete"]).expect_success();
     registry.run(&["model", "alias", "digits", "candidate", "--delete"]).expect_success();
     alias("digits@2", "champion");
     wait_for_both("an alias is not followed beside one that is gone", ["digits@1", "digits@2"]);
+    let shadows = server.get("/serve").json()["endpoints"][0]["shadows"].clone();
+    assert_eq!(shadows[0]["version"], 1, "a shadow that nobody can find any more goes on too: {shadows}");
     alias("digits@2", "challenger");
     wait_for_both("what is there again is not served", ["digits@2", "digits@2"]);
     // The others answer for what cannot be loaded and never could.
