@@ -14,6 +14,7 @@ mod build;
 mod call;
 mod detector;
 mod error;
+mod idle;
 mod interfaces;
 mod limits;
 mod load;

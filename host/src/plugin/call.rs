@@ -1,3 +1,4 @@
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use wasmtime::{ResourceLimiter, UpdateDeadline};
@@ -8,6 +9,9 @@ use super::{Limits, MetricKind, MetricPoint};
 /// Longest piece of a plugin's log line that is repeated in an error.
 const QUOTED_LOG_MAX_CHARS: usize = 300;
 
+/// How many times as long a call may take as it may have of a processor: a busy machine must not end what does little.
+const WALL_MAX: u32 = 10;
+
 /// Table elements of an instance; compiled Rust and C use hundreds.
 const TABLE_ELEMENTS_MAX: usize = 100_000;
 
@@ -15,9 +19,9 @@ const TABLE_ELEMENTS_MAX: usize = 100_000;
 pub(super) struct CallState {
     plugin: String,
     limits: Limits,
-    /// When the call ends; set at its first epoch tick, because most calls end before one and a clock costs more than
-    /// many of them do.
-    deadline: Option<Instant>,
+    /// What the call has taken; from its first epoch tick on, because most calls end before one and a clock costs more than many of
+    /// them do.
+    clock: Option<CallClock>,
     log_bytes_left: usize,
     log_lines_dropped: u64,
     /// Memory that the instance has.
@@ -32,12 +36,56 @@ pub(super) struct CallState {
     pub(super) metric_points: Vec<MetricPoint>,
 }
 
+/// What clocks say when a call is looked at.
+#[derive(Debug, Clone, Copy)]
+struct Reading {
+    at: Instant,
+    thread: ThreadId,
+    /// Processor time of that thread.
+    processor: Duration,
+}
+
+/// What a call has taken.
+#[derive(Debug)]
+struct CallClock {
+    started: Instant,
+    last: Reading,
+    /// Processor time so far.
+    spent: Duration,
+}
+
+impl Reading {
+    fn now() -> Self {
+        let processor = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        let processor = Duration::try_from(processor).unwrap_or_default();
+        Self { at: Instant::now(), thread: std::thread::current().id(), processor }
+    }
+}
+
+impl CallClock {
+    fn start(now: Reading) -> Self {
+        Self { started: now.at, last: now, spent: Duration::ZERO }
+    }
+
+    /// Whether the call has had all of its time: `call_max` of a processor, or [`WALL_MAX`] times as long altogether. The time in
+    /// which other threads have its core is not its own.
+    fn is_over(&mut self, now: Reading, call_max: Duration) -> bool {
+        let before = std::mem::replace(&mut self.last, now);
+        self.spent += match now.thread == before.thread {
+            true => now.processor.saturating_sub(before.processor),
+            // What it has taken of another thread's nobody knows.
+            false => now.at - before.at,
+        };
+        self.spent >= call_max || now.at - self.started >= call_max * WALL_MAX
+    }
+}
+
 impl CallState {
     pub(super) fn new(plugin: &str, limits: &Limits) -> Self {
         let mut state = Self {
             plugin: plugin.to_owned(),
             limits: limits.clone(),
-            deadline: None,
+            clock: None,
             log_bytes_left: 0,
             log_lines_dropped: 0,
             memory_bytes: 0,
@@ -52,7 +100,7 @@ impl CallState {
 
     /// Starts the clock and the budgets of the next call.
     pub(super) fn begin_call(&mut self) {
-        self.deadline = None;
+        self.clock = None;
         self.log_bytes_left = self.limits.log_max_bytes;
         self.log_lines_dropped = 0;
         self.memory_refused = false;
@@ -72,13 +120,13 @@ impl CallState {
     /// At every epoch tick: goes on, after yielding from the second on, or ends the call.
     pub(super) fn on_epoch_tick(&mut self) -> wasmtime::Result<UpdateDeadline> {
         let call_max = Duration::from_millis(u64::from(self.limits.call_max_ms));
-        let now = Instant::now();
-        let Some(deadline) = self.deadline else {
-            self.deadline = Some(now + call_max);
+        let now = Reading::now();
+        let Some(clock) = &mut self.clock else {
+            self.clock = Some(CallClock::start(now));
             // The tick may have come at once: a call of some microseconds would wait for all others, and who waits for it too.
             return Ok(UpdateDeadline::Continue(1));
         };
-        if now >= deadline {
+        if clock.is_over(now, call_max) {
             self.timed_out = true;
             return Err(wasmtime::Trap::Interrupt.into());
         }
@@ -156,6 +204,28 @@ impl metrics::Host for CallState {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_time_in_which_others_have_the_core_is_not_the_calls() {
+        let start = Reading::now();
+        let ms = Duration::from_millis;
+        let after = |wall, processor| Reading {
+            at: start.at + ms(wall),
+            processor: start.processor + ms(processor),
+            ..start
+        };
+        let mut clock = CallClock::start(start);
+        assert!(!clock.is_over(after(900, 5), ms(100)));
+        assert!(!clock.is_over(after(910, 99), ms(100)));
+        assert!(clock.is_over(after(920, 100), ms(100)));
+        let mut clock = CallClock::start(start);
+        assert!(!clock.is_over(after(999, 1), ms(100)));
+        assert!(clock.is_over(after(1_000, 1), ms(100)), "whatever it does");
+        let mut clock = CallClock::start(start);
+        let elsewhere = Reading { thread: std::thread::spawn(|| ()).thread().id(), ..after(60, 0) };
+        assert!(!clock.is_over(elsewhere, ms(100)));
+        assert!(clock.is_over(after(100, 0), ms(100)), "what cannot be told counts in full");
+    }
 
     #[test]
     fn a_guest_yields_from_the_second_tick_on_and_ends_at_its_deadline() {

@@ -11,6 +11,7 @@ use wasmtime::{
 
 use super::bindings::transformer::mlops::plugin::{log, metrics};
 use super::call::CallState;
+use super::idle::AllIdle;
 use super::{InstancePolicy, LimitsCeiling};
 
 /// How often a running guest is looked at: the granularity of time limits. It holds a thread for twice as long at most.
@@ -51,6 +52,8 @@ pub(super) struct Inner {
     pub(super) engine: Engine,
     pub(super) linker: Linker<CallState>,
     pub(super) config: RuntimeConfig,
+    /// Instances that wait for a call.
+    pub(super) idle: AllIdle,
 }
 
 /// The engine could not be started.
@@ -71,7 +74,7 @@ impl PluginRuntime {
         log::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut CallState| state).map_err(fail)?;
         metrics::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut CallState| state).map_err(fail)?;
         start_clock(&engine).map_err(|error| RuntimeError(error.to_string()))?;
-        Ok(Self { inner: Arc::new(Inner { engine, linker, config }) })
+        Ok(Self { inner: Arc::new(Inner { engine, linker, config, idle: AllIdle::default() }) })
     }
 }
 

@@ -37,7 +37,22 @@ struct Fresh {
     exports: Exports,
 }
 
+/// Makes an instance; where the pool has no place for it, in that of one that waits for a call.
 async fn instantiate(
+    runtime: &PluginRuntime,
+    exports: &ExportsPre,
+    name: &str,
+    limits: &Limits,
+) -> Result<Fresh, Fault> {
+    loop {
+        match instantiate_in_free_place(runtime, exports, name, limits).await {
+            Err(Fault::Overloaded) if runtime.inner.idle.release() => {}
+            done => return done,
+        }
+    }
+}
+
+async fn instantiate_in_free_place(
     runtime: &PluginRuntime,
     exports: &ExportsPre,
     name: &str,

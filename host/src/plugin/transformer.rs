@@ -1,20 +1,14 @@
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
 
+use super::idle::Idle;
 use super::session::Session;
 use super::{Fault, Kind, MetricPoint, Plugin, PluginError};
 use crate::domain::Batch;
-use crate::task::{PerWorker, Slot};
 
 /// Input that one guest call gets when rows may be split: it and its answer stay in the core's cache, and the guest's
 /// memory stays small enough to be reused without new page faults. Larger and smaller pieces were slower in
 /// `benches/transformer.rs`.
 const PIECE_BYTES: usize = 64 * 1024;
-
-/// Instances kept per transformer for threads that are no workers; more calls than this at once make fresh ones.
-const KEPT_INSTANCES_MAX: usize = 64;
-
-/// Instances kept for each worker. It calls one after the other, but for those that yield.
-const KEPT_BY_WORKER_MAX: usize = 4;
 
 /// A plugin with config and state, ready to map batches. Calls may run in parallel.
 pub struct Transformer {
@@ -22,11 +16,7 @@ pub struct Transformer {
     config: String,
     state: Option<Vec<u8>>,
     /// Idle instances; always empty where every call gets a fresh one.
-    #[expect(
-        clippy::vec_box,
-        reason = "a session has some hundred bytes and moves in and out of here in every call"
-    )]
-    idle: PerWorker<Mutex<Vec<Box<Session>>>>,
+    idle: Arc<Idle>,
 }
 
 /// What a call of a transformer gave.
@@ -52,8 +42,9 @@ impl Transformer {
         plugin.expect_kind(Kind::Transformer)?;
         let session =
             Session::open(plugin, config, state.as_deref()).await.map_err(|fault| plugin.error(fault))?;
-        let transformer =
-            Self { plugin: plugin.clone(), config: config.to_owned(), state, idle: PerWorker::default() };
+        let idle = Arc::default();
+        plugin.inner.runtime.inner.idle.add(&idle);
+        let transformer = Self { plugin: plugin.clone(), config: config.to_owned(), state, idle };
         transformer.keep(Box::new(session));
         Ok(transformer)
     }
@@ -80,7 +71,7 @@ impl Transformer {
     }
 
     async fn call(&self, batch: &Batch) -> Result<Transformed, Fault> {
-        let mut session = match self.take_idle() {
+        let mut session = match self.idle.take() {
             Some(session) => session,
             None => Box::new(Session::open(&self.plugin, &self.config, self.state.as_deref()).await?),
         };
@@ -104,21 +95,9 @@ impl Transformer {
         Some((PIECE_BYTES / row_bytes.max(1)).max(1)).filter(|&rows| rows < batch.rows())
     }
 
-    /// An idle instance: this thread's, and otherwise anybody's, so that there are never more than calls at once.
-    fn take_idle(&self) -> Option<Box<Session>> {
-        let take = |idle: &Mutex<Vec<_>>| idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        take(self.idle.of(Slot::own())).or_else(|| self.idle.all().find_map(take))
-    }
-
     fn keep(&self, session: Box<Session>) {
-        if !self.plugin.keeps_instances() || !session.is_reusable() {
-            return;
-        }
-        let slot = Slot::own();
-        let kept_max = if slot == Slot::COMMON { KEPT_INSTANCES_MAX } else { KEPT_BY_WORKER_MAX };
-        let mut idle = self.idle.of(slot).lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < kept_max {
-            idle.push(session);
+        if self.plugin.keeps_instances() && session.is_reusable() {
+            self.idle.keep(session);
         }
     }
 }
