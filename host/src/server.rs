@@ -9,7 +9,9 @@ mod connection;
 mod guard;
 mod http2;
 mod linger;
+mod places;
 mod preface;
+mod quiet;
 mod workers;
 mod write_limit;
 
@@ -24,20 +26,23 @@ use tokio::sync::{Semaphore, watch};
 pub use self::answers::{Answers, Refusal, Routed};
 use self::connection::{Connections, Limits};
 pub use self::guard::{AllowedHosts, AllowedHostsError, ForbiddenRequest, Guarded};
+use self::quiet::Crowd;
 use self::workers::Serving;
 pub use self::workers::Workers;
 use crate::task::polled_at_once;
 
-/// Connections at once; more wait in the kernel's queue.
+/// Connections at once; more wait in the kernel's queue, until one ends or those that idle make room.
 const CONNECTIONS_MAX: usize = 4_096;
 
 /// What a client may do. Requests of HTTP/2 are as many as there may be connections, so that what a request may take is bounded as
 /// it is where each has a connection of its own.
 const LIMITS: Limits = Limits {
     head: Duration::from_secs(60),
+    crowded: Duration::from_secs(2),
     write: Duration::from_secs(60),
     place: Duration::from_secs(5),
     requests: CONNECTIONS_MAX,
+    connections: CONNECTIONS_MAX,
 };
 
 /// Time that requests under way get at shutdown.
@@ -110,12 +115,20 @@ impl Server {
     async fn run_by(self, give: impl Fn(Serving), answers: impl Answers, stop: impl Future<Output = ()>) {
         let mut stop = std::pin::pin!(stop);
         let (stop_connections, stopping) = watch::channel(());
-        let connections = Connections::new(answers, self.limits, stopping);
-        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let (tell_crowd, crowd) = Crowd::new();
+        let connections = Connections::new(answers, self.limits, crowd, stopping);
+        let places = Arc::new(Semaphore::new(self.limits.connections));
+        let free_place = async || loop {
+            let place = Arc::clone(&places).acquire_owned();
+            match tokio::time::timeout(self.limits.crowded / 4, place).await {
+                Ok(place) => return place,
+                Err(_) => tell_crowd.send_replace(()),
+            }
+        };
         loop {
             let accepted = async {
                 // The semaphore is never closed, so a missing permit cannot happen; treat it as an error to retry.
-                let place = Arc::clone(&places).acquire_owned().await.map_err(std::io::Error::other)?;
+                let place = free_place().await.map_err(std::io::Error::other)?;
                 let (stream, client) = self.listener.accept().await?;
                 // Who serves it waits for it by an event loop of its own.
                 Ok::<_, std::io::Error>((place, stream.into_std()?, client))
@@ -211,7 +224,8 @@ mod tests {
 
     const NEVER: Duration = Duration::from_secs(3_600);
     const SOON: Duration = Duration::from_millis(50);
-    const FOREVER: Limits = Limits { head: NEVER, write: NEVER, place: NEVER, requests: 1 };
+    const FOREVER: Limits =
+        Limits { head: NEVER, crowded: NEVER, write: NEVER, place: NEVER, requests: 1, connections: 100 };
 
     fn routed(routes: Router) -> Routed {
         Routed::new(routes, |why| Response::new(Body::from(format!("refused: {why}"))))
@@ -259,6 +273,59 @@ mod tests {
             client.write_all(&begun).await.unwrap();
             let closed = async { while client.read(&mut [0; 1_024]).await.is_ok_and(|count| count > 0) {} };
             tokio::time::timeout(Duration::from_secs(60), closed).await.expect("it is held for ever");
+        }
+    }
+
+    #[tokio::test]
+    async fn connections_that_idle_make_room_for_others() {
+        let answered = b"GET /none HTTP/1.1\r\nhost: x\r\n\r\n";
+        for begun in [&b""[..], b"P", b"GET / HTTP/1.1\r\nhost:", answered, &preface(65_535)] {
+            let (address, _) = serving(Limits { crowded: SOON, connections: 1, ..FOREVER }).await;
+            let mut idle = tokio::net::TcpStream::connect(address).await.unwrap();
+            idle.write_all(begun).await.unwrap();
+            let mut other = tokio::net::TcpStream::connect(address).await.unwrap();
+            other.write_all(b"GET /none HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+            let mut answer = Vec::new();
+            let read = tokio::time::timeout(Duration::from_secs(60), other.read_to_end(&mut answer));
+            read.await.expect("it waits for the one that idles").unwrap();
+            assert!(answer.starts_with(b"HTTP/1.1 404"), "{}", answer.escape_ascii());
+        }
+        // Whose request is under way stays.
+        let (address, mut let_go) = serving(Limits { crowded: SOON, connections: 1, ..FOREVER }).await;
+        let mut asking = tokio::net::TcpStream::connect(address).await.unwrap();
+        asking.write_all(&[&preface(1)[..], GET].concat()).await.unwrap();
+        let mut other = tokio::net::TcpStream::connect(address).await.unwrap();
+        other.write_all(answered).await.unwrap();
+        let early = tokio::time::timeout(8 * SOON, let_go.recv()).await;
+        assert!(early.is_err(), "the request was let go");
+    }
+
+    #[tokio::test]
+    async fn a_request_of_http_2_has_no_more_headers_than_one_of_http_1() {
+        let (address, _let_go) = serving(Limits { requests: 2, ..FOREVER }).await;
+        // `GET /` and then the first of HPACK's own names again and again.
+        let with_fields = |count: u8| {
+            let block = [&GET[9..], &b"\x0f\x04\x01a".repeat(usize::from(count))[..]].concat();
+            let head = [&(block.len() as u32).to_be_bytes()[1..], b"\x01\x05\0\0\0\x01"].concat();
+            [&preface(65_535)[..], &head, &block].concat()
+        };
+        // The answer's first header is its status, of which 200 is one byte.
+        for (count, is_taken) in [(100, true), (101, false)] {
+            let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+            client.write_all(&with_fields(count)).await.unwrap();
+            let status = async {
+                loop {
+                    let (mut head, mut frame) = ([0; 9], Vec::new());
+                    client.read_exact(&mut head).await.unwrap();
+                    frame.resize(u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize, 0);
+                    client.read_exact(&mut frame).await.unwrap();
+                    if head[3] == 1 {
+                        return frame[0];
+                    }
+                }
+            };
+            let status = tokio::time::timeout(Duration::from_secs(60), status).await.expect("no answer");
+            assert_eq!(status == 0x88, is_taken, "{count}: {status:#x}");
         }
     }
 

@@ -8,21 +8,30 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
+use axum::http::{Response, StatusCode};
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 
 use super::answers::{Answers, Refusal, refused};
-use super::connection::{Connections, HEADER_MAX_BYTES};
+use super::connection::Connections;
 use super::preface::Reread;
+use super::quiet::Quiet;
 use super::write_limit::WriteLimit;
 use crate::task::shared_threads;
 
 /// Requests at once on one connection. RFC 9113 asks for at least 100.
 const STREAMS_MAX: u32 = 128;
+
+/// Bytes of a request's headers, with 32 more for each, as RFC 9113 counts them (section 6.5.2). A client can say them in a few.
+const HEADERS_MAX_BYTES: u32 = 16 * 1024;
+
+/// Headers of a request, as of HTTP/1.1.
+const FIELDS_MAX: usize = 100;
 
 /// Requests that a client has sent and taken back before they were looked at; a client with more is flooding
 /// (CVE-2023-44487, CVE-2019-9514).
@@ -45,7 +54,7 @@ const PIECE_BYTES: usize = 16 * 1024;
 const LOOKS: u32 = 4;
 
 /// Serves a connection of HTTP/2 until its end. Closes it when no request was under way for the time that one of HTTP/1.1 may
-/// idle, or when the client takes nothing of the answers that it has asked for.
+/// idle, which is less where others wait for its place, or when the client takes nothing of the answers that it has asked for.
 pub(super) async fn serve<A: Answers>(
     stream: Reread,
     client: SocketAddr,
@@ -57,16 +66,18 @@ pub(super) async fn serve<A: Answers>(
     let answers = connections.answers;
     let service = service_fn(move |request: Request<Incoming>| {
         let open = Open::new(Arc::clone(&watched));
-        let (answers, places) = (answers.clone(), Arc::clone(&places));
+        let beside = watched.seen().open;
+        let (answers, places) = (answers.clone(), places.clone());
         async move {
             let request = request.map(Body::new);
-            let place = tokio::time::timeout(limits.place, places.acquire_owned()).await;
-            let (place, answer) = match place {
-                // The semaphore is never closed.
-                Ok(Ok(place)) => (Some(place), answers.answer(request, client).await),
-                Ok(Err(_)) | Err(_) => {
-                    (None, refused(&answers, &request, client, &Refusal::Busy { waited: limits.place }))
-                }
+            if request.headers().len() > FIELDS_MAX {
+                let mut answer = Response::new(AnswerBody::new(Body::empty(), open, None));
+                *answer.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+                return Ok(answer);
+            }
+            let (place, answer) = match places.take(beside).await {
+                Ok(place) => (Some(place), answers.answer(request, client).await),
+                Err(waited) => (None, refused(&answers, &request, client, &Refusal::Busy { waited })),
             };
             Ok::<_, Infallible>(answer.map(|body| AnswerBody::new(body, open, place)))
         }
@@ -79,7 +90,7 @@ pub(super) async fn serve<A: Answers>(
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_MAX)
             .max_concurrent_streams(STREAMS_MAX)
-            .max_header_list_size(HEADER_MAX_BYTES as u32)
+            .max_header_list_size(HEADERS_MAX_BYTES)
             .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
             .max_local_error_reset_streams(ERROR_RESETS_MAX)
             .initial_stream_window_size(WINDOW_BYTES)
@@ -88,6 +99,7 @@ pub(super) async fn serve<A: Answers>(
     );
     let mut is_stopping = false;
     let (mut idle, mut stuck) = (Quiet::new(limits.head), Quiet::new(limits.write));
+    let mut in_the_way = Quiet::new(limits.crowded);
     let mut look = tokio::time::interval(limits.head.min(limits.write) / LOOKS);
     loop {
         tokio::select! {
@@ -95,6 +107,15 @@ pub(super) async fn serve<A: Answers>(
             _ = connections.stopping.changed(), if !is_stopping => {
                 is_stopping = true;
                 connection.as_mut().graceful_shutdown();
+            }
+            () = connections.crowd.waits() => {
+                let seen = activity.seen();
+                if in_the_way.lasts(Instant::now(), seen.begun, seen.open > 0) {
+                    if std::mem::replace(&mut is_stopping, true) {
+                        return Ok(());
+                    }
+                    connection.as_mut().graceful_shutdown();
+                }
             }
             now = look.tick() => {
                 let seen = activity.seen();
@@ -128,28 +149,6 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Threads {
             Some(threads) => threads.spawn(request),
             None => tokio::spawn(request),
         };
-    }
-}
-
-/// For how long nothing has happened.
-struct Quiet {
-    limit: Duration,
-    since: tokio::time::Instant,
-    count: u64,
-}
-
-impl Quiet {
-    fn new(limit: Duration) -> Self {
-        Self { limit, since: tokio::time::Instant::now(), count: 0 }
-    }
-
-    /// Whether `count` has stayed for as long as it may, all of the time without `excuse`. Then the time begins anew.
-    fn lasts(&mut self, now: tokio::time::Instant, count: u64, excuse: bool) -> bool {
-        let is_over = count == self.count && !excuse && now.duration_since(self.since) >= self.limit;
-        if is_over || count != self.count || excuse {
-            (self.count, self.since) = (count, now);
-        }
-        is_over
     }
 }
 
