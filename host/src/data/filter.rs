@@ -141,8 +141,7 @@ impl Filter {
     /// Sets to false those of `kept` whose rows do not fulfil the condition.
     pub fn apply(&self, batch: &Batch, kept: &mut [bool]) {
         let Some(column) = batch.column(&self.column) else { return kept.fill(false) };
-        let is_integer =
-            !matches!(column.dtype(), DataType::Fp16 | DataType::Fp32 | DataType::Fp64 | DataType::Bytes);
+        let is_integer = !(column.dtype().is_float() || column.dtype() == DataType::Bytes);
         if column.dtype() == DataType::Bytes {
             for (kept, value) in kept.iter_mut().zip(column.byte_strings()) {
                 *kept &= self.holds(value.is_empty(), |wanted| match wanted {

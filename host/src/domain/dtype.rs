@@ -53,6 +53,11 @@ impl DataType {
         }
     }
 
+    /// Whether its elements may be NaN and infinite.
+    pub fn is_float(self) -> bool {
+        matches!(self, Self::Fp16 | Self::Fp32 | Self::Fp64)
+    }
+
     /// The protocol's name, for example `FP32`.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -8,7 +8,7 @@ use crate::data::DataError;
 use crate::data::catalog::{Catalog, NewVersion, ResolvedDataset, blocking};
 use crate::data::safetensors::read_as_safetensors;
 use crate::data::statistics::StatisticsBuilder;
-use crate::domain::{Batch, ColumnSpec, DataType, Digest, Name};
+use crate::domain::{Batch, ColumnSpec, Digest, Name};
 use crate::store::{BlobBatch, ExistingBlobs, NextRead, Store};
 
 /// Writes shards that no version names yet. Several threads may write; what is not added to a version leaves nothing.
@@ -72,7 +72,7 @@ impl ShardWriter {
         let mut statistics = StatisticsBuilder::from_row(first_row);
         statistics.observe(rows);
         let spec = |mut spec: ColumnSpec| {
-            spec.nullable = matches!(spec.dtype, DataType::Fp16 | DataType::Fp32 | DataType::Fp64);
+            spec.nullable = spec.dtype.is_float();
             spec
         };
         Ok(Shard {

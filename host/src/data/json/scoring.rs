@@ -8,35 +8,37 @@ use super::rows::{Columns, take_list};
 use super::scan::{Scanner, is_number};
 use super::{JsonError, UnknownColumns, write_string};
 use crate::data::csv::parse_bool;
-use crate::domain::{Batch, ColumnSpec, DataType};
+use crate::domain::{Batch, ColumnSpec, DataType, Tensor};
 
 /// The fields that hold rows.
 const FORMATS: [&str; 4] = ["dataframe_split", "dataframe_records", "instances", "inputs"];
 
+/// Names that a body may give to columns, beside those of the model.
+const OTHER_NAMES_MAX: usize = 16 * 1024;
+
 /// Reads the rows of a JSON body, which has one of [`FORMATS`]; at most `rows_max` rows. Columns that are not
-/// among `specs` are ignored, as MLflow does it. Its `params` are skipped, because models here have none.
+/// among `specs` are ignored, as MLflow does it, and so are its `params`, because models here have none, and what else there is, such as
+/// the `signature_name` of TensorFlow Serving's clients.
 pub fn decode_scoring(text: &[u8], specs: &[ColumnSpec], rows_max: usize) -> Result<Batch, JsonError> {
     let mut scanner = Scanner::new(text);
     let mut found: Option<(&'static str, Scanner<'_>)> = None;
+    let mut other: Option<String> = None;
     take_fields(&mut scanner, &mut |scanner, name| {
         match FORMATS.into_iter().find(|format| *format == name) {
             Some(format) if found.is_none() => found = Some((format, scanner.clone())),
             Some(format) => {
                 return Err(JsonError::new(format!("expected rows in one field, found `{format}` too")));
             }
-            None if name == "params" => {}
-            None => {
-                let name: String = name.chars().take(80).collect();
-                let expected = FORMATS.map(|format| format!("`{format}`")).join(", ");
-                return Err(JsonError::new(format!("field `{name}` is unknown: expected one of {expected}")));
-            }
+            None if other.is_none() => other = Some(name.chars().take(80).collect()),
+            None => {}
         }
         scanner.skip().map_err(JsonError::new)
     })?;
     scanner.end().map_err(JsonError::new)?;
     let Some((format, mut at)) = found else {
         let expected = FORMATS.map(|format| format!("`{format}`")).join(", ");
-        return Err(JsonError::new(format!("expected one of {expected}, found none")));
+        let other = other.map_or_else(|| "none".to_owned(), |other| format!("`{other}`"));
+        return Err(JsonError::new(format!("expected one of {expected}, found {other}")));
     };
     match format {
         "dataframe_split" => take_split(&mut at, specs, rows_max),
@@ -56,17 +58,19 @@ pub fn decode_scoring_csv(
     rows_max: usize,
     unknown: UnknownColumns,
 ) -> Result<Batch, JsonError> {
+    check_cells(text, names_max(specs))?;
     let told = |error: csv::Error| JsonError::new(format!("the body is not CSV: {error}"));
     let mut reader = csv::ReaderBuilder::new().from_reader(text);
     let names: Vec<String> = reader.headers().map_err(told)?.iter().map(str::to_owned).collect();
-    let mut columns = Columns::new(specs, unknown);
+    let spread = spread(specs, &names);
+    let mut columns = Columns::new(spread.as_deref().unwrap_or(specs), unknown);
     let order = columns.order(names.iter().map(String::as_str))?;
     let mut record = csv::StringRecord::new();
     let mut cell_as_json = Vec::new();
     loop {
         let read = reader.read_record(&mut record);
         if matches!(read, Ok(false)) {
-            return columns.finish();
+            return together(columns.finish()?, specs, spread.is_some());
         }
         let row = columns.begin_row(rows_max)?;
         read.map_err(|error| misread(&error, row, &names))?;
@@ -91,10 +95,13 @@ fn misread(error: &csv::Error, row: usize, names: &[String]) -> JsonError {
         csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
             format!("expected {expected_len} cells, found {len}")
         }
-        csv::ErrorKind::Utf8 { err, .. } => match names.get(err.field()) {
-            Some(name) => format!("column `{name}` is not text in UTF-8"),
-            None => "is not text in UTF-8".to_owned(),
-        },
+        csv::ErrorKind::Utf8 { err, .. } => {
+            let message = "is not text in UTF-8";
+            return match names.get(err.field()) {
+                Some(name) => JsonError::in_column(message, Some(row), name),
+                None => JsonError::in_row(message, row),
+            };
+        }
         _ => format!("is not CSV: {error}"),
     };
     JsonError::in_row(message, row)
@@ -142,7 +149,7 @@ fn take_split(scanner: &mut Scanner<'_>, specs: &[ColumnSpec], rows_max: usize) 
     take_fields(scanner, &mut |scanner, name| {
         let place = scanner.clone();
         match name {
-            "columns" => names = Some(take_names(&mut place.clone())?),
+            "columns" => names = Some(take_names(&mut place.clone(), names_max(specs))?),
             "data" => data = Some(place),
             "index" => {}
             other => {
@@ -157,10 +164,14 @@ fn take_split(scanner: &mut Scanner<'_>, specs: &[ColumnSpec], rows_max: usize) 
     let Some(mut data) = data else {
         return Err(JsonError::new("`dataframe_split` has no `data`: expected a list of rows"));
     };
-    let mut columns = Columns::new(specs, UnknownColumns::Ignored);
+    let spread = match &names {
+        Some(names) => spread(specs, names),
+        None => numbered(specs, &mut data.clone()),
+    };
+    let mut columns = Columns::new(spread.as_deref().unwrap_or(specs), UnknownColumns::Ignored);
     let order = match &names {
         Some(names) => columns.order(names.iter().map(String::as_str))?,
-        None => (0..specs.len()).map(Some).collect(),
+        None => (0..spread.as_deref().unwrap_or(specs).len()).map(Some).collect(),
     };
     data.expect(b'[').map_err(JsonError::new)?;
     if data.take(b']') {
@@ -188,7 +199,7 @@ fn take_split(scanner: &mut Scanner<'_>, specs: &[ColumnSpec], rows_max: usize) 
         }
         columns.end_row()?;
         if !data.more(b']').map_err(JsonError::new)? {
-            return columns.finish();
+            return together(columns.finish()?, specs, spread.is_some());
         }
     }
 }
@@ -199,9 +210,15 @@ fn take_records(
     specs: &[ColumnSpec],
     rows_max: usize,
 ) -> Result<Batch, JsonError> {
-    let mut columns = Columns::new(specs, UnknownColumns::Ignored);
+    let spread = match specs {
+        [only] if only.row_elements() > 1 => {
+            spread(specs, &names_of_first(&mut scanner.clone(), names_max(specs))?)
+        }
+        _ => None,
+    };
+    let mut columns = Columns::new(spread.as_deref().unwrap_or(specs), UnknownColumns::Ignored);
     take_list(scanner, &mut columns, rows_max)?;
-    columns.finish()
+    together(columns.finish()?, specs, spread.is_some())
 }
 
 /// A list of objects, or of the rows of the only column.
@@ -267,13 +284,105 @@ fn count(scanner: &mut Scanner<'_>) -> Result<usize, JsonError> {
     }
 }
 
-fn take_names(scanner: &mut Scanner<'_>) -> Result<Vec<String>, JsonError> {
+/// How many names a body may give to columns: they are kept, and a packed body says millions in a few bytes.
+fn names_max(specs: &[ColumnSpec]) -> usize {
+    let elements = specs.iter().map(ColumnSpec::row_elements).fold(0, usize::saturating_add);
+    elements.saturating_add(OTHER_NAMES_MAX)
+}
+
+fn too_many_names(names_max: usize) -> JsonError {
+    JsonError::new(format!("expected at most {names_max} columns, found more"))
+}
+
+/// Refuses CSV with a line of more cells than there may be names, without keeping them.
+fn check_cells(text: &[u8], names_max: usize) -> Result<(), JsonError> {
+    // Only what has so many commas can have such a line, and hardly any has.
+    if text.iter().filter(|byte| **byte == b',').count() < names_max {
+        return Ok(());
+    }
+    let (mut reader, mut rest, mut cells) = (csv_core::Reader::new(), text, 0);
+    let mut skipped = [0; 1024];
+    loop {
+        let (read, taken, _) = reader.read_field(rest, &mut skipped);
+        rest = rest.get(taken..).unwrap_or_default();
+        match read {
+            csv_core::ReadFieldResult::Field { record_end } => {
+                cells = if record_end { 0 } else { cells + 1 };
+                if cells >= names_max {
+                    return Err(too_many_names(names_max));
+                }
+            }
+            csv_core::ReadFieldResult::End => return Ok(()),
+            csv_core::ReadFieldResult::InputEmpty | csv_core::ReadFieldResult::OutputFull => {}
+        }
+    }
+}
+
+/// The columns of one element that the only column is written as, by these names: a model that was imported without a signature has
+/// one column of all features, and those who ask it have a table. None where the column is there by its name, or they are more or fewer.
+fn spread(specs: &[ColumnSpec], names: &[String]) -> Option<Vec<ColumnSpec>> {
+    let [only] = specs else { return None };
+    let is_spread =
+        only.dtype.size().is_some() && only.row_elements() > 1 && only.row_elements() == names.len();
+    if !is_spread || names.contains(&only.name) {
+        return None;
+    }
+    let one = |name: &String| ColumnSpec { name: name.clone(), shape: Vec::new(), ..only.clone() };
+    Some(names.iter().map(one).collect())
+}
+
+/// The same of a table without names, if its first row is one of elements.
+fn numbered(specs: &[ColumnSpec], data: &mut Scanner<'_>) -> Option<Vec<ColumnSpec>> {
+    let [only] = specs else { return None };
+    if !(data.take(b'[') && data.take(b'[')) || data.peek() == Some(b'[') {
+        return None;
+    }
+    let names: Vec<_> = (0..only.row_elements()).map(|index| format!("{}[{index}]", only.name)).collect();
+    spread(specs, &names)
+}
+
+/// The batch of the only column whose elements are columns of their own in `batch`, if it was spread.
+fn together(batch: Batch, specs: &[ColumnSpec], is_spread: bool) -> Result<Batch, JsonError> {
+    let (true, [only]) = (is_spread, specs) else { return Ok(batch) };
+    let size = only.dtype.size().unwrap_or(1);
+    let mut data = Vec::with_capacity(batch.byte_len());
+    for row in 0..batch.rows() {
+        for column in batch.tensors() {
+            data.extend_from_slice(column.data().get(row * size..(row + 1) * size).unwrap_or_default());
+        }
+    }
+    let shape = [batch.rows()].into_iter().chain(only.shape.iter().copied()).collect();
+    let tensor = Tensor::new(only.name.clone(), only.dtype, shape, data);
+    let tensor = tensor.map_err(|error| JsonError::new(error.to_string()))?;
+    Batch::new(vec![tensor]).map_err(|error| JsonError::new(error.to_string()))
+}
+
+/// The names of the fields of the first of a list of objects.
+fn names_of_first(scanner: &mut Scanner<'_>, names_max: usize) -> Result<Vec<String>, JsonError> {
+    let mut names = Vec::new();
+    if !scanner.take(b'[') || scanner.peek() != Some(b'{') {
+        return Ok(names);
+    }
+    take_fields(scanner, &mut |scanner, name| {
+        if names.len() == names_max {
+            return Err(too_many_names(names_max));
+        }
+        names.push(name.to_owned());
+        scanner.skip().map_err(JsonError::new)
+    })?;
+    Ok(names)
+}
+
+fn take_names(scanner: &mut Scanner<'_>, names_max: usize) -> Result<Vec<String>, JsonError> {
     let mut names = Vec::new();
     scanner.expect(b'[').map_err(JsonError::new)?;
     let mut more = !scanner.take(b']');
     while more {
         let name = scanner.string().map_err(JsonError::new)?;
         let Some(name) = name else { return Err(JsonError::new(scanner.unexpected("a column's name"))) };
+        if names.len() == names_max {
+            return Err(too_many_names(names_max));
+        }
         names.push(name.into_owned());
         more = scanner.more(b']').map_err(JsonError::new)?;
     }
@@ -394,12 +503,82 @@ mod tests {
     }
 
     #[test]
+    fn a_table_is_taken_for_the_only_column_of_as_many_elements() {
+        let features = [ColumnSpec { nullable: true, ..spec("features", DataType::Fp32, &[3]) }];
+        let named = decode(
+            r#"{"dataframe_records": [{"features": [1, 2, 3]}, {"features": [4, 5, 6.5]}]}"#,
+            &features,
+        );
+        let named = named.unwrap();
+        for same in [
+            r#"{"dataframe_split": {"columns": ["x", "y", "z"], "data": [[1, 2, 3], [4, 5, 6.5]]}}"#,
+            r#"{"dataframe_split": {"data": [[1, 2, 3], [4, 5, 6.5]]}}"#,
+            r#"{"dataframe_split": {"data": [[[1, 2, 3]], [[4, 5, 6.5]]]}}"#,
+            r#"{"dataframe_records": [{"x": 1, "y": 2, "z": 3}, {"z": 6.5, "x": 4, "y": 5}]}"#,
+            r#"{"instances": [[1, 2, 3], [4, 5, 6.5]]}"#,
+        ] {
+            assert_eq!(decode(same, &features).unwrap(), named, "{same}");
+        }
+        let csv = |text: &str, unknown| {
+            decode_scoring_csv(text.as_bytes(), &features, 3, unknown).map_err(|error| error.to_string())
+        };
+        for unknown in [UnknownColumns::Ignored, UnknownColumns::Refused] {
+            assert_eq!(csv("x,y,z\n1,2,3\n4,5,6.5\n", unknown).unwrap(), named);
+        }
+        let missing = csv("x,y,z\n1,,3\n", UnknownColumns::Ignored).unwrap();
+        assert!(missing.tensors()[0].as_f32().unwrap()[1].is_nan());
+        for (wrong, told) in [
+            (
+                r#"{"dataframe_split": {"columns": ["x", "y"], "data": [[1, 2]]}}"#,
+                "column `features`: is missing",
+            ),
+            (
+                r#"{"dataframe_split": {"columns": ["x", "y", "x"], "data": [[1, 2, 3]]}}"#,
+                "column `x`: appears twice",
+            ),
+            (
+                r#"{"dataframe_split": {"data": [[1, 2, 3], [4, "5", 6]]}}"#,
+                "row 1, column `features[1]`: expected FP32, found a string",
+            ),
+            (
+                r#"{"dataframe_records": [{"x": 1, "y": 2, "z": 3}, {"x": 4, "y": 5}]}"#,
+                "row 1, column `z`: is missing",
+            ),
+        ] {
+            assert_eq!(decode(wrong, &features).unwrap_err(), told, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn no_body_has_more_names_than_are_kept() {
+        let names = |count: usize| vec![r#""x""#; count].join(",");
+        let split =
+            |count| format!(r#"{{"dataframe_split": {{"columns": [{}], "data": []}}}}"#, names(count));
+        let max = OTHER_NAMES_MAX + 2;
+        let told = format!("expected at most {max} columns, found more");
+        assert_eq!(decode(&split(max + 1), &two()).unwrap_err(), told);
+        assert_eq!(decode(&split(max), &two()).unwrap_err(), "column `age`: is missing");
+        let csv = |text: &str| {
+            let decoded = decode_scoring_csv(text.as_bytes(), &two(), 3, UnknownColumns::Ignored);
+            decoded.unwrap_err().to_string()
+        };
+        assert_eq!(csv(&",".repeat(max)), told);
+        assert_eq!(csv(&format!("age,city\n{}", ",".repeat(max))), told, "no line has");
+        assert_eq!(csv(&format!("a\"b{}", ",".repeat(max))), told, "a quote within a cell hides nothing");
+        assert_eq!(csv(&",".repeat(max - 1)), "column `age`: is missing");
+        let within = format!("age,city\n1,\"{}\"\n", ",".repeat(2 * max));
+        let batch = decode_scoring_csv(within.as_bytes(), &two(), 3, UnknownColumns::Refused).unwrap();
+        assert_eq!(batch.tensors()[1].byte_strings().next().unwrap().len(), 2 * max, "these are no cells");
+    }
+
+    #[test]
     fn columns_that_nobody_asked_for_are_ignored_and_others_still_missed() {
         let asked = decode(r#"{"instances": [{"age": 4, "city": "Bern"}]}"#, &two()).unwrap();
         for same in [
             r#"{"dataframe_records": [{"x": {"y": [1]}, "age": 4, "z": null, "city": "Bern"}]}"#,
             r#"{"dataframe_split": {"columns": ["x", "city", "x", "age"], "data": [[1, "Bern", [], 4]]}}"#,
             r#"{"instances": [{"age": 4, "city": "Bern", "x": "y"}]}"#,
+            r#"{"signature_name": "serving_default", "instances": [{"age": 4, "city": "Bern"}], "client_request_id": 7}"#,
             r#"{"inputs": {"city": ["Bern"], "x": [1, 2, 3, 4, 5], "age": [4], "z": 1}}"#,
         ] {
             assert_eq!(decode(same, &two()).unwrap(), asked, "{same}");
@@ -424,7 +603,7 @@ mod tests {
         let told = |text: &str| decode(text, &two()).unwrap_err();
         let formats = "`dataframe_split`, `dataframe_records`, `instances`, `inputs`";
         assert_eq!(told("{}"), format!("expected one of {formats}, found none"));
-        assert_eq!(told(r#"{"rows": []}"#), format!("field `rows` is unknown: expected one of {formats}"));
+        assert_eq!(told(r#"{"rows": [], "x": 1}"#), format!("expected one of {formats}, found `rows`"));
         assert_eq!(
             told(r#"{"inputs": {}, "instances": []}"#),
             "expected rows in one field, found `instances` too"
@@ -455,7 +634,9 @@ mod tests {
         assert_eq!(csv("age,city\n1,a\n1\n"), "row 1: expected 2 cells, found 1");
         assert_eq!(csv("age,city\n1,a,b\n"), "row 0: expected 2 cells, found 3");
         let latin = decode_scoring_csv(b"age,city\n1,a\n2,Z\xfcrich\n", &two(), 3, UnknownColumns::Refused);
-        assert_eq!(latin.unwrap_err().to_string(), "row 1: column `city` is not text in UTF-8");
+        let latin = latin.unwrap_err();
+        assert_eq!(latin.to_string(), "row 1, column `city`: is not text in UTF-8");
+        assert_eq!((latin.row(), latin.column()), (Some(1), Some("city")));
         assert!(csv("age,city\n1,a\n1,a\n1,a\n1,a\n").contains("at most 3 rows"));
         assert_eq!(csv("age,city\n"), "expected at least one row, found none");
     }

@@ -147,7 +147,7 @@ fn read_header(file: &File, name: &str) -> Result<(Vec<Column>, usize), DataErro
             let expected = format!("rows of 1 to {BATCH_MAX_BYTES} bytes");
             return Err(DataError::format(name, place(), expected, format!("rows of shape {shape:?}")));
         };
-        let nullable = matches!(dtype, DataType::Fp16 | DataType::Fp32 | DataType::Fp64);
+        let nullable = dtype.is_float();
         let offset = start + info.data_offsets.0 as u64;
         let spec = ColumnSpec { name: column, dtype, shape: shape.to_vec(), nullable };
         columns.push(Column { spec, start: offset, row_bytes });
