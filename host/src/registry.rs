@@ -48,7 +48,7 @@ pub use features::{FeatureError, assemble};
 pub use lineage::{Lineage, LineageDirection, LineageEdge, LineageNode, LineageSubject};
 pub use model_loader::ModelLoader;
 pub use model_versions::NewVersion;
-pub use models::{ModelReference, ResolvedModel, VersionSelector, resolve_unnamed};
+pub use models::{FolderState, ModelReference, ResolvedModel, VersionSelector, resolve_unnamed};
 pub use named_digests::NamedBundle;
 pub use names::check_new_alias;
 pub use predictor::{Prediction, PredictionError, Predictor, PredictorParts, TransformerCall};

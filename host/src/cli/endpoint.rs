@@ -49,8 +49,19 @@ Examples:
 #[derive(Debug, clap::Args)]
 pub(super) struct ServerUrl {
     /// The server, as `host serve` printed it.
-    #[arg(long, env = "HOST_SERVE_URL", default_value = "http://127.0.0.1:8080")]
+    #[arg(long, env = "HOST_SERVE_URL", default_value = "http://127.0.0.1:8080", value_parser = parse_url)]
     url: Url,
+}
+
+/// A server's URL, of which the scheme may be left out.
+fn parse_url(text: &str) -> Result<Url, String> {
+    let with_scheme = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
+    let url: Url =
+        with_scheme.parse().map_err(|error| format!("{error}: expected one as `http://localhost:8080`"))?;
+    match matches!(url.scheme(), "http" | "https") && url.has_host() {
+        true => Ok(url),
+        false => Err("expected one as `http://localhost:8080`".to_owned()),
+    }
 }
 
 #[derive(Debug, clap::Args)]

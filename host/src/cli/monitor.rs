@@ -69,7 +69,7 @@ pub(super) fn run(
             let limit = u32::from(limit);
             let alerts =
                 wait(async { Ok(state.open_alerts().await?.list(endpoint.as_ref(), limit).await?) })?;
-            list(&alerts, output)?;
+            list(&alerts, endpoint.as_ref(), output)?;
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -99,9 +99,14 @@ fn monitor(arguments: &RunArguments, state: &StateArguments, output: &Output) ->
     Ok(ExitCode::from(DRIFTED))
 }
 
-fn list(alerts: &[Alert], output: &Output) -> anyhow::Result<()> {
+fn list(alerts: &[Alert], endpoint: Option<&Name>, output: &Output) -> anyhow::Result<()> {
     if output.is_json() {
         return output.value(&alerts);
+    }
+    if alerts.is_empty() {
+        let of = endpoint.map(|endpoint| format!(" of endpoint `{endpoint}`")).unwrap_or_default();
+        output.note(&format!("there are no alerts{of}: `host monitor run` keeps one where data drifted"));
+        return Ok(());
     }
     let mut table = Table::new(&["ENDPOINT", "FOUND", "DRIFTED", "DETECTOR", "BUNDLE"]);
     for alert in alerts {

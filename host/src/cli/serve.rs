@@ -48,19 +48,20 @@ Examples:
   curl localhost:8080/serve/mnist -d '{\"pixels\": [0, 0, …]}'
   host serve --model digits=mnist@champion --model churn
   host serve --endpoints endpoints.yaml")]
+#[command(group = clap::ArgGroup::new("served").required(true).multiple(true))]
 pub(super) struct ServeArguments {
     /// What to serve: a name, `name@version`, `name@alias`, a `sha256:` digest or a bundle folder; with `ENDPOINT=` before it,
     /// served by that name. May be given more than once. A newer version, or an alias that moves, is served at once.
-    #[arg(long = "model", value_name = "[ENDPOINT=]MODEL", required_unless_present = "endpoints")]
+    #[arg(long = "model", value_name = "[ENDPOINT=]MODEL", group = "served")]
     models: Vec<String>,
     /// Serve as `/serve/ENDPOINT` [default: the model's name; `model` for a digest or a folder].
     #[arg(long)]
     endpoint: Option<Name>,
     /// A file that says which endpoints there are and who answers for each; changes of it are taken up at once.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["models", "endpoint", "replaced"])]
+    #[arg(long, value_name = "FILE", group = "served", conflicts_with_all = ["models", "endpoint", "replaced"])]
     endpoints: Option<PathBuf>,
     /// Seconds between two looks whether an alias has moved, there is a new version or the file has changed; 0 never looks.
-    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=86_400))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = whole_seconds)]
     refresh: u32,
     /// Replace the bundle's preprocess transformers by this component; given more than once, by these in this order.
     #[arg(long = "plugin", value_name = "FILE", group = "replaced")]
@@ -113,6 +114,14 @@ pub(super) struct ServeArguments {
     options: PluginOptions,
     #[command(flatten)]
     policy: PolicyArguments,
+}
+
+/// The longest time between two looks.
+const REFRESH_MAX_SECONDS: u32 = 86_400;
+
+fn whole_seconds(text: &str) -> Result<u32, String> {
+    let seconds = text.parse().ok().filter(|seconds| *seconds <= REFRESH_MAX_SECONDS);
+    seconds.ok_or_else(|| format!("expected a whole number of seconds up to {REFRESH_MAX_SECONDS}"))
 }
 
 /// How requests are computed. An endpoint file says it for each endpoint.

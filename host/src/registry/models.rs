@@ -1,5 +1,6 @@
 //! What a user of the command line calls a model, and the bundle that it means.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -17,8 +18,18 @@ const NAMES_SHOWN: i64 = 10;
 /// Models that are read at once.
 const MODELS_READ: i64 = 100;
 
-/// What a user may write for a model.
+/// By what the bundle in a folder is told from another that takes its place. The times of files are not enough, which archives keep.
 #[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FolderState {
+    /// Device and number of the manifest.
+    file: (u64, u64),
+    size: u64,
+    /// When the system saw it change last, in seconds and nanoseconds.
+    changed: (i64, i64),
+}
+
+/// What a user may write for a model.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ModelReference {
     /// A version of a name.
     Name(Name, VersionSelector),
@@ -29,7 +40,7 @@ pub enum ModelReference {
 }
 
 /// What a user may write after a model's name.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum VersionSelector {
     /// Nothing, or `@latest`: the version of the highest number that is not yanked.
     Newest,
@@ -85,10 +96,12 @@ impl ModelReference {
 }
 
 impl ModelReference {
-    /// When the folder that it names was last changed; none where it names none.
-    pub fn folder_changed_at(&self) -> Option<std::time::SystemTime> {
+    /// By what a change of the folder that it names is told; none where it names none.
+    pub fn folder_state(&self) -> Option<FolderState> {
         let Self::Folder(folder) = self else { return None };
-        std::fs::metadata(folder.join(MANIFEST_FILE)).and_then(|metadata| metadata.modified()).ok()
+        let manifest = std::fs::metadata(folder.join(MANIFEST_FILE)).ok()?;
+        let changed = (manifest.ctime(), manifest.ctime_nsec());
+        Some(FolderState { file: (manifest.dev(), manifest.ino()), size: manifest.size(), changed })
     }
 }
 

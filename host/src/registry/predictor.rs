@@ -55,9 +55,12 @@ pub enum PredictionError {
     /// The batch does not have the signature's columns.
     #[error("{0}")]
     Input(#[from] SchemaError),
-    /// A transformer failed.
+    /// A transformer before the model failed.
     #[error("{0}")]
     Plugin(#[from] PluginError),
+    /// A transformer after the model failed: what it got is no doing of whoever asked.
+    #[error("{0}")]
+    Postprocess(Box<PluginError>),
     /// The transformers made something else than they did in training.
     #[error("{0}")]
     Features(#[from] FeatureError),
@@ -166,7 +169,9 @@ impl Predictor {
         let started = Instant::now();
         let scores = model.predict(&features)?;
         let model_time = started.elapsed();
-        let outputs = apply(postprocess, &scores, &mut calls).await?;
+        let outputs = apply(postprocess, &scores, &mut calls)
+            .await
+            .map_err(|error| PredictionError::Postprocess(Box::new(error)))?;
         let outputs = outputs.unwrap_or_else(|| scores.clone());
         Ok(Prediction { features, scores, outputs, calls, model_time })
     }

@@ -107,13 +107,24 @@ impl ApiError {
         &self.message
     }
 
+    /// Logs what somebody should look into: a failure of the host's or of a plugin's. Mistakes of callers and overload are counted, and
+    /// would be as many lines as there are requests.
+    pub(super) fn log(&self, endpoint: &str) {
+        if self.status == StatusCode::INTERNAL_SERVER_ERROR {
+            tracing::warn!(endpoint, code = ?self.code, "{}", self.message);
+        } else {
+            tracing::debug!(endpoint, code = ?self.code, "{}", self.message);
+        }
+    }
+
     /// The row that is at fault, from 0.
     #[cfg(test)]
     pub fn row(&self) -> Option<u64> {
         self.row
     }
 
-    fn invalid_input(message: String, row: Option<u64>, column: Option<String>) -> Self {
+    /// A mistake of the caller's, and where it is in the input.
+    pub(super) fn invalid_input(message: String, row: Option<u64>, column: Option<String>) -> Self {
         Self { status: StatusCode::BAD_REQUEST, code: ErrorCode::InvalidInput, message, row, column }
     }
 
@@ -123,8 +134,9 @@ impl ApiError {
         struct Envelope {
             error: ApiError,
         }
-        let status = self.status;
-        error_response(status, serde_json::to_vec(&Envelope { error: self }).unwrap_or_default())
+        let (status, code) = (self.status, self.code);
+        let body = serde_json::to_vec(&Envelope { error: self }).unwrap_or_default();
+        marked(error_response(status, body), code)
     }
 
     /// The same as the Open Inference Protocol tells errors: `{"error": "…"}`.
@@ -135,7 +147,7 @@ impl ApiError {
             let encodings = HeaderValue::from_static("gzip, deflate, zstd");
             response.headers_mut().insert(header::ACCEPT_ENCODING, encodings);
         }
-        response
+        marked(response, self.code)
     }
 }
 
@@ -200,6 +212,10 @@ impl From<PredictionError> for ApiError {
         match error {
             PredictionError::Input(error) => Self::invalid_input(error.to_string(), None, None),
             PredictionError::Plugin(error) => error.into(),
+            PredictionError::Postprocess(error) if matches!(error.fault, Fault::InvalidInput { .. }) => {
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::PluginFault, error.to_string())
+            }
+            PredictionError::Postprocess(error) => (*error).into(),
             PredictionError::Features(error) => Self::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 ErrorCode::Internal,
@@ -233,6 +249,12 @@ impl From<PluginError> for ApiError {
             }
         }
     }
+}
+
+/// Leaves in a response which error it tells, for those who watch.
+fn marked(mut response: Response<Body>, code: ErrorCode) -> Response<Body> {
+    response.extensions_mut().insert(code);
+    response
 }
 
 /// A response with a JSON body that tells an error, and when to try again.

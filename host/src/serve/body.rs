@@ -60,6 +60,17 @@ pub(super) async fn packed(
     Ok(response)
 }
 
+/// How a body is packed, as its request says; one on top of another is not undone.
+pub(super) fn encoding_of(headers: &HeaderMap) -> Result<ContentEncoding, ApiError> {
+    let mut told =
+        headers.get_all(header::CONTENT_ENCODING).iter().map(|value| value.to_str().unwrap_or("?"));
+    let encoding = match (told.next(), told.next()) {
+        (Some(first), Some(second)) => ContentEncoding::of_request(Some(&format!("{first}, {second}"))),
+        (only, _) => ContentEncoding::of_request(only),
+    };
+    Ok(encoding?)
+}
+
 /// What a request likes its answer to be packed by.
 pub(super) fn accepted_by(headers: &HeaderMap) -> ContentEncoding {
     ContentEncoding::accepted(headers.get(header::ACCEPT_ENCODING).and_then(|value| value.to_str().ok()))

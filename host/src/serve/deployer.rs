@@ -8,8 +8,8 @@ use crate::data::{DataError, WindowWriter};
 use crate::domain::{Digest, Name};
 use crate::plugin::{PluginRuntime, block_on};
 use crate::registry::{
-    BundleManifest, ModelLoader, ModelReference, Predictor, Registry, RegistryError, Sample, SampleError,
-    read_bundle, resolve_unnamed,
+    BundleManifest, ModelLoader, ModelReference, PredictionError, Predictor, Registry, RegistryError, Sample,
+    SampleError, read_bundle, resolve_unnamed,
 };
 use crate::store::{Store, StoreError};
 
@@ -50,6 +50,9 @@ pub enum DeployError {
     /// It does not answer as it did when it was made.
     #[error("{0}")]
     Sample(#[from] SampleError),
+    /// With other transformers it takes other columns than it did when it was made.
+    #[error("with these transformers the bundle cannot answer the row that was recorded with it: {0}")]
+    Replaced(#[from] PredictionError),
     /// The store failed.
     #[error("{0}")]
     Store(#[from] StoreError),
@@ -138,13 +141,14 @@ impl Deployer {
         Ok(Deployment::new(endpoint.as_str(), config)?)
     }
 
-    /// A row and the answer to it of a bundle whose transformers are others, for documents. It calls them, and waits for them.
+    /// A row and the answer to it of a bundle whose transformers are others, for documents; refuses those that take other columns.
+    /// It calls them, and waits for them.
     pub fn example_of_replaced(
         &self,
         manifest: &BundleManifest,
         predictor: &Predictor,
     ) -> Result<Option<(Value, Value)>, DeployError> {
-        Ok(block_on(example::of_replaced(predictor, self.recorded_sample(manifest)?)))
+        Ok(block_on(example::of_replaced(predictor, self.recorded_sample(manifest)?))?)
     }
 
     /// The rows that a bundle has answered when it was made; none where none were recorded.

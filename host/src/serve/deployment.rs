@@ -5,7 +5,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 
 use super::batcher::Batcher;
 use super::cache::{AnswerCache, CachedAnswer, Key};
-use super::engine::{Computed, Engine, INLINE_ROWS_MAX, INLINE_SCORES_MAX, on_blocking_pool};
+use super::engine::{Computed, Engine, INLINE_ROWS_MAX, INLINE_SCORES_MAX, internal, on_blocking_pool};
 use super::graph::{Graph, Part};
 use super::inference::{Durations, ModelStatistics};
 use super::metrics::DeploymentMetrics;
@@ -16,7 +16,6 @@ use super::{ApiError, BatchPolicy, ErrorCode, Queue, RequestBody, StageTimes};
 use crate::data::{AnsweredBy, BundleRecord, PredictionRecord};
 use crate::domain::{Batch, ColumnSpec, Digest, Name, Signature};
 use crate::plugin::Transformer;
-use crate::registry::PredictionError;
 use crate::track::now_ms;
 
 /// Bytes of a body up to which it is decoded on the thread that read it. Decoding takes about a nanosecond a byte.
@@ -373,7 +372,10 @@ impl Deployment {
     ) -> Result<(Batch, StageTimes), ApiError> {
         let under_way = UnderWay::begin(self, call.deadline);
         let answer = async {
-            ColumnSpec::check(&self.signature().inputs, &inputs).map_err(PredictionError::from)?;
+            // Whoever asked has sent what the graph takes.
+            ColumnSpec::check(&self.signature().inputs, &inputs).map_err(|error| {
+                internal(&format_args!("`{}` was given what it does not take: {error}", self.version_label()))
+            })?;
             self.check_scores(inputs.rows())?;
             let (computed, is_cached) = self.compute_or_find(inputs, None, &call).await?;
             let Computed { inputs, outputs, times, batch_rows, parts, is_first, .. } = computed;

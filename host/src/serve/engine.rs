@@ -1,18 +1,23 @@
+use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 
+use tokio::sync::Semaphore;
+
+use super::capture::with_causes;
 use super::graph::Part;
 use super::metrics::DeploymentMetrics;
+use super::queue::too_late;
 use super::window::WindowCapture;
 use super::work::{Work, WorkError, Worked};
 use super::{ApiError, ErrorCode, StageTimes};
 use crate::domain::Batch;
-use crate::plugin::block_on;
+use crate::plugin::{Fault, block_on};
 use crate::registry::PredictionError;
-use crate::task::spawn_blocking;
+use crate::task::{shared_threads, spawn_blocking};
 
 /// Rows up to which a batch may be computed on the thread that asks.
 pub(super) const INLINE_ROWS_MAX: usize = 64;
@@ -33,6 +38,9 @@ pub(super) struct Engine {
     pub(super) metrics: DeploymentMetrics,
     /// What a row takes, in nanoseconds; 0 before the first.
     row_nanos: AtomicU64,
+    /// Places on the blocking pool: what more threads began than there are cores would only take longer, and plugins run into
+    /// their limits.
+    pub(super) places: Arc<Semaphore>,
 }
 
 /// A batch, computed.
@@ -56,7 +64,8 @@ pub(super) struct Computed {
 
 impl Engine {
     pub(super) fn new(work: Work, window: Option<Arc<WindowCapture>>, metrics: DeploymentMetrics) -> Self {
-        Self { work, window, metrics, row_nanos: AtomicU64::new(0) }
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        Self { work, window, metrics, row_nanos: AtomicU64::new(0), places: Arc::new(Semaphore::new(cores)) }
     }
 
     /// Computes a batch: on this thread, if that takes about a millisecond at most, and otherwise on the blocking pool.
@@ -75,10 +84,20 @@ impl Engine {
             drop(held);
             return computed;
         }
+        let waiting = Instant::now();
+        let place = Arc::clone(&self.places).acquire_owned();
+        let place = match deadline {
+            Some(deadline) => tokio::time::timeout_at(deadline, place).await.map_err(|_| too_late())?,
+            None => place.await,
+        };
+        let waited = waiting.elapsed();
         let engine = Arc::clone(self);
         on_blocking_pool(move || {
-            let computed = block_on(engine.compute_here(inputs, deadline));
-            drop(held);
+            let mut computed = block_on(engine.compute_here(inputs, deadline));
+            drop((held, place));
+            if let Ok(computed) = &mut computed {
+                computed.times.queue = waited;
+            }
             computed
         })
         .await?
@@ -112,7 +131,7 @@ impl Engine {
         held: impl Send + 'static,
     ) -> Result<Computed, ApiError> {
         let mut computed = self.compute(inputs, deadline, held).await?;
-        computed.times.queue = waited;
+        computed.times.queue += waited;
         let seen = if keeps { computed.seen.clone() } else { computed.seen.take() };
         if computed.batch_rows <= INLINE_ROWS_MAX {
             self.offer(seen);
@@ -167,9 +186,31 @@ impl Engine {
         self.row_nanos.store(learned, Ordering::Relaxed);
     }
 
+    /// Counts what a plugin is to blame for.
     fn count_fault(&self, error: &WorkError) {
-        if let WorkError::Prediction(PredictionError::Plugin(error)) = error {
-            self.metrics.count_fault(error);
+        let WorkError::Prediction(error) = error else { return };
+        match error {
+            PredictionError::Plugin(error) if !matches!(error.fault, Fault::InvalidInput { .. }) => {
+                self.metrics.count_fault(error);
+            }
+            PredictionError::Postprocess(error) => self.metrics.count_fault(error),
+            _ => {}
+        }
+    }
+}
+
+impl Drop for Engine {
+    /// Writes what the window has of the last second: it is asked no more when its version has left the endpoint.
+    fn drop(&mut self) {
+        let Some(window) = self.window.take() else { return };
+        let write = move || {
+            if let Err(error) = window.flush() {
+                tracing::error!("{}", with_causes(&error));
+            }
+        };
+        match shared_threads() {
+            Some(threads) => _ = threads.spawn_blocking(write),
+            None => write(),
         }
     }
 }

@@ -9,7 +9,9 @@ use super::graph::{Graph, choose};
 use super::{Endpoints, Node};
 use crate::data;
 use crate::domain::{Batch, ColumnSpec, DataType};
-use crate::registry::{Predictor, Sample};
+use crate::model::ModelError;
+use crate::plugin::{Fault, PluginError};
+use crate::registry::{PredictionError, Predictor, Sample};
 
 /// The row of what the parts of a graph are known to take: each column as the first of them has it, and as a switch's first
 /// case wants it. None where nothing is known of a column.
@@ -22,18 +24,42 @@ pub(super) fn of_graph(graph: &Graph, endpoints: &Endpoints) -> Option<Value> {
 
 /// A row with the answer of a bundle whose transformers are others: the first of those that were recorded with it, or else one of
 /// zeros. None where it refuses that, or answers with other columns than the bundle.
-pub(super) async fn of_replaced(predictor: &Predictor, recorded: Option<Sample>) -> Option<(Value, Value)> {
+///
+/// An error where it takes other columns than those that were recorded, so that it could answer nobody.
+pub(super) async fn of_replaced(
+    predictor: &Predictor,
+    recorded: Option<Sample>,
+) -> Result<Option<(Value, Value)>, PredictionError> {
     let signature = predictor.signature();
     let answered = match recorded {
         Some(recorded) => {
-            let row = decoded(recorded.inputs.first()?, &signature.inputs)?;
-            Sample::record(predictor, &row).await.ok()?
+            let row = recorded.inputs.first().and_then(|row| decoded(row, &signature.inputs));
+            let Some(row) = row else { return Ok(None) };
+            match Sample::record(predictor, &row).await {
+                Err(error) if takes_other_columns(&error) => return Err(error),
+                answered => answered.ok().flatten(),
+            }
         }
         None => Sample::of_zeros(predictor).await,
     };
-    let (row, answer) = answered?.into_first()?;
-    decoded(&answer, &signature.outputs)?;
-    Some((row, answer))
+    let first = answered.and_then(Sample::into_first);
+    Ok(first.filter(|(_, answer)| decoded(answer, &signature.outputs).is_some()))
+}
+
+/// Whether no row could be answered, whatever it holds.
+fn takes_other_columns(error: &PredictionError) -> bool {
+    match error {
+        PredictionError::Input(_) | PredictionError::Features(_) => true,
+        PredictionError::Plugin(error) => refuses_columns(error),
+        PredictionError::Postprocess(error) => refuses_columns(error),
+        PredictionError::Model(error) => {
+            !matches!(error, ModelError::OnnxRun { .. } | ModelError::Device { .. })
+        }
+    }
+}
+
+fn refuses_columns(error: &PluginError) -> bool {
+    matches!(error.fault, Fault::InvalidInput { row: None, .. })
 }
 
 /// A row of these columns.

@@ -64,6 +64,9 @@ pub enum GraphError {
     /// An endpoint is not there.
     #[error("there is no endpoint `{0}`, which it is made of")]
     Missing(Name),
+    /// An endpoint is made of others itself, so that it could be made of this one.
+    #[error("endpoint `{0}`, which it is made of, is made of others itself")]
+    Nested(Name),
     /// Two of its endpoints want a column of different types or shapes, or answer with such.
     #[error("column `{column}` is not the same in all of its endpoints")]
     Column {
@@ -206,6 +209,9 @@ impl Node {
                 let routing = endpoints.get(name.as_str()).map(|endpoint| endpoint.routing());
                 let answering = routing.as_ref().and_then(|routing| routing.main());
                 let answering = answering.ok_or_else(|| GraphError::Missing(name.clone()))?;
+                if answering.is_graph() {
+                    return Err(GraphError::Nested(name.clone()));
+                }
                 Ok(answering.signature().clone())
             }
             Self::Sequence(nodes) => sequence_signature(nodes, endpoints, decisive),
@@ -375,6 +381,10 @@ impl Answering for Asking<'_> {
         let endpoint = self.endpoints.get(name.as_str()).ok_or_else(|| missing(name))?;
         let routing = endpoint.routing();
         let deployment = endpoint.choose(&routing, &HeaderMap::new()).ok_or_else(|| missing(name))?;
+        if deployment.is_graph() {
+            // It has become one since, and may be made of this one.
+            return Err(nested(name));
+        }
         let inputs = take_columns(&deployment.signature().inputs, inputs)?;
         let asked = (!routing.shadows().is_empty()).then(|| inputs.clone());
         let after = self.started.elapsed();
@@ -394,6 +404,12 @@ impl Answering for Asking<'_> {
 /// What is answered while an endpoint is not loaded that this one is made of.
 fn missing(name: &Name) -> ApiError {
     let message = format!("endpoint `{name}`, which this one is made of, is not loaded");
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::NotReady, message)
+}
+
+/// What is answered while an endpoint is made of others that this one is made of.
+fn nested(name: &Name) -> ApiError {
+    let message = format!("endpoint `{name}`, which this one is made of, is made of others itself");
     ApiError::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::NotReady, message)
 }
 

@@ -179,11 +179,9 @@ async fn respond(
     response
 }
 
-/// The response to a call that got an error, which is logged where it is not the caller's fault.
+/// The response to a call that got an error.
 fn failed(shared: &Shared, asked: Option<&Asked>, error: &ApiError) -> Response<Body> {
-    if error.status().is_server_error() {
-        tracing::warn!(code = ?error.code(), "{}", error.message());
-    }
+    error.log("");
     let mut response = status::refused(error);
     shared.mark_failure(asked, error, &mut response);
     response

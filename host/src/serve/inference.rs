@@ -25,7 +25,7 @@ pub use document::{
     TensorMetadata, decode_index_request, decode_load_request,
 };
 pub use error::{CompressionError, InferenceError};
-pub use input::{check_head, find_column, tensor_of_bytes};
+pub use input::{BASE64, check_head, find_column, from_base64, tensor_of_bytes};
 pub use output::{OutputForm, OutputSelection, RequestedOutput, SelectedOutput};
 pub use request::{HEADER_LENGTH, InferenceRequest, decode_request, parse_header_length};
 pub use response::{EncodedResponse, ResponseHead, encode_response};

@@ -17,7 +17,7 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, TextEncoder};
 use self::histogram::{Histogram, LIMITS_MAX};
 use self::plugins::PluginMetrics;
 use super::{ApiError, Endpoint, Endpoints, ErrorCode};
-use crate::plugin::{Fault, PluginError, Transformer};
+use crate::plugin::{PluginError, Transformer};
 use crate::registry::TransformerCall;
 
 /// What the text is.
@@ -271,9 +271,7 @@ impl DeploymentMetrics {
 
     /// Counts a call of a plugin that failed.
     pub fn count_fault(&self, error: &PluginError) {
-        if !matches!(error.fault, Fault::InvalidInput { .. }) {
-            self.faults.with_label_values(&[error.name.as_str(), error.fault.kind()]).inc();
-        }
+        self.faults.with_label_values(&[error.name.as_str(), error.fault.kind()]).inc();
     }
 
     /// Counts a look among the answers that are kept.

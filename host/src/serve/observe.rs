@@ -233,7 +233,7 @@ async fn answered(observer: &Observer, request: Request, next: Next) -> Response
             request_bytes: told.request_bytes.or(call.and_then(|call| call.request_bytes)),
             response_bytes: response.body().size_hint().exact(),
             seen,
-            error: seen.and_then(|seen| seen.error),
+            error: seen.and_then(|seen| seen.error).or_else(|| response.extensions().get().copied()),
             call,
             ..told
         };

@@ -1,19 +1,32 @@
 //! What the endpoints take and answer, as OpenAPI 3.1.
 
-use std::sync::Arc;
-
 use serde_json::{Map, Value, json};
 
 use super::rows::column_of_bytes;
-use super::{Deployment, Endpoint, Endpoints, example};
+use super::{Deployment, Endpoints, example};
 use crate::domain::{ColumnSpec, DataType};
 
 /// The document of a server with these endpoints.
 pub(super) fn document(endpoints: &Endpoints) -> Value {
     let mut paths = Map::new();
     for endpoint in endpoints.all() {
-        if let Some(path) = path_item(&endpoint, endpoints) {
-            paths.insert(format!("/serve/{}", endpoint.name()), path);
+        let routing = endpoint.routing();
+        let name = endpoint.name();
+        if let Some(deployment) = routing.main() {
+            let operation = format!("serve_{name}");
+            let summary = format!("Predictions of `{name}`, now by {}", deployment.version_label());
+            paths.insert(format!("/serve/{name}"), path_item(&operation, &summary, deployment, endpoints));
+        }
+        for number in routing.numbers() {
+            let Some(deployment) = number.parse().ok().and_then(|number| routing.version(number)) else {
+                continue;
+            };
+            let operation = format!("serve_{name}_{number}");
+            let summary = format!("Predictions of `{name}` by {}", deployment.version_label());
+            paths.insert(
+                format!("/serve/{name}/{number}"),
+                path_item(&operation, &summary, deployment, endpoints),
+            );
         }
     }
     json!({
@@ -28,9 +41,7 @@ pub(super) fn document(endpoints: &Endpoints) -> Value {
     })
 }
 
-fn path_item(endpoint: &Endpoint, endpoints: &Endpoints) -> Option<Value> {
-    let routing = endpoint.routing();
-    let deployment = routing.main()?;
+fn path_item(operation: &str, summary: &str, deployment: &Deployment, endpoints: &Endpoints) -> Value {
     let signature = deployment.signature();
     let (asked, answered) = match deployment.graph() {
         // Its answer changes with the versions of its parts, and asking them would be counted and captured as a request.
@@ -38,7 +49,13 @@ fn path_item(endpoint: &Endpoint, endpoints: &Endpoints) -> Option<Value> {
         None => deployment.example().cloned().unzip(),
     };
     let request = request_content(&signature.inputs, asked);
-    let answer = rows_media(&signature.outputs, answered);
+    // JSON has no NaN and no infinities.
+    let outputs: Vec<_> = signature
+        .outputs
+        .iter()
+        .map(|column| ColumnSpec { nullable: column.dtype.is_float(), ..column.clone() })
+        .collect();
+    let answer = rows_media(&outputs, answered);
     let error = |description: &str| {
         json!({
             "description": description,
@@ -46,10 +63,10 @@ fn path_item(endpoint: &Endpoint, endpoints: &Endpoints) -> Option<Value> {
         })
     };
     let header = |description: &str| json!({ "description": description, "schema": { "type": "string" } });
-    Some(json!({
+    json!({
         "post": {
-            "operationId": format!("serve_{}", endpoint.name()),
-            "summary": summary(endpoint, deployment),
+            "operationId": operation,
+            "summary": summary,
             "parameters": [{
                 "name": "X-Request-Timeout-Ms",
                 "in": "header",
@@ -70,7 +87,9 @@ fn path_item(endpoint: &Endpoint, endpoints: &Endpoints) -> Option<Value> {
                     "content": { "application/json": answer },
                 },
                 "400": error("The body is not what the model takes; the error names row and column."),
-                "404": error("There is no such endpoint."),
+                "403": error("The request is one of another site's page, or names a host that is not this server."),
+                "404": error("There is no such endpoint, or no such version of it."),
+                "406": error("The answer holds bytes that are no text, which JSON cannot say."),
                 "408": error("The body did not arrive in time."),
                 "413": error("The body or the answer is too large."),
                 "415": error("The body is packed, or of a kind, that this endpoint does not take."),
@@ -80,11 +99,7 @@ fn path_item(endpoint: &Endpoint, endpoints: &Endpoints) -> Option<Value> {
                 "504": error("Not computed by the deadline."),
             },
         },
-    }))
-}
-
-fn summary(endpoint: &Endpoint, deployment: &Arc<Deployment>) -> String {
-    format!("Predictions of `{}`, now by {}", endpoint.name(), deployment.version_label())
+    })
 }
 
 /// What a request may hold, by its type.
@@ -148,6 +163,8 @@ fn element_schema(dtype: DataType, is_nullable: bool) -> Value {
         let exact = -(1_i128 << 53)..=1_i128 << 53;
         match exact.contains(&from) && exact.contains(&to) {
             true => json!({ "type": "integer", "minimum": from as i64, "maximum": to as i64 }),
+            // But for 0, of which all know what it is.
+            false if from == 0 => json!({ "type": "integer", "minimum": 0 }),
             false => of_type("integer"),
         }
     };

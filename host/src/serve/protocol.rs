@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::answer::json_response;
-use super::body::{BodyReader, accepted_by, packed};
+use super::body::{BodyReader, accepted_by, encoding_of, packed};
 use super::endpoint::number_of;
 use super::endpoints::UnloadedEndpoint;
 use super::inference::{
@@ -260,9 +260,10 @@ async fn arrived(
     // Before the body is read: who asks for what is not there need not send it.
     asked(shared, model, version, Some(request.headers()))?;
     let (head, body) = request.into_parts();
-    let header = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
-    let length = header(HEADER_LENGTH).map(parse_header_length).transpose()?;
-    let encoding = ContentEncoding::of_request(header(header::CONTENT_ENCODING.as_str()))?;
+    let length =
+        head.headers.get(HEADER_LENGTH).map(|value| parse_header_length(value.to_str().unwrap_or("?")));
+    let length = length.transpose()?;
+    let encoding = encoding_of(&head.headers)?;
     let accepted = accepted_by(&head.headers);
     let body = shared.bodies.unpack(shared.bodies.read(body).await?, encoding).await?;
     let asked = asked(shared, model, version, Some(&head.headers))?;
@@ -315,7 +316,9 @@ pub(super) fn index_of(shared: &Shared, only_ready: bool) -> Vec<ModelIndexEntry
                 Err(error) => ModelIndexEntry::unavailable(name, version, error.message()),
             }
         };
-        routing.deployments().map(entry).collect::<Vec<_>>()
+        // Of several with a number the first is asked.
+        let numbers = routing.numbers().into_iter().filter_map(|number| number.parse().ok());
+        numbers.filter_map(|number| routing.version(number)).map(entry).collect::<Vec<_>>()
     });
     let unloaded = unloaded.into_iter().flat_map(|UnloadedEndpoint { name, versions }| {
         let entry = move |version| ModelIndexEntry::unavailable(name.to_string(), version, UNLOADED);
@@ -415,9 +418,7 @@ fn document_response(document: &impl Serialize) -> Response<Body> {
 
 fn told(answered: Result<Response<Body>, ApiError>) -> Response<Body> {
     answered.unwrap_or_else(|error| {
-        if error.status().is_server_error() {
-            tracing::warn!(code = ?error.code(), "{}", error.message());
-        }
+        error.log("");
         error.into_inference_response()
     })
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -11,7 +11,8 @@ use super::graph::Graph;
 use super::spec::EndpointSpec;
 use super::{Deployment, Endpoint, Endpoints, Node, Route, Routing, Shadow};
 use crate::domain::Name;
-use crate::registry::ModelReference;
+use crate::registry::{FolderState, ModelReference};
+use crate::task::spawn_blocking;
 
 /// When what could not be deployed is tried again: after the first, and twice as long after each, up to the last.
 const RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
@@ -42,8 +43,8 @@ pub struct Reconciler {
     refused: HashMap<Name, Refused>,
     /// The failures that were told last.
     told: HashMap<Name, String>,
-    /// What folders hold, and when they were last changed.
-    folders: HashMap<String, (SystemTime, LocatedBundle)>,
+    /// What folders hold, and in which state.
+    folders: HashMap<ModelReference, (FolderState, LocatedBundle)>,
 }
 
 /// The versions that an endpoint should have.
@@ -116,6 +117,8 @@ impl Reconciler {
         }
         self.endpoints.retain(is_wanted);
         self.refused.retain(|name, _| specs.iter().any(|spec| spec.name == *name));
+        self.told.retain(|name, _| specs.iter().any(|spec| spec.name == *name));
+        self.folders.retain(|folder, _| specs.iter().any(|spec| spec.models().any(|model| model == folder)));
         changes
     }
 
@@ -208,7 +211,8 @@ impl Reconciler {
     }
 
     /// Loads what is missing and puts it in its place. Where a version cannot be loaded the one that was there for its
-    /// reference goes on, or else the others go on without it; where nobody is left who answers, all stays as it is.
+    /// reference goes on, or the one that it was to replace, or else the others go on without it; where nobody is left who answers,
+    /// all stays as it is.
     async fn deploy(
         &self,
         spec: &EndpointSpec,
@@ -219,10 +223,14 @@ impl Reconciler {
         let mut loaded: Vec<Arc<Deployment>> =
             present.into_iter().flat_map(Routing::loaded).map(Arc::clone).collect();
         let mut routes = Vec::with_capacity(wanted.routes.len());
-        for target in &wanted.routes {
+        let mut replaced = present.map(|present| wanted.replaced(present)).unwrap_or_default();
+        for (place, target) in wanted.routes.iter().enumerate() {
             let loading = self.load(&spec.name, target, &mut loaded).await;
             let deployment = loading.map_err(|error| failed.push(error)).ok();
-            let before = || present.and_then(|present| present.answering_for(&target.model));
+            let mut before = || {
+                let same = present.and_then(|present| present.answering_for(&target.model));
+                same.or_else(|| take_at(&mut replaced, place))
+            };
             if let Some(deployment) = deployment.flatten().or_else(|| before().map(Arc::clone)) {
                 let model = Some(target.model.clone());
                 routes.push(Route { deployment, weight: target.weight, model });
@@ -266,14 +274,16 @@ impl Reconciler {
 
     /// The bundle that `model` means now. A folder is read again only when it has changed.
     async fn locate(&mut self, model: &ModelReference) -> Result<LocatedBundle, DeployError> {
-        let Some(changed_at) = model.folder_changed_at() else { return self.deployer.locate(model).await };
-        let folder = model.to_string();
-        if let Some((_, located)) = self.folders.get(&folder).filter(|(taken_at, _)| *taken_at == changed_at)
-        {
+        let ModelReference::Folder(_) = model else { return self.deployer.locate(model).await };
+        // A folder may be on a server that does not answer.
+        let folder = model.clone();
+        let state = spawn_blocking(move || folder.folder_state()).await.map_err(|_| DeployError::Stopped)?;
+        let Some(state) = state else { return self.deployer.locate(model).await };
+        if let Some((_, located)) = self.folders.get(model).filter(|(known, _)| *known == state) {
             return Ok(located.clone());
         }
         let located = self.deployer.locate(model).await?;
-        self.folders.insert(folder, (changed_at, located.clone()));
+        self.folders.insert(model.clone(), (state, located.clone()));
         Ok(located)
     }
 
@@ -287,6 +297,7 @@ impl Reconciler {
         };
         let present_deployments = present.into_iter().flat_map(Routing::deployments);
         let kept: Vec<_> = present_deployments.filter(|old| is_old(old)).take(spec.kept).cloned().collect();
+        let shadows = shadows.into_iter().map(|shadow| shadow.going_on(&routes, present)).collect();
         let routing = Routing::split(routes, spec.sticky.clone())
             .keeping(kept)
             .shadowed_by(shadows)
@@ -307,6 +318,17 @@ fn shape(routes: &[Route], shadows: &[Shadow]) -> Shape {
 }
 
 impl Wanted {
+    /// Who has requests now and is not among what is wanted, with the places of their routes.
+    fn replaced<'a>(&self, present: &'a Routing) -> Vec<(usize, &'a Arc<Deployment>)> {
+        let is_wanted = |model: &ModelReference| self.routes.iter().any(|target| target.model == *model);
+        // What is made of others goes on as a whole or not at all.
+        let goes = |route: &Route| {
+            route.weight > 0 && !route.deployment.is_graph() && !route.model.as_ref().is_some_and(is_wanted)
+        };
+        let routes = present.routes().iter().enumerate().filter(|(_, route)| goes(route));
+        routes.map(|(place, route)| (place, &route.deployment)).collect()
+    }
+
     /// None where not all of them are there.
     fn shape(&self) -> Option<Shape> {
         let one =
@@ -314,6 +336,15 @@ impl Wanted {
         let all = |targets: &[Target]| targets.iter().map(one).collect::<Option<_>>();
         Some([all(&self.routes)?, all(&self.shadows)?])
     }
+}
+
+/// Takes who was at a place, or else the first.
+fn take_at<'a>(
+    replaced: &mut Vec<(usize, &'a Arc<Deployment>)>,
+    place: usize,
+) -> Option<&'a Arc<Deployment>> {
+    let at = replaced.iter().position(|(known, _)| *known == place).unwrap_or(0);
+    (at < replaced.len()).then(|| replaced.remove(at).1)
 }
 
 fn located_of(deployment: &Deployment) -> LocatedBundle {

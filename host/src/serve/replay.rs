@@ -24,8 +24,8 @@ pub struct Replay {
 pub enum ReplayError {
     /// It was not recorded, or too long ago.
     #[error(
-        "prediction `{id}` is not recorded here: only the newest are kept, and of very many at once only \
-         some, see `host serve --help`"
+        "prediction `{id}` is not recorded here: they are written once a second, only the newest are kept, and of very many at \
+         once only some, see `host serve --help`"
     )]
     Unknown {
         /// Its id.

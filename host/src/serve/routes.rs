@@ -20,9 +20,8 @@ use hyper_util::service::TowerToHyperService;
 use self::described::described;
 use self::direct::Direct;
 use super::answer::json_response;
-use super::body::{accepted_by, packed};
+use super::body::{accepted_by, encoding_of, packed};
 use super::engine::{internal, on_blocking_pool};
-use super::inference::ContentEncoding;
 use super::observe::{Client, observed};
 use super::rows::BodyFormat;
 use super::shared::{Asked, ServeState, Shared};
@@ -201,8 +200,7 @@ pub(super) async fn arrived(
     body: Body,
 ) -> Result<(Asked, RequestBody, Call), ApiError> {
     let endpoint = shared.endpoint(name)?;
-    let encoding = headers.get(header::CONTENT_ENCODING).map(|value| value.to_str().unwrap_or("?"));
-    let encoding = ContentEncoding::of_request(encoding)?;
+    let encoding = encoding_of(headers)?;
     let body = shared.bodies.unpack(shared.bodies.read(body).await?, encoding).await?;
     let asked = shared.ask(endpoint, version, Some(headers))?;
     let call = asked.call(headers)?;
@@ -230,11 +228,8 @@ async fn exposition(State(shared): Server) -> Response<Body> {
     }
 }
 
-/// Logs what is not the caller's fault.
 fn failed(endpoint: &str, error: &ApiError, response: Response<Body>) -> Response<Body> {
-    if error.code() != ErrorCode::InvalidInput {
-        tracing::warn!(endpoint, code = ?error.code(), "{}", error.message());
-    }
+    error.log(endpoint);
     response
 }
 

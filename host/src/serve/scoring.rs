@@ -127,7 +127,10 @@ fn format_of(headers: &HeaderMap) -> Result<BodyFormat, ApiError> {
         "text/csv" => Ok(BodyFormat::Csv),
         other => {
             let other: String = other.chars().take(80).collect();
-            let message = format!("`Content-Type` is `{other}`: expected `application/json` or `text/csv`");
+            let message = format!(
+                "`Content-Type` is `{other}`: expected `application/json` or `text/csv` here; `/serve/ENDPOINT` takes \
+                 images and other bytes too"
+            );
             Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, ErrorCode::Unsupported, message))
         }
     }
@@ -142,9 +145,7 @@ fn told(error: &ApiError) -> Response<Body> {
         status if status.is_client_error() => "BAD_REQUEST",
         _ => "INTERNAL_ERROR",
     };
-    if error.status().is_server_error() {
-        tracing::warn!(code = ?error.code(), "{}", error.message());
-    }
+    error.log("");
     let body = serde_json::json!({ "error_code": code, "message": error.message() });
     error_response(error.status(), body.to_string())
 }

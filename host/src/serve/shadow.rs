@@ -1,15 +1,19 @@
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::Semaphore;
 
-use super::{Deployment, ShadowOutcome};
-use crate::domain::{Batch, DataType, Tensor, mix};
+use super::{Deployment, Route, Routing, ShadowOutcome};
+use crate::domain::{Batch, Tensor, mix};
 use crate::registry::ModelReference;
 use crate::task::shared_threads;
 
 /// Requests that a shadow may have to do; what comes beyond that it is not given.
 const WORK_MAX: usize = 64;
+
+/// KiB of rows and answers that these may hold. One alone may be larger.
+const WORK_KIB_MAX: u32 = 64 * 1024;
 
 /// A version that is given the requests of an endpoint too, after they are answered, and whose answers nobody gets: they are only
 /// compared.
@@ -19,15 +23,47 @@ pub struct Shadow {
     model: ModelReference,
     percent: u32,
     places: Arc<Semaphore>,
+    /// A permit for each KiB.
+    memory: Arc<Semaphore>,
     /// Requests so far, from which chance is drawn.
     requests: Arc<AtomicU64>,
+    /// What had been compared with others before those who answer now.
+    before: BTreeMap<&'static str, u64>,
 }
 
 impl Shadow {
     /// Gives `percent` of a hundred requests to `deployment`, which is what `model` meant.
     pub fn new(deployment: Arc<Deployment>, model: ModelReference, percent: u32) -> Self {
         let places = Arc::new(Semaphore::new(WORK_MAX));
-        Self { deployment, model, percent, places, requests: Arc::default() }
+        let memory = Arc::new(Semaphore::new(WORK_KIB_MAX as usize));
+        let before = deployment.metrics().shadow_counts();
+        Self { deployment, model, percent, places, memory, requests: Arc::default(), before }
+    }
+
+    /// The same, which goes on counting where its answers are compared with those of the routing before this one: where the same
+    /// deployments answer in the same parts.
+    pub(super) fn going_on(mut self, routes: &[Route], before: Option<&Routing>) -> Self {
+        let same = |(route, old): (&Route, &Route)| {
+            Arc::ptr_eq(&route.deployment, &old.deployment) && route.weight == old.weight
+        };
+        let answers_the_same = |before: &&Routing| {
+            before.routes().len() == routes.len() && routes.iter().zip(before.routes()).all(same)
+        };
+        let before = before.filter(answers_the_same).into_iter().flat_map(Routing::shadows);
+        let is_this = |shadow: &&Self| Arc::ptr_eq(&shadow.deployment, &self.deployment);
+        if let Some(known) = before.into_iter().find(is_this) {
+            self.before.clone_from(&known.before);
+        }
+        self
+    }
+
+    /// How many of its answers were how, compared with those of who answers now.
+    pub(super) fn counts(&self) -> BTreeMap<&'static str, u64> {
+        let mut counts = self.deployment.metrics().shadow_counts();
+        for (outcome, count) in &mut counts {
+            *count = count.saturating_sub(self.before.get(outcome).copied().unwrap_or(0));
+        }
+        counts
     }
 
     /// What it follows.
@@ -50,7 +86,11 @@ impl Shadow {
         if mix(self.requests.fetch_add(1, Ordering::Relaxed)) % 100 >= u64::from(self.percent) {
             return;
         }
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+        let kib = (inputs.byte_len() + outputs.byte_len()) / 1024;
+        let kib = u32::try_from(kib).unwrap_or(u32::MAX).min(WORK_KIB_MAX);
+        let place = Arc::clone(&self.places).try_acquire_owned();
+        let memory = Arc::clone(&self.memory).try_acquire_many_owned(kib);
+        let (Ok(place), Ok(memory)) = (place, memory) else {
             self.deployment.metrics().count_shadow(ShadowOutcome::Skipped);
             return;
         };
@@ -63,7 +103,7 @@ impl Shadow {
                 Err(_) => ShadowOutcome::Failed,
             };
             deployment.metrics().count_shadow(outcome);
-            drop(place);
+            drop((place, memory));
         });
     }
 }
@@ -82,8 +122,7 @@ fn compare(expected: &Batch, found: &Batch) -> ShadowOutcome {
     if pairs().next().is_none() {
         return ShadowOutcome::Same;
     }
-    let is_float =
-        |tensor: &Tensor| matches!(tensor.dtype(), DataType::Fp16 | DataType::Fp32 | DataType::Fp64);
+    let is_float = |tensor: &Tensor| tensor.dtype().is_float();
     // A label beside its probability is what a model decides; scores alone decide nothing.
     let agrees = !expected.iter().all(is_float) && pairs().all(|(left, _)| is_float(left));
     let mut largest: Option<f64> = None;

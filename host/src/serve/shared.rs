@@ -197,7 +197,9 @@ impl Shared {
             let answered = Some(SeenAnswer { prediction: id.clone(), rows, times, is_cached, parts });
             Seen { asked: Some(asked.seen()), answered, ..Seen::default() }
         });
-        for shadow in routing.shadows() {
+        // What a version answers that is kept and was asked by its number is no answer of the endpoint's.
+        let shadows = routing.shadows().iter().filter(|_| routing.weight(deployment) > 0);
+        for shadow in shadows {
             shadow.mirror(&answer.inputs, &answer.outputs);
         }
         if let Some(recorder) = &self.recorder {

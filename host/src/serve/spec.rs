@@ -89,6 +89,13 @@ pub struct EndpointSpec {
     pub policy: EndpointPolicy,
 }
 
+impl EndpointSpec {
+    /// The models that it names.
+    pub(super) fn models(&self) -> impl Iterator<Item = &ModelReference> {
+        self.routes.iter().map(|route| &route.model).chain(self.shadows.iter().map(|shadow| &shadow.model))
+    }
+}
+
 /// A model that is given requests of an endpoint for comparison.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ShadowSpec {
@@ -253,7 +260,7 @@ impl EndpointSpec {
             return refuse(format!("has {} bytes: expected at most {ENDPOINT_FILE_MAX_BYTES}", text.len()));
         }
         let fields: FileFields = serde_saphyr::from_str_with_options(text, options())
-            .map_err(|error| EndpointFileError(yaml_message(&error)))?;
+            .map_err(|error| EndpointFileError(yaml_message(&error, text)))?;
         if fields.version != FORMAT_VERSION {
             return refuse(format!("`version` is {}: expected {FORMAT_VERSION}", fields.version));
         }
@@ -385,7 +392,7 @@ fn model_in(folder: &Path, text: &str) -> Result<ModelReference, String> {
 }
 
 /// What the YAML reader refused.
-fn yaml_message(error: &serde_saphyr::Error) -> String {
+fn yaml_message(error: &serde_saphyr::Error, text: &str) -> String {
     match error.without_snippet() {
         serde_saphyr::Error::DuplicateMappingKey { key, location } => {
             let quoted = |key: &str| format!("`{}`", key.chars().take(80).collect::<String>());
@@ -403,8 +410,19 @@ fn yaml_message(error: &serde_saphyr::Error) -> String {
             }
             _ => format!("is too large: expected at most {VALUES_MAX} values"),
         },
-        other => other.to_string().replace('\n', " "),
+        other => {
+            let message = other.to_string().replace('\n', " ");
+            let message = message.replace("mapping start", "fields").replace("sequence start", "a list");
+            let line = other.location().and_then(|location| line_of(text, location.line()));
+            line.map_or_else(|| message.clone(), |line| format!("{message}, in `{line}`"))
+        }
     }
+}
+
+/// A line of a text, by its number from 1, as far as people read.
+fn line_of(text: &str, number: u64) -> Option<String> {
+    let line = text.lines().nth(usize::try_from(number).ok()?.checked_sub(1)?)?.trim();
+    (!line.is_empty()).then(|| line.chars().take(80).collect())
 }
 
 fn options() -> serde_saphyr::Options {

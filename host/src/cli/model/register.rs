@@ -57,10 +57,10 @@ pub(in crate::cli) struct ImportArguments {
     /// What the scores of an ONNX model are [default: as the model tells, see docs/registry.md].
     #[arg(long, value_enum, value_name = "KIND")]
     scores: Option<Scores>,
-    /// Transformers before the model: components, in this order.
+    /// Transformers before the model: components, given more than once in this order.
     #[arg(long, value_name = "FILE")]
     preprocess: Vec<PathBuf>,
-    /// Transformers after the model: components, in this order.
+    /// Transformers after the model: components, given more than once in this order.
     #[arg(long, value_name = "FILE")]
     postprocess: Vec<PathBuf>,
     /// Config of a transformer by its plugin's name, as `NAME={…}`.

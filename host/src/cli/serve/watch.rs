@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+use tokio::time::{Interval, MissedTickBehavior};
 
 use super::path_of;
 use crate::cli::output::Output;
@@ -34,7 +36,12 @@ struct Watched {
 
 struct WatchedFile {
     path: PathBuf,
+    /// What was taken up, or told to be wrong, last.
     text: String,
+    /// What the last look has found that was not taken up yet.
+    pending: Option<String>,
+    /// Endpoints of the file.
+    names: BTreeSet<Name>,
 }
 
 impl Watch {
@@ -50,7 +57,8 @@ impl Watch {
         policy: EndpointPolicy,
         interval: Duration,
     ) -> Self {
-        let file = file.map(|(path, text)| WatchedFile { path, text });
+        let names = || specs.iter().map(|spec| spec.name.clone()).collect();
+        let file = file.map(|(path, text)| WatchedFile { path, text, pending: None, names: names() });
         let (added, unloaded) = (BTreeSet::new(), BTreeSet::new());
         Self(Some(Watched { reconciler, specs, file, policy, interval, added, unloaded }))
     }
@@ -58,17 +66,18 @@ impl Watch {
     /// Goes on for ever; does what is asked for by `requests`, too.
     pub(super) async fn run(self, mut requests: mpsc::Receiver<ControlRequest>, output: &Output) {
         let Some(mut watched) = self.0 else { return std::future::pending().await };
+        let mut looks = watched.looks();
         loop {
             let asked = tokio::select! {
                 Some(request) = requests.recv() => Some(request),
-                () = watched.next_look() => None,
+                () = next(&mut looks) => None,
             };
             let mut was_unloaded = false;
             if let Some(request) = &asked {
                 was_unloaded = watched.unloaded.contains(&request.name);
                 watched.change(request);
             } else if let Some(file) = &mut watched.file {
-                match file.changed() {
+                match file.changed().await {
                     Ok(Some(specs)) => watched.take_up(specs),
                     Ok(None) => {}
                     Err(error) => output.warn(&format!("{error:#}: the endpoints stay as they are")),
@@ -86,11 +95,14 @@ impl Watch {
 }
 
 impl Watched {
-    async fn next_look(&self) {
-        match self.interval.is_zero() {
-            true => std::future::pending().await,
-            false => tokio::time::sleep(self.interval).await,
+    /// When to look, however often clients ask for something in between; none where that is never.
+    fn looks(&self) -> Option<Interval> {
+        let first = tokio::time::Instant::now() + self.interval;
+        let mut looks = (!self.interval.is_zero()).then(|| tokio::time::interval_at(first, self.interval));
+        if let Some(looks) = &mut looks {
+            looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
+        looks
     }
 
     /// Takes up what the file says now. What clients have loaded beside it stays.
@@ -151,10 +163,21 @@ impl Watched {
     }
 }
 
+async fn next(looks: &mut Option<Interval>) {
+    match looks {
+        Some(looks) => _ = looks.tick().await,
+        None => std::future::pending().await,
+    }
+}
+
 impl WatchedFile {
-    /// What the file says, if that is another thing than before.
-    fn changed(&mut self) -> anyhow::Result<Option<Vec<EndpointSpec>>> {
-        let text = match read_text(&self.path) {
+    /// What the file says, if that is another thing than before. What lacks endpoints or is wrong may be half of a file that is
+    /// being written: it is believed when the next look finds the same.
+    async fn changed(&mut self) -> anyhow::Result<Option<Vec<EndpointSpec>>> {
+        // It may be on a server that does not answer, for which only this task shall wait.
+        let path = self.path.clone();
+        let text = match spawn_blocking(move || read_text_of_file(&path)).await.map_err(Into::into).flatten()
+        {
             Ok(text) => text,
             // An editor may be about to put it there again.
             Err(error) => {
@@ -163,11 +186,21 @@ impl WatchedFile {
                 return if is_news { Err(error) } else { Ok(None) };
             }
         };
+        let pending = self.pending.take();
         if text == self.text {
             return Ok(None);
         }
-        self.text.clone_from(&text);
-        parse(&self.path, &text).map(Some)
+        let parsed = parse(&self.path, &text);
+        let names: BTreeSet<Name> = parsed.iter().flatten().map(|spec| spec.name.clone()).collect();
+        if !names.is_superset(&self.names) && pending.as_ref() != Some(&text) {
+            self.pending = Some(text);
+            return Ok(None);
+        }
+        self.text = text;
+        if parsed.is_ok() {
+            self.names = names;
+        }
+        parsed.map(Some)
     }
 }
 
@@ -176,6 +209,15 @@ pub(super) fn read(path: &Path) -> anyhow::Result<(String, Vec<EndpointSpec>)> {
     let text = read_text(path)?;
     let specs = parse(path, &text)?;
     Ok((text, specs))
+}
+
+/// Reads a file again. Of a pipe nobody knows when there is more.
+fn read_text_of_file(path: &Path) -> anyhow::Result<String> {
+    let is_file = std::fs::metadata(path).map(|metadata| metadata.is_file());
+    if !is_file.with_context(|| format!("failed to read `{}`", path.display()))? {
+        anyhow::bail!("`{}` is no file any more", path.display());
+    }
+    read_text(path)
 }
 
 fn read_text(path: &Path) -> anyhow::Result<String> {

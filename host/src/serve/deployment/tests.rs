@@ -71,6 +71,14 @@ impl Deployment {
 }
 
 pub(crate) fn deployment(features: usize, scores: usize) -> (Arc<Zeros>, Deployment) {
+    deployment_with(features, scores, None)
+}
+
+fn deployment_with(
+    features: usize,
+    scores: usize,
+    window: Option<Arc<WindowCapture>>,
+) -> (Arc<Zeros>, Deployment) {
     let (asked_by, rows, shared_from) = (Mutex::default(), Mutex::default(), AtomicUsize::new(usize::MAX));
     let model = Arc::new(Zeros { features, scores, asked_by, rows, shared_from });
     let input = ColumnSpec {
@@ -88,7 +96,7 @@ pub(crate) fn deployment(features: usize, scores: usize) -> (Arc<Zeros>, Deploym
         platform: "test".to_owned(),
         is_of_bundle: true,
         work: Work::Bundle(Predictor::new(parts, signature)),
-        window: None,
+        window,
         rows_max: 100_000,
         example: None,
     };
@@ -180,4 +188,57 @@ async fn whose_client_goes_away_is_counted_as_what_ended_it() {
     for code in ["cancelled", "deadline_exceeded"] {
         assert_eq!(deployment.metrics().errors(code), 1, "{code}");
     }
+}
+
+#[tokio::test]
+async fn rows_that_a_part_does_not_take_are_no_mistake_of_whoever_asked() {
+    let (_, deployment) = deployment(2, 1);
+    let inputs = Batch::new(vec![crate::domain::Tensor::from_f32("other", vec![1, 2], &[1.0, 2.0]).unwrap()]);
+    let error = deployment.answer_rows(inputs.unwrap(), call()).await.unwrap_err();
+    assert_eq!((error.status(), error.code()), (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Internal));
+    assert!(error.message().contains("was given what it does not take: column `"), "{}", error.message());
+}
+
+#[tokio::test]
+async fn no_more_threads_compute_than_there_are_cores() {
+    let (model, deployment) = deployment(20, 10);
+    let places = Arc::clone(&deployment.engine.places);
+    let cores = std::thread::available_parallelism().unwrap().get();
+    assert_eq!(places.available_permits(), cores);
+    let taken = places.acquire_many(cores as u32).await.unwrap();
+    let soon = tokio::time::Instant::now() + Duration::from_millis(20);
+    let late = answer(&deployment, rows(65, 20), Call { deadline: Some(soon), ..call() }).await.unwrap_err();
+    assert_eq!(late.code(), ErrorCode::DeadlineExceeded);
+    assert!(model.rows.lock().unwrap().is_empty(), "it was not begun");
+    assert!(answer(&deployment, rows(1, 20), call()).await.is_ok(), "what is quick needs no place");
+    let waiting = async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        drop(taken);
+    };
+    let (answered, ()) = tokio::join!(answer(&deployment, rows(65, 20), call()), waiting);
+    assert!(answered.unwrap().times.queue >= Duration::from_millis(20), "that is waiting, too");
+    assert_eq!(places.available_permits(), cores);
+}
+
+#[tokio::test]
+async fn what_a_version_has_seen_is_written_when_it_goes() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = crate::store::Store::open(folder.path()).unwrap();
+    let endpoint: Name = "e".parse().unwrap();
+    let rows_in_window = || {
+        let window = crate::data::read_window(&store, &endpoint, 100).unwrap();
+        window.map_or(0, |window| window.rows.rows())
+    };
+    let writer = crate::data::WindowWriter::open(&store, &endpoint, Digest::of(b""), 100).unwrap();
+    let window = Arc::new(WindowCapture::new(writer, Arc::default()));
+    let (_, deployment) = deployment_with(2, 1, Some(window));
+    answer(&deployment, rows(3, 2), call()).await.unwrap();
+    assert_eq!(rows_in_window(), 0);
+    drop(deployment);
+    let written = async {
+        while rows_in_window() < 3 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), written).await.expect("they are lost");
 }

@@ -85,7 +85,7 @@ pub(super) fn combine(answers: &[Batch], weights: &[f64]) -> Result<Batch, ApiEr
         };
         let all: Option<Vec<Tensor>> = answers.iter().map(like).collect();
         let all = all.ok_or_else(|| differ(tensor.name()))?;
-        let is_float = matches!(tensor.dtype(), DataType::Fp16 | DataType::Fp32 | DataType::Fp64);
+        let is_float = tensor.dtype().is_float();
         columns.push(if is_float { mean(&all, weights)? } else { majority(&all, weights)? });
     }
     Batch::new(columns).map_err(|error| wrong(error.to_string()))

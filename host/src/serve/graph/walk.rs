@@ -5,10 +5,9 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::pin::Pin;
 
-use axum::http::StatusCode;
 use futures_util::future::join_all;
 
-use super::super::{ApiError, ErrorCode};
+use super::super::ApiError;
 use super::Node;
 use super::batches::{beside, combine, in_order, wrong};
 use crate::domain::{Batch, ColumnSpec, DataType, Name, Tensor};
@@ -119,7 +118,7 @@ pub(in crate::serve) fn choose<'a>(
                 "row {row}, column `{column}`: expected one of {}, found `{value}`",
                 known.join(", ")
             );
-            return Err(ApiError::new(StatusCode::BAD_REQUEST, ErrorCode::InvalidInput, message));
+            return Err(ApiError::invalid_input(message, Some(row as u64), Some(column.to_owned())));
         };
         match chosen.iter_mut().find(|(known, _)| std::ptr::eq(*known, node)) {
             Some((_, rows)) => rows.push(row),

@@ -120,6 +120,9 @@ pub(super) enum GrpcError {
         /// The output.
         name: String,
     },
+    /// A time that is none.
+    #[error("`timeout`: expected a whole number of microseconds from 0 on, found another value")]
+    TimeoutParameter,
     /// Memory that a caller shares is another's, and only on this machine.
     #[error("`shared_memory_region` is not supported: expected the elements themselves")]
     SharedMemory,

@@ -4,8 +4,8 @@ use prost::Message as _;
 
 use super::super::ApiError;
 use super::super::inference::{
-    InferenceError, InferenceRequest, OutputForm, OutputSelection, RequestedOutput, check_head, find_column,
-    tensor_of_bytes,
+    BASE64, InferenceError, InferenceRequest, OutputForm, OutputSelection, RequestedOutput, check_head,
+    find_column, from_base64, tensor_of_bytes,
 };
 use super::GrpcError;
 use super::contents::elements_of;
@@ -78,7 +78,7 @@ pub(super) fn decode_infer_request(
     let mut fields = Fields::new(message);
     while let Some((number, value)) = fields.next()? {
         match number {
-            4 => timeout = timeout_of(parameter(value.bytes()?, "timeout")?).or(timeout),
+            4 => timeout = timeout_of(parameter(value.bytes()?, "timeout")?)?.or(timeout),
             5 => {
                 input_count += 1;
                 if inputs.len() < inputs_max {
@@ -134,6 +134,8 @@ struct Input<'a> {
     datatype: &'a str,
     shape: Vec<i64>,
     contents: Option<&'a [u8]>,
+    /// Whether its strings are bytes as base64.
+    is_base64: bool,
 }
 
 impl<'a> Input<'a> {
@@ -152,7 +154,11 @@ impl<'a> Input<'a> {
                     }
                 }
                 (4, value) => {
-                    parameter(value.bytes()?, "")?;
+                    if let Some(ParameterChoice::StringParam(text)) =
+                        parameter(value.bytes()?, "content_type")?.flatten()
+                    {
+                        input.is_base64 = text == BASE64;
+                    }
                 }
                 // No library writes it twice, though protobuf would have a way to read it.
                 (5, value) if input.contents.is_none() => input.contents = Some(value.bytes()?),
@@ -194,7 +200,8 @@ impl<'a> Input<'a> {
                 return Err(GrpcError::Elements { name: name(), both }.into());
             }
         };
-        Ok(tensor_of_bytes(spec, rows, data)?)
+        let tensor = tensor_of_bytes(spec, rows, data)?;
+        Ok(if self.is_base64 { from_base64(spec, tensor)? } else { tensor })
     }
 }
 
@@ -220,14 +227,15 @@ fn read_output(message: &[u8]) -> Result<RequestedOutput, GrpcError> {
     Ok(output)
 }
 
-/// The time that the parameter `timeout` gives, in microseconds; none where it is no such time.
-fn timeout_of(parameter: Option<Option<ParameterChoice>>) -> Option<Duration> {
-    let us = match parameter.flatten()? {
-        ParameterChoice::Int64Param(us) => us.try_into().ok(),
-        ParameterChoice::Uint64Param(us) => Some(us),
-        _ => None,
+/// The time that the parameter `timeout` gives, in microseconds; 0 is none.
+fn timeout_of(parameter: Option<Option<ParameterChoice>>) -> Result<Option<Duration>, GrpcError> {
+    let us = match parameter.flatten() {
+        None => return Ok(None),
+        Some(ParameterChoice::Int64Param(us)) => us.try_into().map_err(|_| GrpcError::TimeoutParameter)?,
+        Some(ParameterChoice::Uint64Param(us)) => us,
+        Some(_) => return Err(GrpcError::TimeoutParameter),
     };
-    us.filter(|us| *us > 0).map(Duration::from_micros)
+    Ok((us > 0).then(|| Duration::from_micros(us)))
 }
 
 /// Reads an entry of a map of parameters; its value if it is the one that is wanted.

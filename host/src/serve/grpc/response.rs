@@ -49,11 +49,16 @@ pub(super) fn encode_infer_response(
 ) -> Result<Vec<u8>, ApiError> {
     let selected = selection.select(outputs)?;
     let string = |value| InferParameter { parameter_choice: Some(ParameterChoice::StringParam(value)) };
+    let mut parameters: HashMap<_, _> =
+        head.parameters.into_iter().map(|(name, value)| (name, string(value))).collect();
+    if envelope == Envelope::Stream {
+        parameters.extend([is_final()]);
+    }
     let head = ModelInferResponse {
         model_name: head.model_name,
         model_version: head.model_version,
         id: head.id,
-        parameters: head.parameters.into_iter().map(|(name, value)| (name, string(value))).collect(),
+        parameters,
         outputs: selected.iter().map(|(tensor, _)| described(tensor)).collect(),
         raw_output_contents: Vec::new(),
     };
@@ -83,8 +88,18 @@ pub(super) fn encode_infer_response(
 
 /// What is sent in place of the answer to one request of a stream, which goes on.
 pub(super) fn stream_error(error: &ApiError, id: &str) -> ModelStreamInferResponse {
-    let response = ModelInferResponse { id: id.to_owned(), ..ModelInferResponse::default() };
+    let response = ModelInferResponse {
+        id: id.to_owned(),
+        parameters: [is_final()].into(),
+        ..ModelInferResponse::default()
+    };
     ModelStreamInferResponse { error_message: error.message().to_owned(), infer_response: Some(response) }
+}
+
+/// The parameter by which clients of Triton know that no more comes of a request: here each has one answer.
+fn is_final() -> (String, InferParameter) {
+    let parameter_choice = Some(ParameterChoice::BoolParam(true));
+    ("triton_final_response".to_owned(), InferParameter { parameter_choice })
 }
 
 fn described(tensor: &Tensor) -> InferOutputTensor {
@@ -165,7 +180,8 @@ mod tests {
         let message = encoded(Vec::new(), Envelope::Stream);
         let answer = ModelStreamInferResponse::decode(message.as_slice()).unwrap();
         assert_eq!(answer.error_message, "");
-        let expected = ModelInferResponse::decode(inner.as_slice()).unwrap();
+        let mut expected = ModelInferResponse::decode(inner.as_slice()).unwrap();
+        expected.parameters.extend([is_final()]);
         assert_eq!(answer.infer_response.as_ref(), Some(&expected));
     }
 }

@@ -63,6 +63,15 @@ pub enum InferenceError {
         /// What there is.
         found: usize,
     },
+    /// A body without JSON, for more or fewer inputs than the one that it could be.
+    #[error(
+        "`Inference-Header-Content-Length` is 0, so that the body would be the bytes of the only input: expected JSON \
+         that names them, as there are {found}"
+    )]
+    RawInputs {
+        /// How many inputs there are.
+        found: usize,
+    },
     /// The body goes on after the bytes of the last column.
     #[error("expected the body to end with the bytes of the last input, found {found} more")]
     LongBody {

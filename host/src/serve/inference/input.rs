@@ -1,6 +1,19 @@
+use base64::Engine as _;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+
 use super::InferenceError;
 use super::error::{shown, some_names};
 use crate::domain::{ColumnSpec, DataType, SchemaError, Tensor, TensorError};
+
+/// What an input calls its content where its strings are bytes as base64 (RFC 4648), by MLServer's convention.
+pub const BASE64: &str = "base64";
+
+/// There are libraries that leave the padding out.
+const DECODER: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// Elements that are looked through at once for one that is not allowed.
 const BLOCK_ELEMENTS: usize = 1_024;
@@ -64,6 +77,34 @@ pub fn tensor_of_bytes(spec: &ColumnSpec, rows: usize, data: Vec<u8>) -> Result<
         Some(wrong) => Err(wrong_element(spec, wrong)),
         None => Ok(tensor),
     }
+}
+
+/// The column `spec` with the byte strings that those of `tensor` say as [`BASE64`]. Other types are as they are.
+pub fn from_base64(spec: &ColumnSpec, tensor: Tensor) -> Result<Tensor, InferenceError> {
+    if spec.dtype != DataType::Bytes {
+        return Ok(tensor);
+    }
+    // Three bytes of four, and as many for their length.
+    let mut data = Vec::with_capacity(tensor.data().len());
+    for (element, text) in tensor.byte_strings().enumerate() {
+        let start = data.len();
+        data.extend_from_slice(&[0; 4]);
+        DECODER.decode_vec(text, &mut data).map_err(|error| {
+            let wrong = match error {
+                base64::DecodeError::InvalidByte(offset, byte) => {
+                    format!("`{}` at byte {offset}", char::from(byte).escape_default())
+                }
+                _ => "a text that is cut off".to_owned(),
+            };
+            wrong_element(spec, (element, format!("expected base64, found {wrong}")))
+        })?;
+        // Shorter than its text, whose length has as many bytes.
+        let length = u32::try_from(data.len() - start - 4).unwrap_or(u32::MAX);
+        if let Some(place) = data.get_mut(start..start + 4) {
+            place.copy_from_slice(&length.to_le_bytes());
+        }
+    }
+    Ok(Tensor::new(spec.name.clone(), spec.dtype, tensor.shape().to_vec(), data)?)
 }
 
 /// The column `spec` with elements that are known to be right; only their number is checked.
@@ -222,6 +263,27 @@ mod tests {
             error(DataType::Fp32, usize::MAX, &[]),
             format!("column `x` of shape [{}, 2] is too large to address", usize::MAX)
         );
+    }
+
+    #[test]
+    fn base64_is_the_bytes_that_it_says() {
+        let decoded = |texts: &[&str]| {
+            let texts = Tensor::from_strings("x", texts.iter().map(|text| text.as_bytes())).unwrap();
+            from_base64(&spec(DataType::Bytes, &[]), texts)
+        };
+        let tensor = decoded(&["iVBORw==", "iVBORw", "", "/+8="]).unwrap();
+        let strings: Vec<_> = tensor.byte_strings().collect();
+        assert_eq!(strings, [&b"\x89PNG"[..], b"\x89PNG", b"", b"\xff\xef"]);
+        let error = |text| {
+            let error = decoded(&["", text]).unwrap_err();
+            assert_eq!((error.row(), error.column()), (Some(1), Some("x")));
+            error.to_string()
+        };
+        assert_eq!(error("iV ORw=="), "row 1, column `x`: expected base64, found ` ` at byte 2");
+        assert_eq!(error("iV\nORw=="), "row 1, column `x`: expected base64, found `\\n` at byte 2");
+        assert_eq!(error("iVBOR"), "row 1, column `x`: expected base64, found a text that is cut off");
+        let numbers = Tensor::from_f32("x", vec![2], &[1.0, 2.0]).unwrap();
+        assert_eq!(from_base64(&spec(DataType::Fp32, &[]), numbers.clone()).unwrap(), numbers);
     }
 
     #[test]

@@ -2,11 +2,11 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use super::error::shown;
-use super::input::{check_head, find_column, tensor, tensor_of_bytes};
+use super::input::{BASE64, check_head, find_column, from_base64, tensor, tensor_of_bytes};
 use super::output::OUTPUTS_MAX;
 use super::{InferenceError, OutputForm, OutputSelection, RequestedOutput};
 use crate::data::json::{Scanner, take_rows};
-use crate::domain::{Batch, BatchError, ColumnSpec, SchemaError, Tensor};
+use crate::domain::{Batch, BatchError, ColumnSpec, DataType, SchemaError, Tensor};
 
 /// The head of a request, and of its answer, that says how many bytes of JSON come before the binary data.
 pub const HEADER_LENGTH: &str = "inference-header-content-length";
@@ -38,7 +38,7 @@ pub fn parse_header_length(text: &str) -> Result<usize, InferenceError> {
 }
 
 /// Reads the body of a request: `header_length` bytes of JSON and then the binary data of its inputs, or only JSON where
-/// there is no such length. The inputs must be the columns `specs`, each once, with at most `rows_max` rows.
+/// there is no such length. Where it is 0 there is no JSON, and the body is [one row of the only input](raw_request). The inputs must be the columns `specs`, each once, with at most `rows_max` rows.
 ///
 /// Fields and parameters that mean nothing here are skipped. `null` is as good as no field.
 pub fn decode_request(
@@ -47,6 +47,9 @@ pub fn decode_request(
     specs: &[ColumnSpec],
     rows_max: usize,
 ) -> Result<InferenceRequest, InferenceError> {
+    if header_length == Some(0) {
+        return raw_request(body, specs);
+    }
     let length = header_length.unwrap_or(body.len());
     let Some((header, binary)) = body.split_at_checked(length) else {
         return Err(InferenceError::HeaderLength { found: length, body: body.len() });
@@ -102,6 +105,20 @@ pub fn decode_request(
     Ok(InferenceRequest { id, inputs, outputs, timeout })
 }
 
+/// A body that is nothing but one row of the only input, as Triton takes it: the elements of numbers, or one byte string without
+/// its length. Its answer is bytes too.
+fn raw_request(body: &[u8], specs: &[ColumnSpec]) -> Result<InferenceRequest, InferenceError> {
+    let [spec] = specs else { return Err(InferenceError::RawInputs { found: specs.len() }) };
+    let tensor = if spec.dtype == DataType::Bytes && spec.row_elements() == 1 {
+        let string = Tensor::from_strings(spec.name.clone(), [body])?;
+        super::input::tensor(spec, 1, string.into_data())?
+    } else {
+        tensor_of_bytes(spec, 1, body.to_vec())?
+    };
+    let outputs = OutputSelection::new(Vec::new(), OutputForm::Binary)?;
+    Ok(InferenceRequest { id: None, inputs: Batch::new(vec![tensor])?, outputs, timeout: None })
+}
+
 /// Reads inputs one after the other.
 struct InputReader<'a> {
     specs: &'a [ColumnSpec],
@@ -123,6 +140,8 @@ struct Input<'a> {
     /// How many bytes of the binary data are its elements.
     binary_size: Option<usize>,
     elements: Option<Elements<'a>>,
+    /// Whether its strings are bytes as base64.
+    is_base64: bool,
 }
 
 /// The elements of an input that are in the JSON.
@@ -144,7 +163,8 @@ impl InputReader<'_> {
             if place.is_some() {
                 return Err(BatchError::DuplicateColumn { name: spec.name.clone() }.into());
             }
-            *place = Some(input.take_tensor(spec, rows, &mut self.binary)?);
+            let tensor = input.take_tensor(spec, rows, &mut self.binary)?;
+            *place = Some(if input.is_base64 { from_base64(spec, tensor)? } else { tensor });
             Ok(())
         });
         taken.map_err(|error| match &input.name {
@@ -182,6 +202,13 @@ impl InputReader<'_> {
                             "binary_data_size" => {
                                 input.binary_size = optional(scanner, take_size)
                                     .map_err(|wrong| wrong.inside("`binary_data_size`"))?;
+                            }
+                            // Whatever else it is means nothing here.
+                            "content_type" => {
+                                let mut place = scanner.clone();
+                                skip(scanner)?;
+                                input.is_base64 =
+                                    place.string().is_ok_and(|text| text.as_deref() == Some(BASE64));
                             }
                             "shared_memory_region" => return Err(shared_memory()),
                             _ => skip(scanner)?,

@@ -3,7 +3,7 @@ use std::io::{BufWriter, ErrorKind, Write};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -17,6 +17,9 @@ const WAITING_MAX: usize = 8_192;
 
 /// Time between two looks whether the file was moved.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long the last lines may take when the server stops.
+const FINISH_MAX: Duration = Duration::from_secs(5);
 
 /// Longest path that is told.
 const PATH_MAX_CHARS: usize = 500;
@@ -65,17 +68,36 @@ impl AccessLog {
         }
     }
 
-    /// Waits until every line is written.
+    /// Waits until every line is written, as long as somebody takes them: a pipe that nobody reads must not keep the program.
     pub(super) fn finish(&self) {
-        let (done, is_done) = sync_channel(1);
-        if self.lines.send(Message::Flush(done)).is_ok() {
-            // Or the thread has ended.
-            let _ = is_done.recv();
+        if !self.flush(Instant::now() + FINISH_MAX) {
+            tracing::warn!(
+                "the last lines of the access log could not be written within {} s",
+                FINISH_MAX.as_secs()
+            );
         }
         let dropped = self.dropped.load(Ordering::Relaxed);
         if dropped > 0 {
             tracing::warn!(dropped, "lines of the access log were too many to be written");
         }
+    }
+
+    /// Whether all is written by `deadline`.
+    fn flush(&self, deadline: Instant) -> bool {
+        let (done, is_done) = sync_channel(1);
+        let mut message = Message::Flush(done);
+        loop {
+            match self.lines.try_send(message) {
+                Ok(()) => break,
+                Err(TrySendError::Full(unsent)) if Instant::now() < deadline => message = unsent,
+                Err(TrySendError::Full(_)) => return false,
+                // The thread has ended.
+                Err(TrySendError::Disconnected(_)) => return true,
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        !matches!(is_done.recv_timeout(left), Err(RecvTimeoutError::Timeout))
     }
 }
 

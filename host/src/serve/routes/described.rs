@@ -33,7 +33,7 @@ pub(super) fn described(endpoint: &Endpoint) -> serde_json::Value {
                 "version": deployment.version().map(|(_, number)| number),
                 "bundle": deployment.bundle(),
                 "percent": shadow.percent(),
-                "answers": deployment.metrics().shadow_counts(),
+                "answers": shadow.counts(),
             })
         })
         .collect();

@@ -312,3 +312,48 @@ proptest! {
         let _ = decode_infer_request(&message, &specs, ROWS_MAX);
     }
 }
+
+#[test]
+fn strings_are_bytes_as_base64_where_the_input_says_so() {
+    let specs = [spec("s", DataType::Bytes, &[])];
+    let texts = ["iVBORw==", "?"];
+    let asked = |rows: &[&str], content_type: &str| {
+        let string = ParameterChoice::StringParam(content_type.to_owned());
+        let parameters =
+            [("content_type".to_owned(), InferParameter { parameter_choice: Some(string) })].into();
+        let contents = InferTensorContents {
+            bytes_contents: rows.iter().map(|text| text.as_bytes().to_vec()).collect(),
+            ..InferTensorContents::default()
+        };
+        let contents = Some(contents);
+        let input = InferInputTensor { parameters, contents, ..input("s", "BYTES", &[rows.len() as i64]) };
+        decoded(&request(vec![input], &[]), &specs)
+    };
+    let strings = |request: InferenceRequest| {
+        request.inputs.tensors()[0].byte_strings().map(<[u8]>::to_vec).collect::<Vec<_>>()
+    };
+    assert_eq!(strings(asked(&texts[..1], "base64").unwrap()), [b"\x89PNG"]);
+    assert_eq!(strings(asked(&texts, "str").unwrap()), texts.map(str::as_bytes));
+    let error = asked(&texts, "base64").unwrap_err();
+    assert_eq!(error, "row 1, column `s`: expected base64, found `?` at byte 0");
+}
+
+#[test]
+fn a_time_to_wait_is_a_number_of_microseconds() {
+    let specs = [spec("x", DataType::Fp32, &[])];
+    let asked = |choice: ParameterChoice| {
+        let parameters = [("timeout".to_owned(), InferParameter { parameter_choice: Some(choice) })].into();
+        let input = request(vec![input("x", "FP32", &[1])], &[&[0; 4]]);
+        decoded(&ModelInferRequest { parameters, ..input }, &specs).map(|request| request.timeout)
+    };
+    assert_eq!(asked(ParameterChoice::Int64Param(0)), Ok(None));
+    assert_eq!(asked(ParameterChoice::Int64Param(7)), Ok(Some(Duration::from_micros(7))));
+    assert_eq!(asked(ParameterChoice::Uint64Param(u64::MAX)), Ok(Some(Duration::from_micros(u64::MAX))));
+    for wrong in [ParameterChoice::Int64Param(-5), ParameterChoice::StringParam("5".to_owned())] {
+        let error = asked(wrong).unwrap_err();
+        assert_eq!(
+            error,
+            "`timeout`: expected a whole number of microseconds from 0 on, found another value"
+        );
+    }
+}

@@ -81,6 +81,74 @@ fn binary_data_follows_in_the_order_of_the_inputs() {
 }
 
 #[test]
+fn strings_are_bytes_as_base64_where_the_input_says_so() {
+    let specs = [spec("s", DataType::Bytes, &[])];
+    let request =
+        |input: &str, binary: &[u8]| decode(&format!(r#"{{"inputs":[{{{input}}}]}}"#), binary, &specs);
+    let strings = |input: &str, binary: &[u8]| {
+        let inputs = request(input, binary).unwrap().inputs;
+        inputs.column("s").unwrap().byte_strings().map(<[u8]>::to_vec).collect::<Vec<_>>()
+    };
+    let head = r#""name":"s","shape":[2],"datatype":"BYTES""#;
+    let (data, content) = (r#""data":["iVBORw==","AA"]"#, r#""parameters":{"content_type":"base64"}"#);
+    let bytes = [b"\x89PNG".to_vec(), vec![0]];
+    assert_eq!(strings(&format!("{head},{content},{data}"), b""), bytes);
+    assert_eq!(strings(&format!("{data},{content},{head}"), b""), bytes, "whatever comes first");
+    let sized = r#""parameters":{"binary_data_size":20,"content_type":"base64"}"#;
+    assert_eq!(strings(&format!("{head},{sized}"), b"\x08\0\0\0iVBORw==\x04\0\0\0AA=="), bytes);
+
+    for content in
+        [r#""parameters":{"content_type":"str"}"#, r#""parameters":{"content_type":7}"#, r#""other":0"#]
+    {
+        assert_eq!(strings(&format!("{head},{content},{data}"), b"")[0], b"iVBORw==", "{content}");
+    }
+    let error = request(&format!(r#"{head},{content},"data":["AA","?"]"#), b"").unwrap_err();
+    assert_eq!(error.to_string(), "row 1, column `s`: expected base64, found `?` at byte 0");
+    assert_eq!((error.row(), error.column()), (Some(1), Some("s")));
+}
+
+#[test]
+fn a_body_without_json_is_a_row_of_the_only_input() {
+    let raw = |body: &[u8], specs: &[ColumnSpec]| decode_request(body, Some(0), specs, 8);
+    let numbers = [spec("x", DataType::Fp32, &[2])];
+    let body: Vec<u8> = [1.0_f32, -2.5].iter().flat_map(|value| value.to_le_bytes()).collect();
+    let request = raw(&body, &numbers).unwrap();
+    assert_eq!(
+        request.inputs,
+        Batch::new(vec![Tensor::from_f32("x", vec![1, 2], &[1.0, -2.5]).unwrap()]).unwrap()
+    );
+    assert_eq!(request.outputs, OutputSelection::new(Vec::new(), OutputForm::Binary).unwrap());
+
+    let text = [spec("s", DataType::Bytes, &[])];
+    for string in [&b"\x89PNG"[..], b"", b"{}"] {
+        let inputs = raw(string, &text).unwrap().inputs;
+        assert_eq!(inputs.tensors(), [Tensor::from_strings("s", [string]).unwrap()]);
+    }
+    let several = [spec("s", DataType::Bytes, &[2])];
+    assert_eq!(raw(b"\0\0\0\0\x01\0\0\0a", &several).unwrap().inputs.rows(), 1);
+
+    let error = |body: &[u8], specs: &[ColumnSpec]| raw(body, specs).unwrap_err().to_string();
+    assert_eq!(
+        error(&body[1..], &numbers),
+        "column `x` of shape [1, 2] and type FP32: expected 8 bytes, found 7"
+    );
+    assert_eq!(error(b"", &numbers), "column `x` of shape [1, 2] and type FP32: expected 8 bytes, found 0");
+    let nan = [0.0, f32::NAN].iter().flat_map(|value: &f32| value.to_le_bytes()).collect::<Vec<_>>();
+    assert_eq!(error(&nan, &numbers), "row 0, column `x`: element 1: expected a number, found NaN");
+    assert!(error(b"a", &several).contains("expected a length of 4 bytes, found 1 bytes left"));
+    for specs in [&specs()[..], &[]] {
+        assert_eq!(
+            error(&body, specs),
+            format!(
+                "`Inference-Header-Content-Length` is 0, so that the body would be the bytes of the only input: \
+                 expected JSON that names them, as there are {}",
+                specs.len()
+            )
+        );
+    }
+}
+
+#[test]
 fn lengths_that_lie_are_refused() {
     let error = |size: &str, binary: &[u8]| {
         let parameters = format!(r#""parameters":{{"binary_data_size":{size}}}"#);
