@@ -210,13 +210,15 @@ def check_stream() -> None:
     streaming.start_stream(lambda result, error: answers.put((result, error)))
     for index in range(50):
         model = "mnist" if index % 10 != 3 else "none"
-        streaming.async_stream_infer(model, [pixels_input(pixels)], request_id=str(index))
+        streaming.async_stream_infer(model, [pixels_input(pixels)], request_id=str(index), enable_empty_final_response=True)
     for index in range(50):
         result, error = answers.get(timeout=60)
         if index % 10 == 3:
             assert "there is no endpoint `none`" in error.message(), (index, result, error)
         else:
-            assert result.get_response().id == str(index), index
+            response = result.get_response()
+            assert response.id == str(index), index
+            assert response.parameters["triton_final_response"].bool_param, "there is no other answer to wait for"
             check(result, len(pixels))
     streaming.stop_stream()
 

@@ -86,6 +86,21 @@ def check_inference() -> None:
     assert index == b"0" and abs(float(value) - probabilities[0]) < 1e-5
 
 
+def check_raw_request() -> None:
+    """One row as bytes and nothing else, which the client has no call for."""
+
+    def ask(body: bytes):
+        return client._post("v2/models/mnist/infer", body, {"Inference-Header-Content-Length": "0"}, None)
+
+    for row, label in zip(pixels, labels):
+        response = ask(row.tobytes())
+        assert response.status_code == 200, response.read()
+        result = http.InferResult(response, False)
+        assert (result.as_numpy("label") == label).all()
+    refused = ask(pixels[0].tobytes()[1:])
+    assert refused.status_code == 400 and b"expected 784 bytes, found 783" in refused.read()
+
+
 def check_refusals() -> None:
     one = pixels_input(pixels[:1])
     refused(lambda: client.infer("none", [one]), "404", "there is no endpoint `none`")
@@ -144,6 +159,7 @@ async def check_asyncio() -> None:
 
 check_documents()
 check_inference()
+check_raw_request()
 check_refusals()
 check_statistics()
 check_repository()

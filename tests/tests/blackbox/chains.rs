@@ -49,6 +49,12 @@ fn endpoints_are_asked_one_after_the_other_by_column_or_all() {
         (unknown.status, &unknown.json()["error"]["message"]),
         (400, &json!("row 0, column `kind`: expected one of `x`, `y`, found `z`"))
     );
+    let place = |endpoint: &str, rows: Value| {
+        let error = server.post(&format!("/serve/{endpoint}"), &rows.to_string()).json()["error"].clone();
+        (error["row"].clone(), error["column"].clone())
+    };
+    let strange = json!([{ "a": 1, "b": 2, "kind": "x" }, { "a": 1, "b": 2, "kind": "z" }]);
+    assert_eq!(place("strict", strange), (json!(1), json!("kind")));
     // Who answered is told: all of an ensemble, and of a switch those that had rows.
     let versions = |endpoint: &str, body: &str| {
         let (answer, headers) = server.post_with_headers(&format!("/serve/{endpoint}"), body, &[]);
@@ -274,4 +280,34 @@ fn what_a_part_served_then_answers_again_and_not_what_it_serves_now() {
         assert_eq!(replayed(host, before, endpoint), owned(&[one, two]));
         assert_eq!(replayed(host, after, endpoint), owned(&[one, moved]));
     }
+}
+
+#[test]
+fn no_endpoint_comes_to_ask_itself() {
+    let registry = two_versions();
+    let file = write(
+        &registry.host,
+        "version: 1\nendpoints: { a: { model: digits@1 }, g: { sequence: [a] }, h: { sequence: [b] }, b: { model: digits@1 } }\n",
+    );
+    let server = registry.host.serve(["--endpoints", &file]);
+    let expected = ask(&server, "/serve/g", &[]);
+    // Of what is right by itself one half cannot be done, so that `g` stays made of `a`, and `h` of `b`, which is made of another.
+    write(
+        &registry.host,
+        "version: 1\nendpoints: { a: { sequence: [g] }, g: { model: digits@77 }, h: { model: digits@77 }, b: { sequence: [c] }, \
+         c: { model: digits@2 } }\n",
+    );
+    wait_for("the file is not taken up", || ask(&server, "/serve/c", &[]).0 == 200);
+    for endpoint in ["a", "g"] {
+        assert_eq!(ask(&server, &format!("/serve/{endpoint}"), &[]), expected);
+    }
+    assert_eq!(ask(&server, "/serve/b", &[]).0, 200);
+    let refused = server.post("/serve/h", r#"{"a": 1, "b": 2}"#);
+    let message = "endpoint `b`, which this one is made of, is made of others itself";
+    assert_eq!((refused.status, &refused.json()["error"]["message"]), (503, &json!(message)));
+    let told = server.stop().stderr;
+    assert!(
+        told.contains("endpoint `a`: endpoint `g`, which it is made of, is made of others itself"),
+        "{told}"
+    );
 }

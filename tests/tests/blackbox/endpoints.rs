@@ -129,6 +129,20 @@ fn what_is_no_version_of_a_model_s_is_version_1_by_every_route() {
 }
 
 #[test]
+fn of_bundles_without_a_number_the_index_has_one() {
+    let registry = two_versions();
+    let bundle = |version: &str| registry.run(&["model", "show", version, "--json"]).json()["bundle"].clone();
+    let text = format!(
+        "version: 1\nendpoints: {{ one: {{ traffic: [{{ model: {}, weight: 1 }}, {{ model: {}, weight: 1 }}] }} }}\n",
+        bundle("digits@1"),
+        bundle("digits@2")
+    );
+    let server = registry.host.serve(["--endpoints", &write(&registry.host, &text)]);
+    let index = server.post("/v2/repository/index", "").json();
+    assert_eq!(index, json!([{ "name": "one", "version": "1", "state": "READY", "reason": "" }]));
+}
+
+#[test]
 fn versions_share_requests_by_weight_and_keys_stay() {
     let registry = two_versions();
     let file = write(
@@ -411,15 +425,39 @@ fn of_versions_that_share_requests_one_that_fails_harms_no_other() {
     assert_eq!(shadows[0]["version"], 1, "a shadow that nobody can find any more goes on too: {shadows}");
     alias("digits@2", "challenger");
     wait_for_both("what is there again is not served", ["digits@2", "digits@2"]);
-    // The others answer for what cannot be loaded and never could.
+    // For what cannot be loaded and never could the one goes on that it was to replace.
     write(host, &text("tampered"));
     alias("digits@1", "champion");
-    wait_for_both("an alias is not followed beside one that cannot be loaded", ["digits@1", "digits@1"]);
-    // So it is from the beginning.
+    wait_for_both("an alias is not followed beside one that cannot be loaded", ["digits@1", "digits@2"]);
+    // Where there was none the others answer for it.
     let told = server.stop().stderr;
     assert_eq!(told.matches("of its recorded sample with").count(), 1, "{told}");
     let server = host.serve(["--endpoints", &file]);
     assert_eq!(ask(&server, "/serve/one", &[]).1, "digits@1");
+}
+
+#[test]
+fn a_version_that_is_not_there_gives_its_requests_to_no_other() {
+    let registry = two_versions();
+    let text = |champion: &str| {
+        format!(
+            "version: 1\nendpoints:\n  one:\n    traffic:\n      - {{ model: {champion}, weight: 99 }}\n      \
+             - {{ model: digits@2, weight: 1 }}\n"
+        )
+    };
+    let file = write(&registry.host, &text("digits@1"));
+    let server = registry.host.serve(["--endpoints", &file]);
+    write(&registry.host, &text("digits@22"));
+    let weights = |server: &Server| {
+        let routes = server.get("/serve").json()["endpoints"][0]["routes"].clone();
+        let routes = routes.as_array().unwrap().iter();
+        routes
+            .map(|route| [&route["asked_for"], &route["version"], &route["weight"]].map(Value::clone))
+            .collect::<Vec<_>>()
+    };
+    let expected = [[json!("digits@22"), json!(1), json!(99)], [json!("digits@2"), json!(2), json!(1)]];
+    wait_for("the version that it was to replace does not go on", || weights(&server) == expected);
+    assert!(server.stop().stderr.contains("endpoint `one`: model `digits` has no version 22"));
 }
 
 #[test]
@@ -486,4 +524,87 @@ fn what_the_bundle_s_own_component_answered_is_computed_again() {
     assert_eq!(answer.status, 200, "{}", answer.body);
     // It is recorded within a second.
     wait_for("it cannot be computed again", || host.run(["replay", &headers["x-prediction-id"]]).code == 0);
+}
+
+#[test]
+fn half_a_file_takes_no_endpoint_away_and_no_request_keeps_it_from_being_read() {
+    let registry = two_versions();
+    let whole = "version: 1\nendpoints:\n  one: { model: digits@1 }\n  two: { model: digits@2 }\n";
+    let file = write(&registry.host, whole);
+    let server = registry.host.serve(["--endpoints", &file, "--model-control"]);
+    // Each half of a second what is there is half of it.
+    let half = &whole[..whole.find("  two").unwrap()];
+    for _ in 0..6 {
+        std::fs::write(&file, half).unwrap();
+        std::thread::sleep(Duration::from_millis(250));
+        std::fs::write(&file, whole).unwrap();
+        std::thread::sleep(Duration::from_millis(250));
+        assert_eq!(ask(&server, "/serve/two", &[]).0, 200);
+    }
+    write(&registry.host, &format!("{half}  new: {{ model: digits@2 }}\n"));
+    wait_for("the file is not read while clients ask for something", || {
+        assert_eq!(server.post("/v2/repository/models/digits/load", "").status, 200);
+        ask(&server, "/serve/new", &[]).0 == 200 && ask(&server, "/serve/two", &[]).0 == 404
+    });
+    let told = server.stop().stderr;
+    assert_eq!(told.matches("endpoint `two`: removed").count(), 1, "{told}");
+}
+
+#[test]
+fn a_file_that_is_replaced_by_what_never_ends_holds_up_nobody() {
+    let registry = two_versions();
+    let file = write(&registry.host, "version: 1\nendpoints: { one: { model: digits@1 } }\n");
+    let server = registry.host.serve(["--endpoints", &file]);
+    std::fs::remove_file(&file).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(&file).status().unwrap();
+    assert!(made.success());
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(ask(&server, "/serve/one", &[]).0, 200);
+    let ran = server.stop();
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert_eq!(
+        ran.stderr.matches("is no file any more: the endpoints stay as they are").count(),
+        1,
+        "{}",
+        ran.stderr
+    );
+}
+
+#[test]
+fn a_bundle_that_takes_the_place_of_another_is_seen_whatever_its_age() {
+    let registry = two_versions();
+    let folder = registry.host.state_dir().join("bundle");
+    let place = folder.to_str().unwrap();
+    let export = |version: &str| {
+        let staged = registry.host.state_dir().join(version);
+        registry.run(&["model", "export", version, staged.to_str().unwrap()]).expect_success();
+        // As archives have them.
+        let manifest = std::fs::File::options().append(true).open(staged.join("bundle.json")).unwrap();
+        manifest.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+        _ = std::fs::remove_dir_all(&folder);
+        std::fs::rename(staged, &folder).unwrap();
+    };
+    export("digits@1");
+    let server = registry.host.serve(["--model", place, "--endpoint", "one"]);
+    let first = ask(&server, "/serve/one", &[]).2;
+    export("digits@2");
+    wait_for("the bundle that is there now is not served", || ask(&server, "/serve/one", &[]).2 != first);
+}
+
+#[test]
+fn there_may_be_more_transformers_than_instances() {
+    let host = Host::trained();
+    // Two transformers each, and 512 instances.
+    let names: Vec<String> = (0..300).map(|number| format!("e{number}")).collect();
+    let endpoints: String = names.iter().map(|name| format!("  {name}: {{ model: mnist }}\n")).collect();
+    let folder = Host::new();
+    let file = write(&folder, &format!("version: 1\nendpoints:\n{endpoints}"));
+    let server = host.serve(["--endpoints", &file]);
+    let image = pixels_json(&test_images()[0]);
+    for name in names.iter().step_by(37).chain(&names[..2]).chain(names.last()) {
+        let answer = server.post(&format!("/serve/{name}"), &image);
+        assert_eq!((answer.status, &answer.json()["label"]), (200, &json!(7)), "{name}: {}", answer.body);
+    }
+    let told = server.stop().stderr;
+    assert!(!told.contains("warning"), "{told}");
 }

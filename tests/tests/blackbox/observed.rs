@@ -118,6 +118,24 @@ fn a_log_that_is_moved_away_goes_on_in_a_new_file() {
 }
 
 #[test]
+fn a_log_that_nobody_reads_keeps_no_server_from_stopping() {
+    let registry = two_versions();
+    let pipe = registry.host.state_dir().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    // Both ends, so that neither waits for the other.
+    let held = std::fs::File::options().read(true).write(true).open(&pipe).unwrap();
+    let server = registry.host.serve(["--model", "digits", "--access-log", pipe.to_str().unwrap()]);
+    // A pipe holds 64 KiB.
+    for _ in 0..1_000 {
+        assert_eq!(server.get("/health").status, 200);
+    }
+    let ran = server.stop();
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(ran.stderr.contains("the last lines of the access log could not be written"), "{}", ran.stderr);
+    drop(held);
+}
+
+#[test]
 fn traces_go_to_a_collector_below_the_caller_s_span() {
     let registry = two_versions();
     let (collector, lines, port) = collector();

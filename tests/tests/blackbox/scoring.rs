@@ -3,6 +3,8 @@
 use std::io::{Read as _, Write as _};
 use std::process::Command;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use host_tests::{
     Host, Server, guest, misbehaviour, pixels_json, plugin, python, ran, repository, test_images,
 };
@@ -129,8 +131,8 @@ endpoints:
 ",
     );
     let server = registry.host.serve(["--endpoints", &file]);
-    // Requests of all, and answers of those that have a model.
-    let document = checked_document(&registry.host, &server, 6 + 3);
+    // Requests of all, and answers of those that have a model; the same of their only version.
+    let document = checked_document(&registry.host, &server, 2 * (6 + 3));
     let request = |endpoint: &str| {
         let post = &document["paths"][format!("/serve/{endpoint}")]["post"];
         post["requestBody"]["content"]["application/json"]["example"].clone()
@@ -151,9 +153,14 @@ endpoints:
 fn the_document_of_openapi_is_valid_and_its_example_works() {
     let registry = two_versions();
     let server = registry.host.serve(["--model", "one=digits@1", "--model", "two=digits@2"]);
-    let document = checked_document(&registry.host, &server, 4);
+    let document = checked_document(&registry.host, &server, 8);
     assert_eq!(document["openapi"], "3.1.0");
-    for (name, other) in [("one", "two"), ("two", "one")] {
+    let paths: Vec<_> = document["paths"].as_object().unwrap().keys().collect();
+    assert_eq!(paths, ["/serve/one", "/serve/one/1", "/serve/two", "/serve/two/2"]);
+    let answer = &document["paths"]["/serve/one"]["post"]["responses"]["200"]["content"]["application/json"];
+    let number = &answer["schema"]["oneOf"][0]["properties"]["scores"]["items"]["type"];
+    assert_eq!(*number, json!(["number", "null"]), "NaN is null: {answer}");
+    for (name, other) in [("one", "two"), ("two", "one"), ("one/1", "two/2")] {
         let post = &document["paths"][format!("/serve/{name}")]["post"];
         let example = &post["requestBody"]["content"]["application/json"]["example"];
         let answer = server.post(&format!("/serve/{name}"), &example.to_string());
@@ -168,7 +175,7 @@ fn an_endpoint_with_other_transformers_has_an_example_if_they_take_it() {
     let registry = two_versions();
     let file = guest("picky");
     let server = registry.host.serve(["--model", "digits@1", "--plugin", &file]);
-    let post = checked_document(&registry.host, &server, 2)["paths"]["/serve/digits"]["post"].clone();
+    let post = checked_document(&registry.host, &server, 4)["paths"]["/serve/digits"]["post"].clone();
     let example = post["requestBody"]["content"]["application/json"]["example"].clone();
     let answer = server.post("/serve/digits", &example.to_string());
     assert_eq!(answer.status, 200, "{}", answer.body);
@@ -184,6 +191,24 @@ fn an_endpoint_with_other_transformers_has_an_example_if_they_take_it() {
     let label = plugin("argmax-label");
     let server = registry.host.serve(["--model", "digits@1", "--postprocess", &label]);
     checked_document(&registry.host, &server, 0);
+}
+
+#[test]
+fn transformers_that_take_other_columns_are_refused_before_anybody_asks() {
+    let registry = two_versions();
+    let (image, label) = (plugin("png-pixels"), plugin("argmax-label"));
+    let refused = |arguments: [&str; 2]| {
+        let ran =
+            registry.host.run(["serve", "--model", "digits@1", "--port", "0"].into_iter().chain(arguments));
+        assert_eq!(ran.code, 2, "{}", ran.stdout);
+        ran.stderr
+    };
+    let told =
+        "error: with these transformers the bundle cannot answer the row that was recorded with it: plugin ";
+    let stderr = refused(["--plugin", &image]);
+    assert!(stderr.contains(told) && stderr.contains("expected a column `image`, found `a`"), "{stderr}");
+    let stderr = refused(["--plugin", &label]);
+    assert!(stderr.contains(told) && stderr.contains("expected a column `scores`, found `a`"), "{stderr}");
 }
 
 #[test]
@@ -295,6 +320,40 @@ fn an_image_may_be_sent_as_the_file_that_it_is() {
         let (answer, _) = server.post_with_headers("/serve/images", &png(image, 28), &kind);
         assert_eq!((answer.status, answer.json()), (200, expected.json()));
     }
+    let image = &test_images()[0];
+    let label = by_pixels.post("/serve/mnist", &pixels_json(image)).json()["label"].clone();
+    let tensor = |data: &str, content_type: &str| {
+        let parameters = json!({ "content_type": content_type });
+        let input = json!({ "name": "image", "datatype": "BYTES", "shape": [1], "parameters": parameters, "data": [data] });
+        server.post("/v2/models/images/infer", &json!({ "inputs": [input] }).to_string())
+    };
+    let answer = tensor(&BASE64_STANDARD.encode(png(image, 28)), "base64");
+    assert_eq!((answer.status, &answer.json()["outputs"][0]["data"][0]), (200, &label), "{}", answer.body);
+    let wrong = tensor("?", "base64");
+    let message = "row 0, column `image`: expected base64, found `?` at byte 0";
+    assert_eq!((wrong.status, wrong.json()["error"].as_str()), (400, Some(message)));
+    assert_eq!(
+        tensor(&BASE64_STANDARD.encode(png(image, 28)), "str").status,
+        400,
+        "it is the text that it says"
+    );
+    let file = png(image, 28);
+    let head = format!(
+        "POST /v2/models/images/infer HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+         inference-header-content-length: 0\r\ncontent-length: {}\r\n\r\n",
+        file.len()
+    );
+    let mut connection = std::net::TcpStream::connect(server.address()).unwrap();
+    connection.write_all(&[head.as_bytes(), &file].concat()).unwrap();
+    let mut answer = Vec::new();
+    connection.read_to_end(&mut answer).unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", answer.escape_ascii());
+    // The label as eight bytes, and then its probability as four.
+    let label = label.as_i64().unwrap().to_le_bytes();
+    assert_eq!(answer[answer.len() - 12..answer.len() - 4], label, "{}", answer.escape_ascii());
+    let (refused, _) = server.post_with_headers("/invocations", &png(image, 28), &kind);
+    assert_eq!(refused.status, 415, "{}", refused.body);
+    assert!(refused.body.contains("`/serve/ENDPOINT` takes images"), "{}", refused.body);
     let (wrong, _) = server.post_with_headers("/serve/images", &png(&[0; 16], 4), &kind);
     let message = wrong.json()["error"]["message"].as_str().unwrap().to_owned();
     assert!(

@@ -190,6 +190,33 @@ fn a_shadow_is_given_requests_and_only_compared() {
     assert_eq!(metric(&server, difference), 5.0);
 }
 
+#[test]
+fn what_a_shadow_is_compared_with_is_what_answers_now() {
+    let registry = two_versions();
+    registry.run(&["model", "alias", "digits@1", "champion"]).expect_success();
+    let server = registry.host.serve(["--model", "digits@champion", "--shadow", "digits@2"]);
+    let compared = || {
+        let shadow = server.get("/serve").json()["endpoints"][0]["shadows"][0]["answers"].clone();
+        [shadow["same"].as_u64().unwrap(), shadow["different"].as_u64().unwrap()]
+    };
+    for _ in 0..5 {
+        assert_eq!(ask(&server, "/serve/digits", &[]).1, "digits@1");
+    }
+    wait_for("the shadow has not answered", || compared() == [0, 5]);
+    registry.run(&["model", "alias", "digits@2", "champion"]).expect_success();
+    wait_for("the alias is not followed", || ask(&server, "/serve/digits", &[]).1 == "digits@2");
+    // A version that is kept is not what the endpoint answers.
+    assert_eq!(ask(&server, "/serve/digits/1", &[]).1, "digits@1");
+    for _ in 0..4 {
+        ask(&server, "/serve/digits", &[]);
+    }
+    wait_for("what was compared before still counts", || compared() == [5, 0]);
+    // Prometheus wants counts that never fall.
+    let different =
+        "host_shadow_requests_total{endpoint=\"digits\",outcome=\"different\",version=\"digits@2\"}";
+    assert!(metric(&server, different) >= 5.0);
+}
+
 /// What promtool finds wrong with the metrics.
 fn promtool(text: &str) -> String {
     let mut command = Command::new("promtool");
