@@ -349,13 +349,16 @@ impl Graph {
         self.record_bytes
     }
 
-    /// Whether all that it is made of is loaded; otherwise what is not.
+    /// Whether all that it is made of is loaded and can be asked; otherwise what cannot.
     pub(super) fn check_ready(&self) -> Result<(), ApiError> {
         let endpoints = self.endpoints.upgrade().ok_or_else(super::engine::stopping)?;
-        match self.node.endpoints().into_iter().find(|name| endpoints.get(name.as_str()).is_none()) {
-            Some(gone) => Err(missing(gone)),
-            None => Ok(()),
+        for name in self.node.endpoints() {
+            let routing = endpoints.get(name.as_str()).ok_or_else(|| missing(name))?.routing();
+            if routing.main().is_some_and(|answering| answering.is_graph()) {
+                return Err(nested(name));
+            }
         }
+        Ok(())
     }
 
     /// The answer to a batch, for which its endpoints wait until `deadline`, and who gave it, by their places.

@@ -1,13 +1,13 @@
 //! What endpoints should be: a file, or what the command line says.
 
 mod graph;
+mod yaml;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use axum::http::HeaderName;
 use serde::Deserialize;
-use serde_saphyr::budget::BudgetBreach;
 
 use self::graph::{GraphFields, MemberFields, NodeFields, SwitchFields};
 use super::batcher::AUTO_ROWS_MAX;
@@ -20,12 +20,6 @@ const FORMAT_VERSION: u64 = 1;
 
 /// Largest endpoint file.
 pub const ENDPOINT_FILE_MAX_BYTES: usize = 1024 * 1024;
-
-/// Lists and objects in each other in such a file; none that means something has ten.
-const DEPTH_MAX: usize = 16;
-
-/// Values in it.
-const VALUES_MAX: usize = 50_000;
 
 /// Endpoints of one file.
 const ENDPOINTS_MAX: usize = 1_000;
@@ -259,8 +253,8 @@ impl EndpointSpec {
         if text.len() > ENDPOINT_FILE_MAX_BYTES {
             return refuse(format!("has {} bytes: expected at most {ENDPOINT_FILE_MAX_BYTES}", text.len()));
         }
-        let fields: FileFields = serde_saphyr::from_str_with_options(text, options())
-            .map_err(|error| EndpointFileError(yaml_message(&error, text)))?;
+        let fields: FileFields = serde_saphyr::from_str_with_options(text, yaml::options())
+            .map_err(|error| EndpointFileError(yaml::message(&error, text)))?;
         if fields.version != FORMAT_VERSION {
             return refuse(format!("`version` is {}: expected {FORMAT_VERSION}", fields.version));
         }
@@ -388,58 +382,6 @@ fn model_in(folder: &Path, text: &str) -> Result<ModelReference, String> {
     match ModelReference::parse_in(folder, text).map_err(|error| error.to_string())? {
         ModelReference::Folder(path) => Ok(ModelReference::Folder(path.components().collect())),
         named => Ok(named),
-    }
-}
-
-/// What the YAML reader refused.
-fn yaml_message(error: &serde_saphyr::Error, text: &str) -> String {
-    match error.without_snippet() {
-        serde_saphyr::Error::DuplicateMappingKey { key, location } => {
-            let quoted = |key: &str| format!("`{}`", key.chars().take(80).collect::<String>());
-            let key = key.as_deref().map_or("a key".to_owned(), quoted);
-            format!("{key} stands there twice at line {}, column {}", location.line(), location.column())
-        }
-        serde_saphyr::Error::Budget { breach: BudgetBreach::Documents { .. }, .. }
-        | serde_saphyr::Error::MultipleDocuments { .. } => "has a second document: expected one".to_owned(),
-        serde_saphyr::Error::Budget { breach, .. } => match breach {
-            BudgetBreach::Depth { .. } => {
-                format!("is nested too deeply: expected at most {DEPTH_MAX} levels")
-            }
-            BudgetBreach::Aliases { .. } | BudgetBreach::Anchors { .. } | BudgetBreach::MergeKeys { .. } => {
-                "has an anchor or an alias: expected none".to_owned()
-            }
-            _ => format!("is too large: expected at most {VALUES_MAX} values"),
-        },
-        other => {
-            let message = other.to_string().replace('\n', " ");
-            let message = message.replace("mapping start", "fields").replace("sequence start", "a list");
-            let line = other.location().and_then(|location| line_of(text, location.line()));
-            line.map_or_else(|| message.clone(), |line| format!("{message}, in `{line}`"))
-        }
-    }
-}
-
-/// A line of a text, by its number from 1, as far as people read.
-fn line_of(text: &str, number: u64) -> Option<String> {
-    let line = text.lines().nth(usize::try_from(number).ok()?.checked_sub(1)?)?.trim();
-    (!line.is_empty()).then(|| line.chars().take(80).collect())
-}
-
-fn options() -> serde_saphyr::Options {
-    serde_saphyr::options! {
-        budget: serde_saphyr::budget! {
-            max_events: 100_000,
-            max_nodes: VALUES_MAX,
-            max_depth: DEPTH_MAX,
-            max_aliases: 0,
-            max_anchors: 0,
-            max_documents: 1,
-            max_merge_keys: 0,
-            max_total_scalar_bytes: ENDPOINT_FILE_MAX_BYTES,
-        },
-        strict_booleans: true,
-        reject_unsupported_tags: true,
-        with_snippet: false,
     }
 }
 

@@ -297,7 +297,8 @@ fn no_endpoint_comes_to_ask_itself() {
         "version: 1\nendpoints: { a: { sequence: [g] }, g: { model: digits@77 }, h: { model: digits@77 }, b: { sequence: [c] }, \
          c: { model: digits@2 } }\n",
     );
-    wait_for("the file is not taken up", || ask(&server, "/serve/c", &[]).0 == 200);
+    // `h` is refused as soon as `b` is made of another, which is the last that changes.
+    wait_for("the file is not taken up", || ask(&server, "/serve/h", &[]).0 == 503);
     for endpoint in ["a", "g"] {
         assert_eq!(ask(&server, &format!("/serve/{endpoint}"), &[]), expected);
     }
@@ -305,6 +306,7 @@ fn no_endpoint_comes_to_ask_itself() {
     let refused = server.post("/serve/h", r#"{"a": 1, "b": 2}"#);
     let message = "endpoint `b`, which this one is made of, is made of others itself";
     assert_eq!((refused.status, &refused.json()["error"]["message"]), (503, &json!(message)));
+    assert_eq!(server.get("/v2/models/h/ready").status, 503);
     let told = server.stop().stderr;
     assert!(
         told.contains("endpoint `a`: endpoint `g`, which it is made of, is made of others itself"),

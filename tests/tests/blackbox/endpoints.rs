@@ -532,10 +532,10 @@ fn half_a_file_takes_no_endpoint_away_and_no_request_keeps_it_from_being_read() 
     let whole = "version: 1\nendpoints:\n  one: { model: digits@1 }\n  two: { model: digits@2 }\n";
     let file = write(&registry.host, whole);
     let server = registry.host.serve(["--endpoints", &file, "--model-control"]);
-    // Each half of a second what is there is half of it.
+    // Each half of a second what is there is half of it, and never the same half.
     let half = &whole[..whole.find("  two").unwrap()];
-    for _ in 0..6 {
-        std::fs::write(&file, half).unwrap();
+    for number in 0..6 {
+        std::fs::write(&file, format!("{half}# {number}\n")).unwrap();
         std::thread::sleep(Duration::from_millis(250));
         std::fs::write(&file, whole).unwrap();
         std::thread::sleep(Duration::from_millis(250));
