@@ -21,7 +21,7 @@ pub(super) fn document(endpoints: &Endpoints) -> Value {
             let Some(deployment) = number.parse().ok().and_then(|number| routing.version(number)) else {
                 continue;
             };
-            let operation = format!("serve_{name}_{number}");
+            let operation = format!("serve_{name}/{number}");
             let summary = format!("Predictions of `{name}` by {}", deployment.version_label());
             paths.insert(
                 format!("/serve/{name}/{number}"),

@@ -227,6 +227,10 @@ impl Reconciler {
         for (place, target) in wanted.routes.iter().enumerate() {
             let loading = self.load(&spec.name, target, &mut loaded).await;
             let deployment = loading.map_err(|error| failed.push(error)).ok();
+            if matches!(deployment, Some(Some(_))) {
+                // Who was there is replaced.
+                replaced.retain(|(known, _)| *known != place);
+            }
             let mut before = || {
                 let same = present.and_then(|present| present.answering_for(&target.model));
                 same.or_else(|| take_at(&mut replaced, place))

@@ -4,6 +4,9 @@ use super::super::JsonError;
 use super::super::scan::Scanner;
 use crate::domain::{Batch, ColumnSpec, Tensor};
 
+/// Elements of the only column up to which a table is taken for it. Names are looked for one by one.
+const SPREAD_MAX: usize = 256;
+
 /// Names that a body may give to columns, beside those of the model.
 pub(super) const OTHER_NAMES_MAX: usize = 16 * 1024;
 
@@ -45,8 +48,11 @@ pub(super) fn check_cells(text: &[u8], names_max: usize) -> Result<(), JsonError
 /// one column of all features, and those who ask it have a table. None where the column is there by its name, or they are more or fewer.
 pub(super) fn spread(specs: &[ColumnSpec], names: &[String]) -> Option<Vec<ColumnSpec>> {
     let [only] = specs else { return None };
-    let is_spread =
-        only.dtype.size().is_some() && only.row_elements() > 1 && only.row_elements() == names.len();
+    let is_table = only.row_elements() <= SPREAD_MAX;
+    let is_spread = is_table
+        && only.dtype.size().is_some()
+        && only.row_elements() > 1
+        && only.row_elements() == names.len();
     if !is_spread || names.contains(&only.name) {
         return None;
     }
