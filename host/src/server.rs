@@ -31,7 +31,7 @@ use self::workers::Serving;
 pub use self::workers::Workers;
 use crate::task::polled_at_once;
 
-/// Connections at once; more wait in the kernel's queue, until one ends or those that idle make room.
+/// Connections at once; more wait, all but one of them in the kernel's queue, until one ends or one that idles makes room.
 const CONNECTIONS_MAX: usize = 4_096;
 
 /// What a client may do. Requests of HTTP/2 are as many as there may be connections, so that what a request may take is bounded as
@@ -118,18 +118,24 @@ impl Server {
         let (tell_crowd, crowd) = Crowd::new();
         let connections = Connections::new(answers, self.limits, crowd, stopping);
         let places = Arc::new(Semaphore::new(self.limits.connections));
-        let free_place = async || loop {
-            let place = Arc::clone(&places).acquire_owned();
-            match tokio::time::timeout(self.limits.crowded / 4, place).await {
-                Ok(place) => return place,
-                Err(_) => tell_crowd.send_replace(()),
+        let free_place = async || {
+            if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
+                return Ok(place);
+            }
+            loop {
+                tell_crowd.wants();
+                let place = Arc::clone(&places).acquire_owned();
+                if let Ok(place) = tokio::time::timeout(self.limits.crowded / 4, place).await {
+                    tell_crowd.has_place();
+                    return place;
+                }
             }
         };
         loop {
             let accepted = async {
+                let (stream, client) = self.listener.accept().await?;
                 // The semaphore is never closed, so a missing permit cannot happen; treat it as an error to retry.
                 let place = free_place().await.map_err(std::io::Error::other)?;
-                let (stream, client) = self.listener.accept().await?;
                 // Who serves it waits for it by an event loop of its own.
                 Ok::<_, std::io::Error>((place, stream.into_std()?, client))
             };
@@ -309,23 +315,23 @@ mod tests {
             let head = [&(block.len() as u32).to_be_bytes()[1..], b"\x01\x05\0\0\0\x01"].concat();
             [&preface(65_535)[..], &head, &block].concat()
         };
-        // The answer's first header is its status, of which 200 is one byte.
         for (count, is_taken) in [(100, true), (101, false)] {
             let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
             client.write_all(&with_fields(count)).await.unwrap();
-            let status = async {
+            let data = async {
                 loop {
                     let (mut head, mut frame) = ([0; 9], Vec::new());
                     client.read_exact(&mut head).await.unwrap();
                     frame.resize(u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize, 0);
                     client.read_exact(&mut frame).await.unwrap();
-                    if head[3] == 1 {
-                        return frame[0];
+                    if head[3] == 0 {
+                        return frame;
                     }
                 }
             };
-            let status = tokio::time::timeout(Duration::from_secs(60), status).await.expect("no answer");
-            assert_eq!(status == 0x88, is_taken, "{count}: {status:#x}");
+            let data = tokio::time::timeout(Duration::from_secs(60), data).await.expect("no answer");
+            let refused = b"refused: expected at most 100 headers, found more";
+            assert_eq!(data != refused, is_taken, "{count}: {}", data.escape_ascii());
         }
     }
 

@@ -430,6 +430,7 @@ impl Answers for Answering {
         match why {
             Refusal::Forbidden(why) => self.routes.forbid(request, client, why),
             Refusal::Busy { waited } => self.routes.overloaded(request, client, *waited, why),
+            Refusal::TooManyHeaders { .. } => self.routes.too_many_headers(request, client, why),
         }
     }
 }

@@ -45,6 +45,7 @@ fn refuse(why: &Refusal) -> Response<Body> {
     match why {
         Refusal::Forbidden(why) => track::rest::forbid(why),
         Refusal::Busy { .. } => track::rest::overloaded(why),
+        Refusal::TooManyHeaders { .. } => track::rest::too_much(why),
     }
 }
 

@@ -15,7 +15,7 @@ use super::idle::AllIdle;
 use super::{InstancePolicy, LimitsCeiling};
 
 /// How often a running guest is looked at: the granularity of time limits. It holds a thread for twice as long at most.
-const EPOCH_TICK: Duration = Duration::from_micros(2_500);
+pub(super) const EPOCH_TICK: Duration = Duration::from_micros(2_500);
 
 /// Native stack of a guest. Rust's own default for threads is 2 MiB; guests get less, since thousands may live.
 const WASM_STACK_MAX_BYTES: usize = 512 * 1024;

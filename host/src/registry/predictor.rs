@@ -110,6 +110,11 @@ impl Predictor {
         &self.signature
     }
 
+    /// The column of the model's scores.
+    pub fn scores(&self) -> ColumnSpec {
+        self.parts.model.scores()
+    }
+
     /// Scores that the model makes of a row.
     pub fn score_count(&self) -> usize {
         self.parts.model.score_count()

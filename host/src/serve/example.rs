@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::graph::{Graph, choose};
 use super::{Endpoints, Node};
 use crate::data;
-use crate::domain::{Batch, ColumnSpec, DataType};
+use crate::domain::{Batch, ColumnSpec, DataType, Signature};
 use crate::model::ModelError;
 use crate::plugin::{Fault, PluginError};
 use crate::registry::{PredictionError, Predictor, Sample};
@@ -36,7 +36,7 @@ pub(super) async fn of_replaced(
             let row = recorded.inputs.first().and_then(|row| decoded(row, &signature.inputs));
             let Some(row) = row else { return Ok(None) };
             match Sample::record(predictor, &row).await {
-                Err(error) if takes_other_columns(&error) => return Err(error),
+                Err(error) if takes_other_columns(&error, predictor) => return Err(error),
                 answered => answered.ok().flatten(),
             }
         }
@@ -46,20 +46,23 @@ pub(super) async fn of_replaced(
     Ok(first.filter(|(_, answer)| decoded(answer, &signature.outputs).is_some()))
 }
 
-/// Whether no row could be answered, whatever it holds.
-fn takes_other_columns(error: &PredictionError) -> bool {
+/// Whether no row could be answered, whatever it holds: where a transformer misses a column that nobody before it has.
+fn takes_other_columns(error: &PredictionError, predictor: &Predictor) -> bool {
+    let Signature { inputs, features, outputs } = predictor.signature();
+    let misses = |error: &PluginError, known: &[&[ColumnSpec]]| match &error.fault {
+        Fault::InvalidInput { row: None, column: Some(column), .. } => {
+            !known.iter().flat_map(|specs| specs.iter()).any(|known| known.name == *column)
+        }
+        _ => false,
+    };
     match error {
         PredictionError::Input(_) | PredictionError::Features(_) => true,
-        PredictionError::Plugin(error) => refuses_columns(error),
-        PredictionError::Postprocess(error) => refuses_columns(error),
+        PredictionError::Plugin(error) => misses(error, &[inputs, features]),
+        PredictionError::Postprocess(error) => misses(error, &[&[predictor.scores()], outputs]),
         PredictionError::Model(error) => {
             !matches!(error, ModelError::OnnxRun { .. } | ModelError::Device { .. })
         }
     }
-}
-
-fn refuses_columns(error: &PluginError) -> bool {
-    matches!(error.fault, Fault::InvalidInput { row: None, .. })
 }
 
 /// A row of these columns.

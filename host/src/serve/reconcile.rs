@@ -211,8 +211,8 @@ impl Reconciler {
     }
 
     /// Loads what is missing and puts it in its place. Where a version cannot be loaded the one that was there for its
-    /// reference goes on, or the one that it was to replace, or else the others go on without it; where nobody is left who answers,
-    /// all stays as it is.
+    /// reference goes on, or the one that it was to replace, or else the others go on without it; where none is found that
+    /// answers, all stays as it is.
     async fn deploy(
         &self,
         spec: &EndpointSpec,
@@ -223,6 +223,7 @@ impl Reconciler {
         let mut loaded: Vec<Arc<Deployment>> =
             present.into_iter().flat_map(Routing::loaded).map(Arc::clone).collect();
         let mut routes = Vec::with_capacity(wanted.routes.len());
+        let mut is_one_found = false;
         let mut replaced = present.map(|present| wanted.replaced(present)).unwrap_or_default();
         for (place, target) in wanted.routes.iter().enumerate() {
             let loading = self.load(&spec.name, target, &mut loaded).await;
@@ -231,16 +232,19 @@ impl Reconciler {
                 // Who was there is replaced.
                 replaced.retain(|(known, _)| *known != place);
             }
-            let mut before = || {
-                let same = present.and_then(|present| present.answering_for(&target.model));
-                same.or_else(|| take_at(&mut replaced, place))
+            let same = || present.and_then(|present| present.answering_for(&target.model)).map(Arc::clone);
+            let deployment = deployment.flatten().or_else(same);
+            is_one_found |= deployment.is_some() && target.weight > 0;
+            let mut before = || match target.weight {
+                0 => None,
+                _ => take_at(&mut replaced, place).map(Arc::clone),
             };
-            if let Some(deployment) = deployment.flatten().or_else(|| before().map(Arc::clone)) {
+            if let Some(deployment) = deployment.or_else(&mut before) {
                 let model = Some(target.model.clone());
                 routes.push(Route { deployment, weight: target.weight, model });
             }
         }
-        if !failed.is_empty() && routes.iter().all(|route| route.weight == 0) {
+        if !failed.is_empty() && !is_one_found {
             return DeployError::all(failed);
         }
         let mut shadows = Vec::with_capacity(wanted.shadows.len());

@@ -109,6 +109,18 @@ impl Routes {
         self.refuse(request, client, waited, error)
     }
 
+    /// The answer to a request that has more headers than it may, as `why` says.
+    pub fn too_many_headers(
+        &self,
+        request: &Request,
+        client: SocketAddr,
+        why: &impl fmt::Display,
+    ) -> Response<Body> {
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        let error = ApiError::new(status, ErrorCode::InvalidInput, why.to_string());
+        self.refuse(request, client, Duration::ZERO, error)
+    }
+
     /// The answer to a request that no route is asked for.
     fn refuse(
         &self,

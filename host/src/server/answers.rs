@@ -35,6 +35,12 @@ pub enum Refusal {
         /// For how long it waited for one of them to end.
         waited: Duration,
     },
+    /// It has more headers than anybody needs.
+    #[error("expected at most {limit} headers, found more")]
+    TooManyHeaders {
+        /// The limit.
+        limit: usize,
+    },
 }
 
 /// Routes to answer by, and how they refuse.

@@ -75,7 +75,7 @@ impl<A: Answers> Connections<A> {
         let crowded = async {
             loop {
                 self.crowd.waits().await;
-                if in_the_way.lasts(Instant::now(), 0, false) {
+                if in_the_way.has_lasted(Instant::now(), 0, false) && self.crowd.claims() {
                     return;
                 }
             }
@@ -130,12 +130,14 @@ impl<A: Answers> Connections<A> {
         let mut in_the_way = Quiet::new(self.limits.crowded);
         loop {
             tokio::select! {
+                // What has come is read before it is told to go.
+                biased;
                 served = connection.as_mut() => return served,
                 _ = self.stopping.changed() => break,
                 () = self.crowd.waits() => {
                     let begun = begun.load(Ordering::Relaxed);
                     let is_asked = begun > ended.load(Ordering::Relaxed);
-                    match in_the_way.lasts(Instant::now(), begun, is_asked) {
+                    match in_the_way.has_lasted(Instant::now(), begun, is_asked) && self.crowd.claims() {
                         // There is no answer that could be under way.
                         true if begun == 0 => return Ok(()),
                         true => break,

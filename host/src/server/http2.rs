@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
-use axum::http::{Response, StatusCode};
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
@@ -70,14 +69,13 @@ pub(super) async fn serve<A: Answers>(
         let (answers, places) = (answers.clone(), places.clone());
         async move {
             let request = request.map(Body::new);
-            if request.headers().len() > FIELDS_MAX {
-                let mut answer = Response::new(AnswerBody::new(Body::empty(), open, None));
-                *answer.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-                return Ok(answer);
-            }
-            let (place, answer) = match places.take(beside).await {
+            let place = match request.headers().len() > FIELDS_MAX {
+                true => Err(Refusal::TooManyHeaders { limit: FIELDS_MAX }),
+                false => places.take(beside).await.map_err(|waited| Refusal::Busy { waited }),
+            };
+            let (place, answer) = match place {
                 Ok(place) => (Some(place), answers.answer(request, client).await),
-                Err(waited) => (None, refused(&answers, &request, client, &Refusal::Busy { waited })),
+                Err(why) => (None, refused(&answers, &request, client, &why)),
             };
             Ok::<_, Infallible>(answer.map(|body| AnswerBody::new(body, open, place)))
         }
@@ -110,7 +108,7 @@ pub(super) async fn serve<A: Answers>(
             }
             () = connections.crowd.waits() => {
                 let seen = activity.seen();
-                if in_the_way.lasts(Instant::now(), seen.begun, seen.open > 0) {
+                if in_the_way.has_lasted(Instant::now(), seen.begun, seen.open > 0) && connections.crowd.claims() {
                     if std::mem::replace(&mut is_stopping, true) {
                         return Ok(());
                     }

@@ -109,6 +109,11 @@ pub fn overloaded(why: &impl std::fmt::Display) -> Response<Body> {
     refusal(&TrackError::new(ErrorCode::TemporarilyUnavailable, why.to_string()))
 }
 
+/// The answer to a request that is more than it may be, as `why` says.
+pub fn too_much(why: &impl std::fmt::Display) -> Response<Body> {
+    refusal(&TrackError::new(ErrorCode::InvalidParameterValue, why.to_string()))
+}
+
 async fn server_info() -> Response<Body> {
     #[derive(Serialize)]
     struct ServerInfo {

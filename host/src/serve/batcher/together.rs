@@ -24,7 +24,10 @@ pub(super) async fn answer(engine: Arc<Engine>, batch: Vec<Job>, _turn: OwnedSem
             for (index, job) in batch.into_iter().enumerate() {
                 let end = start + job.inputs.rows();
                 let part = part_of(&computed, start..end, &job);
-                let times = StageTimes { queue: now.duration_since(job.since), ..computed.times };
+                let times = StageTimes {
+                    queue: now.duration_since(job.since) + computed.times.queue,
+                    ..computed.times
+                };
                 let part = part.map(|(outputs, seen)| Computed {
                     inputs: job.inputs,
                     outputs,
@@ -67,7 +70,9 @@ async fn computed_together(engine: &Arc<Engine>, batch: &[Job]) -> Result<Option
     if batch.len() < 2 || !batch.iter().all(|job| together.append(&job.inputs).is_ok()) {
         return Ok(None);
     }
-    match engine.compute(together, None, ()).await {
+    // Who would be late is told so one by one.
+    let deadline = batch.iter().filter_map(|job| job.deadline).min();
+    match engine.compute(together, deadline, ()).await {
         Ok(computed) if computed.outputs.rows() == computed.inputs.rows() => Ok(Some(computed)),
         Err(error) if error.code() == ErrorCode::Overloaded => Err(error),
         Ok(_) | Err(_) => Ok(None),
