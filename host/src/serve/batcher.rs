@@ -271,6 +271,8 @@ impl Batcher {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
     use futures_util::future::join_all;
 
     use super::super::deployment::tests::{Zeros, call, deployment};
@@ -356,6 +358,25 @@ mod tests {
         let late = deployment.answer_rows(row(), soon()).await.unwrap_err();
         assert_eq!((late.code(), call.queue.waiting()), (ErrorCode::DeadlineExceeded, 0));
         drop(turn);
+    }
+
+    #[tokio::test]
+    async fn who_waits_too_long_for_a_core_is_told_and_the_others_are_computed() {
+        let (model, deployment, call) = batching(BatchPolicy::Auto, QueueLimits::default()).await;
+        model.shared_from.store(1, Ordering::Relaxed);
+        let places = Arc::clone(&deployment.engine().places);
+        let all = places.available_permits();
+        let busy = Arc::clone(&places).acquire_many_owned(all as u32).await.unwrap();
+        let deadline = Some(Instant::now() + Duration::from_millis(5));
+        let soon = Call { deadline, ..call.clone() };
+        let late = async {
+            let late = deployment.answer_rows(row(), soon).await.unwrap_err();
+            drop(busy);
+            late.code()
+        };
+        let (patient, late) = tokio::join!(deployment.answer_rows(row(), call.clone()), late);
+        assert_eq!((patient.unwrap().0.rows(), late), (1, ErrorCode::DeadlineExceeded));
+        assert_eq!((rows_of(&model), places.available_permits()), (vec![1], all));
     }
 
     #[tokio::test]

@@ -208,15 +208,21 @@ impl Routing {
         self.deployments().find(|deployment| number_of(deployment) == number)
     }
 
-    /// The numbers of all deployments, each once, as they are told and asked for.
-    pub(super) fn numbers(&self) -> Vec<String> {
-        let mut numbers: Vec<i64> = Vec::new();
-        for number in self.deployments().map(|deployment| number_of(deployment)) {
-            if !numbers.contains(&number) {
-                numbers.push(number);
+    /// All that can be asked for by number: of several with one, the first.
+    pub(super) fn numbered(&self) -> Vec<(i64, &Arc<Deployment>)> {
+        let mut numbered: Vec<(i64, _)> = Vec::new();
+        for deployment in self.deployments() {
+            let number = number_of(deployment);
+            if numbered.iter().all(|&(known, _)| known != number) {
+                numbered.push((number, deployment));
             }
         }
-        numbers.iter().map(ToString::to_string).collect()
+        numbered
+    }
+
+    /// The numbers of all deployments, each once, as they are told.
+    pub(super) fn numbers(&self) -> Vec<String> {
+        self.numbered().into_iter().map(|(number, _)| number.to_string()).collect()
     }
 
     /// Who answers most requests, of several the first; none where nobody answers.

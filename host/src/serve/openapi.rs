@@ -17,10 +17,7 @@ pub(super) fn document(endpoints: &Endpoints) -> Value {
             let summary = format!("Predictions of `{name}`, now by {}", deployment.version_label());
             paths.insert(format!("/serve/{name}"), path_item(&operation, &summary, deployment, endpoints));
         }
-        for number in routing.numbers() {
-            let Some(deployment) = number.parse().ok().and_then(|number| routing.version(number)) else {
-                continue;
-            };
+        for (number, deployment) in routing.numbered() {
             let operation = format!("serve_{name}/{number}");
             let summary = format!("Predictions of `{name}` by {}", deployment.version_label());
             paths.insert(

@@ -309,16 +309,14 @@ pub(super) fn index_of(shared: &Shared, only_ready: bool) -> Vec<ModelIndexEntry
     let (endpoints, unloaded) = shared.endpoints.all_and_unloaded();
     let loaded = endpoints.iter().flat_map(|endpoint| {
         let routing = endpoint.routing();
-        let entry = |deployment: &Arc<Deployment>| {
-            let (name, version) = (endpoint.name().to_string(), number_of(deployment).to_string());
+        let entry = |(number, deployment): (i64, &Arc<Deployment>)| {
+            let (name, version) = (endpoint.name().to_string(), number.to_string());
             match deployment.check_ready() {
                 Ok(()) => ModelIndexEntry { name, version, state: ModelState::Ready, reason: String::new() },
                 Err(error) => ModelIndexEntry::unavailable(name, version, error.message()),
             }
         };
-        // Of several with a number the first is asked.
-        let numbers = routing.numbers().into_iter().filter_map(|number| number.parse().ok());
-        numbers.filter_map(|number| routing.version(number)).map(entry).collect::<Vec<_>>()
+        routing.numbered().into_iter().map(entry).collect::<Vec<_>>()
     });
     let unloaded = unloaded.into_iter().flat_map(|UnloadedEndpoint { name, versions }| {
         let entry = move |version| ModelIndexEntry::unavailable(name.to_string(), version, UNLOADED);

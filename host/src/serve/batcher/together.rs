@@ -1,8 +1,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::Instant;
+use futures_util::future::join_all;
+use tokio::sync::{Mutex, OwnedSemaphorePermit};
+use tokio::time::{Instant, timeout_at};
 
 use super::super::engine::{Computed, Engine, stopping};
 use super::super::queue::too_late;
@@ -48,19 +49,28 @@ pub(super) async fn answer(engine: Arc<Engine>, batch: Vec<Job>, _turn: OwnedSem
                 let _ = job.reply.send(Err(overloaded.clone()));
             }
         }
-        Ok(None) => {
-            for job in batch.into_iter().filter(|job| !job.reply.is_closed()) {
-                // Those before it may have taken long.
-                if job.is_late(Instant::now()) {
-                    let _ = job.reply.send(Err(too_late()));
-                    continue;
-                }
-                let waited = now.duration_since(job.since);
-                let computed = engine.compute_request(job.inputs, waited, job.deadline, job.keeps, ()).await;
-                let _ = job.reply.send(computed);
-            }
-        }
+        Ok(None) => one_by_one(&engine, batch, now).await,
     }
+}
+
+/// Computes each request of a batch, which was begun at `begun`, by itself. Whoever is late is told at once, however long those
+/// before it take.
+async fn one_by_one(engine: &Arc<Engine>, batch: Vec<Job>, begun: Instant) {
+    let turn = Mutex::new(());
+    let all = batch.into_iter().filter(|job| !job.reply.is_closed()).map(async |job| {
+        let its_turn = match job.deadline {
+            Some(deadline) => timeout_at(deadline, turn.lock()).await.ok(),
+            None => Some(turn.lock().await),
+        };
+        let computed = if its_turn.is_none() || job.is_late(Instant::now()) {
+            Err(too_late())
+        } else {
+            let waited = begun.duration_since(job.since);
+            engine.compute_request(job.inputs, waited, job.deadline, job.keeps, ()).await
+        };
+        let _ = job.reply.send(computed);
+    });
+    join_all(all).await;
 }
 
 /// What comes of several requests at once; none where they do not fit together, or where one of them is at fault. An error

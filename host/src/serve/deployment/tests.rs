@@ -17,7 +17,7 @@ pub(crate) struct Zeros {
     /// Rows of each call.
     pub(crate) rows: Mutex<Vec<usize>>,
     /// Rows from which on cores share them.
-    shared_from: AtomicUsize,
+    pub(crate) shared_from: AtomicUsize,
 }
 
 impl Model for Zeros {
