@@ -10,7 +10,7 @@ use super::{Endpoints, Node};
 use crate::data;
 use crate::domain::{Batch, ColumnSpec, DataType, Signature};
 use crate::model::ModelError;
-use crate::plugin::{Fault, PluginError};
+use crate::plugin::Fault;
 use crate::registry::{PredictionError, Predictor, Sample};
 
 /// The row of what the parts of a graph are known to take: each column as the first of them has it, and as a switch's first
@@ -49,20 +49,20 @@ pub(super) async fn of_replaced(
 /// Whether no row could be answered, whatever it holds: where a transformer misses a column that nobody before it has.
 fn takes_other_columns(error: &PredictionError, predictor: &Predictor) -> bool {
     let Signature { inputs, features, outputs } = predictor.signature();
-    let misses = |error: &PluginError, known: &[&[ColumnSpec]]| match &error.fault {
-        Fault::InvalidInput { row: None, column: Some(column), .. } => {
-            !known.iter().flat_map(|specs| specs.iter()).any(|known| known.name == *column)
-        }
-        _ => false,
-    };
     match error {
         PredictionError::Input(_) | PredictionError::Features(_) => true,
-        PredictionError::Plugin(error) => misses(error, &[inputs, features]),
-        PredictionError::Postprocess(error) => misses(error, &[&[predictor.scores()], outputs]),
+        PredictionError::Plugin(error) => misses_column(&error.fault, &[inputs, features]),
+        PredictionError::Postprocess(error) => misses_column(&error.fault, &[&[predictor.scores()], outputs]),
         PredictionError::Model(error) => {
             !matches!(error, ModelError::OnnxRun { .. } | ModelError::Device { .. })
         }
     }
+}
+
+/// Whether a transformer misses a column that is not among those it could get; what a row holds may be refused in another only.
+fn misses_column(fault: &Fault, known: &[&[ColumnSpec]]) -> bool {
+    let Fault::InvalidInput { row: None, column: Some(column), .. } = fault else { return false };
+    !known.iter().flat_map(|specs| specs.iter()).any(|known| known.name == *column)
 }
 
 /// A row of these columns.
@@ -114,4 +114,27 @@ fn is_chosen(spec: &ColumnSpec, cases: &BTreeMap<String, Node>, value: &Value) -
     let row = Map::from_iter([(spec.name.clone(), value.clone())]);
     let row = decoded(&Value::Object(row), std::slice::from_ref(spec));
     row.is_some_and(|row| choose(&spec.name, cases, None, &row).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_that_are_refused_are_no_missing_column() {
+        let spec = |name: &str| {
+            let (name, dtype) = (name.to_owned(), DataType::Int64);
+            ColumnSpec { name, dtype, shape: Vec::new(), nullable: false }
+        };
+        let (inputs, features) = ([spec("a")], [spec("b")]);
+        let refused = |row, column: Option<&str>| {
+            let (message, column) = ("expected a pixel".to_owned(), column.map(str::to_owned));
+            misses_column(&Fault::InvalidInput { message, row, column }, &[&inputs, &features])
+        };
+        assert!(refused(None, Some("image")), "nobody makes it");
+        assert!(!refused(None, Some("a")) && !refused(None, Some("b")), "it is there, and of another kind");
+        assert!(!refused(Some(0), Some("a")) && !refused(Some(0), Some("image")), "another row may be taken");
+        assert!(!refused(None, None) && !refused(Some(0), None));
+        assert!(!misses_column(&Fault::NotFitted, &[]));
+    }
 }
