@@ -5,7 +5,7 @@ mod table;
 
 use std::borrow::Cow;
 
-use super::elements::take_rows;
+use super::elements::{take_row, take_rows};
 use super::rows::{Columns, take_list};
 use super::scan::{Scanner, is_number};
 use super::{JsonError, UnknownColumns, write_string};
@@ -43,7 +43,7 @@ pub fn decode_scoring(text: &[u8], specs: &[ColumnSpec], rows_max: usize) -> Res
     match format {
         "dataframe_split" => take_split(&mut at, specs, rows_max),
         "dataframe_records" => take_records(&mut at, specs, rows_max),
-        "instances" => take_instances(&mut at, specs, rows_max),
+        // MLflow takes either form of both.
         _ => match at.peek() {
             Some(b'{') => take_columns(&mut at, specs, rows_max),
             _ => take_instances(&mut at, specs, rows_max),
@@ -250,7 +250,7 @@ fn take_instances(
     }
 }
 
-/// An object with a list of rows for each column.
+/// An object with a list of rows for each column, or with the element of the only row.
 fn take_columns(
     scanner: &mut Scanner<'_>,
     specs: &[ColumnSpec],
@@ -259,6 +259,12 @@ fn take_columns(
     let mut columns = Columns::new(specs, UnknownColumns::Ignored);
     take_fields(scanner, &mut |scanner, name| {
         let Some(column) = columns.find(name)? else { return scanner.skip().map_err(JsonError::new) };
+        if scanner.peek() != Some(b'[') {
+            let take = |spec: &ColumnSpec, data: &mut Vec<u8>| {
+                take_row(scanner, spec, data).map_err(|wrong| (Some(0), wrong))
+            };
+            return columns.take_whole(column, 1, take);
+        }
         let rows = count(&mut scanner.clone())?;
         if rows > rows_max {
             return Err(JsonError::new(format!("expected at most {rows_max} rows, found {rows}")));

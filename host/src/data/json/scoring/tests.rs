@@ -167,6 +167,8 @@ fn columns_that_nobody_asked_for_are_ignored_and_others_still_missed() {
         r#"{"instances": [{"age": 4, "city": "Bern", "x": "y"}]}"#,
         r#"{"signature_name": "serving_default", "instances": [{"age": 4, "city": "Bern"}], "client_request_id": 7}"#,
         r#"{"inputs": {"city": ["Bern"], "x": [1, 2, 3, 4, 5], "age": [4], "z": 1}}"#,
+        r#"{"inputs": {"city": "Bern", "age": 4, "x": {}}}"#,
+        r#"{"instances": {"city": ["Bern"], "age": 4}}"#,
     ] {
         assert_eq!(decode(same, &two()).unwrap(), asked, "{same}");
     }
@@ -209,6 +211,8 @@ fn what_is_wrong_is_told() {
     assert!(told(r#"{"dataframe_split": {"columns": ["age", "age"], "data": []}}"#).contains("twice"));
     assert!(told(r#"{"inputs": {"age": [1, 2], "city": ["x"]}}"#).contains("rows"));
     assert!(told(r#"{"inputs": {"age": [1, 2, 3, 4], "city": ["x"]}}"#).contains("at most 3 rows"));
+    assert!(told(r#"{"inputs": {"age": 1, "city": ["x", "y"]}}"#).contains("rows"));
+    assert_eq!(told(r#"{"inputs": {"age": "x"}}"#), "row 0, column `age`: expected FP64, found a string");
     assert!(told(r#"{"dataframe_split": 5}"#).contains("an object"));
     assert!(told("[").contains("an object"));
     let csv = |text: &str| {
