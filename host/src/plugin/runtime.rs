@@ -23,6 +23,11 @@ const WASM_STACK_MAX_BYTES: usize = 512 * 1024;
 /// Instances that may live at once, over all plugins. Each costs address space, not memory, until it is used.
 const INSTANCES_MAX: u32 = 512;
 
+/// Core instances and tables that one of them may be made of; compilers make three and one. No plugin shall take what others
+/// need: each has its share of both, whatever it is made of.
+const CORE_INSTANCES_MAX: u32 = 16;
+const TABLES_MAX: u32 = 4;
+
 /// Memory that a slot keeps between instances: resetting the pages a call has touched is cheaper than giving them back
 /// and faulting them in again. Linux since 6.7 tells which those are; before, the first so many bytes are reset.
 const KEEP_RESIDENT_BYTES: usize = 512 * 1024;
@@ -100,11 +105,13 @@ fn engine_config(ceiling: &LimitsCeiling) -> Config {
     let memory_max_bytes = usize::try_from(ceiling.memory_max_bytes).unwrap_or(usize::MAX);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(INSTANCES_MAX)
-        .total_core_instances(INSTANCES_MAX * 4)
+        .total_core_instances(INSTANCES_MAX * CORE_INSTANCES_MAX)
         .total_memories(INSTANCES_MAX)
-        .total_tables(INSTANCES_MAX * 4)
+        .total_tables(INSTANCES_MAX * TABLES_MAX)
         .total_stacks(INSTANCES_MAX)
+        .max_core_instances_per_component(CORE_INSTANCES_MAX)
         .max_memories_per_component(1)
+        .max_tables_per_component(TABLES_MAX)
         .max_memory_size(memory_max_bytes)
         .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
         .table_keep_resident(16 * 1024)

@@ -193,6 +193,51 @@ fn files_that_are_no_plugins_are_told_in_one_sentence() {
 }
 
 #[test]
+fn a_component_of_many_parts_is_refused_as_it_would_take_those_of_others() {
+    let host = Host::new();
+    let component = written(&host, "parts.wasm", &with_core_instances(&plugin("argmax-label"), 100));
+    let refused = host.run(["plugin", "inspect", &component]).failure(&host);
+    assert!(refused.starts_with("exit 2\nerror: `[STATE]/parts.wasm` cannot be loaded: "), "{refused}");
+    assert!(
+        refused.contains("core module instances, which exceeds the configured maximum of 16"),
+        "{refused}"
+    );
+    let few = written(&host, "few.wasm", &with_core_instances(&plugin("argmax-label"), 5));
+    host.run(["plugin", "inspect", &few]).expect_success();
+}
+
+/// A component with another module, which is empty, and so many instances of it.
+fn with_core_instances(component: &str, count: u8) -> Vec<u8> {
+    let mut bytes = std::fs::read(component).unwrap();
+    // Modules have a section each, of kind 1 (Component Model, "Binary Format").
+    let (mut at, mut modules) = (8, 0);
+    while at < bytes.len() {
+        let kind = bytes[at];
+        at += 1;
+        let mut length = 0;
+        for shift in (0..).step_by(7) {
+            let byte = bytes[at];
+            at += 1;
+            length |= usize::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                break;
+            }
+        }
+        modules += u8::from(kind == 1);
+        at += length;
+    }
+    assert!(modules < 0x80 && count < 0x80, "each is one byte");
+    bytes.extend_from_slice(b"\x01\x08\0asm\x01\0\0\0");
+    let length = 1 + 3 * u16::from(count);
+    bytes.extend_from_slice(&[2, (length & 0x7f) as u8 | 0x80, (length >> 7) as u8, count]);
+    for _ in 0..count {
+        // Instantiates that module with nothing.
+        bytes.extend_from_slice(&[0, modules, 0]);
+    }
+    bytes
+}
+
+#[test]
 fn a_plugin_that_misbehaves_has_an_exit_code_of_its_own() {
     let host = Host::new();
     for (behaviour, reason) in [
