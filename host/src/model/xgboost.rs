@@ -297,6 +297,7 @@ impl Tree {
         if let Some(unknown) = self.split_type.iter().find(|split_type| **split_type > 1) {
             return Err(format!("`split_type` {unknown}: expected 0 or 1").into());
         }
+        self.check_categories()?;
         let leaf_len: usize = number(&self.tree_param.size_leaf_vector, "size_leaf_vector")?;
         let added = match (leaf_len, weight) {
             (0 | 1, None) => forest.add_tree(group, nodes, |index| self.node(index, None)),
@@ -345,6 +346,30 @@ impl Tree {
             }
         };
         place.and_then(|place| all.chunks_exact(len).nth(place)).unwrap_or_default()
+    }
+
+    /// Refuses splits that share categories: libxgboost writes those of each behind those of the one before, and a small file in
+    /// which all splits have the same ones would take the memory of a large one.
+    fn check_categories(&self) -> Result<(), CheckError> {
+        let splits = self.categories_nodes.len();
+        let lengths = [self.categories_segments.len(), self.categories_sizes.len()];
+        if lengths != [splits; 2] {
+            return Err(format!(
+                "{splits} splits by categories, {lengths:?} of their sets: expected as many"
+            )
+            .into());
+        }
+        let mut end = 0_u64;
+        for (&start, &len) in self.categories_segments.iter().zip(&self.categories_sizes) {
+            if start != end {
+                return Err(format!("a split's categories begin at {start}: expected {end}").into());
+            }
+            end = end.saturating_add(len);
+        }
+        match end == self.categories.len() as u64 {
+            true => Ok(()),
+            false => Err(format!("{} categories: expected {end}", self.categories.len()).into()),
+        }
     }
 
     /// The categories of a split that is by categories.

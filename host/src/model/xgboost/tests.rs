@@ -308,9 +308,20 @@ fn says_what_is_malformed_of_other_boosters_splits_and_leaves() {
         format!("{malformed}tree 0: node 0 splits by categories, but has none")
     );
     assert_eq!(
-        categories("categories_sizes", json!(1000)),
-        format!("{malformed}tree 0: node 0 splits by categories, but has none")
+        categories("categories_sizes", json!(0)),
+        format!("{malformed}tree 0: a split's categories begin at 9: expected 0")
     );
+    let of_tree =
+        |change: fn(&mut Value)| refusal_of("categories", move |learner| change(first_tree(learner)));
+    assert_eq!(
+        of_tree(|tree| tree["categories_segments"][1] = json!(0)),
+        format!("{malformed}tree 0: a split's categories begin at 0: expected 9"),
+        "shared by two splits"
+    );
+    assert!(
+        of_tree(|tree| tree["categories"].as_array_mut().unwrap().push(json!(1))).contains("categories: ")
+    );
+    assert!(of_tree(|tree| drop(tree["categories_sizes"].as_array_mut().unwrap().pop())).contains("as many"));
     assert_eq!(
         categories("categories", json!(16_777_216)),
         format!("{malformed}tree 0: node 0 splits by category 16777216: expected less than 16777216")
