@@ -1,6 +1,7 @@
 //! Endpoints made of endpoints: one after the other, one of several, or several together.
 
 mod batches;
+mod ensemble;
 mod walk;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +14,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 pub(super) use self::walk::{Answering, OfRows, answer, choose, take_columns};
-use super::{ApiError, Deployment, Endpoints, ErrorCode, StageTimes};
+use super::{ApiError, Deployment, Endpoints, ErrorCode, Routing, StageTimes};
 use crate::data::{GraphRecord, PartRecord};
 use crate::domain::{Batch, ColumnSpec, DataType, Digest, Name, Signature};
 
@@ -127,7 +128,8 @@ pub(super) fn versions_of(parts: &[Part]) -> String {
 
 /// A request that a graph answers.
 struct Asking<'a> {
-    endpoints: &'a Endpoints,
+    /// Who answers for each endpoint, or why nobody does: it is asked of one version, however often and late it is asked.
+    chosen: BTreeMap<&'a Name, Result<(Arc<Routing>, Arc<Deployment>), ApiError>>,
     deadline: Option<Instant>,
     started: Instant,
     /// Who was asked so far.
@@ -144,7 +146,7 @@ impl Node {
     }
 
     /// How many endpoints it is made of.
-    fn endpoint_count(&self) -> usize {
+    pub(super) fn endpoint_count(&self) -> usize {
         match self {
             Self::Endpoint(_) => 1,
             _ => self.parts().into_iter().map(Self::endpoint_count).sum(),
@@ -368,8 +370,9 @@ impl Graph {
         deadline: Option<Instant>,
     ) -> Result<(Batch, Vec<Part>), ApiError> {
         let endpoints = self.endpoints.upgrade().ok_or_else(super::engine::stopping)?;
-        let asking =
-            Asking { endpoints: &endpoints, deadline, started: Instant::now(), parts: Mutex::default() };
+        let names: BTreeSet<&Name> = self.node.endpoints().into_iter().collect();
+        let chosen = names.into_iter().map(|name| (name, choose_version(name, &endpoints))).collect();
+        let asking = Asking { chosen, deadline, started: Instant::now(), parts: Mutex::default() };
         let outputs = answer(&asking, &self.node, 0, inputs).await?;
         let mut parts = asking.parts.into_inner().unwrap_or_else(PoisonError::into_inner);
         parts.sort_unstable_by_key(|part| part.place);
@@ -381,13 +384,8 @@ impl Answering for Asking<'_> {
     type Error = ApiError;
 
     async fn ask(&self, place: usize, name: &Name, inputs: &Batch) -> Result<Batch, ApiError> {
-        let endpoint = self.endpoints.get(name.as_str()).ok_or_else(|| missing(name))?;
-        let routing = endpoint.routing();
-        let deployment = endpoint.choose(&routing, &HeaderMap::new()).ok_or_else(|| missing(name))?;
-        if deployment.is_graph() {
-            // It has become one since, and may be made of this one.
-            return Err(nested(name));
-        }
+        let chosen = self.chosen.get(name).ok_or_else(|| missing(name))?.as_ref();
+        let (routing, deployment) = chosen.map_err(Clone::clone)?;
         let inputs = take_columns(&deployment.signature().inputs, inputs)?;
         let asked = (!routing.shadows().is_empty()).then(|| inputs.clone());
         let after = self.started.elapsed();
@@ -398,10 +396,23 @@ impl Answering for Asking<'_> {
             }
         }
         let took = self.started.elapsed().saturating_sub(after);
+        let deployment = Arc::clone(deployment);
         let part = Part { place, endpoint: name.clone(), deployment, after, took, times };
         self.parts.lock().unwrap_or_else(PoisonError::into_inner).push(part);
         Ok(outputs)
     }
+}
+
+/// The version that answers for an endpoint, as it is set now.
+fn choose_version(name: &Name, endpoints: &Endpoints) -> Result<(Arc<Routing>, Arc<Deployment>), ApiError> {
+    let endpoint = endpoints.get(name.as_str()).ok_or_else(|| missing(name))?;
+    let routing = endpoint.routing();
+    let deployment = endpoint.choose(&routing, &HeaderMap::new()).ok_or_else(|| missing(name))?;
+    if deployment.is_graph() {
+        // It has become one since, and may be made of this one.
+        return Err(nested(name));
+    }
+    Ok((routing, deployment))
 }
 
 /// What is answered while an endpoint is not loaded that this one is made of.

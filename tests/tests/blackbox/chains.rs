@@ -70,6 +70,42 @@ fn endpoints_are_asked_one_after_the_other_by_column_or_all() {
 }
 
 #[test]
+fn many_rows_are_answered_as_few_are() {
+    let registry = two_versions();
+    let (server, _) = served(&registry);
+    let rows: Vec<Value> = (0..300).map(|row| json!({ "a": row % 4, "b": row % 7 })).collect();
+    for endpoint in ["mean", "pick", "routed"] {
+        let few = rows.chunks(30).flat_map(|rows| scores(&server, endpoint, &json!(rows)));
+        assert_eq!(scores(&server, endpoint, &json!(rows)), few.collect::<Vec<_>>(), "{endpoint}");
+    }
+    let mut strange: Vec<Value> = (0..300).map(|_| json!({ "a": 1, "b": 2, "kind": "x" })).collect();
+    strange[200]["kind"] = json!("z");
+    let refused = server.post("/serve/strict", &json!(strange).to_string());
+    assert_eq!((refused.status, &refused.json()["error"]["row"]), (400, &json!(200)));
+}
+
+#[test]
+fn a_request_is_answered_by_one_version_of_each_endpoint() {
+    let registry = two_versions();
+    let file = write(
+        &registry.host,
+        "version: 1
+endpoints:
+  split:
+    traffic:
+      - { model: digits@1, weight: 50 }
+      - { model: digits@2, weight: 50 }
+  all: { ensemble: [split, { endpoint: { sequence: [split, split] } }, split] }
+",
+    );
+    let server = registry.host.serve(["--endpoints", &file]);
+    let mut versions: Vec<String> = (0..60).map(|_| ask(&server, "/serve/all", &[]).1).collect();
+    versions.sort();
+    versions.dedup();
+    assert_eq!(versions, ["digits@1", "digits@2"], "each by one of them");
+}
+
+#[test]
 fn a_switch_by_what_cannot_decide_is_refused_before_anybody_asks() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("endpoints.yaml");

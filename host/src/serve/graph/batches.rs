@@ -3,7 +3,7 @@
 use axum::http::StatusCode;
 
 use super::super::{ApiError, ErrorCode};
-use crate::domain::{Batch, DataType, Tensor};
+use crate::domain::{Batch, Tensor};
 
 /// The columns of both; a later one takes the place of an earlier one of its name.
 pub(super) fn beside(known: &Batch, made: &Batch) -> Result<Batch, ApiError> {
@@ -28,13 +28,9 @@ pub(super) fn in_order(parts: &[(Batch, &[usize])], rows: usize) -> Result<Batch
     let Some((first, _)) = parts.first() else { return Err(wrong("there are no rows".to_owned())) };
     let mut columns = Vec::with_capacity(first.tensors().len());
     for tensor in first.tensors() {
-        let same = |answer: &Batch| {
-            let found = answer.column(tensor.name()).cloned();
-            found.filter(|found| (found.dtype(), found.row_shape()) == (tensor.dtype(), tensor.row_shape()))
-        };
-        let all: Option<Vec<Tensor>> = parts.iter().map(|(answer, _)| same(answer)).collect();
+        let all: Option<Vec<&Tensor>> = parts.iter().map(|(answer, _)| like(tensor, answer)).collect();
         let all = all.ok_or_else(|| differ(tensor.name()))?;
-        let of_parts: Vec<Vec<&[u8]>> = all.iter().map(rows_of).collect();
+        let of_parts: Vec<Vec<&[u8]>> = all.iter().copied().map(rows_of).collect();
         let mut data = Vec::with_capacity(all.iter().map(|tensor| tensor.data().len()).sum());
         for (part, index) in places.iter().copied().flatten() {
             let row = of_parts.get(part).and_then(|rows| rows.get(index));
@@ -45,8 +41,14 @@ pub(super) fn in_order(parts: &[(Batch, &[usize])], rows: usize) -> Result<Batch
     Batch::new(columns).map_err(|error| wrong(error.to_string()))
 }
 
+/// The column of a batch whose rows are like those of another column.
+fn like<'a>(column: &Tensor, batch: &'a Batch) -> Option<&'a Tensor> {
+    let found = batch.column(column.name());
+    found.filter(|found| (found.dtype(), found.row_shape()) == (column.dtype(), column.row_shape()))
+}
+
 /// The bytes of each row of a column, as the column holds them.
-fn rows_of(tensor: &Tensor) -> Vec<&[u8]> {
+pub(super) fn rows_of(tensor: &Tensor) -> Vec<&[u8]> {
     let elements = tensor.row_elements();
     if let Some(size) = tensor.dtype().size() {
         let width = elements * size;
@@ -65,72 +67,13 @@ fn rows_of(tensor: &Tensor) -> Vec<&[u8]> {
 }
 
 /// A column like another, of other rows.
-fn of_rows(like: &Tensor, rows: usize, data: Vec<u8>) -> Result<Tensor, ApiError> {
+pub(super) fn of_rows(like: &Tensor, rows: usize, data: Vec<u8>) -> Result<Tensor, ApiError> {
     let shape = [rows].into_iter().chain(like.row_shape().iter().copied()).collect();
     Tensor::new(like.name(), like.dtype(), shape, data).map_err(|error| wrong(error.to_string()))
 }
 
-fn differ(column: &str) -> ApiError {
+pub(super) fn differ(column: &str) -> ApiError {
     wrong(format!("the endpoints' answers differ in the type or shape of `{column}`"))
-}
-
-/// The mean of columns of floats, and what most say of others; the first of those that as many say.
-pub(super) fn combine(answers: &[Batch], weights: &[f64]) -> Result<Batch, ApiError> {
-    let Some(first) = answers.first() else { return Err(wrong("there are no answers".to_owned())) };
-    let mut columns = Vec::with_capacity(first.tensors().len());
-    for tensor in first.tensors() {
-        let like = |answer: &Batch| {
-            let found = answer.column(tensor.name()).cloned();
-            found.filter(|found| (found.dtype(), found.shape()) == (tensor.dtype(), tensor.shape()))
-        };
-        let all: Option<Vec<Tensor>> = answers.iter().map(like).collect();
-        let all = all.ok_or_else(|| differ(tensor.name()))?;
-        let is_float = tensor.dtype().is_float();
-        columns.push(if is_float { mean(&all, weights)? } else { majority(&all, weights)? });
-    }
-    Batch::new(columns).map_err(|error| wrong(error.to_string()))
-}
-
-fn mean(all: &[Tensor], weights: &[f64]) -> Result<Tensor, ApiError> {
-    let Some(first) = all.first() else { return Err(wrong("there are no answers".to_owned())) };
-    let sum_of_weights: f64 = weights.iter().sum();
-    let mut sums = vec![0.0_f64; first.shape().iter().product()];
-    for (tensor, weight) in all.iter().zip(weights) {
-        for (sum, value) in sums.iter_mut().zip(tensor.to_f64().unwrap_or_default()) {
-            *sum += value * weight;
-        }
-    }
-    let means = sums.into_iter().map(|sum| sum / sum_of_weights);
-    let data: Vec<u8> = match first.dtype() {
-        DataType::Fp64 => means.flat_map(f64::to_le_bytes).collect(),
-        DataType::Fp32 => means.flat_map(|mean| (mean as f32).to_le_bytes()).collect(),
-        // Two halves have a mean that is none as a rule.
-        _ => return majority(all, weights),
-    };
-    let made = Tensor::new(first.name(), first.dtype(), first.shape().to_vec(), data);
-    made.map_err(|error| wrong(error.to_string()))
-}
-
-fn majority(all: &[Tensor], weights: &[f64]) -> Result<Tensor, ApiError> {
-    let Some(first) = all.first() else { return Err(wrong("there are no answers".to_owned())) };
-    let rows: Vec<Vec<&[u8]>> = all.iter().map(rows_of).collect();
-    let mut data = Vec::with_capacity(first.data().len());
-    for row in 0..first.rows() {
-        let candidates = || rows.iter().filter_map(|rows| rows.get(row).copied());
-        let votes = |candidate: &[u8]| -> f64 {
-            let like = candidates().zip(weights).filter(|(row, _)| *row == candidate);
-            like.map(|(_, weight)| weight).sum()
-        };
-        let mut best: Option<(&[u8], f64)> = None;
-        for candidate in candidates() {
-            let count = votes(candidate);
-            if best.is_none_or(|(_, most)| count > most) {
-                best = Some((candidate, count));
-            }
-        }
-        data.extend_from_slice(best.map(|(best, _)| best).unwrap_or_default());
-    }
-    of_rows(first, first.rows(), data)
 }
 
 /// An answer of an endpoint that does not fit the others, which is the server's fault.
@@ -141,25 +84,12 @@ pub(super) fn wrong(message: String) -> ApiError {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::domain::DataType;
 
     pub(in crate::serve::graph) fn batch(scores: &[f32], labels: &[&str]) -> Batch {
         let scores = Tensor::from_f32("scores", vec![scores.len()], scores).unwrap();
         let labels = Tensor::from_strings("label", labels.iter().map(|label| label.as_bytes())).unwrap();
         Batch::new(vec![scores, labels]).unwrap()
-    }
-
-    #[test]
-    fn an_ensemble_has_the_mean_of_floats_and_what_most_say() {
-        let answers = [
-            batch(&[1.0, 0.0], &["a", "a"]),
-            batch(&[2.0, 0.5], &["b", "c"]),
-            batch(&[6.0, 1.0], &["b", "b"]),
-        ];
-        let all = combine(&answers, &[1.0, 1.0, 1.0]).unwrap();
-        assert_eq!(all, batch(&[3.0, 0.5], &["b", "a"]));
-        let weighted = combine(&answers, &[2.0, 1.0, 0.5]).unwrap();
-        assert_eq!(weighted.column("label"), batch(&[0.0; 2], &["a", "a"]).column("label"));
-        assert!(combine(&[batch(&[1.0], &["a"]), batch(&[1.0, 2.0], &["a", "b"])], &[1.0, 1.0]).is_err());
     }
 
     #[test]

@@ -3,13 +3,16 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::num::NonZero;
 use std::pin::Pin;
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt as _, stream};
 
 use super::super::ApiError;
+use super::super::engine::INLINE_ROWS_MAX;
 use super::Node;
-use super::batches::{beside, combine, in_order, wrong};
+use super::batches::{beside, in_order, wrong};
+use super::ensemble::Combined;
 use crate::domain::{Batch, ColumnSpec, DataType, Name, Tensor};
 
 /// Who answers for the endpoints that a graph is made of.
@@ -72,15 +75,32 @@ pub(in crate::serve) fn answer<'a, A: Answering>(
                 Ok(in_order(&answers, inputs.rows())?)
             }
             Node::Ensemble(nodes) => {
-                let asked =
-                    nodes.iter().map(|(part, _)| answer(answering, part, node.place_of(part, first), inputs));
-                // All of them, also where one fails: who is dropped counts as given up by its client.
-                let answers = join_all(asked).await.into_iter().collect::<Result<Vec<_>, _>>()?;
-                let weights: Vec<f64> = nodes.iter().map(|(_, weight)| *weight).collect();
-                Ok(combine(&answers, &weights)?)
+                let ask =
+                    |(part, _): &'a (Node, f64)| answer(answering, part, node.place_of(part, first), inputs);
+                let asked: Vec<_> = nodes.iter().map(ask).collect();
+                let mut answers = stream::iter(asked).buffered(at_once(nodes.len(), inputs.rows()));
+                let mut combined = Ok(Combined::default());
+                for (_, weight) in nodes {
+                    // All of them, also where one fails: who is dropped counts as given up by its client.
+                    let Some(answer) = answers.next().await else { break };
+                    combined = match (combined, answer) {
+                        (Ok(mut combined), Ok(answer)) => {
+                            combined.add(&answer, *weight).map(|()| combined).map_err(Into::into)
+                        }
+                        (Err(error), _) | (Ok(_), Err(error)) => Err(error),
+                    };
+                }
+                Ok(combined?.finish()?)
             }
         }
     })
+}
+
+/// How many of so many parts are asked at once for so many rows: where these are many, no more than keep the cores busy, as their
+/// answers are kept until those before them are there.
+fn at_once(parts: usize, rows: usize) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    if rows <= INLINE_ROWS_MAX { parts.max(1) } else { 2 * cores }
 }
 
 impl Node {
