@@ -1,3 +1,4 @@
+use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -6,6 +7,7 @@ use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::engine::stopping;
 use super::inference::ContentEncoding;
 use super::{ApiError, ErrorCode};
 use crate::task::spawn_blocking;
@@ -39,21 +41,19 @@ impl Default for ServeLimits {
     }
 }
 
-/// The response with an answer, packed where the caller likes that and it is worth it, and counted among `bodies`.
+/// The response with an answer, packed where the caller likes that and it is worth it, and counted among `bodies`: as it is while it
+/// is packed, and as it was packed from then on.
 pub(super) async fn packed(
     bodies: &BodyReader,
     body: Vec<u8>,
     accepted: ContentEncoding,
 ) -> Result<Response<Body>, ApiError> {
-    let (mut body, mut packed_by) = (body, None);
-    if accepted != ContentEncoding::Identity && body.len() >= ContentEncoding::PACKED_MIN_BYTES {
-        let unpacked = body.clone();
-        // Where packing fails there is still the answer.
-        if let Ok(Ok(packed)) = spawn_blocking(move || accepted.pack(unpacked)).await {
-            (body, packed_by) = (packed, accepted.name());
-        }
+    let mut held = bodies.take_answer(body)?;
+    let mut packed_by = None;
+    if accepted != ContentEncoding::Identity && held.bytes.len() >= ContentEncoding::PACKED_MIN_BYTES {
+        (held, packed_by) = bodies.pack(held, accepted).await?;
     }
-    let mut response = Response::new(Body::from(bodies.hold(body)?));
+    let mut response = Response::new(Body::from(held.into_bytes()));
     if let Some(name) = packed_by {
         response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static(name));
     }
@@ -113,7 +113,16 @@ impl Share {
 /// Bytes of an answer that are counted until the last of them is sent.
 struct Held {
     bytes: Vec<u8>,
-    _share: Share,
+    share: Share,
+}
+
+impl Held {
+    fn into_bytes(self) -> Bytes {
+        match self.share.0 {
+            None => self.bytes.into(),
+            Some(_) => Bytes::from_owner(self),
+        }
+    }
 }
 
 impl AsRef<[u8]> for Held {
@@ -135,13 +144,17 @@ pub(super) struct BodyReader {
     /// For answers, so that whoever takes none of theirs keeps nobody from asking.
     free_answer_units: Arc<Semaphore>,
     units: usize,
+    /// Places for answers that are being packed.
+    packers: Arc<Semaphore>,
 }
 
 impl BodyReader {
     pub(super) fn new(limits: ServeLimits) -> Self {
         let units = (limits.bodies_max_bytes / UNIT_BYTES).clamp(1, UNITS_MAX);
         let free = || Arc::new(Semaphore::new(units));
-        Self { limits, free_units: free(), free_answer_units: free(), units }
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let packers = Arc::new(Semaphore::new(cores));
+        Self { limits, free_units: free(), free_answer_units: free(), units, packers }
     }
 
     /// Reads a whole body.
@@ -185,10 +198,7 @@ impl BodyReader {
             share.shrink(units_of(bytes.len()));
             Ok(RequestBody { bytes, share })
         });
-        unpacked.await.unwrap_or_else(|_| {
-            let message = "the server is stopping";
-            Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Overloaded, message))
-        })
+        unpacked.await.unwrap_or_else(|_| Err(stopping()))
     }
 
     async fn collect(&self, mut body: Body) -> Result<RequestBody, ApiError> {
@@ -227,12 +237,31 @@ impl BodyReader {
 
     /// Counts an answer among those under way, until its client has taken it: one that reads slowly keeps it in memory.
     pub(super) fn hold(&self, bytes: Vec<u8>) -> Result<Bytes, ApiError> {
+        Ok(self.take_answer(bytes)?.into_bytes())
+    }
+
+    fn take_answer(&self, bytes: Vec<u8>) -> Result<Held, ApiError> {
         let mut share = Share::default();
         self.take(&self.free_answer_units, &mut share, bytes.len(), "answers that clients have not taken")?;
-        Ok(match share.0 {
-            None => bytes.into(),
-            Some(_) => Bytes::from_owner(Held { bytes, _share: share }),
-        })
+        Ok(Held { bytes, share })
+    }
+
+    /// Packs an answer, if that works, and tells by what; as many at once as there are cores.
+    async fn pack(
+        &self,
+        mut held: Held,
+        accepted: ContentEncoding,
+    ) -> Result<(Held, Option<&'static str>), ApiError> {
+        let place = Arc::clone(&self.packers).acquire_owned().await.map_err(|_| stopping())?;
+        let packing = spawn_blocking(move || {
+            let _place = place;
+            // Where packing fails there is still the answer.
+            let Ok(packed) = accepted.pack(&held.bytes) else { return (held, None) };
+            held.bytes = packed;
+            held.share.shrink(units_of(held.bytes.len()));
+            (held, accepted.name())
+        });
+        packing.await.map_err(|_| stopping())
     }
 
     /// Makes `share` large enough for so many bytes of a request.
@@ -402,8 +431,8 @@ mod tests {
         let refused = packed(&reader, vec![b'7'; 100 * KIB], ContentEncoding::Identity).await.unwrap_err();
         assert_eq!(refused.code(), ErrorCode::Overloaded);
         assert!(reader.read(announced(200)).await.is_ok(), "requests have memory of their own");
-        // Packed it is small.
-        assert!(packed(&reader, vec![b'7'; 100 * KIB], ContentEncoding::Gzip).await.is_ok());
+        let refused = packed(&reader, vec![b'7'; 100 * KIB], ContentEncoding::Gzip).await.unwrap_err();
+        assert_eq!(refused.code(), ErrorCode::Overloaded, "it is as large as it was while it is packed");
         let mut bytes = response.into_body().collect().await.unwrap().to_bytes();
         let last = bytes.split_off(bytes.len() - 1);
         drop(bytes);
@@ -411,6 +440,12 @@ mod tests {
         assert_eq!(*last, *b"7");
         drop(last);
         assert_eq!(free(), 200);
+        let response = packed(&reader, vec![b'7'; 150 * KIB], ContentEncoding::Gzip).await.unwrap();
+        assert_eq!(
+            (response.headers()["content-encoding"].as_bytes(), free()),
+            (&b"gzip"[..], 200),
+            "and small from then on"
+        );
         let alone = reader.hold(vec![1; 300 * KIB]).unwrap();
         assert_eq!((alone.len(), free()), (300 * KIB, 0));
     }

@@ -114,19 +114,20 @@ impl ContentEncoding {
     }
 
     /// Packs an answer, fast rather than small.
-    pub fn pack(self, body: Vec<u8>) -> Result<Vec<u8>, std::io::Error> {
+    pub fn pack(self, body: impl AsRef<[u8]>) -> Result<Vec<u8>, std::io::Error> {
+        let body = body.as_ref();
         let packed = || Vec::with_capacity(body.len() / 2);
         match self {
-            Self::Identity => Ok(body),
+            Self::Identity => Ok(body.to_vec()),
             Self::Gzip => {
                 let mut encoder = GzEncoder::new(packed(), Compression::fast());
-                encoder.write_all(&body)?;
+                encoder.write_all(body)?;
                 encoder.finish()
             }
-            Self::Zstd => zstd::bulk::compress(&body, ZSTD_LEVEL),
+            Self::Zstd => zstd::bulk::compress(body, ZSTD_LEVEL),
             Self::Deflate => {
                 let mut encoder = ZlibEncoder::new(packed(), Compression::fast());
-                encoder.write_all(&body)?;
+                encoder.write_all(body)?;
                 encoder.finish()
             }
         }
