@@ -275,14 +275,18 @@ mod tests {
 
     use futures_util::future::join_all;
 
-    use super::super::deployment::tests::{Zeros, call, deployment};
+    use super::super::deployment::tests::{REFUSED, Zeros, call, deployment};
     use super::super::{Call, Deployment, ErrorCode, QueueLimits};
     use super::*;
     use crate::domain::Tensor;
     use crate::task::work_as;
 
     fn row() -> Batch {
-        Batch::new(vec![Tensor::from_f32("features", vec![1, 2], &[1.0, 2.0]).unwrap()]).unwrap()
+        row_of(1.0)
+    }
+
+    fn row_of(first: f32) -> Batch {
+        Batch::new(vec![Tensor::from_f32("features", vec![1, 2], &[first, 2.0]).unwrap()]).unwrap()
     }
 
     /// A deployment that batches by `policy`, what it asks, and who asks it for one row. It knows how long that takes.
@@ -290,6 +294,7 @@ mod tests {
         let (model, deployment) = deployment(2, 1);
         let call = Call { queue: Arc::new(Queue::new(limits)), ..call() };
         deployment.answer_rows(row(), call.clone()).await.unwrap();
+        deployment.engine().set_row_nanos(1_000);
         model.rows.lock().unwrap().clear();
         deployment.batch_by(Some(policy), &call.queue);
         (model, deployment, call)
@@ -377,6 +382,22 @@ mod tests {
         let (patient, late) = tokio::join!(deployment.answer_rows(row(), call.clone()), late);
         assert_eq!((patient.unwrap().0.rows(), late), (1, ErrorCode::DeadlineExceeded));
         assert_eq!((rows_of(&model), places.available_permits()), (vec![1], all));
+    }
+
+    #[tokio::test]
+    async fn one_at_fault_is_looked_for_by_halves() {
+        let (model, deployment, call) = batching(BatchPolicy::Auto, QueueLimits::default()).await;
+        let ask = |index| {
+            let first = if index == 21 { REFUSED } else { 1.0 };
+            deployment.answer_rows(row_of(first), call.clone())
+        };
+        let answers = join_all((0..32).map(ask)).await;
+        let refused = answers.iter().map(Result::is_err);
+        assert_eq!(refused.collect::<Vec<_>>(), (0..32).map(|index| index == 21).collect::<Vec<_>>());
+        let mut rows = rows_of(&model);
+        rows.sort_unstable();
+        assert_eq!(rows, [1, 1, 2, 2, 4, 4, 8, 8, 16, 16, 32]);
+        assert_eq!((call.queue.waiting(), call.queue.computing()), (0, 0));
     }
 
     #[tokio::test]

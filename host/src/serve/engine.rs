@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::capture::with_causes;
 use super::graph::Part;
@@ -41,6 +41,9 @@ pub(super) struct Engine {
     /// Places on the blocking pool: what more threads began than there are cores would only take longer, and plugins run into
     /// their limits.
     pub(super) places: Arc<Semaphore>,
+    /// Places on the threads that ask. What is quick never gives way to others there, so that more than there are threads are
+    /// plugins that take long: all of a burst would have their memory at once, and their turns on the thread.
+    pub(super) places_here: Semaphore,
 }
 
 /// A batch, computed.
@@ -65,11 +68,12 @@ pub(super) struct Computed {
 impl Engine {
     pub(super) fn new(work: Work, window: Option<Arc<WindowCapture>>, metrics: DeploymentMetrics) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-        Self { work, window, metrics, row_nanos: AtomicU64::new(0), places: Arc::new(Semaphore::new(cores)) }
+        let (places, places_here) = (Arc::new(Semaphore::new(cores)), Semaphore::new(2 * cores));
+        Self { work, window, metrics, row_nanos: AtomicU64::new(0), places, places_here }
     }
 
-    /// Computes a batch: on this thread, if that takes about a millisecond at most, and otherwise on the blocking pool.
-    /// What a graph asks waits until `deadline`.
+    /// Computes a batch: on this thread, if that takes about a millisecond at most, and otherwise on the blocking pool; what a
+    /// graph does with many rows on threads that answer no connections. What it asks waits until `deadline`.
     ///
     /// `held` is let go when the work is done, and not before: who asks may go away, which does not end what a thread of
     /// the pool has begun.
@@ -79,7 +83,7 @@ impl Engine {
         deadline: Option<tokio::time::Instant>,
         held: impl Send + 'static,
     ) -> Result<Computed, ApiError> {
-        if self.is_quick(&inputs) {
+        if let Some(_place) = self.place_here(&inputs) {
             let computed = self.compute_here(inputs, deadline).await;
             drop(held);
             return computed;
@@ -91,16 +95,28 @@ impl Engine {
             None => place.await,
         };
         let waited = waiting.elapsed();
-        let engine = Arc::clone(self);
-        on_blocking_pool(move || {
-            let mut computed = block_on(engine.compute_here(inputs, deadline));
-            drop((held, place));
-            if let Ok(computed) = &mut computed {
-                computed.times.queue = waited;
+        let (engine, held) = (Arc::clone(self), (held, place));
+        let mut computed = match self.work {
+            // It waits for others most of the time, which no thread shall do for it.
+            Work::Graph(_) => {
+                on_shared_threads(async move {
+                    let computed = engine.compute_here(inputs, deadline).await;
+                    drop(held);
+                    computed
+                })
+                .await??
             }
-            computed
-        })
-        .await?
+            Work::Bundle(_) => {
+                on_blocking_pool(move || {
+                    let computed = block_on(engine.compute_here(inputs, deadline));
+                    drop(held);
+                    computed
+                })
+                .await??
+            }
+        };
+        computed.times.queue = waited;
+        Ok(computed)
     }
 
     async fn compute_here(
@@ -154,13 +170,31 @@ impl Engine {
         self.row_nanos.load(Ordering::Relaxed)
     }
 
-    fn is_quick(&self, inputs: &Batch) -> bool {
-        if matches!(self.work, Work::Graph(_)) {
-            // It only waits for others.
-            return true;
+    /// As if a row had always taken so long: the first on a busy machine may take anything.
+    #[cfg(test)]
+    pub(super) fn set_row_nanos(&self, nanos: u64) {
+        self.row_nanos.store(nanos, Ordering::Relaxed);
+    }
+
+    /// A place on this thread for what is quick; none is counted for a graph, which waits for others.
+    fn place_here(&self, inputs: &Batch) -> Option<Option<SemaphorePermit<'_>>> {
+        match self.work {
+            _ if !self.is_quick(inputs) => None,
+            Work::Graph(_) => Some(None),
+            Work::Bundle(_) => self.places_here.try_acquire().ok().map(Some),
         }
+    }
+
+    fn is_quick(&self, inputs: &Batch) -> bool {
         let rows = inputs.rows();
         let scores = rows.saturating_mul(self.work.score_count());
+        if let Work::Graph(graph) = &self.work {
+            // It waits for others, and puts their answers together.
+            let scores = scores.saturating_mul(graph.node().endpoint_count());
+            return rows <= INLINE_ROWS_MAX
+                && inputs.byte_len() <= INLINE_BYTES_MAX
+                && scores <= INLINE_SCORES_MAX;
+        }
         // The first row is computed here; how long several take nobody knows before.
         let nanos = match self.row_nanos() {
             0 if rows > 1 => u64::MAX,
@@ -220,6 +254,14 @@ pub(super) async fn on_blocking_pool<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ApiError> {
     spawn_blocking(work).await.map_err(|error| internal(&error))
+}
+
+/// Does `work` where it holds up no connection.
+async fn on_shared_threads<T: Send + 'static>(
+    work: impl Future<Output = T> + Send + 'static,
+) -> Result<T, ApiError> {
+    let threads = shared_threads().ok_or_else(stopping)?;
+    threads.spawn(work).await.map_err(|error| internal(&error))
 }
 
 pub(super) fn internal(error: &dyn std::fmt::Display) -> ApiError {

@@ -187,6 +187,29 @@ fn a_bad_plugin_ends_its_own_call_and_nothing_else() {
 }
 
 #[test]
+fn a_burst_at_a_plugin_that_takes_memory_does_not_take_it_for_all_at_once() {
+    let file = guest("misbehaving");
+    let config = format!("misbehaving={}", misbehaviour("memory"));
+    // What it takes is some time before it is ended for it, on a slow machine too.
+    let limit = ["--plugin-call-max-ms", "60000"];
+    let server = Host::trained()
+        .serve(["--model", "mnist", "--plugin", &file, "--config", &config].into_iter().chain(limit));
+    let image = pixels_json(&test_images()[0]);
+    assert_eq!(server.get("/health").status, 200);
+    let before = server.peak_memory();
+    std::thread::scope(|scope| {
+        let asking: Vec<_> = (0..64).map(|_| scope.spawn(|| server.post("/serve/mnist", &image))).collect();
+        for asked in asking {
+            let (status, code, message) = error_of(&asked.join().unwrap());
+            assert_eq!((status, code.as_str()), (500, "plugin_fault"), "{message}");
+        }
+    });
+    let cores = std::thread::available_parallelism().unwrap().get() as u64;
+    let grown = server.peak_memory() - before;
+    assert!(grown < (3 * cores + 2) * (64 << 20), "{grown} bytes more, where one call may take 64 MiB");
+}
+
+#[test]
 fn a_looping_plugin_does_not_hold_up_other_requests() {
     let file = guest("misbehaving");
     let server = Host::trained().serve([

@@ -8,6 +8,9 @@ use crate::model::{Model, ModelError};
 use crate::registry::{Predictor, PredictorParts};
 use crate::serve::rows::BodyFormat;
 
+/// A feature that no row may have.
+pub(crate) const REFUSED: f32 = -1.0;
+
 /// Says always 0, and remembers who asked.
 #[derive(Debug)]
 pub(crate) struct Zeros {
@@ -48,6 +51,9 @@ impl Model for Zeros {
     fn score(&self, features: &[f32]) -> Result<Vec<f32>, ModelError> {
         self.asked_by.lock().unwrap().push(std::thread::current().id());
         self.rows.lock().unwrap().push(features.len() / self.features);
+        if features.contains(&REFUSED) {
+            return Err(ModelError::NoChoice);
+        }
         Ok(vec![0.0; features.len() / self.features * self.scores])
     }
 }
@@ -218,6 +224,19 @@ async fn no_more_threads_compute_than_there_are_cores() {
     let (answered, ()) = tokio::join!(answer(&deployment, rows(65, 20), call()), waiting);
     assert!(answered.unwrap().times.queue >= Duration::from_millis(20), "that is waiting, too");
     assert_eq!(places.available_permits(), cores);
+}
+
+#[tokio::test]
+async fn what_should_be_quick_and_is_not_leaves_the_thread_to_others() {
+    let (model, deployment) = deployment(20, 10);
+    let here = &deployment.engine.places_here;
+    let taken = here.try_acquire_many(here.available_permits() as u32).unwrap();
+    answer(&deployment, rows(1, 20), call()).await.unwrap();
+    drop(taken);
+    answer(&deployment, rows(1, 20), call()).await.unwrap();
+    let is_here: Vec<_> =
+        model.asked_by.lock().unwrap().iter().map(|asked| *asked == std::thread::current().id()).collect();
+    assert_eq!(is_here, [false, true]);
 }
 
 #[tokio::test]
