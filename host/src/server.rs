@@ -1,8 +1,8 @@
 //! The one HTTP listener: accepts connections, bounds what each may take, and shuts down without dropping requests.
 //!
 //! Answers by what it knows nothing about ([`Answers`]), behind a check of who sends ([`Guarded`]). HTTP/1.1 and HTTP/2 share the port:
-//! the first bytes of a connection tell which it is. Runs until it is told to stop, then closes the listener, lets the
-//! requests under way finish within a grace period, and returns.
+//! the first bytes of a connection tell which it is. Runs until it is told to stop, then closes the listener, answers what comes
+//! on open connections within a moment, lets the requests under way finish within a grace period, and returns.
 
 mod answers;
 mod connection;
@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 pub use self::answers::{Answers, Refusal, Routed};
 use self::connection::{Connections, Limits};
@@ -37,6 +37,7 @@ const CONNECTIONS_MAX: usize = 4_096;
 /// What a client may do. Requests of HTTP/2 are as many as there may be connections, so that what a request may take is bounded as
 /// it is where each has a connection of its own.
 const LIMITS: Limits = Limits {
+    last_call: Duration::from_millis(250),
     head: Duration::from_secs(60),
     crowded: Duration::from_secs(2),
     write: Duration::from_secs(60),
@@ -131,6 +132,16 @@ impl Server {
                 }
             }
         };
+        let serve = |place: OwnedSemaphorePermit, stream: std::net::TcpStream, client: SocketAddr| {
+            let connections = connections.clone();
+            give(Box::pin(async move {
+                match TcpStream::from_std(stream) {
+                    Ok(stream) => polled_at_once(connections.serve(stream, client)).await,
+                    Err(error) => tracing::warn!(%error, "could not serve a connection"),
+                }
+                drop(place);
+            }));
+        };
         loop {
             let accepted = async {
                 let (stream, client) = self.listener.accept().await?;
@@ -151,21 +162,27 @@ impl Server {
                     continue;
                 }
             };
-            let connections = connections.clone();
-            give(Box::pin(async move {
-                match TcpStream::from_std(stream) {
-                    Ok(stream) => polled_at_once(connections.serve(stream, client)).await,
-                    Err(error) => tracing::warn!(%error, "could not serve a connection"),
-                }
-                drop(place);
-            }));
+            serve(place, stream, client);
         }
-        drop((self.listener, connections));
         stop_connections.send_replace(());
+        // Those whose connections the system has taken already may have sent their requests.
+        for (stream, client) in rest_of(self.listener) {
+            let Ok(place) = Arc::clone(&places).try_acquire_owned() else { break };
+            serve(place, stream, client);
+        }
+        drop(connections);
         if tokio::time::timeout(GRACE, stop_connections.closed()).await.is_err() {
             tracing::warn!("requests were still under way after {} s and were cut off", GRACE.as_secs());
         }
     }
+}
+
+/// The connections that wait to be accepted.
+fn rest_of(listener: TcpListener) -> impl Iterator<Item = (std::net::TcpStream, SocketAddr)> {
+    // As before, accepting waits for none.
+    let listener = listener.into_std().ok();
+    std::iter::from_fn(move || listener.as_ref()?.accept().ok())
+        .filter(|(stream, _)| stream.set_nonblocking(true).is_ok())
 }
 
 /// Raises the limit on open files to the highest that this process may choose; where that fails it stays as it is.
@@ -230,8 +247,15 @@ mod tests {
 
     const NEVER: Duration = Duration::from_secs(3_600);
     const SOON: Duration = Duration::from_millis(50);
-    const FOREVER: Limits =
-        Limits { head: NEVER, crowded: NEVER, write: NEVER, place: NEVER, requests: 1, connections: 100 };
+    const FOREVER: Limits = Limits {
+        last_call: NEVER,
+        head: NEVER,
+        crowded: NEVER,
+        write: NEVER,
+        place: NEVER,
+        requests: 1,
+        connections: 100,
+    };
 
     fn routed(routes: Router) -> Routed {
         Routed::new(routes, |why| Response::new(Body::from(format!("refused: {why}"))))
@@ -406,6 +430,54 @@ mod tests {
             client.read_to_end(&mut answer).await.unwrap();
             assert!(answer.windows(4).any(|piece| piece == b"done"), "{}", answer.escape_ascii());
         }
+        running.await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_was_sent_before_the_stop_and_soon_after_it_is_answered() {
+        let mut server = Server::bind(IpAddr::from([127, 0, 0, 1]), 0).await.unwrap();
+        server.limits = Limits { last_call: Duration::from_secs(3), connections: 1_000, ..FOREVER };
+        let (address, workers) = (server.address(), Workers::start(2, &Handle::current()).unwrap());
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let routes = routed(Router::new().route("/", get("done")));
+        let running = tokio::spawn(async move {
+            server.run_on(&workers, routes, async { _ = stopped.await }).await;
+        });
+        let request = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+        let connect = || tokio::net::TcpStream::connect(address);
+        let mut kept = Vec::new();
+        for _ in 0..100 {
+            let mut client = connect().await.unwrap();
+            client.write_all(request).await.unwrap();
+            let mut first = [0; 1_024];
+            assert!(client.read(&mut first).await.unwrap() > 0);
+            kept.push(client);
+        }
+        let mut silent = connect().await.unwrap();
+        let mut clients = Vec::new();
+        for mut client in kept {
+            client.write_all(request).await.unwrap();
+            clients.push(client);
+        }
+        for _ in 0..100 {
+            let mut client = connect().await.unwrap();
+            client.write_all(request).await.unwrap();
+            clients.push(client);
+        }
+        stop.send(()).unwrap();
+        while connect().await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        silent.write_all(request).await.unwrap();
+        clients.push(silent);
+        let mut answers = Vec::new();
+        for mut client in clients {
+            let mut answer = Vec::new();
+            client.read_to_end(&mut answer).await.unwrap();
+            answers.push(String::from_utf8_lossy(&answer).to_lowercase());
+        }
+        assert_eq!(answers.iter().filter(|answer| answer.ends_with("done")).count(), 201);
+        assert!(answers[200].contains("connection: close"), "{}", answers[200]);
         running.await.unwrap();
     }
 }

@@ -193,7 +193,7 @@ async fn serve(
     workers: &Workers,
     output: &Output,
 ) -> anyhow::Result<()> {
-    let stop = stop_signal()?;
+    let told_to_stop = stop_signal()?;
     let hosts = arguments.hosts.allowed(arguments.ip)?;
     let log = arguments.access_log.as_deref().map(AccessLog::open).transpose()?;
     let observer = Arc::new(Observer { log, traces: Traces::from_environment()? });
@@ -219,7 +219,12 @@ async fn serve(
     let told = (!observer.is_idle()).then(|| Arc::clone(&observer));
     // Nothing can fail any more.
     announce(&endpoints, &server, output)?;
-    let state = ServeState { endpoints, recorder, control, observer: told, metrics, limits };
+    let stop = async {
+        told_to_stop.await;
+        endpoints.note_stop();
+    };
+    let state =
+        ServeState { endpoints: Arc::clone(&endpoints), recorder, control, observer: told, metrics, limits };
     let answers = Answering { routes: Routes::new(state), has_constant: arguments.constant_endpoint };
     tokio::select! {
         () = server.run_on(workers, Guarded::new(answers, hosts), stop) => {}

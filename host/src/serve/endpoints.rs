@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::{Endpoint, WindowError};
@@ -11,6 +12,7 @@ const UNLOADED_MAX: usize = 1_000;
 #[derive(Default)]
 pub struct Endpoints {
     known: RwLock<Known>,
+    is_stopping: AtomicBool,
 }
 
 #[derive(Default)]
@@ -37,6 +39,19 @@ impl Endpoints {
     /// All of them, by name.
     pub fn all(&self) -> Vec<Arc<Endpoint>> {
         self.read().by_name.values().map(Arc::clone).collect()
+    }
+
+    /// Tells whoever asks whether the server is ready that it is not any more; requests are still answered.
+    pub fn note_stop(&self) {
+        self.is_stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Why the server is not ready to be sent requests, if it is not.
+    pub(super) fn not_ready(&self) -> Option<&'static str> {
+        if self.is_stopping.load(Ordering::Relaxed) {
+            return Some("the server is stopping");
+        }
+        self.read().by_name.is_empty().then_some("no endpoint is loaded")
     }
 
     /// All of them, and those that clients have unloaded.

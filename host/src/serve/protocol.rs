@@ -76,13 +76,10 @@ async fn live() -> Response<Body> {
 }
 
 async fn ready(State(shared): Server) -> Response<Body> {
-    match shared.endpoints.all().is_empty() {
-        true => {
-            let message = "no model is loaded";
-            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::NotReady, message)
-                .into_inference_response()
-        }
-        false => json_response(StatusCode::OK, r#"{"ready":true}"#),
+    match shared.endpoints.not_ready() {
+        Some(message) => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::NotReady, message)
+            .into_inference_response(),
+        None => json_response(StatusCode::OK, r#"{"ready":true}"#),
     }
 }
 

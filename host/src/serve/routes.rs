@@ -34,7 +34,7 @@ use super::{ApiError, Call, ErrorCode, RequestBody, grpc, metrics, openapi, prot
 /// - `GET /serve`: the endpoints with the versions behind them and their signatures.
 /// - `GET /openapi.json`: the same for programs, as OpenAPI 3.1.
 /// - `GET /metrics`: what was counted and measured, for Prometheus.
-/// - `GET /health`: the process lives. `GET /ready`: there is an endpoint, which answers.
+/// - `GET /health`: the process lives. `GET /ready`: there is an endpoint, and the server is not stopping.
 #[derive(Clone)]
 pub struct Routes {
     shared: Arc<Shared>,
@@ -251,8 +251,7 @@ async fn list(State(shared): Server) -> Response<Body> {
 }
 
 async fn ready(State(shared): Server) -> Response<Body> {
-    if shared.endpoints.all().is_empty() {
-        let message = "no endpoint is loaded";
+    if let Some(message) = shared.endpoints.not_ready() {
         return ApiError::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::NotReady, message).into_response();
     }
     alive().await

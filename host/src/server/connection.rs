@@ -2,7 +2,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -50,12 +50,23 @@ pub(super) struct Limits {
     pub(super) crowded: Duration,
     /// For a client to take some of an answer.
     pub(super) write: Duration,
+    /// For a client to send a request after the server is told to stop: it may be on its way.
+    pub(super) last_call: Duration,
     /// For a request of HTTP/2 to wait for a place.
     pub(super) place: Duration,
     /// Requests of HTTP/2 that are answered at once, of all connections together.
     pub(super) requests: usize,
     /// Connections at once.
     pub(super) connections: usize,
+}
+
+/// What was asked over a connection of HTTP/1.1.
+#[derive(Default)]
+struct Asked {
+    begun: AtomicU64,
+    ended: AtomicU64,
+    /// Whether the connection closes after the answer that is made.
+    is_last: AtomicBool,
 }
 
 impl<A: Answers> Connections<A> {
@@ -80,11 +91,15 @@ impl<A: Answers> Connections<A> {
                 }
             }
         };
+        let mut stopping = self.stopping.clone();
+        let last_call = async {
+            _ = stopping.changed().await;
+            tokio::time::sleep(self.limits.last_call).await;
+        };
         let detected = tokio::select! {
-            // What has come before the server was told to stop is answered.
             biased;
             detected = tokio::time::timeout(self.limits.head, detect(stream)) => detected,
-            _ = self.stopping.changed() => return,
+            () = last_call => return,
             () = crowded => return,
         };
         let served = match detected {
@@ -102,21 +117,21 @@ impl<A: Answers> Connections<A> {
         let unread = Unread::default();
         let stream = Lingering::new(WriteLimit::new(stream, self.limits.write), unread.clone());
         let answers = self.answers;
-        let (begun, ended) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-        let requests = (Arc::clone(&begun), Arc::clone(&ended));
+        let asked = Arc::new(Asked::default());
+        let counted = Arc::clone(&asked);
         let service = service_fn(move |request: Request<Incoming>| {
-            requests.0.fetch_add(1, Ordering::Relaxed);
-            let ended = Arc::clone(&requests.1);
+            counted.begun.fetch_add(1, Ordering::Relaxed);
+            let counted = Arc::clone(&counted);
             let request = request.map(|body| Body::new(WatchedBody::new(body, unread.clone())));
             let answer = answers.answer(request, client);
             let unread = unread.clone();
             async move {
                 let mut answer = answer.await;
-                if unread.get() {
+                if unread.get() || counted.is_last.load(Ordering::Relaxed) {
                     // Or the client would send its next request on a connection that is about to close.
                     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
-                ended.fetch_add(1, Ordering::Relaxed);
+                counted.ended.fetch_add(1, Ordering::Relaxed);
                 Ok::<_, Infallible>(answer)
             }
         });
@@ -130,13 +145,20 @@ impl<A: Answers> Connections<A> {
         let mut in_the_way = Quiet::new(self.limits.crowded);
         loop {
             tokio::select! {
-                // What has come is read before it is told to go.
                 biased;
+                _ = self.stopping.changed() => {
+                    asked.is_last.store(true, Ordering::Relaxed);
+                    let last_call = tokio::time::sleep(self.limits.last_call);
+                    tokio::select! {
+                        biased;
+                        served = connection.as_mut() => return served,
+                        () = last_call => break,
+                    }
+                }
                 served = connection.as_mut() => return served,
-                _ = self.stopping.changed() => break,
                 () = self.crowd.waits() => {
-                    let begun = begun.load(Ordering::Relaxed);
-                    let is_asked = begun > ended.load(Ordering::Relaxed);
+                    let begun = asked.begun.load(Ordering::Relaxed);
+                    let is_asked = begun > asked.ended.load(Ordering::Relaxed);
                     match in_the_way.has_lasted(Instant::now(), begun, is_asked) && self.crowd.claims() {
                         // There is no answer that could be under way.
                         true if begun == 0 => return Ok(()),

@@ -37,7 +37,7 @@ pub(super) async fn answer(shared: &Shared, method: &str, message: &[u8]) -> Res
     }
     match method {
         "ServerLive" => framed(&ServerLiveResponse { live: true }),
-        "ServerReady" => framed(&ServerReadyResponse { ready: !shared.endpoints.all().is_empty() }),
+        "ServerReady" => framed(&ServerReadyResponse { ready: shared.endpoints.not_ready().is_none() }),
         "ServerMetadata" => framed(&ServerMetadataResponse {
             name: env!("CARGO_PKG_NAME").to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -45,9 +45,9 @@ pub(super) fn answer(shared: &Shared, method: &str, message: &[u8]) -> Result<Ve
         let message = format!("there is no service `{}`: expected `{}`", shown(&service), super::SERVICE);
         return Err(ApiError::new(StatusCode::NOT_FOUND, ErrorCode::NotFound, message));
     }
-    let status = match shared.endpoints.all().is_empty() {
-        true => ServingStatus::NotServing,
-        false => ServingStatus::Serving,
+    let status = match shared.endpoints.not_ready() {
+        Some(_) => ServingStatus::NotServing,
+        None => ServingStatus::Serving,
     };
     framed(&HealthCheckResponse { status: status.into() })
 }
