@@ -25,4 +25,4 @@ pub use name::{Name, NameError};
 pub use parallel::map_parallel;
 pub use schema::{ColumnSpec, SchemaError, Signature};
 pub use suggestion::closest;
-pub use tensor::{Tensor, TensorError};
+pub use tensor::{Tensor, TensorError, whole_number};

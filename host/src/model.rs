@@ -52,11 +52,22 @@ pub trait Model: std::fmt::Debug + Send + Sync {
     /// Bytes of memory that the loaded model occupies.
     fn byte_len(&self) -> usize;
 
-    /// Scores row-major rows of [`Model::feature_count`] features each, where NaN says that a feature is missing.
+    /// Scores row-major rows of [`Model::feature_count`] features each, where NaN says that a feature is missing. Features of
+    /// another [`Model::feature_type`] are rounded here, and exact in [`Model::score_exact`].
     ///
     /// Returns row-major rows of [`Model::score_count`] scores. Features after the last whole row are ignored. It fails
     /// where another library evaluates the model, and that fails.
     fn score(&self, features: &[f32]) -> Result<Vec<f32>, ModelError>;
+
+    /// The type of features that it takes, in which they are exact: FP32, or what its file says.
+    fn feature_type(&self) -> DataType {
+        DataType::Fp32
+    }
+
+    /// Scores features of [`Model::feature_type`] as [`Model::score`] does; none where they are of another type.
+    fn score_exact(&self, features: &Tensor) -> Result<Option<Vec<f32>>, ModelError> {
+        features.as_f32().map(|features| self.score(&features)).transpose()
+    }
 
     /// Whether so many rows are shared by the threads of a pool, for which the one that asks has to wait.
     fn shares_cores(&self, _rows: usize) -> bool {
@@ -77,9 +88,9 @@ pub trait Model: std::fmt::Debug + Send + Sync {
     fn features(&self) -> ColumnSpec {
         ColumnSpec {
             name: FEATURES.to_owned(),
-            dtype: DataType::Fp32,
+            dtype: self.feature_type(),
             shape: vec![self.feature_count()],
-            nullable: true,
+            nullable: self.feature_type().is_float(),
         }
     }
 
@@ -93,15 +104,19 @@ pub trait Model: std::fmt::Debug + Send + Sync {
         }
     }
 
-    /// Scores a batch that is exactly one FP32 column `features` of [`Model::feature_count`] elements a row.
+    /// Scores a batch that is exactly one column `features` of [`Model::feature_type`] and [`Model::feature_count`] elements
+    /// a row.
     fn predict(&self, batch: &Batch) -> Result<Batch, ModelError> {
-        let refuse = || ModelError::Features { expected: self.feature_count(), found: Columns::of(batch) };
+        let refuse = || ModelError::Features {
+            dtype: self.feature_type(),
+            expected: self.feature_count(),
+            found: Columns::of(batch),
+        };
         let [tensor] = batch.tensors() else { return Err(refuse()) };
         if tensor.name() != FEATURES || tensor.row_shape() != [self.feature_count()] {
             return Err(refuse());
         }
-        let features = tensor.as_f32().ok_or_else(refuse)?;
-        let scores = self.score(&features)?;
+        let scores = self.score_exact(tensor)?.ok_or_else(refuse)?;
         let shape = vec![tensor.rows(), self.score_count()];
         Ok(Batch::new(vec![Tensor::from_f32(SCORES, shape, &scores)?])?)
     }
@@ -157,8 +172,10 @@ pub enum ModelError {
     #[error("which output has the scores, and what they are, can be said of ONNX models only")]
     NoChoice,
     /// The batch is not what the model takes.
-    #[error("a model takes one FP32 column `{FEATURES}` with rows of {expected}, found {found}")]
+    #[error("a model takes one {dtype} column `{FEATURES}` with rows of {expected}, found {found}")]
     Features {
+        /// Type of the features.
+        dtype: DataType,
         /// Features in a row.
         expected: usize,
         /// The columns of the batch.

@@ -2,8 +2,8 @@
 
 Usage: onnx_models.py FOLDER
 Writes into FOLDER the rows (rows.csv with the features in one column each and a label, rows.json as requests), each model
-as NAME.onnx, and expected.json: of each model the bits of its scores, row by row, and whether they are probabilities. The
-models whose names begin with `bad_` cannot be taken; what a host should say of each is in the tests.
+as NAME.onnx, and expected.json: of each model the bits of its scores, row by row. Those of `exact_` have rows of their own,
+which stand beside the bits. The models whose names begin with `bad_` cannot be taken; what a host should say of each is in the tests.
 """
 
 import json
@@ -22,7 +22,7 @@ from skl2onnx import to_onnx
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_iris
 from sklearn.ensemble import GradientBoostingRegressor, RandomForestClassifier
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -130,7 +130,28 @@ def made_here():
         "bad_external": outside,
         "bad_nested": nested,
         "bad_sequence": model([helper.make_node("SequenceConstruct", ["x"], ["y"])], floats[0], [sequence]),
+        "labels": model(identity, [tensor("x", ["n", 1], TensorProto.INT64)], [tensor("y", ["n", 1], TensorProto.INT64)]),
         "fails_later": model(gather, [tensor("x", ["n", 4], TensorProto.INT64)], floats[1], table),
+    }
+
+
+def exact():
+    """Models whose answers are others if what they are asked is rounded to a 32-bit float, with rows of their own."""
+    times = numpy.arange(1_700_000_000, 1_700_000_600, dtype=numpy.float64).reshape(-1, 1)
+    trend = LinearRegression().fit(times, times[:, 0] - times[0, 0])
+    ids = [16_777_217, 123_456_789, 123_456_790, -(2**53) - 1, 2**63 - 1, -(2**63)]
+    small = [[16_777_217], [-16_777_219], [2**31 - 1], [-(2**31)]]
+    bucket = [helper.make_node("Mod", ["x", "eight"], ["bucket"]), helper.make_node("Gather", ["table", "bucket"], ["y"])]
+    table = numpy.arange(8, dtype=numpy.float32) / 8
+
+    def buckets(element, count):
+        weights = {"eight": numpy.array([8], helper.tensor_dtype_to_np_dtype(element)), "table": table}
+        return model(bucket, [tensor("x", ["n", count], element)], [tensor("y", ["n", count])], weights)
+
+    return {
+        "exact_double": (to_onnx(trend, times[:1]), times[[0, 1, 50, 100, 599]]),
+        "exact_int64": (buckets(TensorProto.INT64, 2), numpy.array(ids, numpy.int64).reshape(-1, 2)),
+        "exact_int32": (buckets(TensorProto.INT32, 1), numpy.array(small, numpy.int32)),
     }
 
 
@@ -138,13 +159,13 @@ def scores(session, rows):
     """Of each row alone, as bits do depend on how many go together."""
     taken = session.get_inputs()[0]
     shape = [1, *taken.shape[1:]]
-    types = {"tensor(float)": numpy.float32, "tensor(double)": numpy.float64, "tensor(int64)": numpy.int64}
+    types = {"tensor(float)": numpy.float32, "tensor(double)": numpy.float64, "tensor(int64)": numpy.int64, "tensor(int32)": numpy.int32}
     outputs = [output for output in session.get_outputs() if "int64)" not in output.type or "map" in output.type]
     if len(outputs) > 1:
         outputs = outputs[:1]
     found = []
     for row in rows:
-        if types[taken.type] is numpy.int64:
+        if types[taken.type] is numpy.int64 and row.dtype != numpy.int64:
             row = numpy.round(row)
         (answer,) = session.run([outputs[0].name], {taken.name: row.reshape(shape).astype(types[taken.type])})
         if isinstance(answer, list):
@@ -164,11 +185,17 @@ def main():
     for name, exported in models.items():
         data = exported.SerializeToString()
         (folder / f"{name}.onnx").write_bytes(data)
-        if not name.startswith(("bad_", "fails_")):
+        if not name.startswith(("bad_", "fails_", "labels")):
             expected[name] = scores(onnxruntime.InferenceSession(data, options), rows)
+    for name, (exported, own) in exact().items():
+        data = exported.SerializeToString()
+        (folder / f"{name}.onnx").write_bytes(data)
+        bits = scores(onnxruntime.InferenceSession(data, options), own)
+        expected[name] = {"rows": own.tolist(), "bits": bits}
     (folder / "expected.json").write_text(json.dumps(expected))
     header = "a,b,c,d,label"
-    lines = [",".join(f"{number:.9g}" for number in row) + f",{label}" for row, label in zip(rows, labels)]
+    # In full, for models that do not round to 32 bits.
+    lines = [",".join(repr(float(number)) for number in row) + f",{label}" for row, label in zip(rows, labels)]
     (folder / "rows.csv").write_text("\n".join([header, *lines]) + "\n")
 
 

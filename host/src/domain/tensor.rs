@@ -136,12 +136,27 @@ impl Tensor {
 
     /// The elements as floats, borrowed where the buffer is aligned; none if the type is not FP32.
     pub fn as_f32(&self) -> Option<Cow<'_, [f32]>> {
-        (self.dtype == DataType::Fp32).then(|| match bytemuck::try_cast_slice(&self.data) {
-            Ok(values) => Cow::Borrowed(values),
-            Err(_) => Cow::Owned(
-                self.data.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
-            ),
-        })
+        (self.dtype == DataType::Fp32).then(|| elements(&self.data))
+    }
+
+    /// The same of FP64.
+    pub fn as_f64(&self) -> Option<Cow<'_, [f64]>> {
+        (self.dtype == DataType::Fp64).then(|| elements(&self.data))
+    }
+
+    /// The same of INT32.
+    pub fn as_i32(&self) -> Option<Cow<'_, [i32]>> {
+        (self.dtype == DataType::Int32).then(|| elements(&self.data))
+    }
+
+    /// The same of INT64.
+    pub fn as_i64(&self) -> Option<Cow<'_, [i64]>> {
+        (self.dtype == DataType::Int64).then(|| elements(&self.data))
+    }
+
+    /// The same of UINT64.
+    pub fn as_u64(&self) -> Option<Cow<'_, [u64]>> {
+        (self.dtype == DataType::Uint64).then(|| elements(&self.data))
     }
 
     /// The elements as 64-bit floats, whatever the numeric type; none for BYTES and FP16.
@@ -239,6 +254,21 @@ impl std::fmt::Debug for Tensor {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(formatter, "{}: {} {:?}", self.name, self.dtype, self.shape)
     }
+}
+
+/// Elements as what they are, borrowed where the buffer is aligned.
+fn elements<T: bytemuck::AnyBitPattern>(data: &[u8]) -> Cow<'_, [T]> {
+    match bytemuck::try_cast_slice(data) {
+        Ok(values) => Cow::Borrowed(values),
+        Err(_) => Cow::Owned(data.chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned).collect()),
+    }
+}
+
+/// The integer that a float is; none where it is none, or beyond 64 bits.
+pub fn whole_number(value: f64) -> Option<i64> {
+    const END: f64 = 9_223_372_036_854_775_808.0;
+    // NaN and infinities have no fraction that is 0.
+    (value.fract() == 0.0 && (-END..END).contains(&value)).then_some(value as i64)
 }
 
 /// Elements of a numeric type as 64-bit floats; none for BYTES.

@@ -13,11 +13,14 @@ mod library;
 mod protobuf;
 mod sessions;
 
+use std::borrow::Cow;
+use std::fmt::Debug;
+
 use ort::session::SessionOutputs;
-use ort::value::TensorRef;
+use ort::value::{PrimitiveTensorElementType, TensorRef};
 use serde::{Deserialize, Serialize};
 
-use crate::domain::map_parallel;
+use crate::domain::{DataType, Tensor, map_parallel, whole_number};
 
 pub use library::LibraryError;
 
@@ -126,7 +129,7 @@ impl OnnxModel {
             operators: graph.nodes.len(),
         };
         let zeros = vec![0.0; model.input.feature_count];
-        let found = model.sessions.with(|runner| model.input.run(runner, &zeros, 0)).map_err(unusable)?;
+        let found = model.sessions.with(|runner| model.run(runner, &zeros, 0)).map_err(unusable)?;
         if found.is_empty() || found.len() > SCORES_MAX {
             let reason = format!("it has {} scores a row: expected from 1 to {SCORES_MAX}", found.len());
             return Err(unusable(reason));
@@ -135,12 +138,35 @@ impl OnnxModel {
         Ok(model)
     }
 
-    fn score_rows(&self, features: &[f32], first: usize) -> Result<Vec<f32>, ModelError> {
+    /// Scores rows on as many threads as they are worth, each row by `run`, which is told its place.
+    fn score_by<T: Sync>(
+        &self,
+        features: &[T],
+        run: impl Fn(&mut Runner, &[T], usize) -> Result<Vec<f32>, String> + Sync,
+    ) -> Result<Vec<f32>, ModelError> {
+        let columns = self.input.feature_count.max(1);
+        if features.len() / columns < 2 * ROWS_OF_THREAD {
+            return self.score_rows(features, 0, &run);
+        }
+        let parts: Vec<(usize, &[T])> = (0..).zip(features.chunks(ROWS_OF_THREAD * columns)).collect();
+        let stopped = || ModelError::OnnxRun { reason: "a thread has ended".to_owned() };
+        let scores = map_parallel(&parts, self.sessions.count(), stopped, |(part, features)| {
+            self.score_rows(features, part * ROWS_OF_THREAD, &run)
+        });
+        Ok(scores?.concat())
+    }
+
+    fn score_rows<T>(
+        &self,
+        features: &[T],
+        first: usize,
+        run: impl Fn(&mut Runner, &[T], usize) -> Result<Vec<f32>, String>,
+    ) -> Result<Vec<f32>, ModelError> {
         let rows = features.chunks_exact(self.input.feature_count.max(1));
         let mut scores = Vec::with_capacity(rows.len() * self.score_count);
-        let run = |runner: &mut Runner| {
+        let run_all = |runner: &mut Runner| {
             for (row, features) in (first..).zip(rows) {
-                let found = self.input.run(runner, features, row)?;
+                let found = run(runner, features, row)?;
                 if found.len() != self.score_count {
                     return Err(format!(
                         "row {row} has {} scores: expected {}",
@@ -152,12 +178,39 @@ impl OnnxModel {
             }
             Ok(())
         };
-        self.sessions.with(run).map_err(|reason| ModelError::OnnxRun { reason })?;
+        self.sessions.with(run_all).map_err(|reason| ModelError::OnnxRun { reason })?;
         if self.scores == ScoreKind::Logits {
             let output = if self.score_count == 1 { Output::Binary } else { Output::Classes };
             output.apply(&mut scores, self.score_count);
         }
         Ok(scores)
+    }
+
+    /// Has a session answer a row of 32-bit floats; `row` is its place, for errors.
+    fn run(&self, runner: &mut Runner, features: &[f32], row: usize) -> Result<Vec<f32>, String> {
+        match self.input.element {
+            Element::Float | Element::Other(_) => self.answer(runner, features, row),
+            Element::Double => {
+                let features: Vec<f64> = features.iter().copied().map(f64::from).collect();
+                self.answer(runner, &features, row)
+            }
+            Element::Int32 => self.answer::<i32>(runner, &whole(features, row)?, row),
+            Element::Int64 => self.answer::<i64>(runner, &whole(features, row)?, row),
+        }
+    }
+
+    /// Has a session answer a row of the type of the input.
+    fn answer<T: PrimitiveTensorElementType + Debug + Clone + 'static>(
+        &self,
+        runner: &mut Runner,
+        features: &[T],
+        row: usize,
+    ) -> Result<Vec<f32>, String> {
+        let told = |error: ort::Error| sentence(error.message());
+        let Runner { session, options } = runner;
+        let tensor = TensorRef::from_array_view((self.input.shape.as_slice(), features)).map_err(told)?;
+        let outputs = session.run_with_options(ort::inputs![tensor], options).map_err(told)?;
+        scores_of(&outputs, &self.output, row)
     }
 }
 
@@ -187,16 +240,34 @@ impl Model for OnnxModel {
     }
 
     fn score(&self, features: &[f32]) -> Result<Vec<f32>, ModelError> {
-        let columns = self.input.feature_count.max(1);
-        if features.len() / columns < 2 * ROWS_OF_THREAD {
-            return self.score_rows(features, 0);
+        self.score_by(features, |runner, features, row| self.run(runner, features, row))
+    }
+
+    fn feature_type(&self) -> DataType {
+        match self.input.element {
+            Element::Float | Element::Other(_) => DataType::Fp32,
+            Element::Double => DataType::Fp64,
+            Element::Int32 => DataType::Int32,
+            Element::Int64 => DataType::Int64,
         }
-        let parts: Vec<(usize, &[f32])> = (0..).zip(features.chunks(ROWS_OF_THREAD * columns)).collect();
-        let stopped = || ModelError::OnnxRun { reason: "a thread has ended".to_owned() };
-        let scores = map_parallel(&parts, self.sessions.count(), stopped, |(part, features)| {
-            self.score_rows(features, part * ROWS_OF_THREAD)
-        });
-        Ok(scores?.concat())
+    }
+
+    fn score_exact(&self, features: &Tensor) -> Result<Option<Vec<f32>>, ModelError> {
+        fn each<T: PrimitiveTensorElementType + Debug + Clone + Sync + 'static>(
+            model: &OnnxModel,
+            features: Option<Cow<'_, [T]>>,
+        ) -> Result<Option<Vec<f32>>, ModelError> {
+            let score = |features: Cow<'_, [T]>| {
+                model.score_by(&features, |runner, features, row| model.answer(runner, features, row))
+            };
+            features.map(score).transpose()
+        }
+        match self.input.element {
+            Element::Float | Element::Other(_) => each(self, features.as_f32()),
+            Element::Double => each(self, features.as_f64()),
+            Element::Int32 => each(self, features.as_i32()),
+            Element::Int64 => each(self, features.as_i64()),
+        }
     }
 }
 
@@ -231,50 +302,19 @@ impl Input {
             }),
         }
     }
-
-    /// Has a session answer a row; `row` is its place, for errors.
-    fn run(&self, runner: &mut Runner, features: &[f32], row: usize) -> Result<Vec<f32>, String> {
-        let shape = self.shape.as_slice();
-        let Runner { session, options } = runner;
-        let told = |error: ort::Error| sentence(error.message());
-        let outputs = match self.element {
-            Element::Float | Element::Other(_) => {
-                let tensor = TensorRef::from_array_view((shape, features)).map_err(told)?;
-                session.run_with_options(ort::inputs![tensor], options)
-            }
-            Element::Double => {
-                let features: Vec<f64> = features.iter().copied().map(f64::from).collect();
-                let tensor = TensorRef::from_array_view((shape, &*features)).map_err(told)?;
-                session.run_with_options(ort::inputs![tensor], options)
-            }
-            Element::Int32 => {
-                let features: Vec<i32> = whole(features, row)?;
-                let tensor = TensorRef::from_array_view((shape, &*features)).map_err(told)?;
-                session.run_with_options(ort::inputs![tensor], options)
-            }
-            Element::Int64 => {
-                let features: Vec<i64> = whole(features, row)?;
-                let tensor = TensorRef::from_array_view((shape, &*features)).map_err(told)?;
-                session.run_with_options(ort::inputs![tensor], options)
-            }
-        };
-        scores_of(&outputs.map_err(told)?)
-    }
 }
 
 /// Features as integers, which they must be.
 fn whole<T: TryFrom<i64>>(features: &[f32], row: usize) -> Result<Vec<T>, String> {
     let convert = |(column, &feature): (usize, &f32)| {
-        // The cast saturates, and a number that large was not exact before either; NaN is unlike itself.
-        let number =
-            (feature.fract() == 0.0).then_some(feature as i64).and_then(|number| T::try_from(number).ok());
+        let number = whole_number(feature.into()).and_then(|number| T::try_from(number).ok());
         number.ok_or_else(|| format!("feature {column} of row {row} is {feature}: expected a whole number"))
     };
     features.iter().enumerate().map(convert).collect()
 }
 
-/// The scores of a row.
-fn scores_of(outputs: &SessionOutputs<'_>) -> Result<Vec<f32>, String> {
+/// The scores of a row, of an output of that name.
+fn scores_of(outputs: &SessionOutputs<'_>, output: &str, row: usize) -> Result<Vec<f32>, String> {
     let value = outputs.values().next().ok_or_else(|| "it answered nothing".to_owned())?;
     let told = |error: ort::Error| sentence(error.message());
     let Some(shape) = value.dtype().tensor_shape().map(|shape| shape.to_vec()) else {
@@ -286,15 +326,28 @@ fn scores_of(outputs: &SessionOutputs<'_>) -> Result<Vec<f32>, String> {
     use ort::value::TensorElementType as Type;
     match value.dtype().tensor_type() {
         Some(Type::Float32) => Ok(value.try_extract_tensor::<f32>().map_err(told)?.1.to_vec()),
-        Some(Type::Float64) => Ok(narrowed(value.try_extract_tensor::<f64>().map_err(told)?.1, |x| x as f32)),
-        Some(Type::Int64) => Ok(narrowed(value.try_extract_tensor::<i64>().map_err(told)?.1, |x| x as f32)),
-        Some(Type::Int32) => Ok(narrowed(value.try_extract_tensor::<i32>().map_err(told)?.1, |x| x as f32)),
+        Some(Type::Float64) => {
+            let scores = value.try_extract_tensor::<f64>().map_err(told)?.1;
+            Ok(scores.iter().map(|&score| score as f32).collect())
+        }
+        Some(Type::Int64) => of_integers(value.try_extract_tensor::<i64>().map_err(told)?.1, output, row),
+        Some(Type::Int32) => of_integers(value.try_extract_tensor::<i32>().map_err(told)?.1, output, row),
         _ => Err("its output has no numbers that are taken".to_owned()),
     }
 }
 
-fn narrowed<T: Copy>(values: &[T], narrow: fn(T) -> f32) -> Vec<f32> {
-    values.iter().copied().map(narrow).collect()
+/// Integers as scores, which they must be exactly: a label or a time that is rounded is another one.
+fn of_integers<T: Copy + Into<i64>>(values: &[T], output: &str, row: usize) -> Result<Vec<f32>, String> {
+    let convert = |&value: &T| {
+        let value: i64 = value.into();
+        let score = value as f32;
+        // Wider than both, as the cast back saturates.
+        let is_exact = score as i128 == i128::from(value);
+        is_exact.then_some(score).ok_or_else(|| {
+            format!("output `{output}` of row {row} is {value}: expected a number that a 32-bit float holds")
+        })
+    };
+    values.iter().map(convert).collect()
 }
 
 impl Scores {

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::bundle::{BlobRef, BundleManifest, MEDIA_TYPE, ModelEntry, TransformerEntry, write_bundle};
 use super::{FeatureError, PredictionError, Predictor, PredictorParts, RegistryError, Sample, assemble};
 use crate::domain::{Batch, BatchError, ColumnSpec, Digest, SchemaError, Signature, Tensor, TensorError};
-use crate::model::{self, ModelError, OutputChoice};
+use crate::model::{self, Model, ModelError, OutputChoice};
 use crate::plugin::{Kind, Plugin, PluginError, Transformer, block_on};
 use crate::store::Store;
 
@@ -126,7 +126,7 @@ pub fn bundle_external(store: &Store, external: &ExternalModel) -> Result<Digest
         true => inputs.clone(),
         false => ColumnSpec::of_batch(&transform(&preprocess, no_rows.clone())?),
     };
-    check_features(&features, model.feature_count())?;
+    check_features(&features, model.as_ref())?;
     let no_scores = Batch::new(vec![Tensor::from_f32(model::SCORES, vec![0, model.score_count()], &[])?])?;
     let outputs = ColumnSpec::of_batch(&transform(&postprocess, no_scores)?);
     if let Some(said) = &external.signature {
@@ -197,9 +197,10 @@ fn transform(transformers: &[Transformer], mut batch: Batch) -> Result<Batch, Ex
     Ok(batch)
 }
 
-fn check_features(features: &[ColumnSpec], expected: usize) -> Result<(), ExternalError> {
-    assemble(&no_rows(features)?, features)?;
+fn check_features(features: &[ColumnSpec], model: &dyn Model) -> Result<(), ExternalError> {
+    assemble(&no_rows(features)?, features, model.feature_type())?;
     let found: usize = features.iter().map(ColumnSpec::row_elements).sum();
+    let expected = model.feature_count();
     if found == expected {
         return Ok(());
     }

@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{BundleManifest, FeatureError, ModelLoader, RegistryError, TransformerEntry, assemble};
-use crate::domain::{Batch, BatchError, ColumnSpec, SchemaError, Signature};
+use crate::domain::{Batch, BatchError, ColumnSpec, DataType, SchemaError, Signature};
 use crate::model::{Model, ModelError};
 use crate::plugin::{MetricPoint, Plugin, PluginError, PluginRuntime, Transformed, Transformer, block_on};
 use crate::store::Store;
@@ -26,7 +26,7 @@ pub struct PredictorParts {
 /// What a batch became on its way.
 #[derive(Debug)]
 pub struct Prediction {
-    /// What the model saw.
+    /// What the model saw, as 32-bit floats.
     pub features: Batch,
     /// What the model said.
     pub scores: Batch,
@@ -61,7 +61,7 @@ pub enum PredictionError {
     /// A transformer after the model failed: what it got is no doing of whoever asked.
     #[error("{0}")]
     Postprocess(Box<PluginError>),
-    /// The transformers made something else than they did in training.
+    /// The transformers made something else than they did in training, or a row has what the model cannot take.
     #[error("{0}")]
     Features(#[from] FeatureError),
     /// The model does not take what the transformers make.
@@ -169,10 +169,12 @@ impl Predictor {
         let PredictorParts { preprocess, model, postprocess } = &self.parts;
         let mut calls = Vec::with_capacity(preprocess.len() + postprocess.len());
         let transformed = apply(preprocess, inputs, &mut calls).await?;
-        let assembled = assemble(transformed.as_ref().unwrap_or(inputs), &self.signature.features)?;
+        let batch = transformed.as_ref().unwrap_or(inputs);
+        let exact = assemble_exact(batch, &self.signature.features, model.feature_type())?;
+        let assembled = assemble(batch, &self.signature.features, DataType::Fp32)?;
         let features = assembled.or(transformed).unwrap_or_else(|| inputs.clone());
         let started = Instant::now();
-        let scores = model.predict(&features)?;
+        let scores = model.predict(exact.as_ref().unwrap_or(&features))?;
         let model_time = started.elapsed();
         let outputs = apply(postprocess, &scores, &mut calls)
             .await
@@ -180,6 +182,18 @@ impl Predictor {
         let outputs = outputs.unwrap_or_else(|| scores.clone());
         Ok(Prediction { features, scores, outputs, calls, model_time })
     }
+}
+
+/// What a model sees that takes another type than FP32, which would lose digits; none where that is what it takes.
+fn assemble_exact(
+    batch: &Batch,
+    specs: &[ColumnSpec],
+    dtype: DataType,
+) -> Result<Option<Batch>, FeatureError> {
+    if dtype == DataType::Fp32 {
+        return Ok(None);
+    }
+    Ok(Some(assemble(batch, specs, dtype)?.unwrap_or_else(|| batch.clone())))
 }
 
 /// Sends a batch through transformers; none where there are none.

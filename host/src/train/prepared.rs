@@ -18,7 +18,7 @@ use super::report::{Evaluation, evaluate};
 use super::trainer::{TrainData, TrainSession, Trained, Trainer};
 use super::{Task, TrainError};
 use crate::data::{self, ResolvedDataset};
-use crate::domain::{Batch, ColumnSpec, Signature, Tensor};
+use crate::domain::{Batch, ColumnSpec, DataType, Signature, Tensor};
 use crate::model::{self, FEATURES, Model, SCORES};
 use crate::plugin::{Plugin, Transformer, TransformerFit, block_on};
 use crate::registry::{
@@ -145,11 +145,27 @@ impl<'a> Prepared<'a> {
             return Err(TrainError::ModelFeatures { expected, found });
         }
         cross_check(model.as_ref(), &self.test, &trained)?;
-        let scores = model.score(&self.test.features)?;
+        let scores = self.test_scores(model.as_ref())?;
         let columns = model.score_count();
         let task = trained.task.unwrap_or_else(|| Task::of_scores(columns, model.predicts_values()));
         let evaluation = evaluate(task, &scores, columns, &self.test.labels)?;
         Ok(Learned { trained, model: Arc::from(model), evaluation, train_seconds })
+    }
+
+    /// What a model says of the test split. One of another type than FP32 is asked as when it serves, as the matrix is rounded.
+    fn test_scores(&self, model: &dyn Model) -> Result<Vec<f32>, TrainError> {
+        if model.feature_type() == DataType::Fp32 {
+            return Ok(model.score(&self.test.features)?);
+        }
+        let mut scores = Vec::new();
+        for batch in self.source.batches(Split::Test)? {
+            let (inputs, _) = batch?;
+            let transformed = transform(&self.preprocess, inputs)?;
+            let assembled = registry::assemble(&transformed, &self.features, model.feature_type())?;
+            let answer = model.predict(assembled.as_ref().unwrap_or(&transformed))?;
+            scores.extend(answer.column(SCORES).and_then(Tensor::as_f32).unwrap_or_default().iter());
+        }
+        Ok(scores)
     }
 
     /// Makes a bundle of a model and writes it.
@@ -277,7 +293,7 @@ fn collect(
         let rows = inputs.rows();
         let transformed = transform(preprocess, inputs)?;
         let specs = specs.get_or_insert_with(|| ColumnSpec::of_batch(&transformed));
-        let assembled = registry::assemble(&transformed, specs)?;
+        let assembled = registry::assemble(&transformed, specs, DataType::Fp32)?;
         let features = assembled.as_ref().unwrap_or(&transformed);
         let column = features.column(FEATURES).and_then(|column| Some((column, column.as_f32()?)));
         let (column, values) = column.ok_or(TrainError::NoFeatures)?;

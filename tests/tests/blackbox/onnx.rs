@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use host_tests::{Host, plugin, python, ran, repository, sha256};
+use host_tests::{Host, Server, plugin, python, ran, repository, sha256};
 use insta::assert_snapshot;
 use serde_json::{Value, json};
 
@@ -43,14 +43,17 @@ fn host_with_rows() -> (Host, String) {
 
 /// What the model `name` says of the rows, as bits.
 fn predicted(host: &Host, name: &str) -> Value {
-    let text = host.run(["predict", "--model", name, "--data", "rows", "--split", "train"]).expect_success();
+    bits_of(&host.run(["predict", "--model", name, "--data", "rows", "--split", "train"]).expect_success())
+}
+
+fn bits_of(predictions: &str) -> Value {
     let row = |line: &str| -> Vec<u32> {
         let row: Value = serde_json::from_str(line).unwrap();
         // From its text, as a 64-bit float in between would be rounded twice.
         let scores = row["scores"].as_array().unwrap().iter();
         scores.map(|score| score.to_string().parse::<f32>().unwrap().to_bits()).collect()
     };
-    text.lines().map(row).collect::<Vec<_>>().into()
+    predictions.lines().map(row).collect::<Vec<_>>().into()
 }
 
 #[test]
@@ -232,10 +235,138 @@ fn what_a_model_cannot_answer_is_an_error_and_nothing_else() {
     assert_eq!(ask("fails_later", sound).status, 200);
     assert_eq!(ask("whole", large).json()["scores"], json!([0.0, 1.0, 2.0, 99.0]));
     let half = ask("whole", r#"{"a": 0, "b": 1.5, "c": 2, "d": 3}"#);
-    assert!(half.body.contains("feature 1 of row 0 is 1.5: expected a whole number"), "{}", half.body);
+    assert!(
+        half.body.contains("row 0, column `b`: expected a whole number that INT64 holds, found 1.5"),
+        "{}",
+        half.body
+    );
     // The logarithms of 0 and of a negative number are no numbers of JSON.
     let scores = ask("not_finite", r#"{"a": 0, "b": -1, "c": 1, "d": 1}"#).json()["scores"].clone();
     assert_eq!(scores, json!([null, null, 0.0, 0.0]));
+}
+
+/// What a server answers to all of these rows of one column at once, as bits: to people's JSON, and to a client's bytes.
+fn served(server: &Server, name: &str, column: &str, dtype: &str, rows: &Value) -> [Value; 2] {
+    let bits = |scores: &Value| scores.to_string().parse::<f32>().unwrap().to_bits();
+    let objects: Value = rows.as_array().unwrap().iter().map(|row| json!({ (column): row })).collect();
+    let (answer, headers) = server.post_with_headers(&format!("/serve/{name}"), &objects.to_string(), &[]);
+    assert_eq!(answer.status, 200, "{name}: {}", answer.body);
+    let told = answer.json();
+    let of_row = |row: &Value| row["scores"].as_array().unwrap().iter().map(bits).collect::<Vec<_>>();
+    let as_json = told.as_array().unwrap().iter().map(of_row).collect::<Vec<_>>().into();
+    assert!(headers.contains_key("x-prediction-id"), "{headers:?}");
+    let shape = [rows.as_array().unwrap().len(), rows[0].as_array().map_or(1, Vec::len)];
+    let numbers =
+        rows.as_array().unwrap().iter().flat_map(|row| row.as_array().cloned().unwrap_or(vec![row.clone()]));
+    let bytes = numbers.flat_map(|number| match dtype {
+        "FP64" => number.as_f64().unwrap().to_le_bytes().to_vec(),
+        "INT32" => i32::try_from(number.as_i64().unwrap()).unwrap().to_le_bytes().to_vec(),
+        _ => number.as_i64().unwrap().to_le_bytes().to_vec(),
+    });
+    let bytes: Vec<u8> = bytes.collect();
+    let shape = if rows[0].is_array() { shape.to_vec() } else { vec![shape[0]] };
+    let input = json!({ "name": column, "datatype": dtype, "shape": shape, "parameters": { "binary_data_size": bytes.len() } });
+    let head = json!({ "inputs": [input] }).to_string();
+    let length = head.len().to_string();
+    let body = [head.as_bytes(), &bytes].concat();
+    let sent = [("inference-header-content-length", length.as_str())];
+    let (answer, _) = server.post_with_headers(&format!("/v2/models/{name}/infer"), &body, &sent);
+    assert_eq!(answer.status, 200, "{name}: {}", answer.body);
+    let output = answer.json()["outputs"][0].clone();
+    let scores: Vec<u32> = output["data"].as_array().unwrap().iter().map(bits).collect();
+    let width = output["shape"][1].as_u64().unwrap() as usize;
+    [as_json, scores.chunks(width).map(<[u32]>::to_vec).collect::<Vec<_>>().into()]
+}
+
+#[test]
+fn what_models_of_other_types_are_asked_is_not_rounded() {
+    let host = Host::new();
+    let mut arguments = Vec::new();
+    let cases = [("exact_double", "FP64"), ("exact_int64", "INT64"), ("exact_int32", "INT32")];
+    for (name, dtype) in cases {
+        let rows = expected(name)["rows"].clone();
+        let names: Vec<String> =
+            (0..rows[0].as_array().unwrap().len()).map(|place| format!("x{place}")).collect();
+        let line =
+            |row: &Value| row.as_array().unwrap().iter().map(Value::to_string).collect::<Vec<_>>().join(",");
+        let lines: Vec<String> = rows.as_array().unwrap().iter().map(line).collect();
+        let table = host.state_dir().join(format!("{name}.csv"));
+        std::fs::write(&table, format!("{}\n{}\n", names.join(","), lines.join("\n"))).unwrap();
+        host.run(["data", "add", name, table.to_str().unwrap()]).expect_success();
+        // Of the columns of the table, and of one that the file itself tells.
+        let found = if dtype == "FP64" { "FP64" } else { "INT64" };
+        let columns: Vec<Value> =
+            names.iter().map(|name| json!({ "name": name, "dtype": found, "shape": [] })).collect();
+        let signature = host.state_dir().join("signature.json");
+        std::fs::write(&signature, json!({ "inputs": columns }).to_string()).unwrap();
+        let file = model(name);
+        let import = ["model", "import", &file, "--name", name, "--signature", signature.to_str().unwrap()];
+        host.run(import).expect_success();
+        let told =
+            host.run(["predict", "--model", name, "--data", name, "--split", "train"]).expect_success();
+        assert_eq!(bits_of(&told), expected(name)["bits"], "{name}");
+        let plain = format!("{name}_plain");
+        host.run(["model", "import", &file, "--name", &plain]).expect_success();
+        let shown = host.run(["model", "show", &plain, "--json"]).json();
+        let input = &shown["manifest"]["signature"]["inputs"][0];
+        assert_eq!((&input["name"], &input["dtype"]), (&json!("features"), &json!(dtype)), "{shown}");
+        arguments.extend(["--model".to_owned(), plain, "--model".to_owned(), name.to_owned()]);
+    }
+    let server = host.serve(arguments.iter().map(String::as_str));
+    for (name, dtype) in cases {
+        let (rows, bits) = (expected(name)["rows"].clone(), expected(name)["bits"].clone());
+        for answered in served(&server, &format!("{name}_plain"), "features", dtype, &rows) {
+            assert_eq!(answered, bits, "{name}");
+        }
+    }
+    let rows: Value =
+        expected("exact_int32")["rows"].as_array().unwrap().iter().map(|row| row[0].clone()).collect();
+    for answered in served(&server, "exact_int32", "x0", "INT64", &rows) {
+        assert_eq!(answered, expected("exact_int32")["bits"]);
+    }
+    let large = server.post("/serve/exact_int32", r#"{"x0": 2147483648}"#);
+    assert!(large.body.contains("found 2147483648"), "{}", large.body);
+    let row = json!({ "x0": 123_456_789, "x1": -9_007_199_254_740_993_i64 }).to_string();
+    let (_, headers) = server.post_with_headers("/serve/exact_int64", &row, &[]);
+    server.stop().expect_success();
+    let replayed = host.run(["replay", &headers["x-prediction-id"]]).expect_success();
+    assert!(replayed.contains("identical, bit for bit"), "{replayed}");
+}
+
+#[test]
+fn a_program_s_model_of_another_type_is_judged_as_it_is_served() {
+    let host = Host::new();
+    let row = |row: u32| format!("{},{}\n", 1_700_000_000 + row, row);
+    let table = host.state_dir().join("times.csv");
+    std::fs::write(&table, format!("t,label\n{}", (0..200).map(row).collect::<String>())).unwrap();
+    host.run(["data", "add", "times", table.to_str().unwrap()]).expect_success();
+    let file = model("exact_double");
+    let program = ["sh", "-c", "cp \"$0\" \"$HOST_MODEL_OUT\"", &file];
+    let train = [&["train", "--data", "times", "--model", "command", "--json", "--"][..], &program].concat();
+    let report = host.run(train).json();
+    // Times that are rounded to a 32-bit float are up to a minute off.
+    assert!(report["metrics"]["rmse"].as_f64().unwrap() < 1e-3, "{report}");
+    let evaluated = host.run(["evaluate", "times", "--data", "times", "--json"]).json();
+    assert_eq!(evaluated["metrics"], report["metrics"]);
+}
+
+#[test]
+fn an_integer_that_no_score_holds_is_no_answer() {
+    let host = Host::new();
+    let file = model("labels");
+    host.run(["model", "import", &file, "--name", "labels", "--output", "y"]).expect_success();
+    let server = host.serve(["--model", "labels"]);
+    let ask = |id: i64| server.post("/serve/labels", &json!({ "features": [id] }).to_string());
+    for id in [3, -16_777_216, 16_777_218, 1 << 62] {
+        let score: f32 = ask(id).json()["scores"][0].to_string().parse().unwrap();
+        assert_eq!(score as i64, id);
+    }
+    for id in [16_777_217, -16_777_217, i64::MAX] {
+        let refused = ask(id);
+        assert_eq!(refused.status, 500);
+        let told = format!("output `y` of row 0 is {id}: expected a number that a 32-bit float holds");
+        assert!(refused.body.contains(&told), "{}", refused.body);
+    }
 }
 
 /// An exported bundle whose sample and version of the runtime are others than when it was made.

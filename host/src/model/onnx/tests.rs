@@ -115,9 +115,24 @@ fn many_outputs_are_not_all_listed() {
 #[test]
 fn integers_are_made_of_whole_numbers_only() {
     assert_eq!(whole::<i64>(&[3.0, -0.0, 1e10], 0).unwrap(), [3, 0, 10_000_000_000]);
+    assert!(whole::<i64>(&[1e19], 0).is_err());
     for feature in [0.5, f32::NAN, f32::INFINITY, 1e10] {
         let error = whole::<i32>(&[1.0, feature], 7).unwrap_err();
         assert_eq!(error, format!("feature 1 of row 7 is {feature}: expected a whole number"));
+    }
+}
+
+#[test]
+fn integers_are_scores_only_where_these_are_exact() {
+    let exact = [0, -3, 1 << 24, (1 << 24) + 2, 1 << 62, i64::MIN];
+    assert_eq!(of_integers(&exact, "y", 0).unwrap(), exact.map(|value| value as f32));
+    assert_eq!(of_integers(&[i32::MIN, 7], "y", 0).unwrap(), [-2_147_483_648.0, 7.0]);
+    for value in [(1 << 24) + 1, -(1 << 24) - 1, i64::MAX] {
+        let error = of_integers(&[1, value], "y", 7).unwrap_err();
+        assert_eq!(
+            error,
+            format!("output `y` of row 7 is {value}: expected a number that a 32-bit float holds")
+        );
     }
 }
 
