@@ -7,7 +7,7 @@ use super::inference::{CompressionError, InferenceError};
 use crate::data::JsonError;
 use crate::model::ModelError;
 use crate::plugin::{ErrorClass, Fault, PluginError};
-use crate::registry::PredictionError;
+use crate::registry::{FeatureError, PredictionError};
 
 /// What kind of error a response tells of; stable, for programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -216,11 +216,7 @@ impl From<PredictionError> for ApiError {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::PluginFault, error.to_string())
             }
             PredictionError::Postprocess(error) => (*error).into(),
-            PredictionError::Features(error) => Self::new(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                ErrorCode::Internal,
-                format!("the transformers made something else than in training: {error}"),
-            ),
+            PredictionError::Features(error) => error.into(),
             PredictionError::Model(error @ (ModelError::OnnxRun { .. } | ModelError::Device { .. })) => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Internal, error.to_string())
             }
@@ -228,6 +224,22 @@ impl From<PredictionError> for ApiError {
                 StatusCode::INTERNAL_SERVER_ERROR,
                 ErrorCode::Internal,
                 format!("the model cannot take what the transformers made: {error}"),
+            ),
+        }
+    }
+}
+
+impl From<FeatureError> for ApiError {
+    fn from(error: FeatureError) -> Self {
+        let message = error.to_string();
+        match error {
+            FeatureError::NotWhole { row, column, .. } => {
+                Self::invalid_input(message, Some(row as u64), Some(column))
+            }
+            _ => Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                ErrorCode::Internal,
+                format!("the transformers made something else than in training: {message}"),
             ),
         }
     }

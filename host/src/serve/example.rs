@@ -11,7 +11,7 @@ use crate::data;
 use crate::domain::{Batch, ColumnSpec, DataType, Signature};
 use crate::model::ModelError;
 use crate::plugin::Fault;
-use crate::registry::{PredictionError, Predictor, Sample};
+use crate::registry::{FeatureError, PredictionError, Predictor, Sample};
 
 /// The row of what the parts of a graph are known to take: each column as the first of them has it, and as a switch's first
 /// case wants it. None where nothing is known of a column.
@@ -50,7 +50,8 @@ pub(super) async fn of_replaced(
 fn takes_other_columns(error: &PredictionError, predictor: &Predictor) -> bool {
     let Signature { inputs, features, outputs } = predictor.signature();
     match error {
-        PredictionError::Input(_) | PredictionError::Features(_) => true,
+        PredictionError::Input(_) => true,
+        PredictionError::Features(error) => !matches!(error, FeatureError::NotWhole { .. }),
         PredictionError::Plugin(error) => misses_column(&error.fault, &[inputs, features]),
         PredictionError::Postprocess(error) => misses_column(&error.fault, &[&[predictor.scores()], outputs]),
         PredictionError::Model(error) => {
@@ -119,6 +120,10 @@ fn is_chosen(spec: &ColumnSpec, cases: &BTreeMap<String, Node>, value: &Value) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::Tensor;
+    use crate::registry::assemble;
+    use crate::serve::Work;
+    use crate::serve::deployment::tests::deployment;
 
     #[test]
     fn values_that_are_refused_are_no_missing_column() {
@@ -136,5 +141,18 @@ mod tests {
         assert!(!refused(Some(0), Some("a")) && !refused(Some(0), Some("image")), "another row may be taken");
         assert!(!refused(None, None) && !refused(Some(0), None));
         assert!(!misses_column(&Fault::NotFitted, &[]));
+    }
+
+    #[test]
+    fn a_number_that_the_model_cannot_hold_is_no_other_column() {
+        let (_, deployment) = deployment(1, 1);
+        let Work::Bundle(predictor) = &deployment.engine().work else { panic!("no bundle") };
+        let of = |column: Tensor, dtype| {
+            let batch = Batch::new(vec![column]).unwrap();
+            let error = assemble(&batch, &ColumnSpec::of_batch(&batch), dtype).unwrap_err();
+            takes_other_columns(&error.into(), predictor)
+        };
+        assert!(!of(Tensor::from_f32("x", vec![1], &[0.5]).unwrap(), DataType::Int64));
+        assert!(of(Tensor::from_strings("x", [&b"a"[..]]).unwrap(), DataType::Int64));
     }
 }
