@@ -166,6 +166,17 @@ mod tests {
     }
 
     #[test]
+    fn a_server_is_ready_while_it_has_endpoints_and_is_not_told_to_stop() {
+        let endpoints = Endpoints::default();
+        assert_eq!(endpoints.not_ready(), Some("no endpoint is loaded"));
+        endpoints.insert(endpoint("a"));
+        assert_eq!(endpoints.not_ready(), None);
+        endpoints.note_stop();
+        assert_eq!(endpoints.not_ready(), Some("the server is stopping"));
+        assert!(endpoints.get("a").is_some(), "it answers still");
+    }
+
+    #[test]
     fn of_too_many_the_first_are_forgotten() {
         let endpoints = Endpoints::default();
         for index in 0..UNLOADED_MAX + 2 {

@@ -256,6 +256,7 @@ fn stops_on_a_signal_and_answers_what_is_under_way() {
     let mut response = String::new();
     slow.read_to_string(&mut response).unwrap();
     assert!(response.starts_with("HTTP/1.1 200"), "{response}");
+    assert!(response.contains("connection: close"), "{response}");
     assert_eq!(server.wait().code, 0);
 }
 
