@@ -306,17 +306,23 @@ fn names_of_first(scanner: &mut Scanner<'_>, names_max: usize) -> Result<Vec<Str
     Ok(names)
 }
 
+/// The names of a list, which may be numbers: pandas numbers the columns of a frame that was given no names.
 fn take_names(scanner: &mut Scanner<'_>, names_max: usize) -> Result<Vec<String>, JsonError> {
     let mut names = Vec::new();
     scanner.expect(b'[').map_err(JsonError::new)?;
     let mut more = !scanner.take(b']');
     while more {
-        let name = scanner.string().map_err(JsonError::new)?;
-        let Some(name) = name else { return Err(JsonError::new(scanner.unexpected("a column's name"))) };
+        let name = match scanner.string().map_err(JsonError::new)? {
+            Some(name) => name.into_owned(),
+            None => match scanner.number().map_err(JsonError::new)? {
+                Some(number) => number.to_owned(),
+                None => return Err(JsonError::new(scanner.unexpected("a column's name"))),
+            },
+        };
         if names.len() == names_max {
             return Err(too_many_names(names_max));
         }
-        names.push(name.into_owned());
+        names.push(name);
         more = scanner.more(b']').map_err(JsonError::new)?;
     }
     Ok(names)

@@ -93,6 +93,24 @@ fn rows_of_one_column_need_no_name() {
 }
 
 #[test]
+fn columns_may_have_numbers_for_names() {
+    let specs = [spec("0", DataType::Fp64, &[]), spec("1", DataType::Bytes, &[])];
+    let named = decode(r#"{"dataframe_records": [{"0": 4, "1": "Bern"}]}"#, &specs).unwrap();
+    for same in [
+        r#"{"dataframe_split": {"columns": [0, 1], "data": [[4, "Bern"]]}}"#,
+        r#"{"dataframe_split": {"columns": ["1", 0], "index": [0], "data": [["Bern", 4]]}}"#,
+    ] {
+        assert_eq!(decode(same, &specs).unwrap(), named, "{same}");
+    }
+    for (wrong, told) in [
+        (r#"{"dataframe_split": {"columns": [0, "0"], "data": []}}"#, "column `0`: appears twice"),
+        (r#"{"dataframe_split": {"columns": [null], "data": []}}"#, "expected a column's name, found `null`"),
+    ] {
+        assert_eq!(decode(wrong, &specs).unwrap_err(), told, "{wrong}");
+    }
+}
+
+#[test]
 fn a_table_is_taken_for_the_only_column_of_as_many_elements() {
     let features = [ColumnSpec { nullable: true, ..spec("features", DataType::Fp32, &[3]) }];
     let named =
@@ -100,6 +118,7 @@ fn a_table_is_taken_for_the_only_column_of_as_many_elements() {
     let named = named.unwrap();
     for same in [
         r#"{"dataframe_split": {"columns": ["x", "y", "z"], "data": [[1, 2, 3], [4, 5, 6.5]]}}"#,
+        r#"{"dataframe_split": {"columns": [0, 1, 2], "data": [[1, 2, 3], [4, 5, 6.5]]}}"#,
         r#"{"dataframe_split": {"data": [[1, 2, 3], [4, 5, 6.5]]}}"#,
         r#"{"dataframe_split": {"data": [[[1, 2, 3]], [[4, 5, 6.5]]]}}"#,
         r#"{"dataframe_records": [{"x": 1, "y": 2, "z": 3}, {"z": 6.5, "x": 4, "y": 5}]}"#,
