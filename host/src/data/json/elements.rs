@@ -2,7 +2,7 @@ use std::marker::PhantomData;
 use std::slice::ChunksExactMut;
 
 use super::number::{Half, Number};
-use super::scan::{Scanner, Wrong};
+use super::scan::{INFINITY, NAN, NEGATIVE_INFINITY, Scanner, Wrong};
 use crate::data::error::excerpt;
 use crate::domain::{ColumnSpec, DataType};
 
@@ -128,13 +128,30 @@ impl<N: Number> Sink for Numbers<'_, N> {
 }
 
 impl<N: Number> Numbers<'_, N> {
-    /// Takes a number however it is written, or `null` where that may be.
+    /// Takes a number however it is written, or a word where that may be.
     fn take_any(&self, scanner: &mut Scanner<'_>) -> Result<N, Wrong> {
-        match (scanner.number()?, N::MISSING) {
-            (Some(text), _) => N::from_text(text)
+        match scanner.number()? {
+            Some(text) => N::from_text(text)
                 .ok_or_else(|| format!("expected {}, found {}", N::WANTED, excerpt(text.as_bytes()))),
-            (None, Some(missing)) if self.nullable && scanner.word("null") => Ok(missing),
-            (None, _) => Err(scanner.unexpected(N::WANTED)),
+            None => self.take_word(scanner),
+        }
+    }
+
+    /// Takes a missing element or an infinity. What is taken is what is taken as bytes too: NaN only where elements may be
+    /// missing.
+    fn take_word(&self, scanner: &mut Scanner<'_>) -> Result<N, Wrong> {
+        if let Some(missing) = N::MISSING {
+            if self.nullable && (scanner.word("null") || scanner.word(NAN)) {
+                return Ok(missing);
+            }
+            if scanner.word(NAN) {
+                return Err(format!("expected {}, found `{NAN}`", N::WANTED));
+            }
+        }
+        match N::INFINITIES {
+            Some((infinity, _)) if scanner.word(INFINITY) => Ok(infinity),
+            Some((_, infinity)) if scanner.word(NEGATIVE_INFINITY) => Ok(infinity),
+            _ => Err(scanner.unexpected(N::WANTED)),
         }
     }
 }

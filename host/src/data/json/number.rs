@@ -9,6 +9,8 @@ pub(super) trait Number: Sized {
     const WANTED: &'static str;
     /// The element that a missing one becomes; none if it cannot be missing.
     const MISSING: Option<Self>;
+    /// Infinity and minus infinity; none if there are none.
+    const INFINITIES: Option<(Self, Self)>;
 
     /// The same as [`Self::from_text`] of the number, if it is exact without looking.
     fn from_small_natural(value: u64) -> Option<Self>;
@@ -57,6 +59,7 @@ macro_rules! integers {
             const SIZE: usize = size_of::<Self>();
             const WANTED: &'static str = $wanted;
             const MISSING: Option<Self> = None;
+            const INFINITIES: Option<(Self, Self)> = None;
 
             #[inline]
             fn from_small_natural(value: u64) -> Option<Self> {
@@ -103,6 +106,7 @@ macro_rules! floats {
             const SIZE: usize = size_of::<Self>();
             const WANTED: &'static str = $wanted;
             const MISSING: Option<Self> = Some(Self::NAN);
+            const INFINITIES: Option<(Self, Self)> = Some((Self::INFINITY, Self::NEG_INFINITY));
 
             #[inline]
             fn from_small_natural(value: u64) -> Option<Self> {
@@ -136,6 +140,7 @@ impl Number for Half {
     const SIZE: usize = size_of::<u16>();
     const WANTED: &'static str = "FP16 (-65504 to 65504)";
     const MISSING: Option<Self> = Some(Self(0x7e00));
+    const INFINITIES: Option<(Self, Self)> = Some((Self(0x7c00), Self(0xfc00)));
 
     #[inline]
     fn from_small_natural(value: u64) -> Option<Self> {

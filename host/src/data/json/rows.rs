@@ -19,7 +19,8 @@ struct Column<'a> {
 /// Reads an object or a list of objects, whose fields are the columns `specs`; at most `rows_max` rows.
 ///
 /// A field holds its row's elements nested as the shape is, or as a flat list. Every column must be there, once, and no
-/// other. `null` is a missing element of a nullable column of floats; there is no other way to write NaN.
+/// other. `null` is a missing element of a nullable column of floats, and so is `NaN`; `Infinity` and `-Infinity` are elements of
+/// any column of floats. JSON has only the first of these words, but there are clients that write them all.
 pub fn decode_rows(
     text: &[u8],
     specs: &[ColumnSpec],
@@ -381,6 +382,28 @@ mod tests {
     }
 
     #[test]
+    fn floats_that_json_has_no_word_for_are_taken_as_python_writes_them() {
+        let floats = |dtype, nullable| [ColumnSpec { nullable, ..spec("x", dtype, &[4]) }];
+        let text = r#"{"x":[1, NaN, Infinity, -Infinity]}"#;
+        for dtype in [DataType::Fp16, DataType::Fp32, DataType::Fp64] {
+            let batch = decode(text, &floats(dtype, true)).unwrap();
+            let values = batch.tensors()[0].number_blocks(4).next().unwrap().to_vec();
+            assert!(values[1].is_nan());
+            assert_eq!([values[0], values[2], values[3]], [1.0, f64::INFINITY, f64::NEG_INFINITY]);
+            let told = decode(text, &floats(dtype, false)).unwrap_err();
+            assert!(told.starts_with("row 0, column `x`: element 1: expected FP"), "{told}");
+            assert!(told.ends_with("found `NaN`"), "{told}");
+            assert!(decode(r#"{"x":[Infinity,-Infinity,0,1]}"#, &floats(dtype, false)).is_ok());
+        }
+        for word in ["nan", "inf", "-NaN", "+Infinity", "Infinity0", "- Infinity", "-Inf"] {
+            let text = format!(r#"{{"x":[1,2,3,{word}]}}"#);
+            assert!(decode(&text, &floats(DataType::Fp64, true)).unwrap_err().contains("not JSON"), "{word}");
+        }
+        let text = r#"{"x":[1,2,3,Infinity]}"#;
+        assert!(decode(text, &[spec("x", DataType::Int64, &[4])]).unwrap_err().contains("not JSON"));
+    }
+
+    #[test]
     fn whole_numbers_that_a_float_leaves_out_keep_their_place() {
         for (dtype, large) in [(DataType::Fp32, 16_777_217_u64), (DataType::Fp64, (1 << 53) + 1)] {
             let specs = [spec("x", dtype, &[3])];
@@ -441,11 +464,13 @@ mod tests {
         }
 
         #[test]
-        fn takes_no_text_that_serde_json_refuses(text in "[\\[\\]{}:,\"a0-9.eE+ tn-]{0,24}") {
+        fn takes_no_text_that_serde_json_refuses(text in "([\\[\\]{}:,\"a0-9.eE+ tn-]|NaN|Infinity|-Infinity){0,24}") {
             let specs = [spec("a", DataType::Fp64, &[2])];
             for text in [text.clone(), format!("{{\"a\":{text}}}"), format!("{{\"a\":[{text}]}}")] {
                 if decode_rows(text.as_bytes(), &specs, 3).is_ok() {
-                    proptest::prop_assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok(), "{}", text);
+                    // JSON has no other words where these may stand.
+                    let json = text.replace("-Infinity", "null").replace("Infinity", "null").replace("NaN", "null");
+                    proptest::prop_assert!(serde_json::from_str::<serde_json::Value>(&json).is_ok(), "{}", text);
                 }
             }
         }

@@ -8,10 +8,16 @@ const DEPTH_MAX: usize = 64;
 /// Digits that a number in plain notation may have: as many as 64 bits hold whatever they are.
 const DIGITS_MAX: usize = 18;
 
+/// The floats for which JSON has no word, as Python's `json` writes and reads them, and so do many clients and servers.
+pub(super) const NAN: &str = "NaN";
+pub(super) const INFINITY: &str = "Infinity";
+pub(super) const NEGATIVE_INFINITY: &str = "-Infinity";
+
 /// What is wrong, without the row and column, which the caller knows.
 pub(crate) type Wrong = String;
 
-/// Walks over JSON text, token by token. Accepts exactly the grammar of RFC 8259.
+/// Walks over JSON text, token by token. Accepts exactly the grammar of RFC 8259, and as values the words
+/// [`NAN`], [`INFINITY`] and [`NEGATIVE_INFINITY`].
 ///
 /// A clone keeps its place: what is skipped first can be read later.
 #[derive(Clone)]
@@ -153,6 +159,10 @@ impl<'a> Scanner<'a> {
         let (token, rest) = self.split_token();
         let text = std::str::from_utf8(token).ok().filter(|text| is_number(text.as_bytes()));
         let Some(text) = text else {
+            // It begins like a number, and is a word.
+            if token == NEGATIVE_INFINITY.as_bytes() {
+                return Ok(None);
+            }
             return Err(self.not_json("a number"));
         };
         self.rest = rest;
@@ -252,8 +262,8 @@ impl<'a> Scanner<'a> {
     fn skip_scalar(&mut self) -> Result<(), Wrong> {
         let is_taken = match self.peek() {
             Some(b'"') => self.string()?.is_some(),
-            Some(b'-' | b'0'..=b'9') => self.number()?.is_some(),
-            _ => self.word("null") || self.word("true") || self.word("false"),
+            Some(b'-' | b'0'..=b'9') => self.number()?.is_some() || self.word(NEGATIVE_INFINITY),
+            _ => ["null", "true", "false", NAN, INFINITY].iter().any(|word| self.word(word)),
         };
         if is_taken { Ok(()) } else { Err(self.unexpected("a value")) }
     }
@@ -461,6 +471,13 @@ mod tests {
             let mut scanner = Scanner::new(text.as_bytes());
             let skipped = scanner.skip().and_then(|()| scanner.end());
             assert_eq!(skipped.is_ok(), serde_json::from_str::<serde_json::Value>(text).is_ok(), "{text}");
+        }
+        for text in ["NaN", "[Infinity,-Infinity]", r#"{"a":-Infinity}"#] {
+            let mut scanner = Scanner::new(text.as_bytes());
+            assert_eq!(scanner.skip().and_then(|()| scanner.end()), Ok(()), "{text}");
+        }
+        for text in ["-NaN", "nan", "Infinit", "-infinity", "+Infinity", "NaN1", "{NaN:1}", "Inf"] {
+            assert!(Scanner::new(text.as_bytes()).skip().is_err(), "{text}");
         }
         let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
         assert!(Scanner::new(nested(65).as_bytes()).skip().is_ok());

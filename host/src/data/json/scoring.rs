@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use super::elements::{take_row, take_rows};
 use super::rows::{Columns, take_list};
-use super::scan::{Scanner, is_number};
+use super::scan::{INFINITY, NEGATIVE_INFINITY, Scanner, is_number};
 use super::{JsonError, UnknownColumns, write_string};
 use crate::data::csv::parse_bool;
 use crate::domain::{Batch, ColumnSpec, DataType};
@@ -123,7 +123,8 @@ fn in_json(cell: &str, dtype: Option<DataType>) -> Cow<'_, str> {
             match value {
                 Some(missing) if missing.is_nan() => "null".into(),
                 Some(value) if value.is_finite() => value.to_string().into(),
-                _ => cell.into(),
+                Some(infinity) => if infinity > 0.0 { INFINITY } else { NEGATIVE_INFINITY }.into(),
+                None => cell.into(),
             }
         }
         _ => cell.parse::<i64>().map_or(cell.into(), |value| value.to_string().into()),

@@ -23,8 +23,9 @@ fn every_format_says_the_same() {
     for same in [
         r#"{"dataframe_split": {"columns": ["city", "age"], "data": [["Bern", 4], ["", null]]}}"#,
         r#"{"dataframe_split": {"data": [[4, "Bern"], [null, ""]], "index": [7, 8]}, "params": {}}"#,
-        r#"{"instances": [{"age": 4, "city": "Bern"}, {"age": null, "city": ""}]}"#,
+        r#"{"instances": [{"age": 4, "city": "Bern"}, {"age": NaN, "city": ""}]}"#,
         r#"{"inputs": {"city": ["Bern", ""], "age": [4, null]}}"#,
+        r#"{"params": {"x": NaN}, "inputs": {"city": ["Bern", ""], "age": [4, NaN]}}"#,
     ] {
         // NaN is equal to nothing, so bytes are compared.
         let found = decode(same, &two()).unwrap();
@@ -53,11 +54,14 @@ fn cells_are_taken_as_a_dataset_takes_them() {
     for (left, right) in found.tensors().iter().zip(expected.unwrap().0.tensors()) {
         assert_eq!((left.name(), left.data()), (right.name(), right.data()));
     }
+    let infinite = read("flag,count,size\nTrue,1,inf\nTrue,1,-Infinity\n").unwrap();
+    assert_eq!(infinite.tensors()[2].to_f64().unwrap(), [f64::INFINITY, f64::NEG_INFINITY]);
     for (row, expected) in [
         ("yes,1,1", "row 0, column `flag`: expected BOOL, found `yes`"),
         ("true,1.5,1", "row 0, column `count`: expected INT64, found `1.5`"),
         ("true,nan,1", "row 0, column `count`: expected INT64, found `nan`"),
-        ("true,1,inf", "row 0, column `size`: expected FP64, found `inf`"),
+        ("true,inf,1", "row 0, column `count`: expected INT64, found `inf`"),
+        ("true,1,1e999", "row 0, column `size`: expected FP64, found `1e999`"),
     ] {
         let error = read(&format!("flag,count,size\n{row}\n")).unwrap_err();
         assert_eq!(error.to_string(), expected);
