@@ -202,14 +202,19 @@ impl<'a> Columns<'a> {
             return Err(JsonError::new("expected at least one row, found none"));
         }
         let tensors = self.columns.into_iter().map(|column| {
-            if column.rows == 0 {
-                return Err(JsonError::in_column("is missing", None, &column.spec.name));
-            }
             let shape = [column.rows].into_iter().chain(column.spec.shape.iter().copied()).collect();
             let tensor = Tensor::new(column.spec.name.clone(), column.spec.dtype, shape, column.data);
             tensor.map_err(|error| JsonError::new(error.to_string()))
         });
         Batch::new(tensors.collect::<Result<_, _>>()?).map_err(|error| JsonError::new(error.to_string()))
+    }
+
+    /// The batch of columns that were taken whole, each of which must be there.
+    pub(super) fn finish_whole(self) -> Result<Batch, JsonError> {
+        match self.columns.iter().find(|column| column.rows == 0) {
+            Some(missing) => Err(JsonError::in_column("is missing", None, &missing.spec.name)),
+            None => self.finish(),
+        }
     }
 
     fn unknown_column(&self, name: &str, row: Option<usize>) -> JsonError {

@@ -257,7 +257,13 @@ fn take_columns(
     specs: &[ColumnSpec],
     rows_max: usize,
 ) -> Result<Batch, JsonError> {
-    let mut columns = Columns::new(specs, UnknownColumns::Ignored);
+    let spread = match specs {
+        [only] if only.row_elements() > 1 => {
+            spread(specs, &names_of_fields(&mut scanner.clone(), names_max(specs))?)
+        }
+        _ => None,
+    };
+    let mut columns = Columns::new(spread.as_deref().unwrap_or(specs), UnknownColumns::Ignored);
     take_fields(scanner, &mut |scanner, name| {
         let Some(column) = columns.find(name)? else { return scanner.skip().map_err(JsonError::new) };
         if scanner.peek() != Some(b'[') {
@@ -272,7 +278,7 @@ fn take_columns(
         }
         columns.take_whole(column, rows, |spec, data| take_rows(scanner, spec, rows, data))
     })?;
-    columns.finish()
+    together(columns.finish_whole()?, specs, spread.is_some())
 }
 
 /// Items of a list.
@@ -293,10 +299,15 @@ fn count(scanner: &mut Scanner<'_>) -> Result<usize, JsonError> {
 
 /// The names of the fields of the first of a list of objects.
 fn names_of_first(scanner: &mut Scanner<'_>, names_max: usize) -> Result<Vec<String>, JsonError> {
-    let mut names = Vec::new();
     if !scanner.take(b'[') || scanner.peek() != Some(b'{') {
-        return Ok(names);
+        return Ok(Vec::new());
     }
+    names_of_fields(scanner, names_max)
+}
+
+/// The names of the fields of an object.
+fn names_of_fields(scanner: &mut Scanner<'_>, names_max: usize) -> Result<Vec<String>, JsonError> {
+    let mut names = Vec::new();
     take_fields(scanner, &mut |scanner, name| {
         if names.len() == names_max {
             return Err(too_many_names(names_max));

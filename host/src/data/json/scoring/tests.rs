@@ -127,9 +127,16 @@ fn a_table_is_taken_for_the_only_column_of_as_many_elements() {
         r#"{"dataframe_split": {"data": [[[1, 2, 3]], [[4, 5, 6.5]]]}}"#,
         r#"{"dataframe_records": [{"x": 1, "y": 2, "z": 3}, {"z": 6.5, "x": 4, "y": 5}]}"#,
         r#"{"instances": [[1, 2, 3], [4, 5, 6.5]]}"#,
+        r#"{"inputs": {"x": [1, 4], "y": [2, 5], "z": [3, 6.5]}}"#,
+        r#"{"instances": {"x": [[1], [4]], "y": [2, 5], "z": [3, 6.5]}}"#,
+        r#"{"inputs": {"other": 1, "features": [[1, 2, 3], [4, 5, 6.5]], "more": 2}}"#,
     ] {
         assert_eq!(decode(same, &features).unwrap(), named, "{same}");
     }
+    let first = decode(r#"{"inputs": {"x": 1, "y": 2, "z": 3}}"#, &features).unwrap();
+    assert_eq!(first, named.slice_rows(0..1).unwrap());
+    let uneven = decode(r#"{"inputs": {"x": [1, 2], "y": [2], "z": [3]}}"#, &features).unwrap_err();
+    assert!(uneven.contains("rows"), "{uneven}");
     let csv = |text: &str, unknown| {
         decode_scoring_csv(text.as_bytes(), &features, 3, unknown).map_err(|error| error.to_string())
     };
@@ -143,6 +150,9 @@ fn a_table_is_taken_for_the_only_column_of_as_many_elements() {
             r#"{"dataframe_split": {"columns": ["x", "y"], "data": [[1, 2]]}}"#,
             "column `features`: is missing",
         ),
+        (r#"{"inputs": {"x": [1], "y": [2]}}"#, "column `features`: is missing"),
+        (r#"{"inputs": {"x": [1], "y": [2], "x": [3]}}"#, "column `x`: appears twice"),
+        (r#"{"inputs": {"x": 1, "y": "2", "z": 3}}"#, "row 0, column `y`: expected FP32, found a string"),
         (
             r#"{"dataframe_split": {"columns": ["x", "y", "x"], "data": [[1, 2, 3]]}}"#,
             "column `x`: appears twice",
@@ -202,7 +212,8 @@ fn columns_that_nobody_asked_for_are_ignored_and_others_still_missed() {
         (r#"{"dataframe_records": [{"agee": 4, "city": "Bern"}]}"#, "row 0, column `age`: is missing"),
         (r#"{"dataframe_split": {"columns": ["agee", "city"], "data": []}}"#, "column `age`: is missing"),
         (r#"{"inputs": {"city": ["Bern"], "agee": [4]}}"#, "column `age`: is missing"),
-        (r#"{"inputs": {"agee": [4]}}"#, "expected at least one row, found none"),
+        (r#"{"inputs": {"agee": [4]}}"#, "column `age`: is missing"),
+        (r#"{"inputs": {}}"#, "column `age`: is missing"),
     ] {
         assert_eq!(decode(missing, &two()).unwrap_err(), told, "{missing}");
     }
