@@ -291,14 +291,19 @@ async fn packed_response(
 }
 
 async fn index(State(shared): Server, request: Request) -> Response<Body> {
-    let body = match shared.bodies.read(request.into_body()).await {
-        Ok(body) => body,
-        Err(error) => return error.into_inference_response(),
-    };
-    match decode_index_request(body.bytes()) {
-        Ok(only_ready) => document_response(&index_of(&shared, only_ready)),
-        Err(error) => ApiError::from(error).into_inference_response(),
-    }
+    told(indexed(&shared, request).await)
+}
+
+async fn indexed(shared: &Shared, request: Request) -> Result<Response<Body>, ApiError> {
+    let body = body_of(shared, request).await?;
+    let only_ready = decode_index_request(body.bytes())?;
+    Ok(document_response(&index_of(shared, only_ready)))
+}
+
+/// The body of a request to the model repository, unpacked.
+async fn body_of(shared: &Shared, request: Request) -> Result<RequestBody, ApiError> {
+    let encoding = encoding_of(request.headers())?;
+    shared.bodies.unpack(shared.bodies.read(request.into_body()).await?, encoding).await
 }
 
 /// All that is loaded, and what clients have unloaded and could load again; or only what answers.
@@ -343,7 +348,7 @@ async fn changed(
         other => return Err(no_document(other)),
     };
     let control = control_of(shared)?;
-    let body = shared.bodies.read(request.into_body()).await?;
+    let body = body_of(shared, request).await?;
     decode_load_request(body.bytes())?;
     ask(control, model, change).await?;
     Ok(json_response(StatusCode::OK, "{}"))

@@ -51,6 +51,17 @@ fn what_a_client_has_unloaded_stays_in_the_index_until_it_is_loaded_again() {
     assert_eq!((&part["name"], &part["state"]), (&json!("e"), &json!("UNAVAILABLE")));
     assert!(part["reason"].as_str().unwrap().contains("`one`"), "{part}");
     assert_eq!(index(r#"{"ready": true}"#), [ready("two", "2")]);
+    // Bodies are read here as elsewhere: a frame of zstd with one raw block (RFC 8878), what is not unpacked, and a list.
+    let packed = [b"\x28\xb5\x2f\xfd\x20\x0f\x79\0\0", &br#"{"ready": true}"#[..]].concat();
+    for (body, encoding, status) in
+        [(&packed[..], "zstd", 200), (b"{}", "gzip", 400), (b"{}", "br", 415), (b"[true]", "identity", 400)]
+    {
+        let asked = |path: &str| server.post_with_headers(path, body, &[("content-encoding", encoding)]).0;
+        let found = asked("/v2/repository/index");
+        assert_eq!(found.status, status, "{}", found.body);
+        assert!(status != 200 || found.json() == json!([ready("two", "2")]), "{}", found.body);
+        assert_eq!(asked("/v2/repository/models/nobody/unload").status, status, "{encoding}");
+    }
     change("one", "load");
     assert_eq!(index(""), all);
 }

@@ -161,6 +161,10 @@ fn decode_or_default<'a, T: Default + Deserialize<'a>>(body: &'a [u8]) -> Result
     if body.iter().all(u8::is_ascii_whitespace) {
         return Ok(T::default());
     }
+    // serde would take a list for the fields in their order.
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err(InferenceError::json("not the JSON expected: expected an object"));
+    }
     serde_json::from_slice(body)
         .map_err(|error| InferenceError::json(format!("not the JSON expected: {error}")))
 }
@@ -279,6 +283,11 @@ mod tests {
         }
         assert!(decode_index_request(b"{").is_err());
         assert!(decode_index_request(br#"{"ready":1}"#).is_err());
+        for body in ["[]", "[true]", "null", "1", " \n[]"] {
+            let error = decode_index_request(body.as_bytes()).unwrap_err();
+            assert_eq!(error.to_string(), "not the JSON expected: expected an object", "{body}");
+            assert!(decode_load_request(body.as_bytes()).is_err(), "{body}");
+        }
         assert!(decode_index_request("[".repeat(1_000_000).as_bytes()).is_err());
 
         for body in ["", "{}", r#"{"parameters":{"unload_dependents":false}}"#, r#"{"parameters":null}"#] {
