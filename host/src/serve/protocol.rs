@@ -9,8 +9,8 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{FromRequestParts, Path, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
-use axum::routing::{get, post};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use axum::routing::{any, get, post};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -38,9 +38,9 @@ pub(super) fn router() -> Router<Arc<Shared>> {
         .route("/v2/health/ready", get(ready))
         .route("/v2/models/stats", get(all_statistics))
         .route("/v2/models/{model}", get(metadata))
-        .route("/v2/models/{model}/{what}", get(document).post(infer))
+        .route("/v2/models/{model}/{what}", any(of_model))
         .route("/v2/models/{model}/versions/{version}", get(version_metadata))
-        .route("/v2/models/{model}/versions/{version}/{what}", get(version_document).post(version_infer))
+        .route("/v2/models/{model}/versions/{version}/{what}", any(of_version))
         .route("/v2/repository/index", post(index))
         .route("/v2/repository/models/{model}/{change}", post(change))
         .route("/v2/{*rest}", get(unknown).post(unknown))
@@ -119,15 +119,57 @@ async fn version_metadata(
     told(asked.map(|asked| document_response(&metadata_of(&asked))))
 }
 
-async fn document(State(shared): Server, InPath((model, what)): InPath<(String, String)>) -> Response<Body> {
-    told(document_of(&shared, &model, None, &what))
+async fn of_model(
+    State(shared): Server,
+    InPath((model, what)): InPath<(String, String)>,
+    request: Request,
+) -> Response<Body> {
+    answered(&shared, &model, None, &what, request).await
 }
 
-async fn version_document(
+async fn of_version(
     State(shared): Server,
     InPath((model, version, what)): InPath<(String, String, String)>,
+    request: Request,
 ) -> Response<Body> {
-    told(document_of(&shared, &model, Some(&version), &what))
+    answered(&shared, &model, Some(&version), &what, request).await
+}
+
+/// The answer to what is asked of a model's version, or of the one that answers for it. Which methods it takes depends on that.
+async fn answered(
+    shared: &Shared,
+    model: &str,
+    version: Option<&str>,
+    what: &str,
+    request: Request,
+) -> Response<Body> {
+    let method = request.method();
+    match what {
+        "infer" if method == Method::POST => inferred(shared, model, version, request).await,
+        "infer" => told(wrong_method(shared, model, version, what, method, "POST")),
+        "ready" | "config" | "stats" if !matches!(*method, Method::GET | Method::HEAD) => {
+            told(wrong_method(shared, model, version, what, method, "GET, HEAD"))
+        }
+        _ => told(document_of(shared, model, version, what)),
+    }
+}
+
+/// The answer to another method than those that are allowed. What there is not at all is not found, rather than not allowed.
+fn wrong_method(
+    shared: &Shared,
+    model: &str,
+    version: Option<&str>,
+    what: &str,
+    method: &Method,
+    allowed: &'static str,
+) -> Result<Response<Body>, ApiError> {
+    asked(shared, model, version, None)?;
+    let method: String = method.as_str().chars().take(20).collect();
+    let message = format!("`{what}` does not take {method}: expected {allowed}");
+    let error = ApiError::new(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::MethodNotAllowed, message);
+    let mut response = told(Err(error));
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+    Ok(response)
 }
 
 fn document_of(
@@ -150,10 +192,6 @@ fn document_of(
             };
             Ok(document_response(&serde_json::json!({ "model_stats": all })))
         }
-        "infer" => {
-            let message = "`infer` does not take GET: expected POST";
-            Err(ApiError::new(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::MethodNotAllowed, message))
-        }
         other => Err(no_document(other)),
     }
 }
@@ -170,33 +208,13 @@ async fn all_statistics(State(shared): Server) -> Response<Body> {
     document_response(&serde_json::json!({ "model_stats": all }))
 }
 
-async fn infer(
-    State(shared): Server,
-    InPath((model, what)): InPath<(String, String)>,
-    request: Request,
-) -> Response<Body> {
-    inferred(&shared, &model, None, &what, request).await
-}
-
-async fn version_infer(
-    State(shared): Server,
-    InPath((model, version, what)): InPath<(String, String, String)>,
-    request: Request,
-) -> Response<Body> {
-    inferred(&shared, &model, Some(&version), &what, request).await
-}
-
-/// The answer to what is asked of a model's version, or of the one that answers for it.
+/// What a model's version infers, or the one that answers for it.
 pub(super) async fn inferred(
     shared: &Shared,
     model: &str,
     version: Option<&str>,
-    what: &str,
     request: Request,
 ) -> Response<Body> {
-    if what != "infer" {
-        return no_document(what).into_inference_response();
-    }
     let (asked, asking) = match arrived(shared, model, version, request).await {
         Ok(arrived) => arrived,
         Err(error) => {

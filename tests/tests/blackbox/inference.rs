@@ -1,6 +1,9 @@
 //! The Open Inference Protocol: its official client, and what no client sends.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::process::Command;
+use std::time::Duration;
 
 use host_tests::{Host, Server, pixels_json, python, ran, repository, test_images};
 use serde_json::{Value, json};
@@ -113,6 +116,44 @@ fn what_was_unloaded_and_is_no_longer_said_of_is_forgotten_and_what_a_client_has
     write(host, text);
     wait_for("the file is not followed", || server.post("/serve/one", ROW).status == 200);
     assert_eq!(server.post("/serve/digits", ROW).status, 200);
+}
+
+#[test]
+fn what_is_asked_of_a_model_takes_its_own_methods_and_says_so() {
+    let registry = two_versions();
+    let server = registry.host.serve(["--model", "digits@1"]);
+    let asked = |method: &str, path: &str| {
+        let head = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        let mut stream = TcpStream::connect(server.address()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let answer = answer.to_ascii_lowercase();
+        let allowed = answer.lines().find_map(|line| line.strip_prefix("allow: ")).map(str::to_owned);
+        (answer.get(9..12).unwrap_or_default().to_owned(), allowed)
+    };
+    let refused = |allowed: &str| ("405".to_owned(), Some(allowed.to_owned()));
+    for model in ["/v2/models/digits", "/v2/models/digits/versions/1"] {
+        for method in ["GET", "HEAD", "OPTIONS", "PUT"] {
+            assert_eq!(asked(method, &format!("{model}/infer")), refused("post"), "{method} {model}");
+        }
+        for document in ["ready", "config", "stats"] {
+            for method in ["POST", "OPTIONS", "DELETE"] {
+                let found = asked(method, &format!("{model}/{document}"));
+                assert_eq!(found, refused("get, head"), "{method} {model}/{document}");
+            }
+            for method in ["GET", "HEAD"] {
+                assert_eq!(asked(method, &format!("{model}/{document}")), ("200".to_owned(), None));
+            }
+        }
+        for method in ["GET", "POST", "OPTIONS"] {
+            assert_eq!(asked(method, &format!("{model}/nothing")), ("404".to_owned(), None), "{method}");
+        }
+    }
+    for path in ["/v2/models/none/infer", "/v2/models/none/ready", "/v2/models/digits/versions/2/ready"] {
+        assert_eq!(asked("PUT", path), ("404".to_owned(), None), "{path}");
+    }
 }
 
 /// Status and message of a refusal; and that the next request is answered.

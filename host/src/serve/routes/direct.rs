@@ -36,7 +36,7 @@ impl Direct {
     pub(super) async fn answer(self, shared: Arc<Shared>, request: Request) -> Response<Body> {
         match self {
             Self::Scoring(endpoint) => respond(&shared, &endpoint, None, request).await,
-            Self::Inference(model) => protocol::inferred(&shared, &model, None, "infer", request).await,
+            Self::Inference(model) => protocol::inferred(&shared, &model, None, request).await,
             Self::Call => grpc::infer(shared, request).await,
         }
     }
