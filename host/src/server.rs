@@ -7,6 +7,7 @@
 mod answers;
 mod connection;
 mod guard;
+mod head;
 mod http2;
 mod linger;
 mod places;

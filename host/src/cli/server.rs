@@ -46,6 +46,7 @@ fn refuse(why: &Refusal) -> Response<Body> {
         Refusal::Forbidden(why) => track::rest::forbid(why),
         Refusal::Busy { .. } => track::rest::overloaded(why),
         Refusal::TooManyHeaders { .. } => track::rest::too_much(why),
+        Refusal::TransferEncoding => track::rest::unsupported(why),
     }
 }
 

@@ -121,6 +121,17 @@ impl Routes {
         self.refuse(request, client, Duration::ZERO, error)
     }
 
+    /// The answer to a request that asks for what is not there whatever the route, as `why` says.
+    pub fn unsupported(
+        &self,
+        request: &Request,
+        client: SocketAddr,
+        why: &impl fmt::Display,
+    ) -> Response<Body> {
+        let error = ApiError::new(StatusCode::NOT_IMPLEMENTED, ErrorCode::Unsupported, why.to_string());
+        self.refuse(request, client, Duration::ZERO, error)
+    }
+
     /// The answer to a request that no route is asked for.
     fn refuse(
         &self,

@@ -41,6 +41,9 @@ pub enum Refusal {
         /// The limit.
         limit: usize,
     },
+    /// Its body comes in a way that is not undone here.
+    #[error("`Transfer-Encoding` is not supported: expected `chunked`, once, or none")]
+    TransferEncoding,
 }
 
 /// Routes to answer by, and how they refuse.

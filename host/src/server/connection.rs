@@ -9,6 +9,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::http::HeaderValue;
 use axum::http::header::CONNECTION;
+use futures_util::future::{Either, ready};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -17,12 +18,13 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::answers::refused;
 use super::linger::{Lingering, Unread, WatchedBody};
 use super::places::Places;
 use super::preface::{Protocol, Reread, detect};
 use super::quiet::{Crowd, Quiet};
 use super::write_limit::WriteLimit;
-use super::{Answers, http2};
+use super::{Answers, head, http2};
 
 /// Bytes of a request's head.
 pub(super) const HEADER_MAX_BYTES: usize = 64 * 1024;
@@ -123,7 +125,14 @@ impl<A: Answers> Connections<A> {
             counted.begun.fetch_add(1, Ordering::Relaxed);
             let counted = Arc::clone(&counted);
             let request = request.map(|body| Body::new(WatchedBody::new(body, unread.clone())));
-            let answer = answers.answer(request, client);
+            let answer = match head::check(request.headers()) {
+                Ok(()) => Either::Left(answers.answer(request, client)),
+                Err(why) => {
+                    let mut answer = refused(&answers, &request, client, &why);
+                    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                    Either::Right(ready(answer))
+                }
+            };
             let unread = unread.clone();
             async move {
                 let mut answer = answer.await;

@@ -16,6 +16,8 @@ pub enum ErrorCode {
     PermissionDenied,
     /// There is no such route.
     EndpointNotFound,
+    /// This server does not do that.
+    NotImplemented,
     /// The database or the store cannot be reached; try again.
     TemporarilyUnavailable,
     /// Our fault.

@@ -114,6 +114,11 @@ pub fn too_much(why: &impl std::fmt::Display) -> Response<Body> {
     refusal(&TrackError::new(ErrorCode::InvalidParameterValue, why.to_string()))
 }
 
+/// The answer to a request that asks for what is not there whatever the route, as `why` says.
+pub fn unsupported(why: &impl std::fmt::Display) -> Response<Body> {
+    refusal(&TrackError::new(ErrorCode::NotImplemented, why.to_string()))
+}
+
 async fn server_info() -> Response<Body> {
     #[derive(Serialize)]
     struct ServerInfo {
@@ -150,6 +155,7 @@ fn refusal(error: &TrackError) -> Response<Body> {
         ErrorCode::PermissionDenied => StatusCode::FORBIDDEN,
         ErrorCode::ResourceDoesNotExist | ErrorCode::EndpointNotFound => StatusCode::NOT_FOUND,
         ErrorCode::TemporarilyUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorCode::NotImplemented => StatusCode::NOT_IMPLEMENTED,
         ErrorCode::InvalidState | ErrorCode::InternalError => StatusCode::INTERNAL_SERVER_ERROR,
     };
     if status.is_server_error() {

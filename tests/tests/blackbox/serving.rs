@@ -409,9 +409,15 @@ fn a_body_that_is_announced_too_large_is_refused_before_it_is_sent() {
 fn what_is_no_request_is_answered_and_cut_off() {
     let server = Host::trained().serve(["--model", "mnist"]);
     let many_headers: String = (0..150).map(|index| format!("a{index}: b\r\n")).collect();
+    let chunked = |headers: &str| {
+        format!("POST /serve/mnist HTTP/1.1\r\nhost: localhost\r\n{headers}\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n")
+    };
     let cases = [
         ("HELO there\r\n\r\n".to_owned(), "HTTP/1.1 400"),
         (format!("GET /health HTTP/1.1\r\nhost: localhost\r\n{many_headers}\r\n"), "HTTP/1.1 431"),
+        (chunked("transfer-encoding: gzip, chunked"), "HTTP/1.1 501"),
+        (chunked("transfer-encoding: chunked\r\ntransfer-encoding: chunked"), "HTTP/1.1 501"),
+        (chunked("transfer-encoding: chunked\r\nconnection: close"), "HTTP/1.1 400"),
     ];
     for (request, status) in cases {
         let mut connection = TcpStream::connect(server.address()).unwrap();

@@ -213,6 +213,16 @@ fn send_chunk(stream: &mut TcpStream, bytes: &[u8]) -> std::io::Result<()> {
 }
 
 #[test]
+fn a_body_that_was_packed_on_its_way_is_refused() {
+    let host = Host::new();
+    let server = host.server([]);
+    let mut stream = open_post(&server, "experiments/search", "transfer-encoding: gzip, chunked");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert_eq!(status_and_code(&answer), ("501".to_owned(), "NOT_IMPLEMENTED".to_owned()));
+}
+
+#[test]
 fn a_body_of_a_gigabyte_is_refused_and_takes_no_memory() {
     let host = Host::new();
     let server = host.server([]);
