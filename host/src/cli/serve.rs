@@ -315,12 +315,12 @@ fn specs_of_models(arguments: &ServeArguments) -> anyhow::Result<Vec<EndpointSpe
 
 /// An endpoint's name, if one is given, and a model. A folder may have `=` in its name.
 fn named_model(text: &str) -> anyhow::Result<(Option<Name>, ModelReference)> {
-    if let Ok(model) = text.parse() {
-        return Ok((None, model));
-    }
+    let is_there = || text.parse().is_ok_and(|model: ModelReference| model.folder_state().is_some());
     match text.split_once('=') {
-        Some((name, model)) => Ok((Some(name.parse()?), model.parse()?)),
-        None => Ok((None, text.parse()?)),
+        Some((name, model)) if !name.contains('/') && !is_there() => {
+            Ok((Some(name.parse()?), model.parse()?))
+        }
+        _ => Ok((None, text.parse()?)),
     }
 }
 
@@ -454,5 +454,31 @@ async fn constant(request: Request) -> Response<Body> {
     match is_call {
         true => answered_call(ANSWER.as_bytes()),
         false => ([("content-type", "application/json")], ANSWER).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_may_be_named_before_a_model() {
+        let read = |text: &str| {
+            let (name, model) = named_model(text).unwrap();
+            (name.map(|name| name.to_string()), model.to_string())
+        };
+        let named = |model: &str| (Some("d".to_owned()), model.to_owned());
+        assert_eq!(read("d=digits@1"), named("digits@1"));
+        assert_eq!(read("d=./gone"), named("./gone"));
+        assert_eq!(read("d=/gone/a=1"), named("/gone/a=1"));
+        assert_eq!(read("digits@1"), (None, "digits@1".to_owned()));
+        assert_eq!(read("./gone/a=1"), (None, "./gone/a=1".to_owned()));
+        assert!(named_model("D=./gone").unwrap_err().to_string().contains("`D` is not a name"));
+        let base = tempfile::tempdir().unwrap();
+        let bundle = base.path().join("a=1");
+        std::fs::create_dir(&bundle).unwrap();
+        std::fs::write(bundle.join("bundle.json"), "{}").unwrap();
+        let bundle = bundle.to_str().unwrap();
+        assert_eq!(read(bundle), (None, bundle.to_owned()));
     }
 }

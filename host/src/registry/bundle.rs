@@ -238,6 +238,12 @@ pub enum RegistryError {
         /// The text.
         text: String,
     },
+    /// There is no bundle where one is said to be.
+    #[error("there is no bundle in `{}`: expected a folder with `{MANIFEST_FILE}`", folder.display())]
+    NoFolder {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// Nothing of which the lineage could be told.
     #[error(
         "nothing is called `{text}`: expected a dataset or its version, a model's version, a run's id, or the digest of a \
@@ -398,8 +404,16 @@ pub fn export_bundle(store: &Store, digest: Digest, folder: &Path) -> Result<(),
 
 /// Takes a bundle folder into the store, checking every digest; gives the bundle's digest.
 pub(super) fn import_bundle(store: &Store, folder: &Path) -> Result<Digest, RegistryError> {
+    use std::io::ErrorKind;
     let manifest_path = folder.join(MANIFEST_FILE);
-    let manifest_bytes = read_limited(&manifest_path, MANIFEST_MAX_BYTES)?;
+    let manifest_bytes = read_limited(&manifest_path, MANIFEST_MAX_BYTES).map_err(|error| match error {
+        RegistryError::Io { source, .. }
+            if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+        {
+            RegistryError::NoFolder { folder: folder.to_path_buf() }
+        }
+        error => error,
+    })?;
     let manifest = BundleManifest::from_bytes(&manifest_bytes, &manifest_path.display().to_string())?;
     for blob in manifest.blobs() {
         let limit = blob.size.min(BLOB_MAX_BYTES);

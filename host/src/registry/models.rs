@@ -69,29 +69,29 @@ impl FromStr for ModelReference {
     type Err = RegistryError;
 
     fn from_str(text: &str) -> Result<Self, RegistryError> {
+        Self::parse_in(Path::new(""), text)
+    }
+}
+
+impl ModelReference {
+    /// Like [`str::parse`], with bundle folders that start from `folder`.
+    ///
+    /// What no name can be, for it has a `/` or begins with `.`, is a folder, whether it is there or not: who needs the bundle
+    /// tells that. Of names those are folders that are there.
+    pub fn parse_in(folder: &Path, text: &str) -> Result<Self, RegistryError> {
         let wrong = || RegistryError::Reference { text: text.chars().take(200).collect() };
         if text.starts_with("sha256:") {
             return text.parse().map(Self::Bundle).map_err(|_| wrong());
         }
-        if Path::new(text).join(MANIFEST_FILE).is_file() {
-            return Ok(Self::Folder(PathBuf::from(text)));
+        let path = folder.join(text);
+        if text.contains('/') || text.starts_with('.') || path.join(MANIFEST_FILE).is_file() {
+            return Ok(Self::Folder(path));
         }
         let (name, version) = match text.split_once('@') {
             Some((name, version)) => (name, version.parse().map_err(|_| wrong())?),
             None => (text, VersionSelector::Newest),
         };
         Ok(Self::Name(name.parse().map_err(|_| wrong())?, version))
-    }
-}
-
-impl ModelReference {
-    /// Like [`str::parse`], with bundle folders that start from `folder`.
-    pub fn parse_in(folder: &Path, text: &str) -> Result<Self, RegistryError> {
-        let path = folder.join(text);
-        match path.join(MANIFEST_FILE).is_file() {
-            true => Ok(Self::Folder(path)),
-            false => text.parse(),
-        }
     }
 }
 
@@ -279,5 +279,25 @@ mod tests {
             let error = read(text).unwrap_err();
             assert!(error.to_string().contains("names no model"), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn a_path_is_a_folder_whether_it_is_there_or_not() {
+        for path in ["./gone", "../gone", "gone/", "/gone/bundle", "gone@1/bundle", ".", ".gone"] {
+            let read = path.parse::<ModelReference>().unwrap();
+            assert_eq!(read, ModelReference::Folder(PathBuf::from(path)), "{path}");
+            assert_eq!(read.folder_state(), None);
+        }
+        let base = tempfile::tempdir().unwrap();
+        let store = Store::open(base.path()).unwrap();
+        let gone = ModelReference::parse_in(base.path(), "./gone").unwrap();
+        let error = resolve_unnamed(&store, &gone).unwrap_err();
+        assert!(matches!(error, RegistryError::NoFolder { .. }), "{error}");
+        // Of what may be a name the folder that is there is meant.
+        let in_base = |text| ModelReference::parse_in(base.path(), text).unwrap();
+        assert!(matches!(in_base("bundle"), ModelReference::Name(..)));
+        std::fs::create_dir(base.path().join("bundle")).unwrap();
+        std::fs::write(base.path().join("bundle").join(MANIFEST_FILE), "{}").unwrap();
+        assert_eq!(in_base("bundle"), ModelReference::Folder(base.path().join("bundle")));
     }
 }

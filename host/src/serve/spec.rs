@@ -470,6 +470,8 @@ endpoints:
             "a link may be there"
         );
         assert_eq!(told(base.path(), "digits@1"), "digits@1");
+        let gone = base.path().join("gone");
+        assert_eq!(told(base.path(), "./gone"), gone.to_str().unwrap(), "a folder that is not there is one");
     }
 
     #[test]
@@ -528,7 +530,7 @@ endpoints:
         assert_eq!(endpoint("{ sequence: [a], keep: 1 }"), format!("endpoint `e`: {ONLY_OF_PARTS}"));
         assert_eq!(endpoint("{ sequence: [a], cache_mib: 1 }"), format!("endpoint `e`: {ONLY_OF_PARTS}"));
         assert!(endpoint("{ ensemble: [{ endpoint: a, weight: 0 }] }").contains("a weight is 0"));
-        assert!(endpoint("{ model: '../m' }").contains("names no model"));
+        assert!(endpoint("{ model: 'a m' }").contains("names no model"));
         assert!(endpoint("{ modell: m }").contains("modell"));
         assert!(parse("version: 2\nendpoints: {}").unwrap_err().contains("`version` is 2"));
         assert!(

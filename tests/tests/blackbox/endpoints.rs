@@ -255,6 +255,7 @@ fn what_cannot_be_served_is_told_before_anything_is() {
     );
     assert!(refused(&["--model", "d=nothing"]).contains("there is no model `nothing`"));
     assert!(refused(&["--model", "D=digits"]).contains("`D` is not a name"));
+    assert!(refused(&["--model", "d=./nothing"]).contains("there is no bundle in `./nothing`"));
     assert!(refused(&["--endpoints", "/nowhere"]).contains("failed to read `/nowhere`"));
     assert!(refused(&[]).contains("--model"));
     let file = write(host, "version: 1\nendpoints: {}\n");
@@ -332,6 +333,23 @@ fn a_folder_that_vanishes_is_served_on_and_told_once() {
     assert_eq!(ask(&server, "/serve/one", &[]), before);
     let told = server.stop().stderr;
     assert_eq!(told.matches("endpoint `one`").count(), 1, "{told}");
+}
+
+#[test]
+fn a_folder_that_is_not_there_harms_no_other_endpoint() {
+    let registry = two_versions();
+    let host = &registry.host;
+    let file = write(host, "version: 1\nendpoints: { one: { model: digits@1 }, two: { model: ./late } }\n");
+    let server = host.serve(["--endpoints", &file]);
+    assert_eq!(ask(&server, "/serve/one", &[]).1, "digits@1");
+    write(host, "version: 1\nendpoints: { one: { model: digits@2 }, two: { model: ./late } }\n");
+    wait_for("the file is not followed", || ask(&server, "/serve/one", &[]).1 == "digits@2");
+    let late = host.state_dir().join("late");
+    registry.run(&["model", "export", "digits@1", late.to_str().unwrap()]).expect_success();
+    wait_for("a folder that has come is not served", || server.post("/serve/two", ROW).status == 200);
+    let told = server.stop().stderr;
+    let reason = format!("endpoint `two`: there is no bundle in `{}`", late.display());
+    assert_eq!(told.matches(&reason).count(), 1, "{told}");
 }
 
 #[test]
