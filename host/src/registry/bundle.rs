@@ -232,7 +232,8 @@ pub enum RegistryError {
     },
     /// Text that names no model.
     #[error(
-        "`{text}` names no model: expected a name, `name@version`, `name@alias`, a `sha256:` digest or a bundle folder"
+        "`{text}` names no model: expected a name, `name@version`, `name@alias`, `models:/name/version`, `models:/name@alias`, a \
+         `sha256:` digest or a bundle folder"
     )]
     Reference {
         /// The text.

@@ -83,6 +83,9 @@ impl ModelReference {
         if text.starts_with("sha256:") {
             return text.parse().map(Self::Bundle).map_err(|_| wrong());
         }
+        if let Some(of_model) = text.strip_prefix("models:/") {
+            return Self::parse_uri(of_model).ok_or_else(wrong);
+        }
         let path = folder.join(text);
         if text.contains('/') || text.starts_with('.') || path.join(MANIFEST_FILE).is_file() {
             return Ok(Self::Folder(path));
@@ -92,6 +95,22 @@ impl ModelReference {
             None => (text, VersionSelector::Newest),
         };
         Ok(Self::Name(name.parse().map_err(|_| wrong())?, version))
+    }
+
+    /// Reads what stands after `models:/` in a URI of MLflow's: `name@alias`, `name/2` or `name/latest`. A name alone is the id of
+    /// a logged model there.
+    fn parse_uri(text: &str) -> Option<Self> {
+        let (name, version) = match text.split_once('@') {
+            Some((name, alias)) => (name, alias.parse().ok()?),
+            None => {
+                let (name, version) = text.split_once('/')?;
+                // What is no number is a stage.
+                let version =
+                    version.parse().ok().filter(|version| !matches!(version, VersionSelector::Alias(_)))?;
+                (name, version)
+            }
+        };
+        Some(Self::Name(name.parse().ok()?, version))
     }
 }
 
@@ -265,7 +284,16 @@ mod tests {
         assert_eq!(read("digits@latest").unwrap(), name(VersionSelector::Newest));
         assert_eq!(read("digits@12").unwrap(), name(VersionSelector::Number(12)));
         assert_eq!(read("digits@champion").unwrap(), name(VersionSelector::Alias("champion".to_owned())));
+        assert_eq!(read("models:/digits@champion").unwrap(), read("digits@champion").unwrap());
+        assert_eq!(read("models:/digits/12").unwrap(), read("digits@12").unwrap());
+        assert_eq!(read("models:/digits/latest").unwrap(), read("digits").unwrap());
         for text in [
+            "models:/",
+            "models:/digits",
+            "models:/digits/",
+            "models:/digits/Production",
+            "models:/digits/1/2",
+            "models:/digits@1@2",
             "",
             "@",
             "digits@",

@@ -3,7 +3,7 @@
 mod graph;
 mod yaml;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use axum::http::HeaderName;
@@ -328,10 +328,6 @@ impl EndpointFields {
         if routes.iter().all(|route| route.weight == 0) {
             return Err("all weights are 0: expected one that is not".to_owned());
         }
-        let names: BTreeSet<&str> = routes.iter().map(|route| route.model.as_str()).collect();
-        if names.len() < routes.len() {
-            return Err("`traffic` has a model twice".to_owned());
-        }
         let sticky = self.sticky.map(|name| {
             let parsed = name.parse::<HeaderName>();
             parsed.map_err(|_| format!("`sticky` is `{name}`: expected the name of a header"))
@@ -344,7 +340,12 @@ impl EndpointFields {
             let model = model_in(folder, &route.model)?;
             Ok::<_, String>(RouteSpec { model, weight: route.weight })
         };
-        let routes = routes.into_iter().map(route).collect::<Result<_, _>>()?;
+        let routes = routes.into_iter().map(route).collect::<Result<Vec<_>, _>>()?;
+        // There are several ways to write one.
+        let models: HashSet<&ModelReference> = routes.iter().map(|route| &route.model).collect();
+        if models.len() < routes.len() {
+            return Err("`traffic` has a model twice".to_owned());
+        }
         Ok(EndpointSpec { name, routes, graph: None, sticky: sticky.transpose()?, kept, shadows, policy })
     }
 
@@ -495,6 +496,10 @@ endpoints:
         );
         assert_eq!(
             endpoint("{ traffic: [{ model: m, weight: 1 }, { model: m, weight: 2 }] }"),
+            "endpoint `e`: `traffic` has a model twice"
+        );
+        assert_eq!(
+            endpoint("{ traffic: [{ model: m@1, weight: 1 }, { model: 'models:/m/1', weight: 2 }] }"),
             "endpoint `e`: `traffic` has a model twice"
         );
         assert_eq!(

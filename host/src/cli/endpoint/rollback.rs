@@ -12,7 +12,7 @@ use super::{Listed, ListedEndpoint, ListedRoute, ServerUrl};
 use crate::cli::output::Output;
 use crate::cli::state::StateArguments;
 use crate::domain::Name;
-use crate::registry::{Registry, RegistryError, VersionSelector, YANKED_TAG};
+use crate::registry::{ModelReference, Registry, RegistryError, VersionSelector, YANKED_TAG};
 
 /// Pause between two looks whether the server follows.
 const LOOK: Duration = Duration::from_millis(100);
@@ -128,7 +128,9 @@ fn chosen(listed: &Listed, arguments: &RollbackArguments) -> anyhow::Result<Foll
     if let Some(model) = &arguments.model
         && !routes.is_empty()
     {
-        let named = routes.iter().find(|route| route.asked_for == *model);
+        // The server tells what it is asked for as `name@alias`, however the file says it.
+        let told = model.parse().map_or_else(|_| model.clone(), |read: ModelReference| read.to_string());
+        let named = routes.iter().find(|route| route.asked_for == *model || route.asked_for == told);
         let asked_for = || quoted(routes.iter().map(|route| &route.asked_for));
         let named =
             named.ok_or_else(|| anyhow!("`{name}` is not asked to serve `{model}`, but {}", asked_for()))?;
