@@ -18,8 +18,10 @@ const UNNUMBERED: i64 = 1;
 pub struct Endpoint {
     name: Name,
     routing: RwLock<Arc<Routing>>,
-    /// Requests so far, from which chance is drawn.
+    /// Counts requests, from a number of its own on; from it chance is drawn.
     requests: AtomicU64,
+    /// Begins the hash of a key, so that keys do not fall the same way at every endpoint.
+    key_basis: u64,
 }
 
 /// Which deployments share the requests of an endpoint.
@@ -52,7 +54,11 @@ pub struct Route {
 impl Endpoint {
     /// Makes an endpoint.
     pub fn new(name: Name, routing: Routing) -> Self {
-        Self { name, routing: RwLock::new(Arc::new(routing)), requests: AtomicU64::new(0) }
+        // No two endpoints and no two servers draw the same: what passes through several would meet each canary or none.
+        let (first, _) = uuid::Uuid::new_v4().as_u64_pair();
+        // The same on every server. No key begins with the zero.
+        let key_basis = fnv(fnv(FNV_BASIS, name.as_str().as_bytes()), &[0]);
+        Self { name, routing: RwLock::new(Arc::new(routing)), requests: AtomicU64::new(first), key_basis }
     }
 
     /// Its name.
@@ -72,8 +78,10 @@ impl Endpoint {
 
     /// Who of a routing of this endpoint answers a request with these headers; none where nobody does.
     pub fn choose(&self, routing: &Routing, headers: &HeaderMap) -> Option<Arc<Deployment>> {
-        let draw = || match routing.sticky.as_ref().and_then(|name| headers.get(name)) {
-            Some(key) => hash(key.as_bytes()),
+        let key = || routing.sticky.as_ref().and_then(|name| headers.get(name)).filter(|key| !key.is_empty());
+        let draw = || match key() {
+            // Mixed once more, so that its upper half is even too.
+            Some(key) => mix(fnv(self.key_basis, key.as_bytes())),
             None => mix(self.requests.fetch_add(1, Ordering::Relaxed)),
         };
         routing.choose(draw).map(Arc::clone)
@@ -254,10 +262,13 @@ pub(super) fn number_of(deployment: &Deployment) -> i64 {
     deployment.version().map_or(UNNUMBERED, |(_, number)| *number)
 }
 
-/// FNV-1a (Fowler, Noll, Vo) over the bytes, mixed once more so that its upper half is even too.
-fn hash(bytes: &[u8]) -> u64 {
+/// What FNV-1a begins with.
+const FNV_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// FNV-1a (Fowler, Noll, Vo) goes on over the bytes.
+fn fnv(hash: u64, bytes: &[u8]) -> u64 {
     let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-    mix(bytes.iter().fold(0xcbf2_9ce4_8422_2325, step))
+    bytes.iter().fold(hash, step)
 }
 
 #[cfg(test)]
@@ -266,13 +277,17 @@ mod tests {
     use super::*;
 
     fn split(weights: &[u32]) -> Endpoint {
+        split_at("e", weights)
+    }
+
+    fn split_at(name: &str, weights: &[u32]) -> Endpoint {
         let route = |(number, weight): (i64, &u32)| Route {
             deployment: Arc::new(deployment(1, 1).1.named("m", number)),
             weight: *weight,
             model: None,
         };
         let routes = (1..).zip(weights).map(route).collect();
-        Endpoint::new("e".parse().unwrap(), Routing::split(routes, Some(HeaderName::from_static("x-user"))))
+        Endpoint::new(name.parse().unwrap(), Routing::split(routes, Some(HeaderName::from_static("x-user"))))
     }
 
     fn choose(endpoint: &Endpoint, headers: &HeaderMap) -> Option<Arc<Deployment>> {
@@ -319,6 +334,34 @@ mod tests {
             counts[chosen as usize] += 1;
         }
         assert!((400..600).contains(&counts[1]), "{counts:?}");
+    }
+
+    #[test]
+    fn endpoints_draw_apart_and_keys_fall_the_same_on_every_server() {
+        let draws = |endpoint: &Endpoint, headers: &dyn Fn(u32) -> HeaderMap| -> Vec<i64> {
+            (0..1_000).map(|user| number(&choose(endpoint, &headers(user)).unwrap())).collect()
+        };
+        let both = |a: &[i64], b: &[i64]| a.iter().zip(b).filter(|(a, b)| **a == 2 && a == b).count();
+        let user = |user: u32| {
+            let key = format!("user {user}").parse().unwrap();
+            HeaderMap::from_iter([(HeaderName::from_static("x-user"), key)])
+        };
+        let [here, there, other] = ["e", "e", "f"].map(|name| split_at(name, &[1, 1]));
+        assert_eq!(draws(&here, &user), draws(&there, &user));
+        // Of two that know nothing of each other a quarter falls together.
+        let together = both(&draws(&here, &user), &draws(&other, &user));
+        assert!((150..350).contains(&together), "{together}");
+        let nobody = |_: u32| HeaderMap::new();
+        let together = both(&draws(&here, &nobody), &draws(&there, &nobody));
+        assert!((150..350).contains(&together), "{together}");
+    }
+
+    #[test]
+    fn an_empty_key_is_none() {
+        let endpoint = split(&[1, 1]);
+        let headers = HeaderMap::from_iter([(HeaderName::from_static("x-user"), "".parse().unwrap())]);
+        let chosen: Vec<i64> = (0..100).map(|_| number(&choose(&endpoint, &headers).unwrap())).collect();
+        assert!(chosen.contains(&1) && chosen.contains(&2), "{chosen:?}");
     }
 
     #[test]
