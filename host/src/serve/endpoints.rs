@@ -8,6 +8,9 @@ use crate::domain::Name;
 /// Endpoints that clients have unloaded and that are still told of. Of more, those that were unloaded first are forgotten.
 const UNLOADED_MAX: usize = 1_000;
 
+/// Longest reason that is told of an endpoint that has failed.
+const REASON_MAX_CHARS: usize = 500;
+
 /// The endpoints of a server, by name. They come, go and change while requests are answered.
 #[derive(Default)]
 pub struct Endpoints {
@@ -20,6 +23,8 @@ struct Known {
     by_name: BTreeMap<String, Arc<Endpoint>>,
     /// The one that was unloaded last at the end.
     unloaded: VecDeque<UnloadedEndpoint>,
+    /// Why endpoints are not what they should be, by name; no more than there should be.
+    failed: BTreeMap<Name, String>,
 }
 
 /// An endpoint that was there until a client unloaded it.
@@ -84,6 +89,37 @@ impl Endpoints {
     /// Forgets endpoints that were unloaded and of which nobody could load one again.
     pub fn retain_unloaded(&self, is_wanted: impl Fn(&Name) -> bool) {
         self.write().unloaded.retain(|unloaded| is_wanted(&unloaded.name));
+    }
+
+    /// Takes note that an endpoint is not what it should be, and why; it may still answer as before, or not be there.
+    pub(super) fn note_failure(&self, name: &Name, reason: &str) {
+        let reason = reason.chars().take(REASON_MAX_CHARS).collect();
+        self.write().failed.insert(name.clone(), reason);
+    }
+
+    /// Takes note that an endpoint is what it should be, or that nobody wants it any more.
+    pub fn clear_failure(&self, name: &Name) {
+        // Nearly always there is none, and requests read beside this.
+        if self.read().failed.contains_key(name) {
+            self.write().failed.remove(name);
+        }
+    }
+
+    /// Forgets the failures of endpoints that nobody wants any more.
+    pub(super) fn retain_failures(&self, is_wanted: impl Fn(&Name) -> bool) {
+        if self.read().failed.keys().any(|name| !is_wanted(name)) {
+            self.write().failed.retain(|name, _| is_wanted(name));
+        }
+    }
+
+    /// Those that are not what they should be, and why.
+    pub(super) fn failures(&self) -> Vec<(Name, String)> {
+        self.read().failed.iter().map(|(name, reason)| (name.clone(), reason.clone())).collect()
+    }
+
+    /// Whether the last attempt to make an endpoint of this name what it should be has failed.
+    pub(super) fn has_failed(&self, name: &str) -> bool {
+        name.parse().is_ok_and(|name: Name| self.read().failed.contains_key(&name))
     }
 
     /// Removes those that are not to be kept; requests that they have begun end well.
@@ -174,6 +210,22 @@ mod tests {
         endpoints.note_stop();
         assert_eq!(endpoints.not_ready(), Some("the server is stopping"));
         assert!(endpoints.get("a").is_some(), "it answers still");
+    }
+
+    #[test]
+    fn a_failure_is_told_of_until_it_is_none() {
+        let endpoints = Endpoints::default();
+        let [a, b]: [Name; 2] = ["a", "b"].map(|name| name.parse().unwrap());
+        endpoints.note_failure(&a, "first");
+        endpoints.note_failure(&a, &"ä".repeat(REASON_MAX_CHARS + 1));
+        endpoints.note_failure(&b, "gone");
+        assert!(endpoints.has_failed("a") && !endpoints.has_failed("c") && !endpoints.has_failed("../a"));
+        let kept = "ä".repeat(REASON_MAX_CHARS);
+        assert_eq!(endpoints.failures(), [(a.clone(), kept), (b.clone(), "gone".to_owned())]);
+        endpoints.clear_failure(&a);
+        assert!(!endpoints.has_failed("a"));
+        endpoints.retain_failures(|name| *name != b);
+        assert!(endpoints.failures().is_empty());
     }
 
     #[test]

@@ -355,6 +355,10 @@ pub fn exposition(metrics: &ServeMetrics, endpoints: &Endpoints) -> Result<Strin
     for endpoint in endpoints.all() {
         families_of(&endpoint).into_iter().for_each(&mut add);
     }
+    for (endpoint, _) in endpoints.failures() {
+        let help = "Whether the last attempt to load what an endpoint should serve has failed; what was there before may answer.";
+        add(gauge("host_endpoint_failed", help, &[("endpoint", endpoint.to_string())], 1.0));
+    }
     let mut families: Vec<MetricFamily> = families.into_values().collect();
     families.retain(|family| !family.get_metric().is_empty());
     TextEncoder::new().encode_to_string(&families)

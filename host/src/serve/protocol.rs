@@ -25,6 +25,7 @@ use super::inference::{
 };
 use super::shared::{Asked, Shared};
 use super::{ApiError, Call, Control, ControlChange, Decoded, Deployment, Endpoint, ErrorCode, RequestBody};
+use crate::domain::Name;
 
 /// Why a model is not there that a client has unloaded, as Triton says it.
 const UNLOADED: &str = "unloaded";
@@ -324,7 +325,7 @@ async fn body_of(shared: &Shared, request: Request) -> Result<RequestBody, ApiEr
     shared.bodies.unpack(shared.bodies.read(request.into_body()).await?, encoding).await
 }
 
-/// All that is loaded, and what clients have unloaded and could load again; or only what answers.
+/// All that is loaded, what could not be, and what clients have unloaded and could load again; or only what answers.
 pub(super) fn index_of(shared: &Shared, only_ready: bool) -> Vec<ModelIndexEntry> {
     let (endpoints, unloaded) = shared.endpoints.all_and_unloaded();
     let loaded = endpoints.iter().flat_map(|endpoint| {
@@ -342,8 +343,13 @@ pub(super) fn index_of(shared: &Shared, only_ready: bool) -> Vec<ModelIndexEntry
         let entry = move |version| ModelIndexEntry::unavailable(name.to_string(), version, UNLOADED);
         versions.into_iter().map(entry)
     });
+    let is_there = |name: &Name| endpoints.iter().any(|endpoint| endpoint.name() == name);
+    let failed = shared.endpoints.failures().into_iter().filter(|(name, _)| !is_there(name));
+    // Which version it would be is not known.
+    let failed =
+        failed.map(|(name, reason)| ModelIndexEntry::unavailable(name.to_string(), String::new(), &reason));
     let is_asked_for = |entry: &ModelIndexEntry| !only_ready || entry.state == ModelState::Ready;
-    loaded.chain(unloaded).filter(is_asked_for).collect()
+    loaded.chain(failed).chain(unloaded).filter(is_asked_for).collect()
 }
 
 async fn change(

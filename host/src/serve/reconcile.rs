@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::capture::with_causes;
 use super::deployer::{DeployError, Deployer, LocatedBundle};
 use super::graph::Graph;
 use super::spec::EndpointSpec;
@@ -117,12 +118,13 @@ impl Reconciler {
         }
         self.endpoints.retain(is_wanted);
         self.refused.retain(|name, _| specs.iter().any(|spec| spec.name == *name));
+        self.endpoints.retain_failures(|name| specs.iter().any(|spec| spec.name == *name));
         self.told.retain(|name, _| specs.iter().any(|spec| spec.name == *name));
         self.folders.retain(|folder, _| specs.iter().any(|spec| spec.models().any(|model| model == folder)));
         changes
     }
 
-    /// What of an outcome has not been told yet.
+    /// Takes note of an outcome; gives what of it has not been told yet.
     fn news(
         &mut self,
         endpoint: &Name,
@@ -130,9 +132,13 @@ impl Reconciler {
     ) -> Option<Result<EndpointOutcome, DeployError>> {
         match &outcome {
             Ok(None) if self.refused.contains_key(endpoint) => {}
-            Ok(_) => drop(self.told.remove(endpoint)),
+            Ok(_) => {
+                self.endpoints.clear_failure(endpoint);
+                self.told.remove(endpoint);
+            }
             Err(error) => {
-                let text = error.to_string();
+                let text = with_causes(error);
+                self.endpoints.note_failure(endpoint, &text);
                 if self.told.get(endpoint) == Some(&text) {
                     return None;
                 }

@@ -258,7 +258,10 @@ fn failed(endpoint: &str, error: &ApiError, response: Response<Body>) -> Respons
 
 async fn list(State(shared): Server) -> Response<Body> {
     let endpoints: Vec<_> = shared.endpoints.all().iter().map(|endpoint| described(endpoint)).collect();
-    json_response(StatusCode::OK, serde_json::json!({ "endpoints": endpoints }).to_string())
+    let failed = shared.endpoints.failures();
+    let failed: Vec<_> =
+        failed.iter().map(|(name, reason)| serde_json::json!({ "name": name, "reason": reason })).collect();
+    json_response(StatusCode::OK, serde_json::json!({ "endpoints": endpoints, "failed": failed }).to_string())
 }
 
 async fn ready(State(shared): Server) -> Response<Body> {

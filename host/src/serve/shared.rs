@@ -85,8 +85,13 @@ impl Shared {
         self.endpoints.get(name).ok_or_else(|| self.unknown_endpoint(name))
     }
 
-    /// The error of a name that no endpoint has.
+    /// The error of a name that no endpoint has, or one that could not be loaded.
     pub(super) fn unknown_endpoint(&self, name: &str) -> ApiError {
+        if self.endpoints.has_failed(name) {
+            let message =
+                format!("endpoint `{name}` could not be loaded: `POST /v2/repository/index` tells why");
+            return ApiError::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::NotReady, message);
+        }
         let name: String = name.chars().take(80).collect();
         let known: Vec<_> =
             self.endpoints.all().iter().take(10).map(|endpoint| format!("`{}`", endpoint.name())).collect();

@@ -345,8 +345,24 @@ fn a_folder_that_is_not_there_harms_no_other_endpoint() {
     write(host, "version: 1\nendpoints: { one: { model: digits@2 }, two: { model: ./late } }\n");
     wait_for("the file is not followed", || ask(&server, "/serve/one", &[]).1 == "digits@2");
     let late = host.state_dir().join("late");
+    // That it is not there is told to who asks.
+    let reason = format!("there is no bundle in `{}`: expected a folder with `bundle.json`", late.display());
+    let index = server.post("/v2/repository/index", "").json();
+    let unavailable = json!({ "name": "two", "version": "", "state": "UNAVAILABLE", "reason": reason });
+    assert_eq!(index.as_array().unwrap().last(), Some(&unavailable), "{index}");
+    assert_eq!(server.get("/serve").json()["failed"], json!([{ "name": "two", "reason": reason }]));
+    let refused = server.post("/serve/two", ROW);
+    assert_eq!((refused.status, &refused.json()["error"]["code"]), (503, &json!("not_ready")));
+    for path in ["/v2/models/two", "/v2/models/two/ready"] {
+        assert_eq!(server.get(path).status, 503, "{path}");
+    }
+    assert_eq!(server.get("/v2/models/nobody/ready").status, 404);
+    let failed = "host_endpoint_failed{endpoint=\"two\"} 1";
+    assert!(server.get("/metrics").body.contains(failed));
     registry.run(&["model", "export", "digits@1", late.to_str().unwrap()]).expect_success();
     wait_for("a folder that has come is not served", || server.post("/serve/two", ROW).status == 200);
+    wait_for("it is told for ever", || !server.get("/metrics").body.contains("host_endpoint_failed"));
+    assert_eq!(server.get("/serve").json()["failed"], json!([]));
     let told = server.stop().stderr;
     let reason = format!("endpoint `two`: there is no bundle in `{}`", late.display());
     assert_eq!(told.matches(&reason).count(), 1, "{told}");

@@ -154,8 +154,10 @@ impl Watched {
             if self.added.remove(&request.name) {
                 self.specs.retain(|spec| spec.name != request.name);
                 self.forget_unloaded();
+                self.reconciler.endpoints().clear_failure(&request.name);
             } else if was_unloaded {
                 self.unloaded.insert(request.name.clone());
+                self.reconciler.endpoints().clear_failure(&request.name);
             }
         }
         // Whoever has asked may have gone.
