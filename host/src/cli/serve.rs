@@ -203,7 +203,7 @@ async fn serve(
         0 => None,
         mib => {
             let writer = PredictionWriter::open(&store, u64::from(mib) * 1024 * 1024)?;
-            Some(Arc::new(Recorder::new(writer)))
+            Some(Arc::new(Recorder::new(writer, metrics.unrecorded())))
         }
     };
     let watch = deploy(arguments, state, store, &endpoints, output).await?;

@@ -101,7 +101,7 @@ impl ServeMetrics {
         );
         let unrecorded = Opts::new(
             "host_predictions_unrecorded_total",
-            "Predictions that were too many to be kept for `host replay`.",
+            "Predictions that were too many to be kept for `host replay`, or could not be written.",
         );
         Ok(Self {
             refused: IntCounterVec::new(refused, &["code"])?,
@@ -114,9 +114,9 @@ impl ServeMetrics {
         self.refused.with_label_values(&[code.as_str()]).inc();
     }
 
-    /// Counts a prediction that is not kept.
-    pub fn count_unrecorded(&self) {
-        self.unrecorded.inc();
+    /// The counter of predictions that are not kept.
+    pub fn unrecorded(&self) -> IntCounter {
+        self.unrecorded.clone()
     }
 }
 

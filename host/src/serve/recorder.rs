@@ -2,6 +2,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use prometheus::IntCounter;
+
 use crate::data::{DataError, PredictionRecord, PredictionWriter};
 
 /// Predictions that are kept of one interval between two writes.
@@ -38,6 +40,8 @@ const KEPT_BLOCKS_MAX: usize = 64;
 pub struct Recorder {
     pending: Mutex<Pending>,
     writer: Mutex<PredictionWriter>,
+    /// Counts those that are not kept.
+    unrecorded: IntCounter,
 }
 
 struct Pending {
@@ -88,14 +92,22 @@ fn records_until(elapsed: Duration) -> usize {
 }
 
 impl Recorder {
-    /// Records to `predictions`.
-    pub fn new(writer: PredictionWriter) -> Self {
-        Self { pending: Mutex::new(Pending::new(Vec::new())), writer: Mutex::new(writer) }
+    /// Records by `writer`, and counts what is not kept.
+    pub fn new(writer: PredictionWriter, unrecorded: IntCounter) -> Self {
+        Self { pending: Mutex::new(Pending::new(Vec::new())), writer: Mutex::new(writer), unrecorded }
     }
 
     /// Keeps a prediction of so many bytes, unless there are too many; whether it does. The record is only made where it is
     /// kept, since under load most are not.
     pub fn offer(&self, bytes: usize, record: impl FnOnce() -> PredictionRecord) -> bool {
+        let is_kept = self.keep(bytes, record);
+        if !is_kept {
+            self.unrecorded.inc();
+        }
+        is_kept
+    }
+
+    fn keep(&self, bytes: usize, record: impl FnOnce() -> PredictionRecord) -> bool {
         let mut pending = self.pending();
         if !pending.take_room(bytes) {
             return false;
@@ -119,13 +131,17 @@ impl Recorder {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let mut pending = self.pending();
         let spare = std::mem::take(&mut pending.spare);
-        let Pending { mut blocks, large, .. } = std::mem::replace(&mut *pending, Pending::new(spare));
+        let Pending { mut blocks, large, records, .. } =
+            std::mem::replace(&mut *pending, Pending::new(spare));
         drop(pending);
         if blocks.is_empty() && large.is_empty() {
             return Ok(());
         }
         let parts: Vec<&[u8]> = blocks.iter().chain(&large).map(Vec::as_slice).collect();
         let written = writer.append(&parts);
+        if written.is_err() {
+            self.unrecorded.inc_by(records as u64);
+        }
         blocks.iter_mut().for_each(Vec::clear);
         let mut pending = self.pending();
         let places = KEPT_BLOCKS_MAX.saturating_sub(pending.spare.len());
@@ -179,11 +195,18 @@ mod tests {
         }
     }
 
+    fn recorder(store: &Store) -> Recorder {
+        Recorder::new(
+            PredictionWriter::open(store, u64::MAX).unwrap(),
+            IntCounter::new("unrecorded", "x").unwrap(),
+        )
+    }
+
     #[test]
     fn too_many_are_counted_and_not_kept() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
-        let recorder = Recorder::new(PredictionWriter::open(&store, u64::MAX).unwrap());
+        let recorder = recorder(&store);
         let ids = PredictionIds::default();
         let first = ids.next();
         let offer = |id: String, rows: usize| recorder.offer(8 * rows, || record(id, rows));
@@ -209,10 +232,30 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_written_is_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let recorder = recorder(&store);
+        let offer = || assert!(recorder.offer(8, || record("0".to_owned(), 1)));
+        offer();
+        recorder.flush().unwrap();
+        assert_eq!(recorder.unrecorded.get(), 0);
+        // A disk that takes no more.
+        let predictions = folder.path().join("predictions");
+        std::fs::remove_dir_all(&predictions).unwrap();
+        std::fs::write(&predictions, "").unwrap();
+        (0..3).for_each(|_| offer());
+        assert!(recorder.flush().is_err());
+        assert_eq!(recorder.unrecorded.get(), 3);
+        assert!(!recorder.offer(BYTES_PER_FLUSH + 1, || record("0".to_owned(), 1)));
+        assert_eq!(recorder.unrecorded.get(), 4);
+    }
+
+    #[test]
     fn many_predictions_fill_blocks_that_are_used_again() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
-        let recorder = Recorder::new(PredictionWriter::open(&store, u64::MAX).unwrap());
+        let recorder = recorder(&store);
         let rows = BLOCK_BYTES / 8 / 10;
         let blocks = || {
             let pending = recorder.pending();

@@ -2,6 +2,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, ErrorKind, Write};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
@@ -27,7 +28,8 @@ const PATH_MAX_CHARS: usize = 500;
 /// A file, or standard output, with a line of JSON for each request.
 pub struct AccessLog {
     lines: SyncSender<Message>,
-    dropped: AtomicU64,
+    /// Lines that were not written, for they were too many or the file took no more.
+    dropped: Arc<AtomicU64>,
 }
 
 /// The log cannot be opened.
@@ -58,8 +60,9 @@ impl AccessLog {
         };
         let (lines, arriving) = sync_channel(WAITING_MAX);
         let writing = std::thread::Builder::new().name("access log".to_owned());
+        let dropped = Arc::clone(&target.dropped);
         writing.spawn(move || write(target, &arriving)).map_err(failed)?;
-        Ok(Self { lines, dropped: AtomicU64::new(0) })
+        Ok(Self { lines, dropped })
     }
 
     pub(super) fn tell(&self, told: &Told<'_>, trace: Option<TraceId>) {
@@ -78,7 +81,7 @@ impl AccessLog {
         }
         let dropped = self.dropped.load(Ordering::Relaxed);
         if dropped > 0 {
-            tracing::warn!(dropped, "lines of the access log were too many to be written");
+            tracing::warn!(dropped, "lines of the access log were not written");
         }
     }
 
@@ -105,6 +108,8 @@ impl AccessLog {
 struct Target {
     lines: BufWriter<Box<dyn Write + Send>>,
     followed: Option<Followed>,
+    /// Counts lines that are lost.
+    dropped: Arc<AtomicU64>,
 }
 
 /// The file that lines go to, by its path: another one where whoever keeps logs short has moved it.
@@ -140,24 +145,44 @@ impl Followed {
 
 impl Target {
     fn new(lines: Box<dyn Write + Send>, followed: Option<Followed>) -> Self {
-        Self { lines: BufWriter::new(lines), followed }
+        Self { lines: BufWriter::new(lines), followed, dropped: Arc::default() }
     }
 
+    /// Writes a line; one that finds no place is lost.
     fn write(&mut self, line: &str) -> std::io::Result<()> {
-        if let Some(followed) = &mut self.followed
-            && followed.is_moved()
-        {
-            // What was told before belongs to the file before, which is let go of also where it takes no more: its disk may be full.
-            let flushed = self.lines.flush();
-            match Followed::open(&followed.path) {
-                Ok((file, followed)) => *self = Self::new(Box::new(file), Some(followed)),
-                // The file before still takes lines, and the next look tries again.
-                Err(error) => return writeln!(self.lines, "{line}").and(Err(error)),
-            }
-            writeln!(self.lines, "{line}")?;
-            return flushed;
+        let followed = self.follow();
+        let written = writeln!(self.lines, "{line}");
+        if written.is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
         }
-        writeln!(self.lines, "{line}")
+        followed.and(written)
+    }
+
+    /// Goes on in another file where the one before was moved.
+    fn follow(&mut self) -> std::io::Result<()> {
+        let Some(followed) = &mut self.followed else { return Ok(()) };
+        if !followed.is_moved() {
+            return Ok(());
+        }
+        // What was told before belongs to the file before, which is let go of also where it takes no more: its disk may be full.
+        let flushed = self.lines.flush();
+        // The file before still takes lines where there is no other, and the next look tries again.
+        let (file, followed) = Followed::open(&followed.path)?;
+        if flushed.is_err() {
+            self.give_up();
+        }
+        *self = Self {
+            lines: BufWriter::new(Box::new(file)),
+            followed: Some(followed),
+            dropped: Arc::clone(&self.dropped),
+        };
+        flushed
+    }
+
+    /// Counts the lines that wait to be written as lost.
+    fn give_up(&self) {
+        let lines = self.lines.buffer().iter().filter(|byte| **byte == b'\n').count();
+        self.dropped.fetch_add(lines as u64, Ordering::Relaxed);
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
@@ -180,8 +205,12 @@ fn write(mut target: Target, lines: &Receiver<Message>) {
         match message {
             // What is only buffered is not written yet, and says nothing of whether it can be.
             Message::Line(line) => is_broken |= report(target.write(&line), is_broken),
+            // Which comes last.
             Message::Flush(done) => {
                 is_broken = report(target.flush(), is_broken);
+                if is_broken {
+                    target.give_up();
+                }
                 let _ = done.send(());
             }
         }
@@ -237,7 +266,7 @@ fn line(told: &Told<'_>, trace: Option<TraceId>) -> Value {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
     use std::time::SystemTime;
 
     use super::*;
@@ -337,6 +366,7 @@ pub(super) mod tests {
         assert!(target.write("sixth").is_err(), "what could not be written is told");
         target.flush().unwrap();
         assert_eq!(read(&path), "sixth\n");
+        assert_eq!(target.dropped.load(Ordering::Relaxed), 1, "what the file before did not take is lost");
     }
 
     /// A disk that is full.
@@ -364,6 +394,20 @@ pub(super) mod tests {
         tracing::subscriber::with_default(subscriber, || write(Target::new(Box::new(Full), None), &waiting));
         let told = kept.text();
         assert_eq!(told.matches("the access log cannot be written").count(), 1, "{told}");
+    }
+
+    #[test]
+    fn lines_that_a_full_disk_does_not_take_are_counted() {
+        let target = Target::new(Box::new(Full), None);
+        let (dropped, (lines, waiting)) = (Arc::clone(&target.dropped), sync_channel(2_048));
+        // More than wait in memory.
+        for _ in 0..1_000 {
+            lines.send(Message::Line("0123456789abcdef".to_owned())).unwrap();
+        }
+        lines.send(Message::Flush(sync_channel(1).0)).unwrap();
+        drop(lines);
+        write(target, &waiting);
+        assert_eq!(dropped.load(Ordering::Relaxed), 1_000);
     }
 
     /// What was told, in memory.
