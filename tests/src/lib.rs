@@ -399,9 +399,14 @@ impl Server {
 
     /// Asks the process to stop.
     pub fn terminate(&self) {
+        self.send_signal("TERM");
+    }
+
+    /// Sends a signal, by its name without `SIG`.
+    pub fn send_signal(&self, name: &str) {
         let id = self.child.id().to_string();
         // The shell's own `kill`: small systems have no other.
-        let killed = Command::new("sh").args(["-c", "kill -TERM \"$0\"", &id]).status().unwrap();
+        let killed = Command::new("sh").args(["-c", "kill -s \"$1\" \"$0\"", &id, name]).status().unwrap();
         assert!(killed.success());
     }
 

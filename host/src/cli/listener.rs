@@ -30,6 +30,12 @@ pub(super) async fn listen(ip: IpAddr, port: u16) -> anyhow::Result<Server> {
     })
 }
 
+/// SIGHUP, which does not end the process from then on.
+pub(super) fn hangup_signal() -> anyhow::Result<tokio::signal::unix::Signal> {
+    use tokio::signal::unix::{SignalKind, signal};
+    signal(SignalKind::hangup()).context("failed to watch for SIGHUP")
+}
+
 /// Ready when the process is told to stop by SIGTERM or SIGINT. Who says it again does not want to wait: the process ends
 /// at once, with the exit code that shells give to one which the signal ended.
 pub(super) fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {

@@ -19,7 +19,7 @@ use serde_json::json;
 use self::replace::replace_transformers;
 use self::watch::{Watch, note_failures};
 use super::device::DeviceArguments;
-use super::listener::{HostsArguments, listen, stop_signal};
+use super::listener::{HostsArguments, hangup_signal, listen, stop_signal};
 use super::output::Output;
 use super::plugin::{PluginOptions, parse_pair};
 use super::state::StateArguments;
@@ -194,6 +194,7 @@ async fn serve(
     output: &Output,
 ) -> anyhow::Result<()> {
     let told_to_stop = stop_signal()?;
+    let hangup = hangup_signal()?;
     let hosts = arguments.hosts.allowed(arguments.ip)?;
     let log = arguments.access_log.as_deref().map(AccessLog::open).transpose()?;
     let observer = Arc::new(Observer { log, traces: Traces::from_environment()? });
@@ -217,6 +218,7 @@ async fn serve(
     let (control, asked) = Control::new();
     let control = arguments.model_control.then_some(control);
     let told = (!observer.is_idle()).then(|| Arc::clone(&observer));
+    let hangups = Hangups { signal: hangup, observer: Arc::clone(&observer) };
     // Nothing can fail any more.
     announce(&endpoints, &server, output)?;
     let stop = async {
@@ -228,7 +230,7 @@ async fn serve(
     let answers = Answering { routes: Routes::new(state), has_constant: arguments.constant_endpoint };
     tokio::select! {
         () = server.run_on(workers, Guarded::new(answers, hosts), stop) => {}
-        () = watch.run(asked, output) => {}
+        () = watch.run(asked, hangups, output) => {}
     }
     // They wait for threads that may need this one's others.
     let captured = tokio::task::spawn_blocking(move || {
@@ -239,6 +241,22 @@ async fn serve(
     captured.await??;
     output.note("stopped");
     Ok(())
+}
+
+/// Each is SIGHUP: what is served and the access log are to be looked at now.
+struct Hangups {
+    signal: tokio::signal::unix::Signal,
+    observer: Arc<Observer>,
+}
+
+impl Hangups {
+    /// Ready when there was one; the access log knows then.
+    async fn next(&mut self) {
+        if self.signal.recv().await.is_none() {
+            std::future::pending().await
+        }
+        self.observer.reopen_log();
+    }
 }
 
 /// Loads what should be served. Where several endpoints are asked for, those that cannot be loaded are told, and the others

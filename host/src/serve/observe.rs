@@ -136,6 +136,13 @@ impl Observer {
         self.log.is_none() && self.traces.is_none()
     }
 
+    /// Goes on in a new access log if the file was moved.
+    pub fn reopen_log(&self) {
+        if let Some(log) = &self.log {
+            log.reopen();
+        }
+    }
+
     /// Tells a request whose caller has the span `parent`, if any.
     fn tell(&self, told: &Told<'_>, parent: &Context) {
         let span = self.traces.as_ref().map(|traces| traces.begin(told, parent));

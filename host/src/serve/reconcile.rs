@@ -96,6 +96,12 @@ impl Reconciler {
         self.told.remove(endpoint);
     }
 
+    /// Tries again all that has failed, and tells it again.
+    pub fn forget_failures(&mut self) {
+        self.refused.clear();
+        self.told.clear();
+    }
+
     /// Makes the endpoints what `specs` say. An endpoint for which that fails stays what it is, and so do all others; gives
     /// what has changed and what has failed, the same failure only once.
     pub async fn reconcile(&mut self, specs: &[EndpointSpec]) -> Vec<EndpointChange> {

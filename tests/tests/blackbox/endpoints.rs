@@ -369,6 +369,34 @@ fn a_folder_that_is_not_there_harms_no_other_endpoint() {
 }
 
 #[test]
+fn a_hangup_makes_it_look_and_go_on_in_a_new_log() {
+    let registry = two_versions();
+    let host = &registry.host;
+    registry.run(&["model", "alias", "digits@1", "champion"]).expect_success();
+    let text = "version: 1\nendpoints: { one: { model: digits@champion }, two: { model: digits@1 } }\n";
+    let file = write(host, text);
+    let log = host.state_dir().join("access.jsonl");
+    let options = ["--refresh", "0", "--access-log", log.to_str().unwrap()];
+    let server = host.serve(["--endpoints", &file].into_iter().chain(options));
+    assert_eq!(ask(&server, "/serve/one", &[]).1, "digits@1");
+    registry.run(&["model", "alias", "digits@2", "champion"]).expect_success();
+    std::fs::rename(&log, host.state_dir().join("access.jsonl.1")).unwrap();
+    server.send_signal("HUP");
+    wait_for("the registry is not looked at", || ask(&server, "/serve/one", &[]).1 == "digits@2");
+    wait_for("there is no new log", || log.exists());
+    // Who asks for it has written the file as it should be, also where it lacks endpoints.
+    write(host, "version: 1\nendpoints: { one: { model: digits@1 } }\n");
+    server.send_signal("HUP");
+    wait_for("the file is not looked at", || server.post("/serve/two", ROW).status == 404);
+    assert_eq!(server.stop().code, 0);
+    // Where nothing is to be looked at it goes on.
+    let server = Host::trained().serve(["--model", "mnist", "--plugin", &plugin("mnist-pixels")]);
+    server.send_signal("HUP");
+    assert_eq!(server.get("/health").status, 200);
+    assert_eq!(server.stop().code, 0);
+}
+
+#[test]
 fn a_folder_is_told_without_needless_dots() {
     let registry = two_versions();
     registry.run(&["model", "alias", "digits@1", "champion"]).expect_success();

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::{Interval, MissedTickBehavior};
 
-use super::path_of;
+use super::{Hangups, path_of};
 use crate::cli::output::Output;
 use crate::domain::Name;
 use crate::registry::{ModelReference, VersionSelector};
@@ -63,21 +63,36 @@ impl Watch {
         Self(Some(Watched { reconciler, specs, file, policy, interval, added, unloaded }))
     }
 
-    /// Goes on for ever; does what is asked for by `requests`, too.
-    pub(super) async fn run(self, mut requests: mpsc::Receiver<ControlRequest>, output: &Output) {
-        let Some(mut watched) = self.0 else { return std::future::pending().await };
+    /// Goes on for ever; does what is asked for by `requests` and `hangups`, too.
+    pub(super) async fn run(
+        self,
+        mut requests: mpsc::Receiver<ControlRequest>,
+        mut hangups: Hangups,
+        output: &Output,
+    ) {
+        let Some(mut watched) = self.0 else {
+            loop {
+                hangups.next().await;
+            }
+        };
         let mut looks = watched.looks();
         loop {
+            let mut is_hangup = false;
             let asked = tokio::select! {
                 Some(request) = requests.recv() => Some(request),
                 () = next(&mut looks) => None,
+                () = hangups.next() => {
+                    is_hangup = true;
+                    watched.reconciler.forget_failures();
+                    None
+                }
             };
             let mut was_unloaded = false;
             if let Some(request) = &asked {
                 was_unloaded = watched.unloaded.contains(&request.name);
                 watched.change(request);
             } else if let Some(file) = &mut watched.file {
-                match file.changed().await {
+                match file.changed(is_hangup).await {
                     Ok(Some(specs)) => watched.take_up(specs),
                     Ok(None) => {}
                     Err(error) => output.warn(&format!("{error:#}: the endpoints stay as they are")),
@@ -174,8 +189,8 @@ async fn next(looks: &mut Option<Interval>) {
 
 impl WatchedFile {
     /// What the file says, if that is another thing than before. What lacks endpoints or is wrong may be half of a file that is
-    /// being written: it is believed when the next look finds the same.
-    async fn changed(&mut self) -> anyhow::Result<Option<Vec<EndpointSpec>>> {
+    /// being written: it is believed when the next look finds the same, or when somebody asks for the look.
+    async fn changed(&mut self, is_asked_for: bool) -> anyhow::Result<Option<Vec<EndpointSpec>>> {
         // It may be on a server that does not answer, for which only this task shall wait.
         let path = self.path.clone();
         let text = match spawn_blocking(move || read_text_of_file(&path)).await.map_err(Into::into).flatten()
@@ -183,18 +198,19 @@ impl WatchedFile {
             Ok(text) => text,
             // An editor may be about to put it there again.
             Err(error) => {
-                let is_news = !self.text.is_empty();
+                let is_news = is_asked_for || !self.text.is_empty();
                 self.text.clear();
                 return if is_news { Err(error) } else { Ok(None) };
             }
         };
         let pending = self.pending.take();
-        if text == self.text {
+        if text == self.text && !is_asked_for {
             return Ok(None);
         }
         let parsed = parse(&self.path, &text);
         let names: BTreeSet<Name> = parsed.iter().flatten().map(|spec| spec.name.clone()).collect();
-        if !names.is_superset(&self.names) && pending.as_ref() != Some(&text) {
+        let is_believed = is_asked_for || pending.as_ref() == Some(&text);
+        if !names.is_superset(&self.names) && !is_believed {
             self.pending = Some(text);
             return Ok(None);
         }

@@ -43,6 +43,8 @@ pub struct AccessLogError {
 
 enum Message {
     Line(String),
+    /// The file may have been moved.
+    Reopen,
     /// Everything before it is to be written.
     Flush(SyncSender<()>),
 }
@@ -69,6 +71,12 @@ impl AccessLog {
         if self.lines.try_send(Message::Line(line(told, trace).to_string())).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Looks now whether the file was moved, and not only with a later line.
+    pub(super) fn reopen(&self) {
+        // Where there is no room there are lines, which look too.
+        let _ = self.lines.try_send(Message::Reopen);
     }
 
     /// Waits until every line is written, as long as somebody takes them: a pipe that nobody reads must not keep the program.
@@ -130,8 +138,8 @@ impl Followed {
     }
 
     /// Whether another file, or none, is where the open one was.
-    fn is_moved(&mut self) -> bool {
-        if self.looked_at.elapsed() < LOOK_INTERVAL {
+    fn is_moved(&mut self, looks_now: bool) -> bool {
+        if !looks_now && self.looked_at.elapsed() < LOOK_INTERVAL {
             return false;
         }
         self.looked_at = Instant::now();
@@ -150,7 +158,7 @@ impl Target {
 
     /// Writes a line; one that finds no place is lost.
     fn write(&mut self, line: &str) -> std::io::Result<()> {
-        let followed = self.follow();
+        let followed = self.follow(false);
         let written = writeln!(self.lines, "{line}");
         if written.is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
@@ -159,9 +167,9 @@ impl Target {
     }
 
     /// Goes on in another file where the one before was moved.
-    fn follow(&mut self) -> std::io::Result<()> {
+    fn follow(&mut self, looks_now: bool) -> std::io::Result<()> {
         let Some(followed) = &mut self.followed else { return Ok(()) };
-        if !followed.is_moved() {
+        if !followed.is_moved(looks_now) {
             return Ok(());
         }
         // What was told before belongs to the file before, which is let go of also where it takes no more: its disk may be full.
@@ -205,6 +213,7 @@ fn write(mut target: Target, lines: &Receiver<Message>) {
         match message {
             // What is only buffered is not written yet, and says nothing of whether it can be.
             Message::Line(line) => is_broken |= report(target.write(&line), is_broken),
+            Message::Reopen => is_broken |= report(target.follow(true), is_broken),
             // Which comes last.
             Message::Flush(done) => {
                 is_broken = report(target.flush(), is_broken);
