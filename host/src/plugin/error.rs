@@ -86,6 +86,10 @@ pub enum ErrorClass {
 }
 
 impl Fault {
+    /// The kinds that are the plugin's fault.
+    pub const OF_PLUGINS: [&'static str; 7] =
+        ["error", "trap", "time_limit", "memory_limit", "stack_overflow", "output_limit", "contract"];
+
     /// What it is in a word, for metrics.
     pub fn kind(&self) -> &'static str {
         match self {

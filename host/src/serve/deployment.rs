@@ -119,6 +119,7 @@ impl Deployment {
         let named = version.as_ref().map(|(model, number)| format!("{model}@{number}"));
         let label = named.clone().unwrap_or_else(|| bundle.short());
         let metrics = DeploymentMetrics::new(endpoint, &label, work.transformers())?;
+        metrics.begin_errors(matches!(work, Work::Graph(_)));
         let headers =
             [Some((BUNDLE_HEADER, bundle.to_string())), named.map(|version| (VERSION_HEADER, version))];
         let headers =

@@ -17,7 +17,7 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, TextEncoder};
 use self::histogram::{Histogram, LIMITS_MAX};
 use self::plugins::PluginMetrics;
 use super::{ApiError, Endpoint, Endpoints, ErrorCode};
-use crate::plugin::{PluginError, Transformer};
+use crate::plugin::{Fault, PluginError, Transformer};
 use crate::registry::TransformerCall;
 
 /// What the text is.
@@ -86,6 +86,34 @@ pub enum ShadowOutcome {
     Skipped,
 }
 
+/// Errors of any version. Their counters are there before the first, since a rate knows nothing of what came before a series began.
+const VERSION_CODES: [ErrorCode; 8] = [
+    ErrorCode::InvalidInput,
+    ErrorCode::AnswerTooLarge,
+    ErrorCode::Unsupported,
+    ErrorCode::Overloaded,
+    ErrorCode::QueueFull,
+    ErrorCode::DeadlineExceeded,
+    ErrorCode::Cancelled,
+    ErrorCode::Internal,
+];
+
+/// Errors of requests before an endpoint is asked.
+const REFUSED_CODES: [ErrorCode; 12] = [
+    ErrorCode::InvalidInput,
+    ErrorCode::BodyTooLarge,
+    ErrorCode::BodyTimeout,
+    ErrorCode::Forbidden,
+    ErrorCode::NotFound,
+    ErrorCode::NotReady,
+    ErrorCode::Unsupported,
+    ErrorCode::MethodNotAllowed,
+    ErrorCode::Overloaded,
+    ErrorCode::DeadlineExceeded,
+    ErrorCode::Cancelled,
+    ErrorCode::Internal,
+];
+
 /// What is common to all endpoints.
 pub struct ServeMetrics {
     refused: IntCounterVec,
@@ -103,10 +131,11 @@ impl ServeMetrics {
             "host_predictions_unrecorded_total",
             "Predictions that were too many to be kept for `host replay`, or could not be written.",
         );
-        Ok(Self {
-            refused: IntCounterVec::new(refused, &["code"])?,
-            unrecorded: IntCounter::with_opts(unrecorded)?,
-        })
+        let refused = IntCounterVec::new(refused, &["code"])?;
+        for code in REFUSED_CODES {
+            refused.with_label_values(&[code.as_str()]);
+        }
+        Ok(Self { refused, unrecorded: IntCounter::with_opts(unrecorded)? })
     }
 
     /// Counts a request that got an error before anybody was asked.
@@ -230,6 +259,20 @@ impl DeploymentMetrics {
             ),
             reported: PluginMetrics::new(endpoint, version)?,
         })
+    }
+
+    /// Counts errors from zero on that are not there yet: also those of what it is made of, if it is a graph.
+    pub(super) fn begin_errors(&self, is_graph: bool) {
+        let of_plugins = (is_graph || !self.plugins.is_empty()).then_some(ErrorCode::PluginFault);
+        let of_graphs = is_graph.then_some(ErrorCode::NotReady);
+        for code in VERSION_CODES.into_iter().chain(of_plugins).chain(of_graphs) {
+            self.errors.with_label_values(&[code.as_str()]);
+        }
+        for plugin in &self.plugins {
+            for fault in Fault::OF_PLUGINS {
+                self.faults.with_label_values(&[plugin.name.as_str(), fault]);
+            }
+        }
     }
 
     /// Counts an answer. One from the cache has no stages but those of reading and writing.

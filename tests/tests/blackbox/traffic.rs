@@ -233,6 +233,15 @@ fn promtool(text: &str) -> String {
 fn metrics_are_what_prometheus_takes_and_what_has_happened() {
     let registry = two_versions();
     let server = picky(&registry, 0, &["--cache-mib", "1"]);
+    // Rates need what was there before the first.
+    for series in [
+        format!("host_request_errors_total{}", labels("code=\"plugin_fault\",")),
+        "host_refused_requests_total{code=\"not_found\"}".to_owned(),
+        "host_plugin_faults_total{endpoint=\"digits\",fault=\"trap\",plugin=\"picky\",version=\"digits@1\"}"
+            .to_owned(),
+    ] {
+        assert!(server.get("/metrics").body.contains(&format!("{series} 0\n")), "{series}");
+    }
     for a in [1, 2, 2] {
         assert_eq!(server.post("/serve/digits", &row(a)).status, 200);
     }
