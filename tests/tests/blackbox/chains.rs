@@ -116,7 +116,7 @@ endpoints:
 ";
     std::fs::write(&file, text).unwrap();
     let server = Host::trained().serve(["--endpoints", file.to_str().unwrap()]);
-    assert_eq!(server.post("/serve/wide", "{}").status, 404);
+    assert_eq!(server.post("/serve/wide", "{}").status, 503);
     let told = server.stop().stderr;
     let expected = "endpoint `wide`: column `pixels` has several elements in a row: a switch decides by one";
     assert!(told.contains(expected), "{told}");
