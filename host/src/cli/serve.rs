@@ -30,7 +30,7 @@ use crate::registry::{ModelLoader, ModelReference, Predictor, read_bundle};
 use crate::serve::{
     AccessLog, Capture, Control, Deployer, Deployment, DeploymentConfig, Endpoint, EndpointPolicy,
     EndpointSpec, Endpoints, Observer, PolicyFields, Reconciler, Recorder, Routes, Routing, ServeLimits,
-    ServeMetrics, ServeState, ShadowSpec, Traces, Work, answered_call,
+    ServeMetrics, ServeState, ShadowSpec, TraceError, Traces, Work, answered_call,
 };
 use crate::server::{Answers, Guarded, Refusal, Server, Workers};
 use crate::store::Store;
@@ -197,7 +197,15 @@ async fn serve(
     let hangup = hangup_signal()?;
     let hosts = arguments.hosts.allowed(arguments.ip)?;
     let log = arguments.access_log.as_deref().map(AccessLog::open).transpose()?;
-    let observer = Arc::new(Observer { log, traces: Traces::from_environment()? });
+    let traces = match Traces::from_environment() {
+        // Variables that are meant for all programs are no reason to serve nobody.
+        Err(error @ TraceError::Variable { .. }) => {
+            output.warn(&format!("{error}: there are no traces"));
+            None
+        }
+        traces => traces?,
+    };
+    let observer = Arc::new(Observer { log, traces });
     let metrics = ServeMetrics::new()?;
     let endpoints = Arc::new(Endpoints::default());
     let recorder = match arguments.record_mib {

@@ -230,18 +230,25 @@ fn a_trace_of_an_endpoint_made_of_others_has_them() {
 #[test]
 fn variables_that_ask_for_what_is_not_there_are_told() {
     let registry = two_versions();
+    // They are meant for all programs of a machine, and keep this one from nothing but traces.
     let refused = |variables: &[(&str, &str)]| {
         let mut command = registry.host.command();
-        command.args(["serve", "--model", "digits", "--port", "0"]);
         let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1");
-        let ran = host_tests::ran(command.envs([endpoint]).envs(variables.iter().copied()).output().unwrap());
-        assert_ne!(ran.code, 0);
+        command.envs([endpoint]).envs(variables.iter().copied());
+        let server = host_tests::Server::start_serve(command, ["--model", "digits"]);
+        assert_eq!(server.post("/serve/digits", ROW).status, 200);
+        let ran = server.stop();
+        assert_eq!(ran.code, 0);
         ran.stderr
     };
     let told = refused(&[("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")]);
     assert!(told.contains("`OTEL_EXPORTER_OTLP_PROTOCOL` is `grpc`: expected `http/protobuf`"), "{told}");
     let told = refused(&[("OTEL_TRACES_EXPORTER", "zipkin")]);
     assert!(told.contains("`OTEL_TRACES_EXPORTER` is `zipkin`: expected `otlp` or `none`"), "{told}");
+    let told = refused(&[("OTEL_TRACES_SAMPLER", "sometimes")]);
+    assert!(told.contains("`OTEL_TRACES_SAMPLER` is `sometimes`: expected one of always_on, "), "{told}");
+    let told = refused(&[("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")]);
+    assert!(told.contains("`OTEL_EXPORTER_OTLP_COMPRESSION` is `gzip`: expected `none`"), "{told}");
     let log =
         registry.host.run(["serve", "--model", "digits", "--port", "0", "--access-log", "/nowhere/log"]);
     assert!(

@@ -6,13 +6,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use axum::body::Bytes;
 use axum::http::{Request, Response};
-use opentelemetry::Key;
+use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_http::{HttpClient, HttpError};
 use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig as _, WithHttpConfig as _};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::resource::{EnvResourceDetector, ResourceDetector as _};
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
+use percent_encoding::percent_decode_str;
 
 use super::super::capture::with_causes;
 
@@ -24,6 +24,19 @@ const ANSWER_MAX: Duration = Duration::from_secs(10);
 
 /// The longest answer of a collector that is read.
 const ANSWER_MAX_BYTES: usize = 1024 * 1024;
+
+/// Which requests have spans.
+const SAMPLER: &str = "OTEL_TRACES_SAMPLER";
+
+/// What it may say.
+const SAMPLERS: [&str; 6] = [
+    "always_on",
+    "always_off",
+    "traceidratio",
+    "parentbased_always_on",
+    "parentbased_always_off",
+    "parentbased_traceidratio",
+];
 
 /// Spans on their way to a collector.
 pub struct Traces {
@@ -52,7 +65,8 @@ pub enum TraceError {
 impl Traces {
     /// Sends to `OTEL_EXPORTER_OTLP_ENDPOINT`, or `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`; none where neither is set, or
     /// `OTEL_SDK_DISABLED` or `OTEL_TRACES_EXPORTER=none` is. The sampler, the batches, the headers, the service's name and
-    /// attributes follow their variables too. Needs to be called on a thread of Tokio's.
+    /// attributes follow their variables too. What they ask for and is not there is an error, except for a sampler or packing, in whose place is
+    /// the usual one. Needs to be called on a thread of Tokio's.
     pub fn from_environment() -> Result<Option<Self>, TraceError> {
         let endpoints = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
         let is_off = variable("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"))
@@ -73,6 +87,7 @@ impl Traces {
                 return Err(TraceError::Variable { variable: name, found, expected: "`http/protobuf`" });
             }
         }
+        warn_of_ignored();
         let failed = |error: &dyn std::fmt::Display| TraceError::Export(error.to_string());
         // Which fails only where it has been done.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -108,16 +123,43 @@ fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
+/// Tells of variables whose values the exporter ignores without a word.
+fn warn_of_ignored() {
+    if let Some(found) = variable(SAMPLER).filter(|found| !SAMPLERS.contains(&found.as_str())) {
+        tracing::warn!(
+            "`{SAMPLER}` is `{found}`: expected one of {}; spans are kept whose callers' are, and those without caller",
+            SAMPLERS.join(", ")
+        );
+    }
+    for name in ["OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION"] {
+        if let Some(found) = variable(name).filter(|found| !found.eq_ignore_ascii_case("none")) {
+            tracing::warn!("`{name}` is `{found}`: expected `none`; spans are sent as they are");
+        }
+    }
+}
+
 /// What spans come from: a service with the name that `OTEL_SERVICE_NAME` says, else `service.name` among
 /// `OTEL_RESOURCE_ATTRIBUTES`, else `host`.
 fn resource() -> Resource {
+    let attributes =
+        variable("OTEL_RESOURCE_ATTRIBUTES").map(|text| attributes_in(&text)).unwrap_or_default();
     let of_attributes = || {
-        let attributes = EnvResourceDetector::new().detect();
-        attributes.get(&Key::from_static_str("service.name")).map(|name| name.to_string())
+        let name = attributes.iter().rfind(|attribute| attribute.key.as_str() == "service.name");
+        name.map(|name| name.value.to_string())
     };
-    // Said again, since among the attributes of the environment it would win.
     let name = variable("OTEL_SERVICE_NAME").or_else(of_attributes).unwrap_or_else(|| "host".to_owned());
-    Resource::builder().with_service_name(name).build()
+    // Said again, since the builder takes those of the environment as they are written.
+    Resource::builder().with_attributes(attributes).with_service_name(name).build()
+}
+
+/// Attributes as `key=value,…`, of which the values are percent-encoded, as those of W3C Baggage.
+fn attributes_in(text: &str) -> Vec<KeyValue> {
+    let attribute = |pair: &str| {
+        let (key, value) = pair.split_once('=')?;
+        let value = percent_decode_str(value.trim()).decode_utf8_lossy().into_owned();
+        Some(KeyValue::new(key.trim().to_owned(), value))
+    };
+    text.split(',').filter_map(attribute).collect()
 }
 
 /// Sends from the exporter's own thread by the program's client and threads.
@@ -177,6 +219,13 @@ async fn send(client: &reqwest::Client, request: Request<Bytes>) -> Result<Respo
 mod tests {
     use super::super::access_log::tests::Kept;
     use super::*;
+
+    #[test]
+    fn values_of_attributes_are_decoded() {
+        let found = attributes_in("team=a%2Cb, city = Z%C3%BCrich%20West ,odd=%zz,nothing");
+        let expected = [("team", "a,b"), ("city", "Zürich West"), ("odd", "%zz")];
+        assert_eq!(found, expected.map(|(key, value)| KeyValue::new(key, value)));
+    }
 
     #[tokio::test]
     async fn a_collector_out_of_reach_is_told_once_and_again_after_it_was_there() {
