@@ -52,7 +52,10 @@ pub struct MonitorReport {
 #[derive(Debug, thiserror::Error)]
 pub enum MonitorError {
     /// The endpoint has not answered anything yet.
-    #[error("endpoint `{endpoint}` has no window yet: it is filled about a second after its first answers")]
+    #[error(
+        "endpoint `{endpoint}` has no window yet: if it has a model, one is filled about a second after its first answers; if it is \
+         made of others, those have windows"
+    )]
     NoWindow {
         /// The endpoint.
         endpoint: Name,

@@ -45,7 +45,7 @@ pub use answer::{ApiError, ErrorCode};
 pub use batcher::BatchPolicy;
 pub use body::{RequestBody, ServeLimits};
 pub use cache::AnswerCache;
-pub use capture::{Capture, CaptureError};
+pub use capture::{Capture, CaptureError, with_causes};
 pub use control::{Control, ControlChange, ControlRequest};
 pub use deployer::{DeployError, Deployer, LocatedBundle};
 pub use deployment::{Answer, Call, Decoded, Deployment, DeploymentConfig};

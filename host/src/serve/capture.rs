@@ -81,7 +81,7 @@ impl Capture {
 }
 
 /// An error and what led to it, in one line.
-pub(super) fn with_causes(error: &dyn Error) -> String {
+pub fn with_causes(error: &dyn Error) -> String {
     let causes = successors(Some(error), |&error| error.source());
     let mut causes: Vec<String> = causes.map(ToString::to_string).collect();
     // Some errors only pass on what another says.

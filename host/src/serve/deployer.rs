@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::capture::with_causes;
 use super::graph::Graph;
 use super::{Deployment, DeploymentConfig, GraphError, WindowCapture, WindowMemory, Work, example};
 use crate::data::{DataError, WindowWriter};
@@ -80,7 +81,7 @@ impl DeployError {
         if errors.is_empty() {
             return Err(last);
         }
-        let texts: Vec<String> = errors.iter().chain([&last]).map(ToString::to_string).collect();
+        let texts: Vec<String> = errors.iter().chain([&last]).map(|error| with_causes(error)).collect();
         Err(Self::Several(texts.join("; ")))
     }
 }

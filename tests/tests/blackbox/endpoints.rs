@@ -339,7 +339,9 @@ fn a_folder_that_vanishes_is_served_on_and_told_once() {
 fn a_folder_that_is_not_there_harms_no_other_endpoint() {
     let registry = two_versions();
     let host = &registry.host;
-    let file = write(host, "version: 1\nendpoints: { one: { model: digits@1 }, two: { model: ./late } }\n");
+    std::fs::create_dir_all(host.state_dir().join("odd/bundle.json")).unwrap();
+    let text = "version: 1\nendpoints: { one: { model: digits@1 }, three: { model: ./odd }, two: { model: ./late } }\n";
+    let file = write(host, text);
     let server = host.serve(["--endpoints", &file]);
     assert_eq!(ask(&server, "/serve/one", &[]).1, "digits@1");
     write(host, "version: 1\nendpoints: { one: { model: digits@2 }, two: { model: ./late } }\n");
@@ -366,6 +368,8 @@ fn a_folder_that_is_not_there_harms_no_other_endpoint() {
     let told = server.stop().stderr;
     let reason = format!("endpoint `two`: there is no bundle in `{}`", late.display());
     assert_eq!(told.matches(&reason).count(), 1, "{told}");
+    let reason = "odd/bundle.json`: expected a plain file, found a link, folder or device";
+    assert!(told.contains(reason), "the cause is told too: {told}");
 }
 
 #[test]

@@ -21,6 +21,8 @@ fn drift_is_noticed_and_its_absence_too() {
     let early = run("100");
     assert_eq!(early.code, 2);
     assert!(early.stderr.contains("has no window yet"), "{}", early.stderr);
+    // What it is, is not known here.
+    assert!(early.stderr.contains("if it is made of others, those have windows"), "{}", early.stderr);
 
     send(&server, test_images().iter().take(300).cloned());
     server.wait_for_window(300);

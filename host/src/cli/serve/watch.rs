@@ -15,7 +15,7 @@ use crate::domain::Name;
 use crate::registry::{ModelReference, VersionSelector};
 use crate::serve::{
     ControlChange, ControlRequest, ENDPOINT_FILE_MAX_BYTES, EndpointChange, EndpointOutcome, EndpointPolicy,
-    EndpointSpec, Endpoints, Reconciler,
+    EndpointSpec, Endpoints, Reconciler, with_causes,
 };
 
 /// Keeps endpoints what they should be.
@@ -176,7 +176,7 @@ impl Watched {
             }
         }
         // Whoever has asked may have gone.
-        let _ = request.reply.send(failed.map_or(Ok(()), |error| Err(error.to_string())));
+        let _ = request.reply.send(failed.map_or(Ok(()), |error| Err(with_causes(&error))));
     }
 }
 
@@ -256,7 +256,7 @@ fn parse(path: &Path, text: &str) -> anyhow::Result<Vec<EndpointSpec>> {
 pub(super) fn note_failures(changes: &[EndpointChange], output: &Output) {
     for change in changes {
         if let Err(error) = &change.outcome {
-            output.warn(&format!("endpoint `{}`: {error}", change.endpoint));
+            output.warn(&format!("endpoint `{}`: {}", change.endpoint, with_causes(error)));
         }
     }
 }
