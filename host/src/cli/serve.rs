@@ -462,6 +462,7 @@ impl Answers for Answering {
             Refusal::Forbidden(why) => self.routes.forbid(request, client, why),
             Refusal::Busy { waited } => self.routes.overloaded(request, client, *waited, why),
             Refusal::TooManyHeaders { .. } => self.routes.too_many_headers(request, client, why),
+            Refusal::Host { .. } => self.routes.invalid(request, client, why),
             Refusal::TransferEncoding => self.routes.unsupported(request, client, why),
         }
     }

@@ -45,7 +45,7 @@ fn refuse(why: &Refusal) -> Response<Body> {
     match why {
         Refusal::Forbidden(why) => track::rest::forbid(why),
         Refusal::Busy { .. } => track::rest::overloaded(why),
-        Refusal::TooManyHeaders { .. } => track::rest::too_much(why),
+        Refusal::TooManyHeaders { .. } | Refusal::Host { .. } => track::rest::invalid(why),
         Refusal::TransferEncoding => track::rest::unsupported(why),
     }
 }

@@ -121,6 +121,12 @@ impl Routes {
         self.refuse(request, client, Duration::ZERO, error)
     }
 
+    /// The answer to a request that is wrong whatever the route, as `why` says.
+    pub fn invalid(&self, request: &Request, client: SocketAddr, why: &impl fmt::Display) -> Response<Body> {
+        let error = ApiError::new(StatusCode::BAD_REQUEST, ErrorCode::InvalidInput, why.to_string());
+        self.refuse(request, client, Duration::ZERO, error)
+    }
+
     /// The answer to a request that asks for what is not there whatever the route, as `why` says.
     pub fn unsupported(
         &self,

@@ -41,6 +41,12 @@ pub enum Refusal {
         /// The limit.
         limit: usize,
     },
+    /// It does not name one host.
+    #[error("expected one `Host`, a name with or without a port, found {found}")]
+    Host {
+        /// What it names.
+        found: String,
+    },
     /// Its body comes in a way that is not undone here.
     #[error("`Transfer-Encoding` is not supported: expected `chunked`, once, or none")]
     TransferEncoding,

@@ -125,7 +125,7 @@ impl<A: Answers> Connections<A> {
             counted.begun.fetch_add(1, Ordering::Relaxed);
             let counted = Arc::clone(&counted);
             let request = request.map(|body| Body::new(WatchedBody::new(body, unread.clone())));
-            let answer = match head::check(request.headers()) {
+            let answer = match head::check(request.version(), request.headers()) {
                 Ok(()) => Either::Left(answers.answer(request, client)),
                 Err(why) => {
                     let mut answer = refused(&answers, &request, client, &why);

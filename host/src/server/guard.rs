@@ -146,7 +146,7 @@ fn authority(value: &HeaderValue) -> Option<Authority> {
 }
 
 /// A header as a message shows it.
-fn shown(value: &HeaderValue) -> String {
+pub(super) fn shown(value: &HeaderValue) -> String {
     String::from_utf8_lossy(value.as_bytes()).chars().take(100).collect()
 }
 

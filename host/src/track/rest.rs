@@ -109,8 +109,8 @@ pub fn overloaded(why: &impl std::fmt::Display) -> Response<Body> {
     refusal(&TrackError::new(ErrorCode::TemporarilyUnavailable, why.to_string()))
 }
 
-/// The answer to a request that is more than it may be, as `why` says.
-pub fn too_much(why: &impl std::fmt::Display) -> Response<Body> {
+/// The answer to a request that is wrong, or more than it may be, whatever the route, as `why` says.
+pub fn invalid(why: &impl std::fmt::Display) -> Response<Body> {
     refusal(&TrackError::new(ErrorCode::InvalidParameterValue, why.to_string()))
 }
 

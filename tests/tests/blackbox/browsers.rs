@@ -81,6 +81,11 @@ fn a_server_on_loopback_answers_to_its_own_names_only() {
             assert!(body.contains("PERMISSION_DENIED") && body.contains("--allowed-hosts"), "{body}");
         }
     }
+    for headers in [&[][..], &[("host", "localhost"), ("host", "localhost")], &[("host", "x@localhost")]] {
+        let (status, body) = send(&server, "POST", &api("experiments/search"), headers, "{}");
+        assert_eq!(status, 400, "{headers:?}: {body}");
+        assert!(body.contains("INVALID_PARAMETER_VALUE") && body.contains("`Host`"), "{body}");
+    }
     for name in ["localhost", "LOCALHOST:9", "127.0.0.1", "[::1]:5000"] {
         assert_eq!(send(&server, "GET", "/health", &[("host", name)], "").0, 200, "{name}");
     }

@@ -415,6 +415,10 @@ fn what_is_no_request_is_answered_and_cut_off() {
     let cases = [
         ("HELO there\r\n\r\n".to_owned(), "HTTP/1.1 400"),
         (format!("GET /health HTTP/1.1\r\nhost: localhost\r\n{many_headers}\r\n"), "HTTP/1.1 431"),
+        ("GET /health HTTP/1.1\r\n\r\n".to_owned(), "HTTP/1.1 400"),
+        ("GET /health HTTP/1.1\r\nhost: localhost\r\nhost: localhost\r\n\r\n".to_owned(), "HTTP/1.1 400"),
+        ("GET /health HTTP/1.1\r\nhost: local host\r\n\r\n".to_owned(), "HTTP/1.1 400"),
+        ("GET /health HTTP/1.0\r\n\r\n".to_owned(), "HTTP/1.0 200"),
         (chunked("transfer-encoding: gzip, chunked"), "HTTP/1.1 501"),
         (chunked("transfer-encoding: chunked\r\ntransfer-encoding: chunked"), "HTTP/1.1 501"),
         (chunked("transfer-encoding: chunked\r\nconnection: close"), "HTTP/1.1 400"),
