@@ -50,14 +50,31 @@ pub(super) async fn packed(
 ) -> Result<Response<Body>, ApiError> {
     let mut held = bodies.take_answer(body)?;
     let mut packed_by = None;
-    if accepted != ContentEncoding::Identity && held.bytes.len() >= ContentEncoding::PACKED_MIN_BYTES {
+    if held.is_to_be_packed(accepted) {
         (held, packed_by) = bodies.pack(held, accepted).await?;
     }
+    Ok(packed_response(held, packed_by))
+}
+
+/// The same, neither counted nor made to wait for a place: whoever watches the server should see it also when answers take all
+/// that there is for them.
+pub(super) async fn packed_uncounted(
+    body: Vec<u8>,
+    accepted: ContentEncoding,
+) -> Result<Response<Body>, ApiError> {
+    let (mut held, mut packed_by) = (Held { bytes: body, share: Share::default() }, None);
+    if held.is_to_be_packed(accepted) {
+        (held, packed_by) = spawn_blocking(move || held.packed(accepted)).await.map_err(|_| stopping())?;
+    }
+    Ok(packed_response(held, packed_by))
+}
+
+fn packed_response(held: Held, packed_by: Option<&'static str>) -> Response<Body> {
     let mut response = Response::new(Body::from(held.into_bytes()));
     if let Some(name) = packed_by {
         response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static(name));
     }
-    Ok(response)
+    response
 }
 
 /// How a body is packed, as its request says; one on top of another is not undone.
@@ -117,6 +134,18 @@ struct Held {
 }
 
 impl Held {
+    fn is_to_be_packed(&self, accepted: ContentEncoding) -> bool {
+        accepted != ContentEncoding::Identity && self.bytes.len() >= ContentEncoding::PACKED_MIN_BYTES
+    }
+
+    /// The same packed, and by what. Where packing fails there are still the bytes.
+    fn packed(mut self, accepted: ContentEncoding) -> (Self, Option<&'static str>) {
+        let Ok(packed) = accepted.pack(&self.bytes) else { return (self, None) };
+        self.bytes = packed;
+        self.share.shrink(units_of(self.bytes.len()));
+        (self, accepted.name())
+    }
+
     fn into_bytes(self) -> Bytes {
         match self.share.0 {
             None => self.bytes.into(),
@@ -249,17 +278,13 @@ impl BodyReader {
     /// Packs an answer, if that works, and tells by what; as many at once as there are cores.
     async fn pack(
         &self,
-        mut held: Held,
+        held: Held,
         accepted: ContentEncoding,
     ) -> Result<(Held, Option<&'static str>), ApiError> {
         let place = Arc::clone(&self.packers).acquire_owned().await.map_err(|_| stopping())?;
         let packing = spawn_blocking(move || {
             let _place = place;
-            // Where packing fails there is still the answer.
-            let Ok(packed) = accepted.pack(&held.bytes) else { return (held, None) };
-            held.bytes = packed;
-            held.share.shrink(units_of(held.bytes.len()));
-            (held, accepted.name())
+            held.packed(accepted)
         });
         packing.await.map_err(|_| stopping())
     }

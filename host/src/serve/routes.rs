@@ -20,7 +20,7 @@ use hyper_util::service::TowerToHyperService;
 use self::described::described;
 use self::direct::Direct;
 use super::answer::json_response;
-use super::body::{accepted_by, encoding_of, packed};
+use super::body::{accepted_by, encoding_of, packed, packed_uncounted};
 use super::engine::{internal, on_blocking_pool};
 use super::observe::{Client, observed};
 use super::rows::BodyFormat;
@@ -243,12 +243,15 @@ async fn openapi(State(shared): Server) -> Response<Body> {
     }
 }
 
-async fn exposition(State(shared): Server) -> Response<Body> {
+async fn exposition(State(shared): Server, headers: HeaderMap) -> Response<Body> {
     // It takes milliseconds where there are many endpoints.
     let exposed = on_blocking_pool(move || metrics::exposition(&shared.metrics, &shared.endpoints)).await;
-    match exposed.and_then(|exposed| exposed.map_err(|error| internal(&error))) {
-        Ok(text) => {
-            let mut response = Response::new(Body::from(text));
+    let response = async {
+        let text = exposed?.map_err(|error| internal(&error))?;
+        packed_uncounted(text.into(), accepted_by(&headers)).await
+    };
+    match response.await {
+        Ok(mut response) => {
             let content_type = HeaderValue::from_static(metrics::CONTENT_TYPE);
             response.headers_mut().insert(header::CONTENT_TYPE, content_type);
             response

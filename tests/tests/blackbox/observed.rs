@@ -42,6 +42,31 @@ fn parsed(text: &str) -> Vec<Value> {
 }
 
 #[test]
+fn metrics_are_packed_for_who_likes_that() {
+    let registry = two_versions();
+    let server = registry.host.serve(["--model", "digits"]);
+    let mut stream = TcpStream::connect(server.address()).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let head =
+        "GET /metrics HTTP/1.1\r\nhost: localhost\r\naccept-encoding: gzip\r\nconnection: close\r\n\r\n";
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap() + 4;
+    let head = String::from_utf8_lossy(&answer[..end]).into_owned();
+    assert!(head.contains("\r\ncontent-encoding: gzip\r\n"), "{head}");
+    assert!(head.contains("\r\ncontent-type: text/plain; version=0.0.4"), "{head}");
+    let script = "import sys,gzip\nsys.stdout.buffer.write(gzip.decompress(sys.stdin.buffer.read()))";
+    let mut unpacking = Command::new(python());
+    unpacking.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut unpacking = unpacking.spawn().unwrap();
+    unpacking.stdin.take().unwrap().write_all(&answer[end..]).unwrap();
+    let text = unpacking.wait_with_output().unwrap().stdout;
+    let text = String::from_utf8(text).unwrap();
+    assert!(text.starts_with("# HELP ") && text.contains("host_build_info"), "{text}");
+}
+
+#[test]
 fn every_request_is_a_line_of_the_access_log() {
     let registry = two_versions();
     let log = registry.host.state_dir().join("access.jsonl");
