@@ -88,8 +88,12 @@ impl TaskWaker {
                 return polled;
             }
             if GIVES_WAY.get() {
-                // Whatever else has woken it.
+                // Whatever else has woken it takes it that it is polled again, and would not wake it once more: it is woken itself
+                // when the others have gone first.
                 self.state.swap(WAITING, Ordering::AcqRel);
+                if pin!(tokio::task::yield_now()).poll(&mut Context::from_waker(&self.task)).is_ready() {
+                    self.task.wake_by_ref();
+                }
                 return Poll::Pending;
             }
         }
@@ -118,6 +122,8 @@ mod tests {
     use std::sync::Mutex;
     use std::sync::atomic::AtomicUsize;
 
+    use futures_util::StreamExt as _;
+    use futures_util::stream::FuturesUnordered;
     use tokio::io::AsyncReadExt as _;
 
     use super::*;
@@ -200,6 +206,18 @@ mod tests {
         reader.await.unwrap();
         waits.await.unwrap();
         assert_eq!(*told.lock().unwrap(), ["another", "reads", "polite"]);
+    }
+
+    #[tokio::test]
+    async fn what_wakes_itself_while_others_go_first_is_polled_again() {
+        // A set of futures wakes itself when it has polled them all, and from then on takes itself to be woken.
+        let both =
+            || [(); 2].map(|()| Box::pin(let_others_go_first())).into_iter().collect::<FuturesUnordered<_>>();
+        let sets: FuturesUnordered<_> =
+            [both(), both()].map(|set| Box::pin(set.count())).into_iter().collect();
+        let counted = tokio::spawn(polled_at_once(sets.collect::<Vec<_>>()));
+        let counted = tokio::time::timeout(Duration::from_secs(60), counted).await;
+        assert_eq!(counted.expect("it is never polled again").unwrap(), [2, 2]);
     }
 
     #[test]

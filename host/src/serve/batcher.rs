@@ -43,7 +43,7 @@ pub enum BatchPolicy {
 /// turn joins too. With a delay it also waits, though for no more requests than the batches before had: clients that wait
 /// for their answers before they ask again are all there then, and one client alone never waits for others.
 ///
-/// A batch that fails is computed again request by request, so that only those get an error whose rows are at fault.
+/// Of a batch that fails the halves are computed again, and so on, so that only those get an error whose rows are at fault.
 pub(super) struct Batcher {
     policy: BatchPolicy,
     queue: Arc<Queue>,

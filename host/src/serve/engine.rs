@@ -68,7 +68,12 @@ pub(super) struct Computed {
 impl Engine {
     pub(super) fn new(work: Work, window: Option<Arc<WindowCapture>>, metrics: DeploymentMetrics) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-        let (places, places_here) = (Arc::new(Semaphore::new(cores)), Semaphore::new(2 * cores));
+        let places = match work {
+            Work::Bundle(_) => cores,
+            // It waits for others most of the time. What it has of their answers is bounded so.
+            Work::Graph(_) => 8 * cores,
+        };
+        let (places, places_here) = (Arc::new(Semaphore::new(places)), Semaphore::new(2 * cores));
         Self { work, window, metrics, row_nanos: AtomicU64::new(0), places, places_here }
     }
 

@@ -235,7 +235,7 @@ impl DeploymentMetrics {
                 named(
                     "host_plugin_faults_total",
                     "Calls of plugins that crashed, hit a limit or broke the contract. A request at fault that was computed \
-                     together with others makes two: the call for all of them, and that for it alone.",
+                     together with others makes several: the call for all of them, for the half that it is in, and so on.",
                 ),
                 &["plugin", "fault"],
             )?,

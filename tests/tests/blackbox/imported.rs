@@ -222,7 +222,7 @@ fn a_bundle_folder_is_imported_whole() {
     let said = host.run(["model", "import", path, "--name", "carried"]).failure(&host);
     assert_snapshot!(said, @r"
     exit 2
-    error: failed to read `[STATE]/exported/bundle.json`: No such file or directory (os error 2)
+    error: there is no bundle in `[STATE]/exported`: expected a folder with `bundle.json`
     ");
 }
 

@@ -232,6 +232,7 @@ async fn what_should_be_quick_and_is_not_leaves_the_thread_to_others() {
     let here = &deployment.engine.places_here;
     let taken = here.try_acquire_many(here.available_permits() as u32).unwrap();
     answer(&deployment, rows(1, 20), call()).await.unwrap();
+    deployment.engine.set_row_nanos(1_000);
     drop(taken);
     answer(&deployment, rows(1, 20), call()).await.unwrap();
     let is_here: Vec<_> =

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::num::NonZero;
 use std::pin::Pin;
 
+use futures_util::future::join_all;
 use futures_util::{StreamExt as _, stream};
 
 use super::super::ApiError;
@@ -78,7 +79,11 @@ pub(in crate::serve) fn answer<'a, A: Answering>(
                 let ask =
                     |(part, _): &'a (Node, f64)| answer(answering, part, node.place_of(part, first), inputs);
                 let asked: Vec<_> = nodes.iter().map(ask).collect();
-                let mut answers = stream::iter(asked).buffered(at_once(nodes.len(), inputs.rows()));
+                // Where the rows are many, no more than keep the cores busy: answers are kept until those before them are there.
+                let mut answers = match inputs.rows() <= INLINE_ROWS_MAX {
+                    true => stream::iter(join_all(asked).await).left_stream(),
+                    false => stream::iter(asked).buffered(2 * cores()).right_stream(),
+                };
                 let mut combined = Ok(Combined::default());
                 for (_, weight) in nodes {
                     // All of them, also where one fails: who is dropped counts as given up by its client.
@@ -96,11 +101,8 @@ pub(in crate::serve) fn answer<'a, A: Answering>(
     })
 }
 
-/// How many of so many parts are asked at once for so many rows: where these are many, no more than keep the cores busy, as their
-/// answers are kept until those before them are there.
-fn at_once(parts: usize, rows: usize) -> usize {
-    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-    if rows <= INLINE_ROWS_MAX { parts.max(1) } else { 2 * cores }
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get)
 }
 
 impl Node {
