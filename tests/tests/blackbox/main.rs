@@ -9,6 +9,7 @@ mod data;
 mod endpoints;
 mod evaluate;
 mod faults;
+mod followed;
 mod gc;
 mod grpc;
 mod imported;
