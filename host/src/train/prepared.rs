@@ -152,17 +152,36 @@ impl<'a> Prepared<'a> {
         Ok(Learned { trained, model: Arc::from(model), evaluation, train_seconds })
     }
 
-    /// What a model says of the test split. One of another type than FP32 is asked as when it serves, as the matrix is rounded.
+    /// What a model says of the test split.
     fn test_scores(&self, model: &dyn Model) -> Result<Vec<f32>, TrainError> {
-        if model.feature_type() == DataType::Fp32 {
-            return Ok(model.score(&self.test.features)?);
+        match model.feature_type() {
+            DataType::Fp32 => Ok(model.score(&self.test.features)?),
+            _ => self.exact_scores(model, Split::Test, 1),
         }
+    }
+
+    /// What a model says of every `step`th row of the training split, whose features these are.
+    fn train_scores(&self, model: &dyn Model, features: &[f32], step: usize) -> Result<Batch, TrainError> {
+        match model.feature_type() {
+            DataType::Fp32 => scores_of(model, features),
+            _ => as_batch(model, &self.exact_scores(model, Split::Train, step)?),
+        }
+    }
+
+    /// What a model of another type than FP32 says of every `step`th row of a split, asked as when it serves: the matrix is
+    /// rounded.
+    fn exact_scores(&self, model: &dyn Model, split: Split, step: usize) -> Result<Vec<f32>, TrainError> {
         let mut scores = Vec::new();
-        for batch in self.source.batches(Split::Test)? {
+        let mut first = 0;
+        for batch in self.source.batches(split)? {
             let (inputs, _) = batch?;
             let transformed = transform(&self.preprocess, inputs)?;
-            let assembled = registry::assemble(&transformed, &self.features, model.feature_type())?;
-            let answer = model.predict(assembled.as_ref().unwrap_or(&transformed))?;
+            let rows = first..first + transformed.rows();
+            first = rows.end;
+            let kept: Vec<bool> = rows.map(|row| row.is_multiple_of(step)).collect();
+            let kept = transformed.keep_rows(&kept);
+            let assembled = registry::assemble(&kept, &self.features, model.feature_type())?;
+            let answer = model.predict(assembled.as_ref().unwrap_or(&kept))?;
             scores.extend(answer.column(SCORES).and_then(Tensor::as_f32).unwrap_or_default().iter());
         }
         Ok(scores)
@@ -172,7 +191,7 @@ impl<'a> Prepared<'a> {
     pub fn keep(&self, learned: Learned) -> Result<TrainReport, TrainError> {
         let started = Instant::now();
         let Learned { trained, model, evaluation, train_seconds } = learned;
-        let postprocess = fit_postprocess(self.spec, model.as_ref(), &self.train)?;
+        let postprocess = fit_postprocess(self, model.as_ref())?;
         let mut manifest = BundleManifest {
             media_type: MEDIA_TYPE.to_owned(),
             model: ModelEntry {
@@ -192,7 +211,7 @@ impl<'a> Prepared<'a> {
             parameters: trained.parameters,
             metrics: evaluation.metrics.clone(),
             confusion: evaluation.confusion.clone(),
-            reference: Some(put(self.store, &reference(&self.train, model.as_ref())?)?),
+            reference: Some(put(self.store, &reference(self, model.as_ref())?)?),
             sample: None,
         };
         let sample = self.try_out(&manifest, model, postprocess)?.and_then(|sample| sample.to_bytes());
@@ -240,9 +259,12 @@ impl<'a> Prepared<'a> {
 
 /// What a model says of rows, as a batch.
 fn scores_of(model: &dyn Model, features: &[f32]) -> Result<Batch, TrainError> {
-    let scores = model.score(features)?;
+    as_batch(model, &model.score(features)?)
+}
+
+fn as_batch(model: &dyn Model, scores: &[f32]) -> Result<Batch, TrainError> {
     let shape = vec![scores.len() / model.score_count().max(1), model.score_count()];
-    Ok(Batch::new(vec![Tensor::from_f32(SCORES, shape, &scores)?])?)
+    Ok(Batch::new(vec![Tensor::from_f32(SCORES, shape, scores)?])?)
 }
 
 /// Sends a batch through transformers that are open.
@@ -319,13 +341,13 @@ fn cross_check(model: &dyn Model, test: &LabelledMatrix, trained: &Trained) -> R
     }
 }
 
-fn fit_postprocess(
-    spec: &TrainSpec,
-    model: &dyn Model,
-    train: &LabelledMatrix,
-) -> Result<Vec<Transformer>, TrainError> {
+fn fit_postprocess(prepared: &Prepared<'_>, model: &dyn Model) -> Result<Vec<Transformer>, TrainError> {
+    let Prepared { spec, train, .. } = prepared;
     let needs_fit = spec.postprocess.iter().any(|transformer| transformer.plugin.manifest().needs_fit);
-    let train_scores = scores_of(model, if needs_fit { &train.features } else { &[] })?;
+    let train_scores = match needs_fit {
+        true => prepared.train_scores(model, &train.features, 1)?,
+        false => scores_of(model, &[])?,
+    };
     let mut fitted: Vec<Transformer> = Vec::new();
     for transformer in &spec.postprocess {
         let config = transformer.config.to_string();
@@ -362,12 +384,13 @@ fn entries(
 }
 
 /// An even sample of the training rows: features and scores side by side, as windows hold them.
-fn reference(train: &LabelledMatrix, model: &dyn Model) -> Result<Vec<u8>, TrainError> {
+fn reference(prepared: &Prepared<'_>, model: &dyn Model) -> Result<Vec<u8>, TrainError> {
+    let train = &prepared.train;
     let step = train.rows().div_ceil(REFERENCE_ROWS).max(1);
     let rows = (0..train.rows()).step_by(step);
     let features: Vec<f32> = rows.clone().flat_map(|row| train.row(row)).copied().collect();
     let mut columns = vec![Tensor::from_f32(FEATURES, vec![rows.len(), train.columns], &features)?];
-    columns.extend(scores_of(model, &features)?.into_tensors());
+    columns.extend(prepared.train_scores(model, &features, step)?.into_tensors());
     Ok(data::encode_safetensors(&Batch::new(columns)?)?)
 }
 

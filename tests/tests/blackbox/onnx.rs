@@ -355,6 +355,75 @@ fn a_program_s_model_of_another_type_is_judged_as_it_is_served() {
     assert_eq!(evaluated["metrics"], report["metrics"]);
 }
 
+/// The scores of the rows of training that the bundle of a model keeps for comparison with windows.
+fn reference_scores(host: &Host, name: &str) -> Vec<f32> {
+    let folder = host.state_dir().join(format!("{name}.bundle"));
+    host.run(["model", "export", name, folder.to_str().unwrap()]).expect_success();
+    let manifest = std::fs::read(folder.join("bundle.json")).unwrap();
+    let manifest: Value = serde_json::from_slice(&manifest).unwrap();
+    let digest = manifest["reference"]["digest"].as_str().unwrap().trim_start_matches("sha256:");
+    let file = std::fs::read(folder.join("blobs/sha256").join(digest)).unwrap();
+    let (size, rest) = file.split_first_chunk::<8>().unwrap();
+    let (header, data) = rest.split_at(u64::from_le_bytes(*size) as usize);
+    let header: Value = serde_json::from_slice(header).unwrap();
+    let offset = |place: usize| header["scores"]["data_offsets"][place].as_u64().unwrap() as usize;
+    let (scores, _) = data[offset(0)..offset(1)].as_chunks::<4>();
+    scores.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+}
+
+#[test]
+fn a_program_s_model_of_another_type_is_compared_with_what_it_says_when_served() {
+    let host = Host::new();
+    let add = |name: &str, rows: &[String]| {
+        let table = host.state_dir().join(format!("{name}.csv"));
+        std::fs::write(&table, format!("x,label\n{}", rows.concat())).unwrap();
+        host.run(["data", "add", name, table.to_str().unwrap()]).expect_success();
+    };
+    let train = |name: &str, file: &str| {
+        let file = model(file);
+        let program = ["--", "sh", "-c", "cp \"$0\" \"$HOST_MODEL_OUT\"", &file];
+        let arguments = ["train", "--data", name, "--model", "command", "--name", name];
+        host.run([&arguments[..], &program].concat()).expect_success();
+    };
+    add("times", &(0..5_000).map(|row| format!("{},{row}\n", 1_700_000_000 + row)).collect::<Vec<_>>());
+    train("times", "exact_double");
+    // Of every second row of training; 32-bit floats of this size are 128 apart.
+    let mut reference = reference_scores(&host, "times");
+    assert!((1_900..=2_048).contains(&reference.len()), "{}", reference.len());
+    reference.dedup_by(|one, other| one.round() == other.round());
+    assert!(reference.len() >= 1_900, "{}", reference.len());
+    // Whole numbers that a 32-bit float rounds to what the model does not take.
+    let whole = |row: i32| format!("{},{}\n", i32::MAX - row, f64::from((i32::MAX - row) % 8) / 8.0);
+    add("whole", &(0..100).map(whole).collect::<Vec<_>>());
+    train("whole", "exact_int32");
+    let reference = reference_scores(&host, "whole");
+    for score in [0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875] {
+        assert!(reference.contains(&score), "{score}: {reference:?}");
+    }
+}
+
+#[test]
+fn what_is_learned_of_the_scores_of_a_model_of_another_type_is_not_rounded() {
+    let host = Host::new();
+    let row = |row: u32| format!("{},{}\n", 1_700_000_000 + row, row);
+    let table = host.state_dir().join("times.csv");
+    std::fs::write(&table, format!("t,label\n{}", (0..200).map(row).collect::<String>())).unwrap();
+    host.run(["data", "add", "times", table.to_str().unwrap()]).expect_success();
+    let (file, scaler) = (model("exact_double"), plugin("standard-scaler"));
+    let arguments = ["train", "--data", "times", "--model", "command", "--postprocess", &scaler];
+    let program = ["--", "sh", "-c", "cp \"$0\" \"$HOST_MODEL_OUT\"", &file];
+    host.run([&arguments[..], &program].concat()).expect_success();
+    let told =
+        host.run(["predict", "--model", "times", "--data", "times", "--split", "train"]).expect_success();
+    let of_line = |line: &str| serde_json::from_str::<Value>(line).unwrap()["features"][0].as_f64().unwrap();
+    let scaled: Vec<f64> = told.lines().map(of_line).collect();
+    let mean_of = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    let squares: Vec<f64> = scaled.iter().map(|value| value * value).collect();
+    // One row in five was held out. Of rounded scores the deviation would be a fifth more.
+    let found = (mean_of(&scaled), mean_of(&squares));
+    assert!(found.0.abs() < 0.08 && (found.1 - 1.0).abs() < 0.08, "{found:?}");
+}
+
 #[test]
 fn an_integer_that_no_score_holds_is_no_answer() {
     let host = Host::new();
