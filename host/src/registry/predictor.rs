@@ -61,9 +61,12 @@ pub enum PredictionError {
     /// A transformer after the model failed: what it got is no doing of whoever asked.
     #[error("{0}")]
     Postprocess(Box<PluginError>),
-    /// The transformers made something else than they did in training, or a row has what the model cannot take.
+    /// The transformers made something else than they did in training, or a row was sent with what the model cannot take.
     #[error("{0}")]
     Features(#[from] FeatureError),
+    /// The transformers made what the model cannot take of a row: that is no doing of whoever asked.
+    #[error("{0}")]
+    Transformed(FeatureError),
     /// The model does not take what the transformers make.
     #[error("{0}")]
     Model(#[from] ModelError),
@@ -170,7 +173,8 @@ impl Predictor {
         let mut calls = Vec::with_capacity(preprocess.len() + postprocess.len());
         let transformed = apply(preprocess, inputs, &mut calls).await?;
         let batch = transformed.as_ref().unwrap_or(inputs);
-        let exact = assemble_exact(batch, &self.signature.features, model.feature_type())?;
+        let exact = assemble_exact(batch, &self.signature.features, model.feature_type())
+            .map_err(|error| blamed(error, inputs, batch))?;
         let assembled = assemble(batch, &self.signature.features, DataType::Fp32)?;
         let features = assembled.or(transformed).unwrap_or_else(|| inputs.clone());
         let started = Instant::now();
@@ -194,6 +198,16 @@ fn assemble_exact(
         return Ok(None);
     }
     Ok(Some(assemble(batch, specs, dtype)?.unwrap_or_else(|| batch.clone())))
+}
+
+/// Whose mistake it is that a model cannot take an element: of a column that is still as it was sent, that of whoever asked.
+fn blamed(error: FeatureError, inputs: &Batch, transformed: &Batch) -> PredictionError {
+    match &error {
+        FeatureError::NotWhole { column, .. } if inputs.column(column) != transformed.column(column) => {
+            PredictionError::Transformed(error)
+        }
+        _ => error.into(),
+    }
 }
 
 /// Sends a batch through transformers; none where there are none.
@@ -245,4 +259,32 @@ fn open_transformer(
         .map_err(|source| RegistryError::Plugin { name: entry.name.clone(), source })?;
     let state = entry.state.as_ref().map(|state| store.get(state.digest)).transpose()?;
     Ok(block_on(Transformer::open(&plugin, &entry.config.to_string(), state))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Tensor;
+
+    #[test]
+    fn whoever_asked_is_to_blame_for_what_is_as_it_was_sent() {
+        let batch = |x: &[f32], y: &[f32]| {
+            let column = |name, values: &[f32]| Tensor::from_f32(name, vec![values.len()], values).unwrap();
+            Batch::new(vec![column("x", x), column("y", y)]).unwrap()
+        };
+        let blame = |inputs: &Batch, transformed: &Batch| {
+            let specs = ColumnSpec::of_batch(transformed);
+            blamed(assemble_exact(transformed, &specs, DataType::Int64).unwrap_err(), inputs, transformed)
+        };
+        let sent = batch(&[1.0, 1.5], &[2.0, 3.0]);
+        assert!(matches!(blame(&sent, &sent), PredictionError::Features(_)));
+        // A transformer of another column, of this one, and of all to one.
+        assert!(matches!(blame(&sent, &batch(&[1.0, 1.5], &[0.0, 1.0])), PredictionError::Features(_)));
+        assert!(matches!(blame(&sent, &batch(&[1.0, 2.5], &[2.0, 3.0])), PredictionError::Transformed(_)));
+        let joined = Batch::new(vec![Tensor::from_f32("features", vec![2], &[1.0, 0.5]).unwrap()]).unwrap();
+        let error = blame(&sent, &joined);
+        assert!(matches!(error, PredictionError::Transformed(_)));
+        let told = "row 1, column `features`: expected a whole number that INT64 holds, found 0.5";
+        assert_eq!(error.to_string(), told);
+    }
 }

@@ -216,7 +216,14 @@ impl From<PredictionError> for ApiError {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::PluginFault, error.to_string())
             }
             PredictionError::Postprocess(error) => (*error).into(),
-            PredictionError::Features(error) => error.into(),
+            PredictionError::Features(FeatureError::NotWhole { row, ref column, .. }) => {
+                Self::invalid_input(error.to_string(), Some(row as u64), Some(column.clone()))
+            }
+            PredictionError::Features(error) | PredictionError::Transformed(error) => Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                ErrorCode::Internal,
+                format!("the transformers made something else than in training: {error}"),
+            ),
             PredictionError::Model(error @ (ModelError::OnnxRun { .. } | ModelError::Device { .. })) => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Internal, error.to_string())
             }
@@ -224,22 +231,6 @@ impl From<PredictionError> for ApiError {
                 StatusCode::INTERNAL_SERVER_ERROR,
                 ErrorCode::Internal,
                 format!("the model cannot take what the transformers made: {error}"),
-            ),
-        }
-    }
-}
-
-impl From<FeatureError> for ApiError {
-    fn from(error: FeatureError) -> Self {
-        let message = error.to_string();
-        match error {
-            FeatureError::NotWhole { row, column, .. } => {
-                Self::invalid_input(message, Some(row as u64), Some(column))
-            }
-            _ => Self::new(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                ErrorCode::Internal,
-                format!("the transformers made something else than in training: {message}"),
             ),
         }
     }
@@ -283,4 +274,28 @@ pub(super) fn json_response(status: StatusCode, body: impl Into<Body>) -> Respon
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::DataType;
+
+    #[test]
+    fn a_number_that_transformers_made_is_no_mistake_of_whoever_asked() {
+        let not_whole = || FeatureError::NotWhole {
+            row: 1,
+            column: "x".to_owned(),
+            place: String::new(),
+            dtype: DataType::Int32,
+            found: "0.5".to_owned(),
+        };
+        let told = "row 1, column `x`: expected a whole number that INT32 holds, found 0.5";
+        let sent = ApiError::from(PredictionError::Features(not_whole()));
+        assert_eq!((sent.status.as_u16(), sent.code, sent.row), (400, ErrorCode::InvalidInput, Some(1)));
+        assert_eq!((sent.message.as_str(), sent.column.as_deref()), (told, Some("x")));
+        let made = ApiError::from(PredictionError::Transformed(not_whole()));
+        assert_eq!((made.status.as_u16(), made.code, made.row), (500, ErrorCode::Internal, None));
+        assert_eq!(made.message, format!("the transformers made something else than in training: {told}"));
+    }
 }

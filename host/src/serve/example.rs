@@ -51,7 +51,9 @@ fn takes_other_columns(error: &PredictionError, predictor: &Predictor) -> bool {
     let Signature { inputs, features, outputs } = predictor.signature();
     match error {
         PredictionError::Input(_) => true,
-        PredictionError::Features(error) => !matches!(error, FeatureError::NotWhole { .. }),
+        PredictionError::Features(error) | PredictionError::Transformed(error) => {
+            !matches!(error, FeatureError::NotWhole { .. })
+        }
         PredictionError::Plugin(error) => misses_column(&error.fault, &[inputs, features]),
         PredictionError::Postprocess(error) => misses_column(&error.fault, &[&[predictor.scores()], outputs]),
         PredictionError::Model(error) => {
