@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::graph::OfRows;
 use super::inference::{CompressionError, InferenceError};
 use crate::data::JsonError;
+use crate::domain::Batch;
 use crate::model::ModelError;
 use crate::plugin::{ErrorClass, Fault, PluginError};
 use crate::registry::{FeatureError, PredictionError};
@@ -160,6 +161,18 @@ impl OfRows for ApiError {
             self.row = Some(of_whole as u64);
         }
         self
+    }
+
+    fn of_known(self, sent: &Batch, known: &Batch) -> Self {
+        let is_made = |column: &String| sent.column(column) != known.column(column);
+        if self.code != ErrorCode::InvalidInput || !self.column.as_ref().is_some_and(is_made) {
+            return self;
+        }
+        let message =
+            format!("an endpoint was given by those before it what it does not take: {}", self.message);
+        let error = Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Internal, message);
+        // Of a switch around it, the sentence is still to name the row of the whole.
+        Self { row: self.row, ..error }
     }
 }
 

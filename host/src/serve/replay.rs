@@ -133,6 +133,10 @@ impl OfRows for ReplayError {
     fn of_rows(self, _: &[usize]) -> Self {
         self
     }
+
+    fn of_known(self, _: &Batch, _: &Batch) -> Self {
+        self
+    }
 }
 
 impl Replay {

@@ -35,6 +35,10 @@ pub(in crate::serve) trait Answering: Sync {
 pub(in crate::serve) trait OfRows {
     /// The same of the whole, if it was told of a part that had these of its rows.
     fn of_rows(self, rows: &[usize]) -> Self;
+
+    /// The same of a part that was asked with `known`, if of the whole with `sent`: that it does not take a column which parts
+    /// before it have made is no mistake of whoever asked.
+    fn of_known(self, sent: &Batch, known: &Batch) -> Self;
 }
 
 /// An answer that is being made.
@@ -54,10 +58,12 @@ pub(in crate::serve) fn answer<'a, A: Answering>(
                 let Some((last, before)) = nodes.split_last() else { return Ok(Batch::default()) };
                 let mut known = Cow::Borrowed(inputs);
                 for part in before {
-                    let made = answer(answering, part, node.place_of(part, first), &known).await?;
+                    let made = answer(answering, part, node.place_of(part, first), &known).await;
+                    let made = made.map_err(|error| error.of_known(inputs, &known))?;
                     known = Cow::Owned(beside(&known, &made)?);
                 }
-                answer(answering, last, node.place_of(last, first), &known).await
+                let made = answer(answering, last, node.place_of(last, first), &known).await;
+                made.map_err(|error| error.of_known(inputs, &known))
             }
             Node::Switch { column, cases, otherwise } => {
                 let chosen = choose(column, cases, otherwise.as_deref(), inputs)?;
@@ -266,6 +272,49 @@ mod tests {
             assert!(error.message().ends_with(&format!("row {expected}: row 0 was better")), "{error:?}");
             assert_eq!(error.row(), Some(expected));
         }
+    }
+
+    /// Doubles the column `scores`, and refuses 4 in it and the label `no`.
+    struct Doubling;
+
+    impl Answering for Doubling {
+        type Error = ApiError;
+
+        async fn ask(&self, _: usize, _: &Name, inputs: &Batch) -> Result<Batch, ApiError> {
+            let scores = inputs.column("scores").and_then(Tensor::as_f32).unwrap();
+            let labels = texts_of(inputs.column("label").unwrap());
+            let refused = |column: &str, row: Option<usize>| {
+                let row = row? as u64;
+                let message = format!("row {row}, column `{column}`: not that");
+                Some(ApiError::invalid_input(message, Some(row), Some(column.to_owned())))
+            };
+            let error = refused("label", labels.iter().position(|label| label == "no"))
+                .or_else(|| refused("scores", scores.iter().position(|score| *score == 4.0)));
+            let doubled: Vec<f32> = scores.iter().map(|score| score * 2.0).collect();
+            error.map_or(
+                Ok(Batch::new(vec![Tensor::from_f32("scores", vec![doubled.len()], &doubled).unwrap()])
+                    .unwrap()),
+                Err,
+            )
+        }
+    }
+
+    #[tokio::test]
+    async fn what_parts_have_made_is_no_mistake_of_whoever_asked() {
+        let chain = Node::Sequence(vec![leaf("a"), Node::Sequence(vec![leaf("b"), leaf("c")])]);
+        let node = switch(&[("x", leaf("a"))], Some(chain));
+        let ask = async |scores: &[f32], labels: &[&str]| {
+            let error = answer(&Doubling, &node, 0, &batch(scores, labels)).await.unwrap_err();
+            (error.status().as_u16(), error.message().to_owned(), error.row())
+        };
+        let sent = (400, "row 1, column `scores`: not that".to_owned(), Some(1));
+        assert_eq!(ask(&[0.0, 4.0], &["y", "y"]).await, sent);
+        let made = "an endpoint was given by those before it what it does not take: row 1, column `scores`: not that";
+        for score in [1.0, 2.0] {
+            assert_eq!(ask(&[0.0, score], &["x", "y"]).await, (500, made.to_owned(), Some(1)), "{score}");
+        }
+        let sent = (400, "row 1, column `label`: not that".to_owned(), Some(1));
+        assert_eq!(ask(&[0.0, 0.0], &["x", "no"]).await, sent);
     }
 
     /// Answers with a column of as many rows as it is the how-manieth to be asked, whatever they are.
