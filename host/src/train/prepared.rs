@@ -179,6 +179,9 @@ impl<'a> Prepared<'a> {
             let rows = first..first + transformed.rows();
             first = rows.end;
             let kept: Vec<bool> = rows.map(|row| row.is_multiple_of(step)).collect();
+            if !kept.contains(&true) {
+                continue;
+            }
             let kept = transformed.keep_rows(&kept);
             let assembled = registry::assemble(&kept, &self.features, model.feature_type())?;
             let answer = model.predict(assembled.as_ref().unwrap_or(&kept))?;
