@@ -126,10 +126,13 @@ pub(super) fn versions_of(parts: &[Part]) -> String {
     versions.into_iter().collect::<Vec<_>>().join(", ")
 }
 
+/// A version that answers for an endpoint, and how the endpoint is set.
+type Chosen = (Arc<Routing>, Arc<Deployment>);
+
 /// A request that a graph answers.
 struct Asking<'a> {
     /// Who answers for each endpoint, or why nobody does: it is asked of one version, however often and late it is asked.
-    chosen: BTreeMap<&'a Name, Result<(Arc<Routing>, Arc<Deployment>), ApiError>>,
+    chosen: BTreeMap<&'a Name, Result<Chosen, ApiError>>,
     deadline: Option<Instant>,
     started: Instant,
     /// Who was asked so far.
@@ -404,7 +407,7 @@ impl Answering for Asking<'_> {
 }
 
 /// The version that answers for an endpoint, as it is set now.
-fn choose_version(name: &Name, endpoints: &Endpoints) -> Result<(Arc<Routing>, Arc<Deployment>), ApiError> {
+fn choose_version(name: &Name, endpoints: &Endpoints) -> Result<Chosen, ApiError> {
     let endpoint = endpoints.get(name.as_str()).ok_or_else(|| missing(name))?;
     let routing = endpoint.routing();
     let deployment = endpoint.choose(&routing, &HeaderMap::new()).ok_or_else(|| missing(name))?;
