@@ -301,7 +301,8 @@ async fn deploy(
         return Ok(Watch::never());
     }
     let mut reconciler = Reconciler::new(deployer, Arc::clone(endpoints));
-    let changes = reconciler.reconcile(&specs).await;
+    reconciler.want(specs.clone());
+    let changes = reconciler.reconcile().await;
     if endpoints.all().is_empty() {
         let error = changes.into_iter().find_map(|change| change.outcome.err());
         return Err(error.map_or_else(|| anyhow::anyhow!("there is no endpoint to serve"), Into::into));

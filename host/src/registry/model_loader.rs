@@ -10,9 +10,12 @@ use crate::store::Store;
 #[derive(Debug, Default)]
 pub struct ModelLoader {
     device: Device,
-    /// By the digest of the file. A model goes when nobody uses it any more.
-    loaded: Mutex<HashMap<Digest, Weak<dyn Model>>>,
+    /// By the digest of the file.
+    loaded: Mutex<HashMap<Digest, Arc<SharedModel>>>,
 }
+
+/// A model that goes when nobody uses it any more; locked while it is being loaded.
+type SharedModel = Mutex<Option<Weak<dyn Model>>>;
 
 impl ModelLoader {
     /// Loads to `device`.
@@ -20,28 +23,42 @@ impl ModelLoader {
         Self { device, loaded: Mutex::default() }
     }
 
-    /// The model of a bundle.
+    /// The model of a bundle. Who wants it while others load it waits for them.
     pub(super) fn load(&self, store: &Store, entry: &ModelEntry) -> Result<Arc<dyn Model>, RegistryError> {
         let digest = entry.blob.digest;
+        let choice = entry.output.clone().unwrap_or_default();
+        let load = || -> Result<Arc<dyn Model>, RegistryError> {
+            Ok(Arc::from(model::load_on(&store.get(digest)?, &choice, self.device)?))
+        };
         // Where somebody has chosen an output, another bundle may have chosen another.
-        let is_shared = entry.output.is_none();
-        let known = self.loaded().get(&digest).and_then(Weak::upgrade);
-        if let Some(known) = known.filter(|_| is_shared) {
+        if entry.output.is_some() {
+            return load();
+        }
+        let shared = self.shared(digest);
+        let mut shared = lock(&shared);
+        if let Some(known) = shared.as_ref().and_then(Weak::upgrade) {
             return Ok(known);
         }
-        let choice = entry.output.clone().unwrap_or_default();
-        let model: Arc<dyn Model> = Arc::from(model::load_on(&store.get(digest)?, &choice, self.device)?);
-        if is_shared {
-            let mut loaded = self.loaded();
-            loaded.retain(|_, model| model.strong_count() > 0);
-            loaded.insert(digest, Arc::downgrade(&model));
-        }
+        let model = load()?;
+        *shared = Some(Arc::downgrade(&model));
         Ok(model)
     }
 
-    fn loaded(&self) -> MutexGuard<'_, HashMap<Digest, Weak<dyn Model>>> {
-        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The place of the model of a file.
+    fn shared(&self, digest: Digest) -> Arc<SharedModel> {
+        let mut loaded = lock(&self.loaded);
+        // One that nobody holds is not being loaded.
+        let is_used = |shared: &Arc<SharedModel>| {
+            Arc::strong_count(shared) > 1
+                || lock(shared).as_ref().is_some_and(|model| model.strong_count() > 0)
+        };
+        loaded.retain(|known, shared| *known == digest || is_used(shared));
+        Arc::clone(loaded.entry(digest).or_default())
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -49,17 +66,21 @@ mod tests {
     use super::*;
     use crate::registry::BlobRef;
 
-    #[test]
-    fn a_model_that_is_used_is_loaded_once() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path()).unwrap();
-        let entry = |file: &[u8]| ModelEntry {
+    fn entry(store: &Store, file: &[u8]) -> ModelEntry {
+        ModelEntry {
             framework: "xgboost".to_owned(),
             framework_version: String::new(),
             file_name: "model.ubj".to_owned(),
             blob: BlobRef { digest: store.put_bytes(file).unwrap(), size: file.len() as u64 },
             output: None,
-        };
+        }
+    }
+
+    #[test]
+    fn a_model_that_is_used_is_loaded_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let entry = |file: &[u8]| entry(&store, file);
         let first = entry(include_bytes!("../model/fixtures/dart.ubj"));
         let second = entry(include_bytes!("../model/fixtures/forest.ubj"));
         let loader = ModelLoader::default();
@@ -68,11 +89,40 @@ mod tests {
         assert!(Arc::ptr_eq(&one, &again) && !Arc::ptr_eq(&one, &other));
         assert!(!Arc::ptr_eq(&one, &ModelLoader::default().load(&store, &first).unwrap()));
         drop((one, again));
-        assert!(loader.loaded()[&first.blob.digest].upgrade().is_none(), "nobody uses it");
+        let model = lock(&loader.loaded)[&first.blob.digest].clone();
+        assert!(lock(&model).as_ref().unwrap().upgrade().is_none(), "nobody uses it");
+        drop(model);
         let one = load(&first);
         drop(other);
         load(&entry(include_bytes!("../model/fixtures/labels.ubj")));
-        assert_eq!(loader.loaded().len(), 2, "what is gone is forgotten");
+        assert_eq!(lock(&loader.loaded).len(), 2, "what is gone is forgotten");
         drop(one);
+    }
+
+    #[test]
+    fn those_who_want_a_model_at_once_share_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let entry = entry(&store, include_bytes!("../model/fixtures/dart.ubj"));
+        let (loader, start) = (ModelLoader::default(), std::sync::Barrier::new(8));
+        let models: Vec<_> = std::thread::scope(|scope| {
+            let load = || {
+                start.wait();
+                loader.load(&store, &entry).unwrap()
+            };
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(load)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert!(models.iter().all(|model| Arc::ptr_eq(model, &models[0])));
+    }
+
+    #[test]
+    fn a_model_that_cannot_be_loaded_is_tried_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let (loader, broken) = (ModelLoader::default(), entry(&store, b"no model"));
+        assert!(loader.load(&store, &broken).is_err() && loader.load(&store, &broken).is_err());
+        loader.load(&store, &entry(&store, include_bytes!("../model/fixtures/dart.ubj"))).unwrap();
+        assert_eq!(lock(&loader.loaded).len(), 1, "what was never loaded is forgotten");
     }
 }

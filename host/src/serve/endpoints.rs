@@ -25,6 +25,8 @@ struct Known {
     unloaded: VecDeque<UnloadedEndpoint>,
     /// Why endpoints are not what they should be, by name; no more than there should be.
     failed: BTreeMap<Name, String>,
+    /// Why the endpoint file is not followed.
+    file_failed: Option<String>,
 }
 
 /// An endpoint that was there until a client unloaded it.
@@ -110,6 +112,21 @@ impl Endpoints {
         if self.read().failed.keys().any(|name| !is_wanted(name)) {
             self.write().failed.retain(|name, _| is_wanted(name));
         }
+    }
+
+    /// Takes note that the endpoint file cannot be followed, and why.
+    pub fn note_file_failure(&self, reason: &str) {
+        self.write().file_failed = Some(reason.chars().take(REASON_MAX_CHARS).collect());
+    }
+
+    /// Takes note that the endpoint file is followed; tells whether it was not before.
+    pub fn clear_file_failure(&self) -> bool {
+        self.write().file_failed.take().is_some()
+    }
+
+    /// Why the endpoint file is not followed, if there is one that is not.
+    pub(super) fn file_failure(&self) -> Option<String> {
+        self.read().file_failed.clone()
     }
 
     /// Those that are not what they should be, and why.
@@ -226,6 +243,15 @@ mod tests {
         assert!(!endpoints.has_failed("a"));
         endpoints.retain_failures(|name| *name != b);
         assert!(endpoints.failures().is_empty());
+    }
+
+    #[test]
+    fn a_file_that_is_not_followed_is_told_of_until_it_is() {
+        let endpoints = Endpoints::default();
+        assert!(endpoints.file_failure().is_none() && !endpoints.clear_file_failure());
+        endpoints.note_file_failure(&"ä".repeat(REASON_MAX_CHARS + 1));
+        assert_eq!(endpoints.file_failure(), Some("ä".repeat(REASON_MAX_CHARS)));
+        assert!(endpoints.clear_file_failure() && endpoints.file_failure().is_none());
     }
 
     #[test]

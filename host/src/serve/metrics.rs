@@ -402,6 +402,9 @@ pub fn exposition(metrics: &ServeMetrics, endpoints: &Endpoints) -> Result<Strin
         let help = "Whether the last attempt to load what an endpoint should serve has failed; what was there before may answer.";
         add(gauge("host_endpoint_failed", help, &[("endpoint", endpoint.to_string())], 1.0));
     }
+    let help = "Whether the endpoint file could not be read or is wrong, so that it is not followed.";
+    let is_file_failed = endpoints.file_failure().is_some();
+    add(gauge("host_endpoint_file_failed", help, &[], f64::from(u8::from(is_file_failed))));
     let mut families: Vec<MetricFamily> = families.into_values().collect();
     families.retain(|family| !family.get_metric().is_empty());
     TextEncoder::new().encode_to_string(&families)

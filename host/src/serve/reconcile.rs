@@ -1,22 +1,30 @@
-//! Brings endpoints to what they should be: new versions are loaded beside those that answer and take over as one.
+//! Brings endpoints to what they should be: new versions are loaded beside those that answer and take over as one. Each
+//! endpoint is looked at by itself, so that one whose versions load slowly, or not at all, keeps no other from moving.
 
-use std::collections::HashMap;
+mod look;
+mod wanted;
+
+use std::collections::{HashMap, HashSet};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::time::Instant;
+use futures_util::StreamExt as _;
+use futures_util::future::{AbortHandle, Abortable, Aborted};
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::Semaphore;
 
+use self::look::{Change, Found, Look, Looked, Memory};
+use self::wanted::{is_set_as, shape};
 use super::capture::with_causes;
-use super::deployer::{DeployError, Deployer, LocatedBundle};
+use super::deployer::{DeployError, Deployer};
 use super::graph::Graph;
 use super::spec::EndpointSpec;
 use super::{Deployment, Endpoint, Endpoints, Node, Route, Routing, Shadow};
 use crate::domain::Name;
-use crate::registry::{FolderState, ModelReference};
-use crate::task::spawn_blocking;
 
-/// When what could not be deployed is tried again: after the first, and twice as long after each, up to the last.
-const RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
+/// Versions that are loaded at once. Each may want all cores and, for a moment, a few times the memory that it keeps; but one that
+/// waits for its store shall not keep the others waiting.
+const LOADS_MAX: usize = 4;
 
 /// What became of an endpoint.
 #[derive(Debug)]
@@ -40,49 +48,40 @@ pub enum EndpointOutcome {
 pub struct Reconciler {
     deployer: Deployer,
     endpoints: Arc<Endpoints>,
-    /// What could not be deployed, and was told.
-    refused: HashMap<Name, Refused>,
+    specs: Vec<EndpointSpec>,
+    /// Of endpoints that are not being looked at.
+    memories: HashMap<Name, Memory>,
+    looks: FuturesUnordered<Abortable<Pin<Box<dyn Future<Output = Looked> + Send>>>>,
+    /// Those looks that are not given up.
+    looked_at: HashMap<Name, Ongoing>,
+    /// Of loads at once.
+    places: Arc<Semaphore>,
     /// The failures that were told last.
     told: HashMap<Name, String>,
-    /// What folders hold, and in which state.
-    folders: HashMap<ModelReference, (FolderState, LocatedBundle)>,
 }
 
-/// The versions that an endpoint should have.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Wanted {
-    routes: Vec<Target>,
-    /// With their percentages.
-    shadows: Vec<Target>,
-}
-
-/// A version that should answer, or be given requests.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Target {
-    model: ModelReference,
-    /// None where there is no such version.
-    located: Option<LocatedBundle>,
-    weight: u32,
-}
-
-/// What could not be deployed. It is tried again when something else is asked for, and after a while: a store may have failed.
-struct Refused {
-    wanted: Wanted,
+/// A look that is under way.
+struct Ongoing {
+    /// What the endpoint should be.
     spec: EndpointSpec,
-    waits: Duration,
-    until: Instant,
-}
-
-impl Refused {
-    fn is_of(&self, wanted: &Wanted, spec: &EndpointSpec) -> bool {
-        (&self.wanted, &self.spec) == (wanted, spec)
-    }
+    giving_up: AbortHandle,
+    /// Whether the endpoint is to be looked at once more after that.
+    is_once_more: bool,
 }
 
 impl Reconciler {
     /// Changes `endpoints` by what `deployer` loads.
     pub fn new(deployer: Deployer, endpoints: Arc<Endpoints>) -> Self {
-        Self { deployer, endpoints, refused: HashMap::new(), told: HashMap::new(), folders: HashMap::new() }
+        Self {
+            deployer,
+            endpoints,
+            specs: Vec::new(),
+            memories: HashMap::new(),
+            looks: FuturesUnordered::new(),
+            looked_at: HashMap::new(),
+            places: Arc::new(Semaphore::new(LOADS_MAX)),
+            told: HashMap::new(),
+        }
     }
 
     /// What is changed.
@@ -90,44 +89,182 @@ impl Reconciler {
         &self.endpoints
     }
 
+    /// Takes `specs` for what the endpoints should be, from the next look on. What was to become of those that should be something
+    /// else by now is given up.
+    pub fn want(&mut self, specs: Vec<EndpointSpec>) {
+        self.looked_at.retain(|_, ongoing| {
+            let is_wanted_still = specs.contains(&ongoing.spec);
+            if !is_wanted_still {
+                ongoing.giving_up.abort();
+            }
+            is_wanted_still
+        });
+        self.specs = specs;
+    }
+
+    /// Why an endpoint is not what it should be, as far as was found.
+    pub fn failure(&self, endpoint: &Name) -> Option<&str> {
+        self.told.get(endpoint).map(String::as_str)
+    }
+
     /// Tries again what has failed for an endpoint, and tells it again.
     pub fn forget_failure(&mut self, endpoint: &Name) {
-        self.refused.remove(endpoint);
         self.told.remove(endpoint);
+        if let Some(memory) = self.memories.get_mut(endpoint) {
+            memory.forget_failure();
+        }
+        if let Some(ongoing) = self.looked_at.get_mut(endpoint) {
+            ongoing.is_once_more = true;
+        }
     }
 
     /// Tries again all that has failed, and tells it again.
     pub fn forget_failures(&mut self) {
-        self.refused.clear();
         self.told.clear();
+        self.memories.values_mut().for_each(Memory::forget_failure);
+        self.looked_at.values_mut().for_each(|ongoing| ongoing.is_once_more = true);
     }
 
-    /// Makes the endpoints what `specs` say. An endpoint for which that fails stays what it is, and so do all others; gives
-    /// what has changed and what has failed, the same failure only once.
-    pub async fn reconcile(&mut self, specs: &[EndpointSpec]) -> Vec<EndpointChange> {
+    /// Removes an endpoint that is wanted no more, without waiting for others.
+    pub fn remove(&mut self, name: &Name) -> Option<EndpointChange> {
+        self.endpoints.get(name.as_str())?;
+        self.endpoints.retain(|endpoint| endpoint.name() != name);
+        Some(EndpointChange { endpoint: name.clone(), outcome: Ok(EndpointOutcome::Removed) })
+    }
+
+    /// Makes the endpoints what they should be, and waits for that; gives what has changed and what has failed in the order in
+    /// which they are wanted.
+    pub async fn reconcile(&mut self) -> Vec<EndpointChange> {
+        let mut changes = self.look();
+        while !self.looks.is_empty() {
+            changes.extend(self.next().await);
+        }
+        changes.sort_by_key(|change| self.specs.iter().position(|spec| spec.name == change.endpoint));
+        changes
+    }
+
+    /// Begins to look at all endpoints that are not being looked at. Those for which it fails stay what they are; gives what has
+    /// changed at once, and [`Self::next`] the rest.
+    pub fn look(&mut self) -> Vec<EndpointChange> {
+        let specs = self.specs.iter().filter(|spec| spec.graph.is_none());
+        let idle = specs.filter(|spec| !self.looked_at.contains_key(&spec.name)).cloned();
+        for spec in idle.collect::<Vec<_>>() {
+            self.begin(spec);
+        }
+        self.settle()
+    }
+
+    /// Waits until it is known of one more endpoint whether it is what it should be, and gives what has changed and what has failed,
+    /// the same failure only once. Nothing is lost where it is not waited for to the end; where nobody is looked at it has none.
+    pub async fn next(&mut self) -> Vec<EndpointChange> {
+        match self.looks.next().await {
+            Some(Ok(looked)) => self.take(looked),
+            Some(Err(Aborted)) => Vec::new(),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Whether it is not known yet what becomes of an endpoint.
+    pub fn is_looking_at(&self, name: &Name) -> bool {
+        let spec = self.specs.iter().find(|spec| spec.name == *name);
+        let graph = spec.and_then(|spec| spec.graph.as_ref());
+        self.looked_at.contains_key(name) || graph.is_some_and(|node| self.is_awaited_by(node))
+    }
+
+    fn begin(&mut self, spec: EndpointSpec) {
+        let (giving_up, registration) = AbortHandle::new_pair();
+        self.looked_at
+            .insert(spec.name.clone(), Ongoing { spec: spec.clone(), giving_up, is_once_more: false });
+        let look = Look {
+            deployer: self.deployer.clone(),
+            places: Arc::clone(&self.places),
+            present: self.endpoints.get(spec.name.as_str()).map(|endpoint| endpoint.routing()),
+            memory: self.memories.remove(&spec.name).unwrap_or_default(),
+            spec,
+        };
+        self.looks.push(Abortable::new(Box::pin(look.run()), registration));
+    }
+
+    /// Makes of an endpoint what a look has found.
+    fn take(&mut self, looked: Looked) -> Vec<EndpointChange> {
+        let Looked { spec, mut memory, found } = looked;
+        let ongoing = self.looked_at.remove(&spec.name);
+        let mut changes = Vec::from_iter(self.become_found(&spec, &mut memory, found));
+        let is_once_more = ongoing.is_some_and(|ongoing| ongoing.is_once_more);
+        if is_once_more {
+            memory.forget_failure();
+            self.told.remove(&spec.name);
+        }
+        self.memories.insert(spec.name.clone(), memory);
+        if is_once_more {
+            self.begin(spec);
+        }
+        if !changes.is_empty() || self.looks.is_empty() {
+            changes.extend(self.settle());
+        }
+        changes
+    }
+
+    fn become_found(
+        &mut self,
+        spec: &EndpointSpec,
+        memory: &mut Memory,
+        found: Found,
+    ) -> Option<EndpointChange> {
+        let outcome = match found {
+            Found::TooEarly => return None,
+            Found::AsWanted => Ok(None),
+            Found::Change(change) => {
+                let wanted = change.wanted.clone();
+                let present = self.endpoints.get(spec.name.as_str()).map(|endpoint| endpoint.routing());
+                let deployed = self.deploy(spec, change, present.as_deref());
+                deployed.map(|()| Some(EndpointOutcome::Deployed)).inspect_err(|_| {
+                    memory.note_failure(wanted, spec);
+                })
+            }
+        };
+        if outcome.is_ok() {
+            memory.forget_failure();
+        }
+        self.news(&spec.name, outcome)
+    }
+
+    /// Makes what is made of others, and removes what nobody wants any more.
+    fn settle(&mut self) -> Vec<EndpointChange> {
         let mut changes = Vec::new();
-        // Graphs last: they are made of the others.
-        let (graphs, others): (Vec<_>, Vec<_>) = specs.iter().partition(|spec| spec.graph.is_some());
-        for spec in others.into_iter().chain(graphs) {
-            let outcome = match &spec.graph {
-                Some(node) => self.one_graph(spec, node),
-                None => self.one(spec).await,
-            };
-            if let Some(outcome) = self.news(&spec.name, outcome) {
-                changes.push(EndpointChange { endpoint: spec.name.clone(), outcome });
+        let specs = std::mem::take(&mut self.specs);
+        for spec in &specs {
+            if let Some(node) = spec.graph.as_ref().filter(|node| !self.is_awaited_by(node)) {
+                let outcome = self.one_graph(spec, node);
+                changes.extend(self.news(&spec.name, outcome));
             }
         }
-        let is_wanted = |endpoint: &Endpoint| specs.iter().any(|spec| spec.name == *endpoint.name());
-        for endpoint in self.endpoints.all().iter().filter(|endpoint| !is_wanted(endpoint)) {
-            let (endpoint, outcome) = (endpoint.name().clone(), Ok(EndpointOutcome::Removed));
-            changes.push(EndpointChange { endpoint, outcome });
+        // Who comes in the place of others shall be there before they go.
+        if !specs.iter().any(|spec| self.is_coming(&spec.name)) {
+            changes.extend(self.remove_unwanted(&specs));
         }
-        self.endpoints.retain(is_wanted);
-        self.refused.retain(|name, _| specs.iter().any(|spec| spec.name == *name));
-        self.endpoints.retain_failures(|name| specs.iter().any(|spec| spec.name == *name));
-        self.told.retain(|name, _| specs.iter().any(|spec| spec.name == *name));
-        self.folders.retain(|folder, _| specs.iter().any(|spec| spec.models().any(|model| model == folder)));
+        self.specs = specs;
         changes
+    }
+
+    /// Whether an endpoint is being looked at and is not there yet.
+    fn is_coming(&self, name: &Name) -> bool {
+        self.looked_at.contains_key(name) && self.endpoints.get(name.as_str()).is_none()
+    }
+
+    /// Whether what is made of others has to wait for one of them.
+    fn is_awaited_by(&self, node: &Node) -> bool {
+        node.endpoints().into_iter().any(|part| self.is_coming(part))
+    }
+
+    fn remove_unwanted(&mut self, specs: &[EndpointSpec]) -> Vec<EndpointChange> {
+        let wanted: HashSet<&Name> = specs.iter().map(|spec| &spec.name).collect();
+        self.memories.retain(|name, _| wanted.contains(name));
+        self.told.retain(|name, _| wanted.contains(name));
+        self.endpoints.retain_failures(|name| wanted.contains(name));
+        let all = self.endpoints.all();
+        let unwanted: Vec<_> = all.iter().filter(|endpoint| !wanted.contains(endpoint.name())).collect();
+        unwanted.into_iter().filter_map(|endpoint| self.remove(endpoint.name())).collect()
     }
 
     /// Takes note of an outcome; gives what of it has not been told yet.
@@ -135,9 +272,8 @@ impl Reconciler {
         &mut self,
         endpoint: &Name,
         outcome: Result<Option<EndpointOutcome>, DeployError>,
-    ) -> Option<Result<EndpointOutcome, DeployError>> {
+    ) -> Option<EndpointChange> {
         match &outcome {
-            Ok(None) if self.refused.contains_key(endpoint) => {}
             Ok(_) => {
                 self.endpoints.clear_failure(endpoint);
                 self.told.remove(endpoint);
@@ -151,48 +287,7 @@ impl Reconciler {
                 self.told.insert(endpoint.clone(), text);
             }
         }
-        outcome.transpose()
-    }
-
-    async fn one(&mut self, spec: &EndpointSpec) -> Result<Option<EndpointOutcome>, DeployError> {
-        let (wanted, missing) = self.locate_all(spec).await;
-        let present = self.endpoints.get(spec.name.as_str()).map(|endpoint| endpoint.routing());
-        let is_as_wanted = |present: &Arc<Routing>| {
-            Some(shape(present.routes(), present.shadows())) == wanted.shape() && is_set_as(present, spec)
-        };
-        if present.as_ref().is_some_and(is_as_wanted) {
-            self.refused.remove(&spec.name);
-            return Ok(None);
-        }
-        let before = self.refused.get(&spec.name).filter(|refused| refused.is_of(&wanted, spec));
-        if before.is_some_and(|refused| Instant::now() < refused.until) {
-            return Ok(None);
-        }
-        let waits = before.map_or(RETRY.0, |refused| (refused.waits * 2).min(RETRY.1));
-        match self.deploy(spec, &wanted, missing, present.as_deref()).await {
-            Ok(()) => {
-                self.refused.remove(&spec.name);
-                Ok(Some(EndpointOutcome::Deployed))
-            }
-            Err(error) => {
-                let (spec, until) = (spec.clone(), Instant::now() + waits);
-                self.refused.insert(spec.name.clone(), Refused { wanted, spec, waits, until });
-                Err(error)
-            }
-        }
-    }
-
-    /// The versions that `spec` means now, and why there are not all of them.
-    async fn locate_all(&mut self, spec: &EndpointSpec) -> (Wanted, Vec<DeployError>) {
-        let (mut wanted, mut failed) = (Wanted { routes: Vec::new(), shadows: Vec::new() }, Vec::new());
-        let routes = spec.routes.iter().map(|route| (&route.model, route.weight, true));
-        let shadows = spec.shadows.iter().map(|shadow| (&shadow.model, shadow.percent, false));
-        for (model, weight, answers) in routes.chain(shadows) {
-            let located = self.locate(model).await.map_err(|error| failed.push(error)).ok();
-            let targets = if answers { &mut wanted.routes } else { &mut wanted.shadows };
-            targets.push(Target { model: model.clone(), located, weight });
-        }
-        (wanted, failed)
+        outcome.transpose().map(|outcome| EndpointChange { endpoint: endpoint.clone(), outcome })
     }
 
     /// Makes an endpoint of others.
@@ -222,36 +317,32 @@ impl Reconciler {
         }
     }
 
-    /// Loads what is missing and puts it in its place. Where a version cannot be loaded the one that was there for its
-    /// reference goes on, or the one that it was to replace, or else the others go on without it; where none is found that
-    /// answers, all stays as it is.
-    async fn deploy(
+    /// Puts what was found in its place. Where a version could not be loaded the one that was there for its reference goes on, or
+    /// the one that it was to replace, or else the others go on without it; where none is found that answers, all stays as it is.
+    fn deploy(
         &self,
         spec: &EndpointSpec,
-        wanted: &Wanted,
-        mut failed: Vec<DeployError>,
+        change: Change,
         present: Option<&Routing>,
     ) -> Result<(), DeployError> {
-        let mut loaded: Vec<Arc<Deployment>> =
-            present.into_iter().flat_map(Routing::loaded).map(Arc::clone).collect();
+        let Change { wanted, loaded, failed } = change;
         let mut routes = Vec::with_capacity(wanted.routes.len());
         let mut is_one_found = false;
         let mut replaced = present.map(|present| wanted.replaced(present)).unwrap_or_default();
         for (place, target) in wanted.routes.iter().enumerate() {
-            let loading = self.load(&spec.name, target, &mut loaded).await;
-            let deployment = loading.map_err(|error| failed.push(error)).ok();
-            if matches!(deployment, Some(Some(_))) {
+            let found = target.find(&loaded);
+            if found.is_some() {
                 // Who was there is replaced.
                 replaced.retain(|(known, _)| *known != place);
             }
-            let same = || present.and_then(|present| present.answering_for(&target.model)).map(Arc::clone);
-            let deployment = deployment.flatten().or_else(same);
+            let same = || present.and_then(|present| present.answering_for(&target.model));
+            let deployment = found.or_else(same);
             is_one_found |= deployment.is_some() && target.weight > 0;
             let mut before = || match target.weight {
                 0 => None,
-                _ => take_at(&mut replaced, place).map(Arc::clone),
+                _ => take_at(&mut replaced, place),
             };
-            if let Some(deployment) = deployment.or_else(&mut before) {
+            if let Some(deployment) = deployment.or_else(&mut before).map(Arc::clone) {
                 let model = Some(target.model.clone());
                 routes.push(Route { deployment, weight: target.weight, model });
             }
@@ -261,11 +352,9 @@ impl Reconciler {
         }
         let mut shadows = Vec::with_capacity(wanted.shadows.len());
         for target in &wanted.shadows {
-            let loading = self.load(&spec.name, target, &mut loaded).await;
-            let deployment = loading.map_err(|error| failed.push(error)).ok();
             let before = || present.and_then(|present| present.shadowing_for(&target.model));
-            let deployment = deployment.flatten().or_else(|| before().map(Arc::clone));
-            shadows.extend(deployment.map(|found| Shadow::new(found, target.model.clone(), target.weight)));
+            let found = target.find(&loaded).or_else(before).map(Arc::clone);
+            shadows.extend(found.map(|found| Shadow::new(found, target.model.clone(), target.weight)));
         }
         let is_there = |present: &Routing| {
             shape(present.routes(), present.shadows()) == shape(&routes, &shadows) && is_set_as(present, spec)
@@ -274,37 +363,6 @@ impl Reconciler {
             self.put(spec, routes, shadows, present);
         }
         DeployError::all(failed)
-    }
-
-    /// The deployment of a target: one that is loaded, or a new one. None where there is no such version.
-    async fn load(
-        &self,
-        endpoint: &Name,
-        target: &Target,
-        loaded: &mut Vec<Arc<Deployment>>,
-    ) -> Result<Option<Arc<Deployment>>, DeployError> {
-        let Some(located) = &target.located else { return Ok(None) };
-        if let Some(known) = loaded.iter().find(|known| located_of(known) == *located) {
-            return Ok(Some(Arc::clone(known)));
-        }
-        let deployment = Arc::new(self.deployer.deploy(endpoint, located.clone()).await?);
-        loaded.push(Arc::clone(&deployment));
-        Ok(Some(deployment))
-    }
-
-    /// The bundle that `model` means now. A folder is read again only when it has changed.
-    async fn locate(&mut self, model: &ModelReference) -> Result<LocatedBundle, DeployError> {
-        let ModelReference::Folder(_) = model else { return self.deployer.locate(model).await };
-        // A folder may be on a server that does not answer.
-        let folder = model.clone();
-        let state = spawn_blocking(move || folder.folder_state()).await.map_err(|_| DeployError::Stopped)?;
-        let Some(state) = state else { return self.deployer.locate(model).await };
-        if let Some((_, located)) = self.folders.get(model).filter(|(known, _)| *known == state) {
-            return Ok(located.clone());
-        }
-        let located = self.deployer.locate(model).await?;
-        self.folders.insert(model.clone(), (state, located.clone()));
-        Ok(located)
     }
 
     fn put(&self, spec: &EndpointSpec, routes: Vec<Route>, shadows: Vec<Shadow>, present: Option<&Routing>) {
@@ -326,38 +384,6 @@ impl Reconciler {
     }
 }
 
-/// Who answers how much and who is given how many requests, each with what it follows.
-type Shape = [Vec<(LocatedBundle, u32, Option<ModelReference>)>; 2];
-
-fn shape(routes: &[Route], shadows: &[Shadow]) -> Shape {
-    // What is followed may be another alias of the same version.
-    let route = |route: &Route| (located_of(&route.deployment), route.weight, route.model.clone());
-    let shadow =
-        |shadow: &Shadow| (located_of(shadow.deployment()), shadow.percent(), Some(shadow.model().clone()));
-    [routes.iter().map(route).collect(), shadows.iter().map(shadow).collect()]
-}
-
-impl Wanted {
-    /// Who has requests now and is not among what is wanted, with the places of their routes.
-    fn replaced<'a>(&self, present: &'a Routing) -> Vec<(usize, &'a Arc<Deployment>)> {
-        let is_wanted = |model: &ModelReference| self.routes.iter().any(|target| target.model == *model);
-        // What is made of others goes on as a whole or not at all.
-        let goes = |route: &Route| {
-            route.weight > 0 && !route.deployment.is_graph() && !route.model.as_ref().is_some_and(is_wanted)
-        };
-        let routes = present.routes().iter().enumerate().filter(|(_, route)| goes(route));
-        routes.map(|(place, route)| (place, &route.deployment)).collect()
-    }
-
-    /// None where not all of them are there.
-    fn shape(&self) -> Option<Shape> {
-        let one =
-            |target: &Target| Some((target.located.clone()?, target.weight, Some(target.model.clone())));
-        let all = |targets: &[Target]| targets.iter().map(one).collect::<Option<_>>();
-        Some([all(&self.routes)?, all(&self.shadows)?])
-    }
-}
-
 /// Takes who was at a place, or else the first.
 fn take_at<'a>(
     replaced: &mut Vec<(usize, &'a Arc<Deployment>)>,
@@ -365,15 +391,4 @@ fn take_at<'a>(
 ) -> Option<&'a Arc<Deployment>> {
     let at = replaced.iter().position(|(known, _)| *known == place).unwrap_or(0);
     (at < replaced.len()).then(|| replaced.remove(at).1)
-}
-
-fn located_of(deployment: &Deployment) -> LocatedBundle {
-    LocatedBundle { version: deployment.version().cloned(), bundle: deployment.bundle() }
-}
-
-/// Whether all but who answers is as it is said.
-fn is_set_as(routing: &Routing, spec: &EndpointSpec) -> bool {
-    routing.sticky() == spec.sticky.as_ref()
-        && routing.kept().len() <= spec.kept
-        && routing.is_computing_by(&spec.policy)
 }

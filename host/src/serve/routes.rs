@@ -270,7 +270,9 @@ async fn list(State(shared): Server) -> Response<Body> {
     let failed = shared.endpoints.failures();
     let failed: Vec<_> =
         failed.iter().map(|(name, reason)| serde_json::json!({ "name": name, "reason": reason })).collect();
-    json_response(StatusCode::OK, serde_json::json!({ "endpoints": endpoints, "failed": failed }).to_string())
+    let file_failed = shared.endpoints.file_failure();
+    let listed = serde_json::json!({ "endpoints": endpoints, "failed": failed, "file_failed": file_failed });
+    json_response(StatusCode::OK, listed.to_string())
 }
 
 async fn ready(State(shared): Server) -> Response<Body> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use host_tests::{Host, Server, plugin};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::endpoints::{ROW, ask, two_versions, wait_for, write};
 
@@ -29,6 +29,37 @@ fn an_edited_file_is_taken_up_and_a_bad_one_changes_nothing() {
     let told = server.stop().stderr;
     assert!(told.contains("endpoint `one`: model `digits` has no version 9"), "{told}");
     assert!(told.contains("endpoint `one`: removed"), "{told}");
+}
+
+#[test]
+fn a_file_that_is_not_followed_is_told_over_the_network_until_it_is() {
+    let registry = two_versions();
+    let host = &registry.host;
+    let text = "version: 1\nendpoints: { one: { model: digits@1 } }\n";
+    let file = write(host, text);
+    let server = host.serve(["--endpoints", &file]);
+    let reason = || server.get("/serve").json()["file_failed"].clone();
+    let gauge = |value: u8| format!("host_endpoint_file_failed {value}\n");
+    assert_eq!(reason(), Value::Null);
+    assert!(server.get("/metrics").body.contains(&gauge(0)));
+    write(host, "version: 3\n");
+    wait_for("a wrong file is not told", || reason() != Value::Null);
+    let told = reason();
+    assert!(told.as_str().unwrap().contains("endpoints.yaml`: `version` is 3: expected 1"), "{told}");
+    assert!(server.get("/metrics").body.contains(&gauge(1)));
+    assert_eq!(ask(&server, "/serve/one", &[]).1, "digits@1");
+    write(host, text);
+    wait_for("a file that is well again is told", || reason() == Value::Null);
+    assert!(server.get("/metrics").body.contains(&gauge(0)));
+    std::fs::remove_file(&file).unwrap();
+    wait_for("a file that is gone is not told", || reason() != Value::Null);
+    write(host, "version: 1\nendpoints: { one: { model: digits@2 } }\n");
+    wait_for("a file that is there again is not followed", || {
+        ask(&server, "/serve/one", &[]).1 == "digits@2"
+    });
+    assert_eq!(reason(), Value::Null);
+    let told = server.stop().stderr;
+    assert_eq!(told.matches("the endpoint file is followed again").count(), 2, "{told}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::sync::mpsc;
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use super::{Hangups, path_of};
@@ -17,6 +17,9 @@ use crate::serve::{
     ControlChange, ControlRequest, ENDPOINT_FILE_MAX_BYTES, EndpointChange, EndpointOutcome, EndpointPolicy,
     EndpointSpec, Endpoints, Reconciler, with_causes,
 };
+
+/// Clients that may wait for what becomes of an endpoint; what more ask for waits where it arrives.
+const WAITING_MAX: usize = 64;
 
 /// Keeps endpoints what they should be.
 pub(super) struct Watch(Option<Watched>);
@@ -32,6 +35,15 @@ struct Watched {
     added: BTreeSet<Name>,
     /// Endpoints that clients have unloaded.
     unloaded: BTreeSet<Name>,
+    /// Who waits for what becomes of an endpoint.
+    waiting: Vec<Waiting>,
+}
+
+/// A client who has asked for a change.
+struct Waiting {
+    request: ControlRequest,
+    /// Whether the endpoint was one that clients have unloaded.
+    was_unloaded: bool,
 }
 
 struct WatchedFile {
@@ -42,6 +54,16 @@ struct WatchedFile {
     pending: Option<String>,
     /// Endpoints of the file.
     names: BTreeSet<Name>,
+    reading: Option<Reading>,
+    /// Somebody has asked for a look since the file is being read.
+    is_asked_again: bool,
+}
+
+/// A file that is being read.
+struct Reading {
+    text: JoinHandle<anyhow::Result<String>>,
+    /// Somebody has asked for that.
+    is_asked_for: bool,
 }
 
 impl Watch {
@@ -58,9 +80,16 @@ impl Watch {
         interval: Duration,
     ) -> Self {
         let names = || specs.iter().map(|spec| spec.name.clone()).collect();
-        let file = file.map(|(path, text)| WatchedFile { path, text, pending: None, names: names() });
-        let (added, unloaded) = (BTreeSet::new(), BTreeSet::new());
-        Self(Some(Watched { reconciler, specs, file, policy, interval, added, unloaded }))
+        let file = file.map(|(path, text)| WatchedFile {
+            path,
+            text,
+            pending: None,
+            names: names(),
+            reading: None,
+            is_asked_again: false,
+        });
+        let (added, unloaded, waiting) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
+        Self(Some(Watched { reconciler, specs, file, policy, interval, added, unloaded, waiting }))
     }
 
     /// Goes on for ever; does what is asked for by `requests` and `hangups`, too.
@@ -77,34 +106,18 @@ impl Watch {
         };
         let mut looks = watched.looks();
         loop {
-            let mut is_hangup = false;
-            let asked = tokio::select! {
-                Some(request) = requests.recv() => Some(request),
-                () = next(&mut looks) => None,
+            let changes = tokio::select! {
+                Some(request) = requests.recv(), if watched.waiting.len() < WAITING_MAX => watched.change(request),
+                () = next(&mut looks) => watched.look(false),
                 () = hangups.next() => {
-                    is_hangup = true;
                     watched.reconciler.forget_failures();
-                    None
+                    watched.look(true)
                 }
+                text = read_to_end(&mut watched.file) => watched.take_up(text, output),
+                changes = watched.reconciler.next() => changes,
             };
-            let mut was_unloaded = false;
-            if let Some(request) = &asked {
-                was_unloaded = watched.unloaded.contains(&request.name);
-                watched.change(request);
-            } else if let Some(file) = &mut watched.file {
-                match file.changed(is_hangup).await {
-                    Ok(Some(specs)) => watched.take_up(specs),
-                    Ok(None) => {}
-                    Err(error) => output.warn(&format!("{error:#}: the endpoints stay as they are")),
-                }
-            }
-            let specs: Vec<_> =
-                watched.specs.iter().filter(|spec| !watched.unloaded.contains(&spec.name)).cloned().collect();
-            let changes = watched.reconciler.reconcile(&specs).await;
             note_changes(&changes, watched.reconciler.endpoints(), output);
-            if let Some(request) = asked {
-                watched.reply(request, was_unloaded, changes);
-            }
+            watched.reply();
         }
     }
 }
@@ -120,12 +133,40 @@ impl Watched {
         looks
     }
 
+    /// Begins to look at what is served. The file is first, unless it is still being read: it may be on a server that does not
+    /// answer.
+    fn look(&mut self, is_asked_for: bool) -> Vec<EndpointChange> {
+        let is_read_first = self.file.as_mut().is_some_and(|file| file.begin_to_read(is_asked_for));
+        if is_read_first { Vec::new() } else { self.reconciler.look() }
+    }
+
     /// Takes up what the file says now. What clients have loaded beside it stays.
-    fn take_up(&mut self, specs: Vec<EndpointSpec>) {
-        let before = std::mem::replace(&mut self.specs, specs);
-        self.added.retain(|name| !self.specs.iter().any(|spec| spec.name == *name));
-        self.specs.extend(before.into_iter().filter(|spec| self.added.contains(&spec.name)));
-        self.forget_unloaded();
+    fn take_up(&mut self, text: anyhow::Result<String>, output: &Output) -> Vec<EndpointChange> {
+        let changed = self.file.as_mut().and_then(|file| file.changed(text).transpose());
+        match changed {
+            Some(Ok(specs)) => {
+                if self.reconciler.endpoints().clear_file_failure() {
+                    output.note("the endpoint file is followed again");
+                }
+                let before = std::mem::replace(&mut self.specs, specs);
+                self.added.retain(|name| !self.specs.iter().any(|spec| spec.name == *name));
+                self.specs.extend(before.into_iter().filter(|spec| self.added.contains(&spec.name)));
+                self.forget_unloaded();
+                self.want();
+            }
+            Some(Err(error)) => {
+                self.reconciler.endpoints().note_file_failure(&format!("{error:#}"));
+                output.warn(&format!("{error:#}: the endpoints stay as they are"));
+            }
+            None => {}
+        }
+        self.reconciler.look()
+    }
+
+    /// Tells what is wanted by now.
+    fn want(&mut self) {
+        let wanted = self.specs.iter().filter(|spec| !self.unloaded.contains(&spec.name));
+        self.reconciler.want(wanted.cloned().collect());
     }
 
     /// Forgets what was unloaded and nobody wants any more: it could not be loaded again.
@@ -135,8 +176,10 @@ impl Watched {
         self.reconciler.endpoints().retain_unloaded(is_wanted);
     }
 
-    /// Takes note of what should be.
-    fn change(&mut self, request: &ControlRequest) {
+    /// Takes note of what should be, and begins to make it so.
+    fn change(&mut self, request: ControlRequest) -> Vec<EndpointChange> {
+        let was_unloaded = self.unloaded.contains(&request.name);
+        let mut changes = Vec::new();
         match request.change {
             ControlChange::Unload => {
                 self.reconciler.endpoints().note_unload(&request.name);
@@ -144,6 +187,8 @@ impl Watched {
                 if self.specs.iter().any(|spec| spec.name == request.name) {
                     self.unloaded.insert(request.name.clone());
                 }
+                self.want();
+                changes.extend(self.reconciler.remove(&request.name));
             }
             ControlChange::Load => {
                 self.unloaded.remove(&request.name);
@@ -153,30 +198,51 @@ impl Watched {
                     self.specs.push(EndpointSpec { policy: self.policy, ..spec });
                     self.added.insert(request.name.clone());
                 }
+                self.want();
                 // What has failed before is to be tried again.
                 self.reconciler.forget_failure(&request.name);
             }
+        }
+        self.waiting.push(Waiting { request, was_unloaded });
+        changes.extend(self.reconciler.look());
+        changes
+    }
+
+    /// Tells those who have asked what has become of it, where that is known.
+    fn reply(&mut self) {
+        let is_known = |waiting: &mut Waiting| match waiting.request.change {
+            ControlChange::Load => !self.reconciler.is_looking_at(&waiting.request.name),
+            ControlChange::Unload => true,
+        };
+        for waiting in self.waiting.extract_if(.., is_known).collect::<Vec<_>>() {
+            self.reply_to(waiting);
         }
     }
 
     /// Tells who has asked what has become of it. What cannot be loaded is no longer wanted if only a client has asked for it, and
     /// otherwise is what it was before: unloaded, or tried again when something has changed.
-    fn reply(&mut self, request: ControlRequest, was_unloaded: bool, changes: Vec<EndpointChange>) {
-        let failed = changes.into_iter().find(|change| change.endpoint == request.name);
-        let failed = failed.and_then(|change| change.outcome.err());
-        let is_there = self.reconciler.endpoints().get(request.name.as_str()).is_some();
-        if request.change == ControlChange::Load && !is_there {
-            if self.added.remove(&request.name) {
-                self.specs.retain(|spec| spec.name != request.name);
+    fn reply_to(&mut self, waiting: Waiting) {
+        let Waiting { request: ControlRequest { name, change, reply }, was_unloaded } = waiting;
+        if change == ControlChange::Unload {
+            _ = reply.send(Ok(()));
+            return;
+        }
+        let mut failure = self.reconciler.failure(&name).map(str::to_owned);
+        if self.reconciler.endpoints().get(name.as_str()).is_none() {
+            failure.get_or_insert_with(|| "somebody else wants it to be gone".to_owned());
+            if self.added.remove(&name) {
+                self.specs.retain(|spec| spec.name != name);
                 self.forget_unloaded();
-                self.reconciler.endpoints().clear_failure(&request.name);
+                self.want();
+                self.reconciler.endpoints().clear_failure(&name);
             } else if was_unloaded {
-                self.unloaded.insert(request.name.clone());
-                self.reconciler.endpoints().clear_failure(&request.name);
+                self.unloaded.insert(name.clone());
+                self.want();
+                self.reconciler.endpoints().clear_failure(&name);
             }
         }
         // Whoever has asked may have gone.
-        let _ = request.reply.send(failed.map_or(Ok(()), |error| Err(with_causes(&error))));
+        _ = reply.send(failure.map_or(Ok(()), Err));
     }
 }
 
@@ -187,14 +253,36 @@ async fn next(looks: &mut Option<Interval>) {
     }
 }
 
+/// Waits until the file has been read; where it is not being read, for ever.
+async fn read_to_end(file: &mut Option<WatchedFile>) -> anyhow::Result<String> {
+    let reading = file.as_mut().and_then(|file| file.reading.as_mut());
+    match reading {
+        Some(reading) => (&mut reading.text).await.map_err(Into::into).flatten(),
+        None => std::future::pending().await,
+    }
+}
+
 impl WatchedFile {
-    /// What the file says, if that is another thing than before. What lacks endpoints or is wrong may be half of a file that is
-    /// being written: it is believed when the next look finds the same, or when somebody asks for the look.
-    async fn changed(&mut self, is_asked_for: bool) -> anyhow::Result<Option<Vec<EndpointSpec>>> {
-        // It may be on a server that does not answer, for which only this task shall wait.
+    /// Begins to read the file; false where it is being read already.
+    fn begin_to_read(&mut self, is_asked_for: bool) -> bool {
+        if self.reading.is_some() {
+            self.is_asked_again |= is_asked_for;
+            return false;
+        }
         let path = self.path.clone();
-        let text = match spawn_blocking(move || read_text_of_file(&path)).await.map_err(Into::into).flatten()
-        {
+        let text = spawn_blocking(move || read_text_of_file(&path));
+        self.reading = Some(Reading { text, is_asked_for });
+        true
+    }
+
+    /// What the file says, which has been read, if that is another thing than before. What lacks endpoints or is wrong may be half of
+    /// a file that is being written: it is believed when the next look finds the same, or when somebody asks for the look.
+    fn changed(&mut self, text: anyhow::Result<String>) -> anyhow::Result<Option<Vec<EndpointSpec>>> {
+        let is_asked_for = self.reading.take().is_some_and(|reading| reading.is_asked_for);
+        if std::mem::take(&mut self.is_asked_again) {
+            self.begin_to_read(true);
+        }
+        let text = match text {
             Ok(text) => text,
             // An editor may be about to put it there again.
             Err(error) => {

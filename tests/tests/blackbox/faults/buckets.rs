@@ -5,10 +5,11 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use host_tests::{Answer, Bucket, Host, Server};
+use host_tests::{Answer, Bucket, Host, Server, ran};
 use serde_json::json;
 
 use crate::bucket::{Treatment, answer_always, files_below};
+use crate::endpoints::{ask, wait_for, write};
 use crate::tracking::{assert_refused, post, start_run};
 
 /// Longest time in which a server must say that its bucket does not answer.
@@ -170,4 +171,55 @@ fn a_bucket_that_trickles_is_told_in_time() {
 #[test]
 fn a_bucket_that_hangs_up_is_told_in_time() {
     is_survived("hangs-up", drop);
+}
+
+#[test]
+fn a_version_whose_store_does_not_answer_holds_up_no_other() {
+    let (host, bucket) = (Host::new(), Bucket::shared());
+    let gate = Gate::before(bucket);
+    let command = || {
+        let mut command = host.command();
+        command.envs(bucket.environment()).env("HOST_BLOBS", bucket.url("slow"));
+        // It would be told long after this test.
+        command.env("AWS_TIMEOUT", "1h").env("AWS_READ_TIMEOUT", "1h").env("AWS_ENDPOINT_URL", &gate.address);
+        command
+    };
+    let run = |arguments: &[&str]| ran(command().args(arguments).output().unwrap());
+    let table = host.state_dir().join("t.csv");
+    let rows: String = (0..60).map(|row| format!("{},{},{}\n", row % 7, row % 5, row % 2)).collect();
+    std::fs::write(&table, format!("a,b,label\n{rows}")).unwrap();
+    run(&["data", "add", "t", table.to_str().unwrap()]).expect_success();
+    for rounds in ["1", "9", "5"] {
+        run(&["train", "--data", "t", "--name", "digits", "--rounds", rounds]).expect_success();
+    }
+    let champion = |version: &str| run(&["model", "alias", version, "champion"]).expect_success();
+    champion("digits@1");
+    std::fs::remove_dir_all(host.state_dir().join("cache/sha256")).unwrap();
+    let say = |others: &str| {
+        write(&host, &format!("version: 1\nendpoints: {{ one: {{ model: digits@champion }}, {others} }}\n"))
+    };
+    let file = say("two: { model: digits@2 }");
+    let server = Server::start_serve(command(), ["--endpoints", &file, "--model-control"]);
+    let version = |endpoint: &str| ask(&server, &format!("/serve/{endpoint}"), &[]).1;
+    gate.turn(Some(|mut connection| while connection.read(&mut [0; 4096]).is_ok_and(|count| count > 0) {}));
+    // Nobody has the third here.
+    say("two: { model: digits@2 }, three: { model: digits@3 }, four: { model: digits@1 }");
+    wait_for("what stands behind it is not served", || version("four") == "digits@1");
+    for moved in ["digits@2", "digits@1", "digits@2"] {
+        champion(moved);
+        wait_for("the alias is not followed", || version("one") == moved);
+    }
+    assert_eq!(server.post("/v2/repository/models/two/unload", "").status, 200);
+    assert_eq!(ask(&server, "/serve/two", &[]).0, 404);
+    assert_eq!(server.post("/v2/repository/models/two/load", "").status, 200);
+    assert_eq!(version("two"), "digits@2");
+    assert_eq!(
+        (ask(&server, "/serve/three", &[]).0, &server.get("/serve").json()["failed"]),
+        (404, &json!([]))
+    );
+    // What comes in its place does not wait for it, nor does the end.
+    say("three: { model: digits@2 }");
+    wait_for("what it should be by now is not served", || version("three") == "digits@2");
+    wait_for("others are not removed", || ask(&server, "/serve/four", &[]).0 == 404);
+    assert_eq!(server.stop().code, 0);
 }

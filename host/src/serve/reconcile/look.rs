@@ -1,0 +1,190 @@
+//! Finds the versions that an endpoint should have, and loads those that are not there.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use super::super::deployer::{DeployError, Deployer, LocatedBundle};
+use super::super::spec::EndpointSpec;
+use super::super::{Deployment, Routing};
+use super::wanted::{Target, Wanted, is_set_as, shape};
+use crate::registry::{FolderState, ModelReference};
+use crate::task::spawn_blocking;
+
+/// When what could not be deployed is tried again: after the first, and twice as long after each, up to the last.
+const RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
+
+/// How often other versions may be wanted once those are loaded that were before; then these are taken.
+const TURNS_MAX: usize = 4;
+
+/// What is known of an endpoint from one look to the next.
+#[derive(Default)]
+pub(super) struct Memory {
+    refused: Option<Refused>,
+    /// What folders hold, and in which state.
+    folders: HashMap<ModelReference, (FolderState, LocatedBundle)>,
+}
+
+/// What could not be deployed. It is tried again when something else is asked for, and after a while: a store may have failed.
+struct Refused {
+    wanted: Wanted,
+    spec: EndpointSpec,
+    waits: Duration,
+    until: Instant,
+}
+
+/// A look at whether an endpoint is what it should be.
+pub(super) struct Look {
+    pub(super) deployer: Deployer,
+    /// Of those that load or take a folder into the store at once.
+    pub(super) places: Arc<Semaphore>,
+    pub(super) spec: EndpointSpec,
+    /// What it is.
+    pub(super) present: Option<Arc<Routing>>,
+    pub(super) memory: Memory,
+}
+
+/// What a look has come to.
+pub(super) struct Looked {
+    pub(super) spec: EndpointSpec,
+    pub(super) memory: Memory,
+    pub(super) found: Found,
+}
+
+/// What a look has found.
+pub(super) enum Found {
+    /// The endpoint is as it should be.
+    AsWanted,
+    /// What could not be deployed is not to be tried again yet.
+    TooEarly,
+    /// It should be something else.
+    Change(Change),
+}
+
+/// What an endpoint should become.
+pub(super) struct Change {
+    pub(super) wanted: Wanted,
+    /// What was there before and what was loaded for it.
+    pub(super) loaded: Vec<Arc<Deployment>>,
+    /// What could not be found or loaded.
+    pub(super) failed: Vec<DeployError>,
+}
+
+impl Memory {
+    /// Forgets what could not be deployed.
+    pub(super) fn forget_failure(&mut self) {
+        self.refused = None;
+    }
+
+    /// Takes note of what could not be deployed, and when that is to be tried again.
+    pub(super) fn note_failure(&mut self, wanted: Wanted, spec: &EndpointSpec) {
+        let before = self.refused.take().filter(|refused| refused.is_of(&wanted, spec));
+        let waits = before.map_or(RETRY.0, |refused| (refused.waits * 2).min(RETRY.1));
+        self.refused = Some(Refused { wanted, spec: spec.clone(), waits, until: Instant::now() + waits });
+    }
+}
+
+impl Refused {
+    fn is_of(&self, wanted: &Wanted, spec: &EndpointSpec) -> bool {
+        (&self.wanted, &self.spec) == (wanted, spec)
+    }
+}
+
+impl Look {
+    pub(super) async fn run(mut self) -> Looked {
+        let found = self.find().await;
+        let Self { spec, mut memory, .. } = self;
+        memory.folders.retain(|folder, _| spec.models().any(|model| model == folder));
+        Looked { spec, memory, found }
+    }
+
+    async fn find(&mut self) -> Found {
+        let (mut wanted, mut failed) = self.locate_all().await;
+        if self.present.as_ref().is_some_and(|present| self.is_as_wanted(present, &wanted)) {
+            return Found::AsWanted;
+        }
+        let before = self.memory.refused.as_ref().filter(|refused| refused.is_of(&wanted, &self.spec));
+        if before.is_some_and(|refused| Instant::now() < refused.until) {
+            return Found::TooEarly;
+        }
+        let present = self.present.iter().flat_map(|present| present.loaded());
+        let mut loaded: Vec<Arc<Deployment>> = present.map(Arc::clone).collect();
+        for _ in 0..TURNS_MAX {
+            let before = loaded.len();
+            self.load_all(&wanted, &mut loaded, &mut failed).await;
+            if loaded.len() == before {
+                break;
+            }
+            // Loading may have taken a while: who was put back meanwhile shall not be replaced for a moment.
+            let (wanted_now, failed_now) = self.locate_all().await;
+            if !failed_now.is_empty() || wanted_now == wanted {
+                break;
+            }
+            (wanted, failed) = (wanted_now, failed_now);
+        }
+        Found::Change(Change { wanted, loaded, failed })
+    }
+
+    fn is_as_wanted(&self, present: &Routing, wanted: &Wanted) -> bool {
+        Some(shape(present.routes(), present.shadows())) == wanted.shape() && is_set_as(present, &self.spec)
+    }
+
+    /// The versions that are wanted now, and why there are not all of them.
+    async fn locate_all(&mut self) -> (Wanted, Vec<DeployError>) {
+        let (mut wanted, mut failed) = (Wanted { routes: Vec::new(), shadows: Vec::new() }, Vec::new());
+        let Self { spec, deployer, memory, places, .. } = self;
+        let routes = spec.routes.iter().map(|route| (&route.model, route.weight, true));
+        let shadows = spec.shadows.iter().map(|shadow| (&shadow.model, shadow.percent, false));
+        for (model, weight, answers) in routes.chain(shadows) {
+            let located =
+                locate(deployer, places, memory, model).await.map_err(|error| failed.push(error)).ok();
+            let targets = if answers { &mut wanted.routes } else { &mut wanted.shadows };
+            targets.push(Target { model: model.clone(), located, weight });
+        }
+        (wanted, failed)
+    }
+
+    /// Loads what of `wanted` is not among `loaded`.
+    async fn load_all(
+        &self,
+        wanted: &Wanted,
+        loaded: &mut Vec<Arc<Deployment>>,
+        failed: &mut Vec<DeployError>,
+    ) {
+        for target in wanted.routes.iter().chain(&wanted.shadows) {
+            let Some(located) = &target.located else { continue };
+            if target.find(loaded).is_some() {
+                continue;
+            }
+            let _place = self.places.acquire().await;
+            match self.deployer.deploy(&self.spec.name, located.clone()).await {
+                Ok(deployment) => loaded.push(Arc::new(deployment)),
+                Err(error) => failed.push(error),
+            }
+        }
+    }
+}
+
+/// The bundle that `model` means now. A folder is read again only when it has changed.
+async fn locate(
+    deployer: &Deployer,
+    places: &Semaphore,
+    memory: &mut Memory,
+    model: &ModelReference,
+) -> Result<LocatedBundle, DeployError> {
+    let ModelReference::Folder(_) = model else { return deployer.locate(model).await };
+    // A folder may be on a server that does not answer.
+    let folder = model.clone();
+    let state = spawn_blocking(move || folder.folder_state()).await.map_err(|_| DeployError::Stopped)?;
+    let Some(state) = state else { return deployer.locate(model).await };
+    if let Some((_, located)) = memory.folders.get(model).filter(|(known, _)| *known == state) {
+        return Ok(located.clone());
+    }
+    let _place = places.acquire().await;
+    let located = deployer.locate(model).await?;
+    memory.folders.insert(model.clone(), (state, located.clone()));
+    Ok(located)
+}
