@@ -130,10 +130,9 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     output::start_log(cli.verbose, cli.quiet);
     let output = Output::new(cli.json, cli.quiet);
-    match run(cli, &output) {
-        Ok(code) => code,
-        Err(error) => error::report(&error, &output),
-    }
+    let code = run(cli, &output).unwrap_or_else(|error| error::report(&error, &output));
+    output::standard_error::flush();
+    code
 }
 
 fn run(cli: Cli, output: &Output) -> anyhow::Result<ExitCode> {

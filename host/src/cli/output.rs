@@ -1,3 +1,4 @@
+pub(super) mod standard_error;
 mod told_progress;
 
 use std::io::Write as _;
@@ -181,14 +182,13 @@ pub(super) fn start_log(verbose: u8, quiet: bool) {
     };
     tracing_subscriber::fmt()
         .with_max_level(level)
-        .with_writer(std::io::stderr)
+        .with_writer(|| standard_error::LogWriter)
         .with_ansi(console::colors_enabled_stderr())
         .init();
 }
 
 fn to_stderr(text: &str) {
-    // Nothing can be done where even standard error is gone.
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
+    standard_error::write(format!("{text}\n").as_bytes());
 }
 
 /// `1234567` as `1,234,567`.

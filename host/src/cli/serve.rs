@@ -20,7 +20,7 @@ use self::replace::replace_transformers;
 use self::watch::{Watch, note_failures};
 use super::device::DeviceArguments;
 use super::listener::{HostsArguments, hangup_signal, listen, stop_signal};
-use super::output::Output;
+use super::output::{Output, standard_error};
 use super::plugin::{PluginOptions, parse_pair};
 use super::state::StateArguments;
 use crate::data::PredictionWriter;
@@ -169,6 +169,7 @@ impl PolicyArguments {
 }
 
 pub(super) fn run(arguments: ServeArguments, state: &StateArguments, output: &Output) -> anyhow::Result<()> {
+    standard_error::write_from_a_thread().context("failed to start a thread")?;
     let store = state.open_store()?;
     let count = match arguments.threads {
         Some(count) => usize::from(count),
@@ -374,6 +375,7 @@ async fn deploy_replaced(
             let config = DeploymentConfig {
                 version: located.version,
                 bundle: located.bundle,
+                row_time: None,
                 platform,
                 work: Work::Bundle(predictor),
                 is_of_bundle,

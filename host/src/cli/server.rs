@@ -6,7 +6,7 @@ use axum::http::Response;
 use serde_json::json;
 
 use super::listener::{HostsArguments, listen, stop_signal};
-use super::output::Output;
+use super::output::{Output, standard_error};
 use super::pipeline::local_executor;
 use super::state::StateArguments;
 use crate::pipeline::trigger::Scheduler;
@@ -56,6 +56,7 @@ pub(super) fn run(
     output: &Output,
 ) -> anyhow::Result<()> {
     let hosts = arguments.hosts.allowed(arguments.ip)?;
+    standard_error::write_from_a_thread().context("failed to start a thread")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

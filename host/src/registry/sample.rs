@@ -1,5 +1,7 @@
 //! Rows with the answers that a bundle gave to them when it was made, so that whoever loads it can see that it still does.
 
+use std::time::{Duration, Instant};
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -131,6 +133,15 @@ impl Sample {
                 Err(SampleError::Differs { row, found: told(&found), expected: told(&self.outputs) })
             }
         }
+    }
+
+    /// How long `predictor` takes for one of the rows, which it has answered before, so that nothing is made for the first time; none
+    /// where it does not answer it.
+    pub async fn time_of_row(&self, predictor: &Predictor) -> Option<Duration> {
+        let row = decoded(self.inputs.get(..1)?, &predictor.signature().inputs).ok()?;
+        let begun = Instant::now();
+        predictor.predict(&row).await.ok()?;
+        Some(begun.elapsed())
     }
 }
 

@@ -129,9 +129,11 @@ impl Deployer {
             // Only for documents: what nobody has recorded proves nothing.
             None => block_on(Sample::of_zeros(&predictor)),
         };
+        let row_time = sample.as_ref().and_then(|sample| block_on(sample.time_of_row(&predictor)));
         let config = DeploymentConfig {
             version,
             bundle,
+            row_time,
             platform: manifest.model.platform(),
             work: Work::Bundle(predictor),
             is_of_bundle: true,
@@ -163,6 +165,7 @@ impl Deployer {
         let config = DeploymentConfig {
             version: None,
             bundle: graph.digest(),
+            row_time: None,
             platform: "graph".to_owned(),
             work: Work::Graph(graph),
             is_of_bundle: false,

@@ -40,6 +40,8 @@ pub struct DeploymentConfig {
     pub version: Option<(Name, i64)>,
     /// Digest of the bundle.
     pub bundle: Digest,
+    /// What a row takes; none where nobody has tried. The first is computed then where it holds up no connection.
+    pub row_time: Option<Duration>,
     /// The library that made the model and the format of its file, such as `xgboost_ubj`.
     pub platform: String,
     /// What computes.
@@ -114,8 +116,17 @@ pub struct Answer<T> {
 impl Deployment {
     /// Makes a deployment that counts as one of `endpoint`.
     pub fn new(endpoint: &str, config: DeploymentConfig) -> Result<Self, prometheus::Error> {
-        let DeploymentConfig { version, bundle, platform, work, is_of_bundle, window, rows_max, example } =
-            config;
+        let DeploymentConfig {
+            version,
+            bundle,
+            row_time,
+            platform,
+            work,
+            is_of_bundle,
+            window,
+            rows_max,
+            example,
+        } = config;
         let named = version.as_ref().map(|(model, number)| format!("{model}@{number}"));
         let label = named.clone().unwrap_or_else(|| bundle.short());
         let metrics = DeploymentMetrics::new(endpoint, &label, work.transformers())?;
@@ -127,7 +138,7 @@ impl Deployment {
         Ok(Self {
             headers: headers.collect(),
             statistics: ModelStatistics::default(),
-            engine: Arc::new(Engine::new(work, window, metrics)),
+            engine: Arc::new(Engine::new(work, window, metrics, row_time)),
             batcher: RwLock::default(),
             version,
             bundle,

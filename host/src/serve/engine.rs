@@ -66,7 +66,13 @@ pub(super) struct Computed {
 }
 
 impl Engine {
-    pub(super) fn new(work: Work, window: Option<Arc<WindowCapture>>, metrics: DeploymentMetrics) -> Self {
+    /// Of `work` of which a row takes `row_time`, where that is known.
+    pub(super) fn new(
+        work: Work,
+        window: Option<Arc<WindowCapture>>,
+        metrics: DeploymentMetrics,
+        row_time: Option<Duration>,
+    ) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         let places = match work {
             Work::Bundle(_) => cores,
@@ -74,7 +80,8 @@ impl Engine {
             Work::Graph(_) => 8 * cores,
         };
         let (places, places_here) = (Arc::new(Semaphore::new(places)), Semaphore::new(2 * cores));
-        Self { work, window, metrics, row_nanos: AtomicU64::new(0), places, places_here }
+        let row_nanos = AtomicU64::new(row_time.map_or(0, nanos_of));
+        Self { work, window, metrics, row_nanos, places, places_here }
     }
 
     /// Computes a batch: on this thread, if that takes about a millisecond at most, and otherwise on the blocking pool; what a
@@ -200,9 +207,9 @@ impl Engine {
                 && inputs.byte_len() <= INLINE_BYTES_MAX
                 && scores <= INLINE_SCORES_MAX;
         }
-        // The first row is computed here; how long several take nobody knows before.
         let nanos = match self.row_nanos() {
-            0 if rows > 1 => u64::MAX,
+            // How long the first takes nobody knows before.
+            0 => u64::MAX,
             nanos => nanos.saturating_mul(rows as u64),
         };
         // Whoever waits for a pool's threads holds up more than itself.
@@ -216,7 +223,7 @@ impl Engine {
     /// Takes into account what rows have taken. Slowly, so that a few that were disturbed do not count much; and those that `failed`
     /// only where that took longer, since most failures come early.
     fn learn(&self, rows: usize, took: Duration, failed: bool) {
-        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX) / (rows.max(1) as u64);
+        let nanos = nanos_of(took) / (rows.max(1) as u64);
         let known = self.row_nanos();
         if failed && nanos <= known {
             return;
@@ -236,6 +243,10 @@ impl Engine {
             _ => {}
         }
     }
+}
+
+fn nanos_of(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl Drop for Engine {

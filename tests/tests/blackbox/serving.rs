@@ -210,6 +210,24 @@ fn a_burst_at_a_plugin_that_takes_memory_does_not_take_it_for_all_at_once() {
 }
 
 #[test]
+fn a_standard_error_that_nobody_reads_holds_up_nobody() {
+    let file = guest("misbehaving");
+    let config = format!("misbehaving={}", misbehaviour("panic"));
+    let server = Host::trained().serve(["--model", "mnist", "--plugin", &file, "--config", &config]);
+    let image = pixels_json(&test_images()[0]);
+    // Each is told in some hundred bytes, and a pipe holds 64 KiB.
+    for _ in 0..1_000 {
+        let (status, code, message) = error_of(&server.post("/serve/mnist", &image));
+        assert_eq!((status, code.as_str()), (500, "plugin_fault"), "{message}");
+    }
+    assert_eq!(server.get("/health").status, 200);
+    let stopped = server.stop();
+    assert_eq!(stopped.code, 0);
+    assert!(stopped.stderr.len() > 128 * 1024, "{}", stopped.stderr.len());
+    assert!(stopped.stderr.ends_with("stopped\n"), "{}", stopped.stderr);
+}
+
+#[test]
 fn a_looping_plugin_does_not_hold_up_other_requests() {
     let file = guest("misbehaving");
     let server = Host::trained().serve([

@@ -88,7 +88,9 @@ async fn in_time<'a>(jobs: &[Job], turn: &'a Mutex<()>) -> Option<MutexGuard<'a,
 /// Answers requests that were begun to be computed together at `begun`.
 fn share_out(engine: &Arc<Engine>, jobs: Vec<Job>, computed: Computed, begun: Instant) {
     let mut start = 0;
-    for (index, job) in jobs.into_iter().enumerate() {
+    // Whoever has asked may have gone, and then another stands for all of them in statistics.
+    let mut is_first = true;
+    for job in jobs {
         let end = start + job.inputs.rows();
         let part = part_of(&computed, start..end, &job);
         let queue = begun.duration_since(job.since) + computed.times.queue;
@@ -100,10 +102,11 @@ fn share_out(engine: &Arc<Engine>, jobs: Vec<Job>, computed: Computed, begun: In
             times,
             batch_rows: computed.batch_rows,
             parts: Vec::new(),
-            is_first: index == 0,
+            is_first,
         });
-        // Whoever has asked may have gone.
-        let _ = job.reply.send(part.ok_or_else(stopping));
+        if job.reply.send(part.ok_or_else(stopping)).is_ok() {
+            is_first = false;
+        }
         start = end;
     }
     engine.offer(computed.seen);

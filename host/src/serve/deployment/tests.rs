@@ -99,6 +99,7 @@ fn deployment_with(
     let config = DeploymentConfig {
         version: None,
         bundle: Digest::of(b""),
+        row_time: None,
         platform: "test".to_owned(),
         is_of_bundle: true,
         work: Work::Bundle(Predictor::new(parts, signature)),
@@ -166,10 +167,12 @@ async fn rows_that_cores_share_hold_up_no_thread_that_reads() {
     assert_eq!(deployment.engine.row_nanos(), 0, "they tell nothing of what one core takes");
     answer(&deployment, rows(1, 20), call()).await.unwrap();
     assert!(deployment.engine.row_nanos() > 0);
+    deployment.engine.set_row_nanos(1_000);
+    answer(&deployment, rows(1, 20), call()).await.unwrap();
     answer(&deployment, rows(2, 20), call()).await.unwrap();
     let asked_by = model.asked_by.lock().unwrap();
     let here = std::thread::current().id();
-    assert_eq!(asked_by.iter().map(|thread| *thread == here).collect::<Vec<_>>(), [false, true, false]);
+    assert_eq!(asked_by.iter().map(|thread| *thread == here).collect::<Vec<_>>(), [false, false, true, false]);
 }
 
 #[tokio::test]
@@ -216,6 +219,7 @@ async fn no_more_threads_compute_than_there_are_cores() {
     let late = answer(&deployment, rows(65, 20), Call { deadline: Some(soon), ..call() }).await.unwrap_err();
     assert_eq!(late.code(), ErrorCode::DeadlineExceeded);
     assert!(model.rows.lock().unwrap().is_empty(), "it was not begun");
+    deployment.engine.set_row_nanos(1_000);
     assert!(answer(&deployment, rows(1, 20), call()).await.is_ok(), "what is quick needs no place");
     let waiting = async {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -224,6 +228,18 @@ async fn no_more_threads_compute_than_there_are_cores() {
     let (answered, ()) = tokio::join!(answer(&deployment, rows(65, 20), call()), waiting);
     assert!(answered.unwrap().times.queue >= Duration::from_millis(20), "that is waiting, too");
     assert_eq!(places.available_permits(), cores);
+}
+
+#[tokio::test]
+async fn a_row_of_which_nobody_knows_what_it_takes_holds_up_no_connection() {
+    let (model, deployment) = deployment(20, 10);
+    for _ in 0..2 {
+        answer(&deployment, rows(1, 20), call()).await.unwrap();
+        deployment.engine.set_row_nanos(1_000);
+    }
+    let is_here: Vec<_> =
+        model.asked_by.lock().unwrap().iter().map(|asked| *asked == std::thread::current().id()).collect();
+    assert_eq!(is_here, [false, true]);
 }
 
 #[tokio::test]
