@@ -17,7 +17,7 @@ use super::imported::{blob, exported, model_file};
 fn invocations_are_answered_as_mlflow_s_scoring_server_does() {
     let registry = two_versions();
     let server = registry.host.serve(["--model", "digits"]);
-    let scores = |row: &Value| server.post("/serve/digits", &row.to_string()).json()["scores"].clone();
+    let scores = |row: &Value| server.post("/serve/digits", &row.to_string()).json()["scores"][0].clone();
     let expected =
         json!({ "predictions": [scores(&json!({ "a": 3, "b": 2 })), scores(&json!({ "a": 5, "b": 0 }))] });
     for body in [
@@ -63,7 +63,7 @@ fn invocations_are_answered_as_mlflow_s_scoring_server_does() {
 fn invocations_ignore_columns_that_nobody_asked_for_and_serve_refuses_them() {
     let registry = two_versions();
     let server = registry.host.serve(["--model", "digits"]);
-    let expected = json!({ "predictions": [server.post("/serve/digits", ROW).json()["scores"]] });
+    let expected = json!({ "predictions": [server.post("/serve/digits", ROW).json()["scores"][0]] });
     let json = [("content-type", "application/json")];
     let csv = [("content-type", "text/csv")];
     for (body, kind) in [

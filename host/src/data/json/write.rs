@@ -28,19 +28,21 @@ pub fn encode_rows(batch: &Batch, form: RowForm) -> Result<Vec<u8>, JsonError> {
 }
 
 /// Writes the rows as MLflow's scoring server answers them: `{"predictions": […]}`, a list of what the only column has in each row, or
-/// of objects where there are several columns.
+/// of objects where there are several columns. A list of one element is that element: models that say one number of a row answer a
+/// list of numbers there.
 pub fn encode_predictions(batch: &Batch) -> Result<Vec<u8>, JsonError> {
     let mut text = br#"{"predictions":"#.to_vec();
     match batch.tensors() {
         [only] => {
             let mut column = Cursor::new(only);
+            let row_shape = if only.row_shape() == [1] { &[] } else { only.row_shape() };
             text.push(b'[');
             for row in 0..batch.rows() {
                 if row > 0 {
                     text.push(b',');
                 }
                 column
-                    .write_nested(&mut text, only.row_shape())
+                    .write_nested(&mut text, row_shape)
                     .map_err(|wrong| JsonError::in_column(wrong, Some(row), only.name()))?;
             }
             text.push(b']');
@@ -275,5 +277,20 @@ mod tests {
             let (back, _) = decode_rows(&text, &ColumnSpec::of_batch(&batch), 1).unwrap();
             proptest::prop_assert_eq!(back.tensors()[0].data(), batch.tensors()[0].data());
         }
+    }
+
+    #[test]
+    fn predictions_of_one_number_are_numbers() {
+        let written = |tensors: Vec<Tensor>| {
+            String::from_utf8(encode_predictions(&Batch::new(tensors).unwrap()).unwrap()).unwrap()
+        };
+        let tensor = |shape: &[usize]| Tensor::from_f32("y", shape.to_vec(), &[0.5, 2.0]).unwrap();
+        assert_eq!(written(vec![tensor(&[2])]), r#"{"predictions":[0.5,2.0]}"#);
+        assert_eq!(written(vec![tensor(&[2, 1])]), r#"{"predictions":[0.5,2.0]}"#);
+        assert_eq!(written(vec![tensor(&[1, 2])]), r#"{"predictions":[[0.5,2.0]]}"#);
+        assert_eq!(written(vec![tensor(&[2, 1, 1])]), r#"{"predictions":[[[0.5]],[[2.0]]]}"#);
+        let label = Tensor::from_f32("z", vec![1], &[1.0]).unwrap();
+        let several = Tensor::from_f32("y", vec![1, 1], &[0.5]).unwrap();
+        assert_eq!(written(vec![several, label]), r#"{"predictions":[{"y":[0.5],"z":1.0}]}"#);
     }
 }

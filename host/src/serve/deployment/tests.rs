@@ -172,7 +172,10 @@ async fn rows_that_cores_share_hold_up_no_thread_that_reads() {
     answer(&deployment, rows(2, 20), call()).await.unwrap();
     let asked_by = model.asked_by.lock().unwrap();
     let here = std::thread::current().id();
-    assert_eq!(asked_by.iter().map(|thread| *thread == here).collect::<Vec<_>>(), [false, false, true, false]);
+    assert_eq!(
+        asked_by.iter().map(|thread| *thread == here).collect::<Vec<_>>(),
+        [false, false, true, false]
+    );
 }
 
 #[tokio::test]
