@@ -268,12 +268,34 @@ fn variables_that_ask_for_what_is_not_there_are_told() {
     };
     let told = refused(&[("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")]);
     assert!(told.contains("`OTEL_EXPORTER_OTLP_PROTOCOL` is `grpc`: expected `http/protobuf`"), "{told}");
+    let told = refused(&[
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
+        ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc"),
+    ]);
+    assert!(
+        told.contains("`OTEL_EXPORTER_OTLP_TRACES_PROTOCOL` is `grpc`: expected `http/protobuf`"),
+        "{told}"
+    );
+    for (name, found) in [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "127.0.0.1:4318"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "localhost:4318"),
+    ] {
+        let told = refused(&[(name, found)]);
+        let expected =
+            format!("`{name}` is `{found}`: expected a URL of HTTP, such as `http://127.0.0.1:4318`");
+        assert!(told.contains(&expected), "{told}");
+    }
     let told = refused(&[("OTEL_TRACES_EXPORTER", "zipkin")]);
     assert!(told.contains("`OTEL_TRACES_EXPORTER` is `zipkin`: expected `otlp` or `none`"), "{told}");
     let told = refused(&[("OTEL_TRACES_SAMPLER", "sometimes")]);
     assert!(told.contains("`OTEL_TRACES_SAMPLER` is `sometimes`: expected one of always_on, "), "{told}");
     let told = refused(&[("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")]);
     assert!(told.contains("`OTEL_EXPORTER_OTLP_COMPRESSION` is `gzip`: expected `none`"), "{told}");
+    let told = refused(&[
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
+        ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "none"),
+    ]);
+    assert!(!told.contains("COMPRESSION"), "{told}");
     let log =
         registry.host.run(["serve", "--model", "digits", "--port", "0", "--access-log", "/nowhere/log"]);
     assert!(
@@ -541,6 +563,22 @@ fn the_service_is_named_by_its_variable_or_among_the_attributes_or_else_host() {
     assert_eq!(named(&[("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=test")]), "host");
     assert_eq!(named(&[attributes]), "zz");
     assert_eq!(named(&[attributes, ("OTEL_SERVICE_NAME", "yy")]), "yy");
+}
+
+#[test]
+fn variables_of_traces_go_before_those_of_all_signals() {
+    let registry = two_versions();
+    let (collector, lines, port) = collector();
+    let mut command = registry.host.command();
+    command.env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1");
+    command.env("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", format!("http://127.0.0.1:{port}/v1/traces"));
+    command.env("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc");
+    command.env("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf");
+    let server = host_tests::Server::start_serve(command, ["--model", "digits"]);
+    assert_eq!(server.get("/health").status, 200);
+    let ran = server.stop();
+    assert!(ran.code == 0 && !ran.stderr.contains("PROTOCOL"), "{}", ran.stderr);
+    assert_eq!(collected(collector, lines).len(), 1);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use axum::body::Bytes;
-use axum::http::{Request, Response};
+use axum::http::{Request, Response, Uri};
 use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_http::{HttpClient, HttpError};
@@ -24,6 +24,11 @@ const ANSWER_MAX: Duration = Duration::from_secs(10);
 
 /// The longest answer of a collector that is read.
 const ANSWER_MAX_BYTES: usize = 1024 * 1024;
+
+/// Where the collector is, how it is spoken to and how spans are packed: of traces alone, and of all that a program sends.
+const ENDPOINT: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
+const PROTOCOL: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"];
+const COMPRESSION: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION"];
 
 /// Which requests have spans.
 const SAMPLER: &str = "OTEL_TRACES_SAMPLER";
@@ -68,9 +73,8 @@ impl Traces {
     /// attributes follow their variables too. What they ask for and is not there is an error, except for a sampler or packing, in whose place is
     /// the usual one. Needs to be called on a thread of Tokio's.
     pub fn from_environment() -> Result<Option<Self>, TraceError> {
-        let endpoints = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
         let is_off = variable("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"))
-            || endpoints.iter().all(|name| variable(name).is_none());
+            || said_of_traces(ENDPOINT).is_none();
         if is_off {
             return Ok(None);
         }
@@ -82,11 +86,8 @@ impl Traces {
                 return Err(TraceError::Variable { variable, found: found.to_owned(), expected });
             }
         }
-        for name in ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"] {
-            if let Some(found) = variable(name).filter(|value| value != "http/protobuf") {
-                return Err(TraceError::Variable { variable: name, found, expected: "`http/protobuf`" });
-            }
-        }
+        check(PROTOCOL, "`http/protobuf`", |found| found == "http/protobuf")?;
+        check(ENDPOINT, "a URL of HTTP, such as `http://127.0.0.1:4318`", is_url)?;
         warn_of_ignored();
         let failed = |error: &dyn std::fmt::Display| TraceError::Export(error.to_string());
         // Which fails only where it has been done.
@@ -123,6 +124,30 @@ fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
+/// The variable that holds for traces, and what it says: theirs goes before that of all that a program sends.
+fn said_of_traces(names: [&'static str; 2]) -> Option<(&'static str, String)> {
+    names.into_iter().find_map(|name| Some((name, variable(name)?)))
+}
+
+/// Refuses what `names` say if it is not what can be done.
+fn check(
+    names: [&'static str; 2],
+    expected: &'static str,
+    is_right: fn(&str) -> bool,
+) -> Result<(), TraceError> {
+    match said_of_traces(names) {
+        Some((variable, found)) if !is_right(&found) => {
+            Err(TraceError::Variable { variable, found, expected })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether it names a scheme, without which the rest may be taken for one.
+fn is_url(found: &str) -> bool {
+    found.parse::<Uri>().is_ok_and(|url| matches!(url.scheme_str(), Some("http" | "https")))
+}
+
 /// Tells of variables whose values the exporter ignores without a word.
 fn warn_of_ignored() {
     if let Some(found) = variable(SAMPLER).filter(|found| !SAMPLERS.contains(&found.as_str())) {
@@ -131,10 +156,10 @@ fn warn_of_ignored() {
             SAMPLERS.join(", ")
         );
     }
-    for name in ["OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION"] {
-        if let Some(found) = variable(name).filter(|found| !found.eq_ignore_ascii_case("none")) {
-            tracing::warn!("`{name}` is `{found}`: expected `none`; spans are sent as they are");
-        }
+    if let Some((name, found)) = said_of_traces(COMPRESSION)
+        && !found.eq_ignore_ascii_case("none")
+    {
+        tracing::warn!("`{name}` is `{found}`: expected `none`; spans are sent as they are");
     }
 }
 
