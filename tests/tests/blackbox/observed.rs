@@ -289,6 +289,15 @@ fn variables_that_ask_for_what_is_not_there_are_told() {
     assert!(told.contains("`OTEL_TRACES_EXPORTER` is `zipkin`: expected `otlp` or `none`"), "{told}");
     let told = refused(&[("OTEL_TRACES_SAMPLER", "sometimes")]);
     assert!(told.contains("`OTEL_TRACES_SAMPLER` is `sometimes`: expected one of always_on, "), "{told}");
+    for (sampler, share) in [("traceidratio", "10%"), ("parentbased_traceidratio", "-1")] {
+        let told = refused(&[("OTEL_TRACES_SAMPLER", sampler), ("OTEL_TRACES_SAMPLER_ARG", share)]);
+        let expected = format!("`OTEL_TRACES_SAMPLER_ARG` is `{share}`: expected a number from 0 to 1");
+        assert!(told.contains(&expected), "{told}");
+        // As if it was not set: all of them have spans, which nobody takes.
+        assert!(told.contains("spans do not reach the collector"), "{told}");
+    }
+    let told = refused(&[("OTEL_TRACES_SAMPLER", "always_on"), ("OTEL_TRACES_SAMPLER_ARG", "unused")]);
+    assert!(!told.contains("OTEL_TRACES_SAMPLER_ARG"), "{told}");
     let told = refused(&[("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")]);
     assert!(told.contains("`OTEL_EXPORTER_OTLP_COMPRESSION` is `gzip`: expected `none`"), "{told}");
     let told = refused(&[

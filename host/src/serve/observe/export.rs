@@ -11,7 +11,7 @@ use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_http::{HttpClient, HttpError};
 use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig as _, WithHttpConfig as _};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
+use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider};
 use percent_encoding::percent_decode_str;
 
 use super::super::capture::with_causes;
@@ -43,6 +43,9 @@ const SAMPLERS: [&str; 6] = [
     "parentbased_traceidratio",
 ];
 
+/// The share of requests that have spans, for those samplers that ask for one.
+const SAMPLER_ARGUMENT: &str = "OTEL_TRACES_SAMPLER_ARG";
+
 /// Spans on their way to a collector.
 pub struct Traces {
     provider: SdkTracerProvider,
@@ -70,8 +73,8 @@ pub enum TraceError {
 impl Traces {
     /// Sends to `OTEL_EXPORTER_OTLP_ENDPOINT`, or `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`; none where neither is set, or
     /// `OTEL_SDK_DISABLED` or `OTEL_TRACES_EXPORTER=none` is. The sampler, the batches, the headers, the service's name and
-    /// attributes follow their variables too. What they ask for and is not there is an error, except for a sampler or packing, in whose place is
-    /// the usual one. Needs to be called on a thread of Tokio's.
+    /// attributes follow their variables too. What they ask for and is not there is an error, except for a sampler, its share or packing, in whose
+    /// place is the usual one. Needs to be called on a thread of Tokio's.
     pub fn from_environment() -> Result<Option<Self>, TraceError> {
         let is_off = variable("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"))
             || said_of_traces(ENDPOINT).is_none();
@@ -101,8 +104,12 @@ impl Traces {
             .with_http_client(Client { client, threads, is_broken: AtomicBool::new(false) })
             .build()
             .map_err(|error| failed(&error))?;
-        let provider =
-            SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource()).build();
+        let mut builder =
+            SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource());
+        if let Some(sampler) = sampler_in_place_of_wrong() {
+            builder = builder.with_sampler(sampler);
+        }
+        let provider = builder.build();
         let tracer = provider.tracer("host");
         Ok(Some(Self { provider, tracer }))
     }
@@ -161,6 +168,24 @@ fn warn_of_ignored() {
     {
         tracing::warn!("`{name}` is `{found}`: expected `none`; spans are sent as they are");
     }
+}
+
+/// The sampler in place of one whose share of requests is none, which is told: that of all of them, as if none was said. The
+/// exporter itself takes some of these without a word.
+fn sampler_in_place_of_wrong() -> Option<Sampler> {
+    let all = Sampler::TraceIdRatioBased(1.0);
+    let sampler = match variable(SAMPLER)?.as_str() {
+        "traceidratio" => all,
+        "parentbased_traceidratio" => Sampler::ParentBased(Box::new(all)),
+        _ => return None,
+    };
+    let found = variable(SAMPLER_ARGUMENT).filter(|found| !is_share(found))?;
+    tracing::warn!("`{SAMPLER_ARGUMENT}` is `{found}`: expected a number from 0 to 1; it is taken as 1");
+    Some(sampler)
+}
+
+fn is_share(found: &str) -> bool {
+    found.parse().is_ok_and(|share: f64| (0.0..=1.0).contains(&share))
 }
 
 /// What spans come from: a service with the name that `OTEL_SERVICE_NAME` says, else `service.name` among
@@ -250,6 +275,12 @@ mod tests {
         let found = attributes_in("team=a%2Cb, city = Z%C3%BCrich%20West ,odd=%zz,nothing");
         let expected = [("team", "a,b"), ("city", "Zürich West"), ("odd", "%zz")];
         assert_eq!(found, expected.map(|(key, value)| KeyValue::new(key, value)));
+    }
+
+    #[test]
+    fn a_share_is_a_number_from_0_to_1() {
+        assert!(["0", "0.1", "1", "1.0", "1e-3"].into_iter().all(is_share));
+        assert!(!["10%", "abc", "7", "-1", "NaN", "inf"].into_iter().any(is_share));
     }
 
     #[tokio::test]
