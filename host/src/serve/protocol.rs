@@ -23,7 +23,7 @@ use super::inference::{
     ModelState, ResponseHead, ServerMetadata, StatisticsRecord, TensorConfig, TensorMetadata,
     decode_index_request, decode_load_request, decode_request, encode_response, parse_header_length,
 };
-use super::shared::{Asked, Shared};
+use super::shared::{Asked, Shared, deadline_of};
 use super::{ApiError, Call, Control, ControlChange, Decoded, Deployment, Endpoint, ErrorCode, RequestBody};
 use crate::domain::Name;
 
@@ -279,11 +279,11 @@ async fn arrived(
     let length =
         head.headers.get(HEADER_LENGTH).map(|value| parse_header_length(value.to_str().unwrap_or("?")));
     let length = length.transpose()?;
-    let encoding = encoding_of(&head.headers)?;
+    let (encoding, deadline) = (encoding_of(&head.headers)?, deadline_of(&head.headers)?);
     let accepted = accepted_by(&head.headers);
     let body = shared.bodies.unpack(shared.bodies.read(body).await?, encoding).await?;
     let asked = asked(shared, model, version, Some(&head.headers))?;
-    let call = asked.call(&head.headers)?;
+    let call = asked.routing.call(deadline);
     Ok((asked, Asking { body, length, accepted, call }))
 }
 

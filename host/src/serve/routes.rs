@@ -24,7 +24,7 @@ use super::body::{accepted_by, encoding_of, packed, packed_uncounted};
 use super::engine::{internal, on_blocking_pool};
 use super::observe::{Client, observed};
 use super::rows::BodyFormat;
-use super::shared::{Asked, ServeState, Shared};
+use super::shared::{Asked, ServeState, Shared, deadline_of};
 use super::{ApiError, Call, ErrorCode, RequestBody, grpc, metrics, openapi, protocol, scoring};
 
 /// Routes of the serving part:
@@ -229,10 +229,10 @@ pub(super) async fn arrived(
     body: Body,
 ) -> Result<(Asked, RequestBody, Call), ApiError> {
     let endpoint = shared.endpoint(name)?;
-    let encoding = encoding_of(headers)?;
+    let (encoding, deadline) = (encoding_of(headers)?, deadline_of(headers)?);
     let body = shared.bodies.unpack(shared.bodies.read(body).await?, encoding).await?;
     let asked = shared.ask(endpoint, version, Some(headers))?;
-    let call = asked.call(headers)?;
+    let call = asked.routing.call(deadline);
     Ok((asked, body, call))
 }
 

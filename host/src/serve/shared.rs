@@ -11,8 +11,8 @@ use super::graph::versions_of;
 use super::metrics::ServeMetrics;
 use super::observe::{Client, ObservedStream, Seen, SeenAnswer, SeenAsked, SeenCall};
 use super::{
-    Answer, ApiError, Call, Control, Deployment, Endpoint, Endpoints, ErrorCode, Observer, Part,
-    PredictionIds, Recorder, Routing, ServeLimits,
+    Answer, ApiError, Control, Deployment, Endpoint, Endpoints, ErrorCode, Observer, Part, PredictionIds,
+    Recorder, Routing, ServeLimits,
 };
 use crate::track::now_ms;
 
@@ -236,13 +236,13 @@ impl Asked {
         let id = HeaderValue::from_str(id).ok().map(|id| (PREDICTION_HEADER, id));
         id.into_iter().chain(self.deployment.headers().iter().cloned())
     }
+}
 
-    /// What a request with these headers brings along.
-    pub(super) fn call(&self, headers: &HeaderMap) -> Result<Call, ApiError> {
-        let of_client = headers.get(TIMEOUT_HEADER).map(timeout_of).transpose()?;
-        let of_client = of_client.map(|timeout| tokio::time::Instant::now() + timeout);
-        Ok(self.routing.call(of_client))
-    }
+/// Until when the client of a request waits whose headers have just come, and whose body may take its time; none where it does
+/// not say.
+pub(super) fn deadline_of(headers: &HeaderMap) -> Result<Option<tokio::time::Instant>, ApiError> {
+    let timeout = headers.get(TIMEOUT_HEADER).map(timeout_of).transpose()?;
+    Ok(timeout.map(|timeout| tokio::time::Instant::now() + timeout))
 }
 
 fn timeout_of(value: &HeaderValue) -> Result<Duration, ApiError> {

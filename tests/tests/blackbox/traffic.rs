@@ -1,8 +1,10 @@
 //! What happens to requests of `host serve` under way: batches, queues, deadlines, kept answers, shadows, and what
 //! `/metrics` says of them.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use host_tests::{Answer, Server, guest};
 use serde_json::{Value, json};
@@ -130,6 +132,39 @@ fn who_comes_when_too_many_wait_is_told_to_come_again() {
     assert_eq!(metric(&server, faults), 2.0);
     let (bad, _) = server.post_with_headers("/serve/digits", &row(1), &[("x-request-timeout-ms", "soon")]);
     assert_eq!(bad.status, 400, "{}", bad.body);
+}
+
+#[test]
+fn the_client_s_time_runs_while_its_body_comes() {
+    let registry = two_versions();
+    let server = registry.host.serve(["--model", "digits"]);
+    let tensor = |name: &str| json!({"name": name, "shape": [1], "datatype": "INT64", "data": [1]});
+    let tensors = json!({"inputs": [tensor("a"), tensor("b")]}).to_string();
+    for (path, body) in [
+        ("/serve/digits", &row(1)),
+        ("/endpoints/digits/invocations", &format!(r#"{{"dataframe_records": [{}]}}"#, row(1))),
+        ("/v2/models/digits/infer", &tensors),
+    ] {
+        assert_eq!(server.post(path, body).status, 200, "{path}");
+        let mut stream = TcpStream::connect(server.address()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: localhost\r\nx-request-timeout-ms: 200\r\nexpect: 100-continue\r\n\
+             connection: close\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        // The server says so when it has the head and asks for the body.
+        let expected = "HTTP/1.1 100 Continue\r\n\r\n";
+        let mut asked_for = vec![0; expected.len()];
+        stream.read_exact(&mut asked_for).unwrap();
+        assert_eq!(String::from_utf8_lossy(&asked_for), expected);
+        std::thread::sleep(Duration::from_millis(250));
+        stream.write_all(body.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 504 "), "{path}: {answer}");
+    }
 }
 
 #[test]
