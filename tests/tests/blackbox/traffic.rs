@@ -343,18 +343,40 @@ fn the_dashboard_asks_for_what_is_there() {
     wait_for("the shadow has not answered", || {
         shadowed.get("/metrics").body.contains("outcome=\"different\"")
     });
-    let exposed = server.get("/metrics").body + &shadowed.get("/metrics").body;
+    let endpoints = registry.host.state_dir().join("failing.yaml");
+    let failing = "version: 1\nendpoints: { one: { model: digits@1 }, none: { model: digits@9 } }\n";
+    std::fs::write(&endpoints, failing).unwrap();
+    let failing = registry.host.serve(["--endpoints", endpoints.to_str().unwrap()]);
+    let exposed: String =
+        [&server, &shadowed, &failing].into_iter().map(|server| server.get("/metrics").body).collect();
     let file = host_tests::repository().join("docs/grafana-dashboard.json");
     let dashboard: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
-    let mut asked = 0;
+    let mut asked = Vec::new();
     for target in
         dashboard["panels"].as_array().unwrap().iter().flat_map(|panel| panel["targets"].as_array().unwrap())
     {
         for name in metrics_in(target["expr"].as_str().unwrap()) {
             let is_there = exposed.lines().any(|line| line.starts_with(&name) && !line.starts_with('#'));
             assert!(is_there, "{name} in\n{exposed}");
-            asked += 1;
+            asked.push(name);
         }
     }
-    assert!(asked >= 20, "{asked}");
+    assert!(asked.len() >= 20, "{asked:?}");
+    assert!(asked.iter().any(|name| name == "host_endpoint_failed"), "{asked:?}");
+}
+
+#[test]
+fn the_dashboard_holds_what_a_shadow_has_skipped_against_nobody() {
+    let file = host_tests::repository().join("docs/grafana-dashboard.json");
+    let dashboard: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap().iter();
+    let expressions = panels
+        .flat_map(|panel| panel["targets"].as_array().unwrap())
+        .map(|target| target["expr"].as_str().unwrap());
+    let agreeing: Vec<_> = expressions.filter(|expression| expression.contains("same|agrees")).collect();
+    assert!(!agreeing.is_empty());
+    for expression in agreeing {
+        let (_, of_all) = expression.split_once(" / ").unwrap();
+        assert!(of_all.contains("outcome!=\"skipped\""), "{expression}");
+    }
 }
