@@ -6,6 +6,10 @@ use super::rows::column_of_bytes;
 use super::{Deployment, Endpoints, example};
 use crate::domain::{ColumnSpec, DataType};
 
+/// The greatest number that FP32 holds in as few digits as name it, as answers have it. It is a little greater than that number,
+/// and rounded to it.
+const FP32_GREATEST: f64 = 3.402_823_5e38;
+
 /// The document of a server with these endpoints.
 pub(super) fn document(endpoints: &Endpoints) -> Value {
     let mut paths = Map::new();
@@ -151,31 +155,28 @@ fn column_schema(column: &ColumnSpec) -> Value {
 }
 
 fn element_schema(dtype: DataType, is_nullable: bool) -> Value {
-    let of_type = |name: &str| match is_nullable {
-        true => json!({ "type": [name, "null"] }),
-        false => json!({ "type": name }),
+    let named = |name: &str| match is_nullable {
+        true => json!([name, "null"]),
+        false => json!(name),
     };
-    let integer = |from: i128, to: i128| {
-        // Beyond these numbers JSON's readers disagree, so that they are no use as bounds.
-        let exact = -(1_i128 << 53)..=1_i128 << 53;
-        match exact.contains(&from) && exact.contains(&to) {
-            true => json!({ "type": "integer", "minimum": from as i64, "maximum": to as i64 }),
-            // But for 0, of which all know what it is.
-            false if from == 0 => json!({ "type": "integer", "minimum": 0 }),
-            false => of_type("integer"),
-        }
-    };
+    let of_type = |name: &str| json!({ "type": named(name) });
+    let integer = |from: i64, to: u64| json!({ "type": "integer", "minimum": from, "maximum": to });
+    // Programs that are made from the document have smaller integers where none is named.
+    let long = |from: i64, to: u64, format: &str| json!({ "type": "integer", "format": format, "minimum": from, "maximum": to });
+    let float = |greatest: f64| json!({ "type": named("number"), "minimum": -greatest, "maximum": greatest });
     match dtype {
         DataType::Bool => of_type("boolean"),
         DataType::Uint8 => integer(0, u8::MAX.into()),
         DataType::Uint16 => integer(0, u16::MAX.into()),
         DataType::Uint32 => integer(0, u32::MAX.into()),
-        DataType::Uint64 => integer(0, u64::MAX.into()),
-        DataType::Int8 => integer(i8::MIN.into(), i8::MAX.into()),
-        DataType::Int16 => integer(i16::MIN.into(), i16::MAX.into()),
-        DataType::Int32 => integer(i32::MIN.into(), i32::MAX.into()),
-        DataType::Int64 => integer(i64::MIN.into(), i64::MAX.into()),
-        DataType::Fp16 | DataType::Fp32 | DataType::Fp64 => of_type("number"),
+        DataType::Uint64 => long(0, u64::MAX, "uint64"),
+        DataType::Int8 => integer(i8::MIN.into(), i8::MAX as u64),
+        DataType::Int16 => integer(i16::MIN.into(), i16::MAX as u64),
+        DataType::Int32 => integer(i32::MIN.into(), i32::MAX as u64),
+        DataType::Int64 => long(i64::MIN, i64::MAX as u64, "int64"),
+        DataType::Fp16 => float(65_504.0),
+        DataType::Fp32 => float(FP32_GREATEST),
+        DataType::Fp64 => of_type("number"),
         DataType::Bytes => of_type("string"),
     }
 }
@@ -197,4 +198,45 @@ fn error_schema() -> Value {
             },
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::decode_rows;
+
+    #[test]
+    fn the_bounds_of_numbers_are_those_that_are_taken() {
+        for (dtype, beyond) in [
+            (DataType::Uint8, ["-1", "256"]),
+            (DataType::Uint16, ["-1", "65536"]),
+            (DataType::Uint32, ["-1", "4294967296"]),
+            (DataType::Uint64, ["-1", "18446744073709551616"]),
+            (DataType::Int8, ["-129", "128"]),
+            (DataType::Int16, ["-32769", "32768"]),
+            (DataType::Int32, ["-2147483649", "2147483648"]),
+            (DataType::Int64, ["-9223372036854775809", "9223372036854775808"]),
+            (DataType::Fp16, ["-65520", "65520"]),
+            (DataType::Fp32, ["-3.4028236e38", "3.4028236e38"]),
+        ] {
+            let schema = element_schema(dtype, false);
+            let column = ColumnSpec { name: "x".to_owned(), dtype, shape: Vec::new(), nullable: false };
+            let is_taken = |number: &str| {
+                decode_rows(format!(r#"{{"x":{number}}}"#).as_bytes(), std::slice::from_ref(&column), 1)
+                    .is_ok()
+            };
+            for bound in ["minimum", "maximum"] {
+                assert!(is_taken(&schema[bound].to_string()), "{dtype:?}: {schema}");
+            }
+            assert!(!beyond.into_iter().any(is_taken), "{dtype:?}");
+        }
+        assert_eq!(element_schema(DataType::Fp64, false), json!({ "type": "number" }));
+        let nullable = element_schema(DataType::Fp32, true);
+        assert_eq!(
+            (&nullable["type"], &nullable["maximum"]),
+            (&json!(["number", "null"]), &json!(3.4028235e38))
+        );
+        let long = element_schema(DataType::Int64, false);
+        assert_eq!((&long["format"], &long["maximum"]), (&json!("int64"), &json!(i64::MAX)));
+    }
 }
