@@ -537,6 +537,19 @@ endpoints:
         assert!(endpoint("{ ensemble: [{ endpoint: a, weight: 0 }] }").contains("a weight is 0"));
         assert!(endpoint("{ model: 'a m' }").contains("names no model"));
         assert!(endpoint("{ modell: m }").contains("modell"));
+        for (wrong, wanted) in [
+            ("{ model: m, batch: { rows: -1 } }", "expected a whole number from 0, at line "),
+            ("{ model: m, timeout_ms: 1e3 }", "expected a whole number from 0, at line "),
+            ("{ model: m, keep: many }", "expected a whole number from 0, at line "),
+            (
+                "{ traffic: [{ model: m, weight: 0.5 }] }",
+                "expected a whole number from 0 to 4294967295, at line ",
+            ),
+            ("{ ensemble: [{ endpoint: a, weight: much }] }", "expected a number, at line "),
+        ] {
+            let told = endpoint(wrong);
+            assert!(told.contains(wanted), "{told}");
+        }
         assert!(parse("version: 2\nendpoints: {}").unwrap_err().contains("`version` is 2"));
         assert!(
             parse("version: 1\nendpoints: { ../e: { model: m } }").unwrap_err().contains("is not a name")

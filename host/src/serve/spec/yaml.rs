@@ -10,6 +10,13 @@ const DEPTH_MAX: usize = 16;
 /// Values in it.
 const VALUES_MAX: usize = 50_000;
 
+/// What the YAML reader says of a number that is another than it should be, and what is to be said.
+const WANTED: [(&str, &str); 3] = [
+    ("invalid u64", "expected a whole number from 0,"),
+    ("invalid u32", "expected a whole number from 0 to 4294967295,"),
+    ("invalid floating point", "expected a number,"),
+];
+
 /// What the YAML reader refused.
 pub(super) fn message(error: &serde_saphyr::Error, text: &str) -> String {
     match error.without_snippet() {
@@ -32,6 +39,8 @@ pub(super) fn message(error: &serde_saphyr::Error, text: &str) -> String {
         other => {
             let message = other.to_string().replace('\n', " ");
             let message = message.replace("mapping start", "fields").replace("sequence start", "a list");
+            let message =
+                WANTED.iter().fold(message, |message, (told, wanted)| message.replace(told, wanted));
             let line = other.location().and_then(|location| line_of(text, location.line()));
             line.map_or_else(|| message.clone(), |line| format!("{message}, in `{line}`"))
         }
