@@ -9,12 +9,15 @@ use serde::Deserialize;
 use serde_json::Value;
 use url::Url;
 
-use super::output::{Output, Table};
+use super::output::{Output, Table, printable};
 use super::state::StateArguments;
 use crate::domain::Name;
 
 /// The longest answer of a server that is read.
 const ANSWER_MAX_BYTES: usize = 16 * 1024 * 1024;
+
+/// What is told of an endpoint's graph in a table; `--json` has all of it.
+const GRAPH_MAX_CHARS: usize = 100;
 
 /// Time that a server has to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -81,6 +84,8 @@ struct ListedEndpoint {
     routes: Vec<ListedRoute>,
     versions: Vec<ListedVersion>,
     shadows: Vec<ListedShadow>,
+    /// What it is made of, where it is made of others.
+    graph: Option<Value>,
 }
 
 /// What an endpoint is asked to serve, and what that means now.
@@ -128,6 +133,7 @@ async fn list(server: &ServerUrl, output: &Output) -> anyhow::Result<()> {
     let listed: Listed = understood(document)?;
     let mut table = Table::new(&["ENDPOINT", "VERSION", ">WEIGHT", "FOLLOWS", "BUNDLE"]);
     for endpoint in listed.endpoints {
+        let graph = endpoint.graph.as_ref().and_then(graph_text).map(|text| short(&text));
         for version in endpoint.versions {
             let is_meant = |route: &&ListedRoute| {
                 (&route.model, route.version, &route.bundle)
@@ -135,7 +141,7 @@ async fn list(server: &ServerUrl, output: &Output) -> anyhow::Result<()> {
             };
             let meant_by = endpoint.routes.iter().filter(is_meant).map(|route| route.asked_for.as_str());
             let follows = match meant_by.collect::<Vec<_>>().as_slice() {
-                [] if version.weight > 0 => "-".to_owned(),
+                [] if version.weight > 0 => graph.clone().unwrap_or_else(|| "-".to_owned()),
                 [] => "kept".to_owned(),
                 meant_by => meant_by.join(", "),
             };
@@ -155,6 +161,48 @@ async fn list(server: &ServerUrl, output: &Output) -> anyhow::Result<()> {
         }
     }
     Ok(output.table(&table)?)
+}
+
+/// What an endpoint is made of, as `ensemble one, two × 2`; none where it is written as no graph is.
+fn graph_text(graph: &Value) -> Option<String> {
+    let (kind, parts) = graph.as_object()?.iter().next()?;
+    let parts: Vec<String> = match kind.as_str() {
+        "sequence" => parts.as_array()?.iter().map(part_text).collect::<Option<_>>()?,
+        "ensemble" => parts.as_array()?.iter().map(member_text).collect::<Option<_>>()?,
+        "switch" => {
+            let case = |(value, part): (&String, &Value)| Some(format!("{value}={}", part_text(part)?));
+            let cases = parts.get("cases")?.as_object()?.iter().map(case);
+            let otherwise = parts.get("default").filter(|part| !part.is_null());
+            let otherwise = otherwise.map(|part| Some(format!("else {}", part_text(part)?)));
+            let parts_text = cases.chain(otherwise).collect::<Option<Vec<_>>>()?.join(", ");
+            return Some(format!("switch {}: {parts_text}", parts.get("column")?.as_str()?));
+        }
+        _ => return None,
+    };
+    Some(format!("{kind} {}", parts.join(", ")))
+}
+
+fn part_text(part: &Value) -> Option<String> {
+    match part {
+        Value::String(name) => Some(name.clone()),
+        graph => Some(format!("({})", graph_text(graph)?)),
+    }
+}
+
+/// A part of an ensemble, with its weight unless that is 1.
+fn member_text(member: &Value) -> Option<String> {
+    let part = part_text(member.get("endpoint")?)?;
+    let weight = member.get("weight")?.as_f64()?;
+    Some(if weight == 1.0 { part } else { format!("{part} × {weight}") })
+}
+
+/// As much of a text as a cell of a table has room for.
+fn short(text: &str) -> String {
+    let text = printable(text);
+    match text.char_indices().nth(GRAPH_MAX_CHARS) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+        None => text,
+    }
 }
 
 fn cells(model: Option<String>, version: Option<i64>, bundle: &str) -> (String, String) {
@@ -203,4 +251,30 @@ impl ServerUrl {
 
 fn understood(document: Value) -> anyhow::Result<Listed> {
     serde_json::from_value(document).context("the server is no `host serve` of this version")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_an_endpoint_is_made_of_is_told_in_a_line() {
+        let text = |graph: Value| graph_text(&graph);
+        assert_eq!(text(json!({ "sequence": ["a", "b"] })).as_deref(), Some("sequence a, b"));
+        let switch = json!({ "column": "route", "cases": { "a": "iris", "b": "two" }, "default": null });
+        assert_eq!(text(json!({ "switch": switch })).as_deref(), Some("switch route: a=iris, b=two"));
+        let nested = json!({ "ensemble": [
+            { "endpoint": { "switch": { "column": "c", "cases": { "1": "one" }, "default": "two" } }, "weight": 1.0 },
+            { "endpoint": "three", "weight": 2.5 },
+        ] });
+        assert_eq!(text(nested).as_deref(), Some("ensemble (switch c: 1=one, else two), three × 2.5"));
+        // Of a server that is newer.
+        for strange in [json!(null), json!({}), json!({ "vote": ["a"] }), json!({ "sequence": [1] })] {
+            assert_eq!(text(strange), None);
+        }
+        assert_eq!(short("a\u{1b}b"), "a\\u{1b}b");
+        assert_eq!(short(&"é".repeat(101)), format!("{}…", "é".repeat(100)));
+    }
 }

@@ -334,6 +334,11 @@ impl Graph {
         &self.node
     }
 
+    /// What it is made of, as records have it.
+    pub(super) fn form(&self) -> &Value {
+        &self.form
+    }
+
     /// Whether it is made of the same endpoints in the same way, which take and answer the same.
     pub(super) fn is_like(&self, other: &Self) -> bool {
         (&self.node, &self.signature) == (&other.node, &other.signature)

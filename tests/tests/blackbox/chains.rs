@@ -70,6 +70,30 @@ fn endpoints_are_asked_one_after_the_other_by_column_or_all() {
 }
 
 #[test]
+fn what_endpoints_are_made_of_is_listed() {
+    let registry = two_versions();
+    let (server, _) = served(&registry);
+    let told = server.get("/serve").json();
+    let graph = |name: &str| {
+        let endpoints = told["endpoints"].as_array().unwrap();
+        endpoints.iter().find(|endpoint| endpoint["name"] == name).unwrap()["graph"].clone()
+    };
+    let members = json!([{ "endpoint": "one", "weight": 1.0 }, { "endpoint": "two", "weight": 3.0 }]);
+    assert_eq!((graph("mean"), graph("one")), (json!({ "ensemble": members }), Value::Null));
+    let url = format!("http://{}", server.address());
+    let table = registry.run(&["endpoint", "list", "--url", &url]).expect_success();
+    for expected in [
+        "ensemble one, two × 3  ",
+        "switch a: 1=one, 2=two, else (sequence one)  ",
+        "sequence one, (switch scores: never=two, else two)  ",
+        "switch kind: x=one, y=two  ",
+        "digits@champion  ",
+    ] {
+        assert!(table.contains(expected), "{expected} in\n{table}");
+    }
+}
+
+#[test]
 fn many_rows_are_answered_as_few_are() {
     let registry = two_versions();
     let (server, _) = served(&registry);

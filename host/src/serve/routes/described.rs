@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use super::super::graph::Graph;
 use super::super::{Deployment, Endpoint, Routing};
 
 /// An endpoint with who answers most, which is the only one as a rule, and all that are loaded.
@@ -40,6 +41,7 @@ pub(super) fn described(endpoint: &Endpoint) -> serde_json::Value {
     serde_json::json!({
         "name": endpoint.name(),
         "bundle": main.map(|deployment| deployment.bundle()),
+        "graph": main.and_then(|deployment| deployment.graph()).map(Graph::form),
         "signature": main.map(|deployment| deployment.signature()),
         "window_rows": main.and_then(|main| main.window()).map(|window| window.rows_written()),
         "routes": described_routes(&routing),
