@@ -37,6 +37,10 @@ class Collector(BaseHTTPRequestHandler):
                         "nanos": span.end_time_unix_nano - span.start_time_unix_nano,
                         "error": span.status.code == 2,
                         "attributes": {attribute.key: value(attribute) for attribute in span.attributes},
+                        "events": [
+                            [event.name, {attribute.key: value(attribute) for attribute in event.attributes}]
+                            for event in span.events
+                        ],
                         "key": self.headers.get("x-key"),
                     }
                     print(json.dumps(line), flush=True)

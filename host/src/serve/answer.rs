@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::graph::OfRows;
 use super::inference::{CompressionError, InferenceError};
+use super::observe::SeenError;
 use crate::data::JsonError;
 use crate::domain::Batch;
 use crate::model::ModelError;
@@ -135,20 +136,20 @@ impl ApiError {
         struct Envelope {
             error: ApiError,
         }
-        let (status, code) = (self.status, self.code);
-        let body = serde_json::to_vec(&Envelope { error: self }).unwrap_or_default();
-        marked(error_response(status, body), code)
+        let envelope = Envelope { error: self };
+        let body = serde_json::to_vec(&envelope).unwrap_or_default();
+        marked(error_response(envelope.error.status, body), envelope.error)
     }
 
     /// The same as the Open Inference Protocol tells errors: `{"error": "…"}`.
     pub fn into_inference_response(self) -> Response<Body> {
-        let body = serde_json::json!({ "error": self.message }).to_string();
+        let body = serde_json::json!({ "error": &self.message }).to_string();
         let mut response = error_response(self.status, body);
         if self.status == StatusCode::UNSUPPORTED_MEDIA_TYPE {
             let encodings = HeaderValue::from_static("gzip, deflate, zstd");
             response.headers_mut().insert(header::ACCEPT_ENCODING, encodings);
         }
-        marked(response, self.code)
+        marked(response, self)
     }
 }
 
@@ -268,8 +269,8 @@ impl From<PluginError> for ApiError {
 }
 
 /// Leaves in a response which error it tells, for those who watch.
-fn marked(mut response: Response<Body>, code: ErrorCode) -> Response<Body> {
-    response.extensions_mut().insert(code);
+fn marked(mut response: Response<Body>, error: ApiError) -> Response<Body> {
+    response.extensions_mut().insert(SeenError { code: error.code, message: error.message.into() });
     response
 }
 

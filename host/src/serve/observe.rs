@@ -9,6 +9,7 @@ mod export;
 mod stream;
 mod traces;
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -27,8 +28,17 @@ pub use self::export::{TraceError, Traces};
 pub(super) use self::stream::ObservedStream;
 use super::deployment::CLIENT_CLOSED_REQUEST;
 use super::graph::versions_of;
-use super::{Deployment, ErrorCode, Part, StageTimes};
+use super::{ApiError, Deployment, ErrorCode, Part, StageTimes};
 use crate::domain::Name;
+
+/// As much of an error's sentence as is told.
+const MESSAGE_MAX_CHARS: usize = 300;
+
+/// What is told where the client went away before its answer was there.
+static CANCELLED: SeenError = SeenError {
+    code: ErrorCode::Cancelled,
+    message: Cow::Borrowed("the client went away before the answer was there"),
+};
 
 /// What a route knows of the request that it has answered.
 #[derive(Clone, Default)]
@@ -36,11 +46,30 @@ pub(super) struct Seen {
     /// None where an error came before anybody was asked, or nobody is.
     pub(super) asked: Option<SeenAsked>,
     pub(super) answered: Option<SeenAnswer>,
-    pub(super) error: Option<ErrorCode>,
+    pub(super) error: Option<SeenError>,
     /// Only of what came by gRPC.
     pub(super) call: Option<SeenCall>,
     /// Whether it is a stream, of which nothing is to be told yet.
     pub(super) is_stream: bool,
+}
+
+/// What went wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct SeenError {
+    pub(super) code: ErrorCode,
+    pub(super) message: Cow<'static, str>,
+}
+
+impl SeenError {
+    pub(super) fn of(error: &ApiError) -> Self {
+        Self { code: error.code(), message: error.message().to_owned().into() }
+    }
+
+    /// The sentence in one line, as far as people read: it may name what comes from outside.
+    fn line(&self) -> String {
+        let letters = self.message.chars().map(|letter| if letter.is_control() { ' ' } else { letter });
+        letters.take(MESSAGE_MAX_CHARS).collect()
+    }
 }
 
 /// Who was asked.
@@ -118,7 +147,7 @@ pub(super) struct Told<'a> {
     /// How many requests there were in a stream; none of a request.
     requests: Option<u64>,
     seen: Option<&'a Seen>,
-    error: Option<ErrorCode>,
+    error: Option<&'a SeenError>,
     call: Option<SeenCall>,
 }
 
@@ -168,8 +197,9 @@ impl Observer {
         client: SocketAddr,
         waited: Duration,
         response: &Response<Body>,
-        error: ErrorCode,
+        error: &ApiError,
     ) {
+        let error = SeenError::of(error);
         let told = Told {
             client: Some(Client(client)),
             method: request.method().as_str(),
@@ -182,7 +212,7 @@ impl Observer {
             response_bytes: response.body().size_hint().exact(),
             requests: None,
             seen: None,
-            error: Some(error),
+            error: Some(&error),
             call: refused_call(response.headers()),
         };
         self.tell(&told, &traces::parent_of(request.headers()));
@@ -224,7 +254,7 @@ async fn answered(observer: &Observer, request: Request, next: Next) -> Response
         response_bytes: None,
         requests: None,
         seen: None,
-        error: Some(ErrorCode::Cancelled),
+        error: Some(&CANCELLED),
         call: None,
     };
     // Told as it is if it is dropped: then its client has gone.
@@ -240,7 +270,7 @@ async fn answered(observer: &Observer, request: Request, next: Next) -> Response
             request_bytes: told.request_bytes.or(call.and_then(|call| call.request_bytes)),
             response_bytes: response.body().size_hint().exact(),
             seen,
-            error: seen.and_then(|seen| seen.error).or_else(|| response.extensions().get().copied()),
+            error: seen.and_then(|seen| seen.error.as_ref()).or_else(|| response.extensions().get()),
             call,
             ..told
         };

@@ -147,10 +147,9 @@ impl Routes {
         error: ApiError,
     ) -> Response<Body> {
         self.shared.count_refused(&error);
-        let code = error.code();
-        let response = in_form_of(request.uri().path(), error);
+        let response = in_form_of(request.uri().path(), error.clone());
         if let Some(observer) = &self.shared.observer {
-            observer.tell_refused(request, client, waited, &response, code);
+            observer.tell_refused(request, client, waited, &response, &error);
         }
         response
     }

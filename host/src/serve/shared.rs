@@ -9,7 +9,7 @@ use super::body::BodyReader;
 use super::deployment::VERSION_HEADER;
 use super::graph::versions_of;
 use super::metrics::ServeMetrics;
-use super::observe::{Client, ObservedStream, Seen, SeenAnswer, SeenAsked, SeenCall};
+use super::observe::{Client, ObservedStream, Seen, SeenAnswer, SeenAsked, SeenCall, SeenError};
 use super::{
     Answer, ApiError, Control, Deployment, Endpoint, Endpoints, ErrorCode, Observer, Part, PredictionIds,
     Recorder, Routing, ServeLimits,
@@ -149,7 +149,8 @@ impl Shared {
 
     /// What is told of a request that was not answered, where anything is.
     pub(super) fn seen_failure(&self, asked: Option<&Asked>, error: &ApiError) -> Option<Seen> {
-        let seen = || Seen { asked: asked.map(Asked::seen), error: Some(error.code()), ..Seen::default() };
+        let seen =
+            || Seen { asked: asked.map(Asked::seen), error: Some(SeenError::of(error)), ..Seen::default() };
         self.observer.is_some().then(seen)
     }
 

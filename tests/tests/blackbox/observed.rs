@@ -347,6 +347,40 @@ fn told_of(work: u64, arguments: &[&str], ask: impl FnOnce(&host_tests::Server))
 }
 
 #[test]
+fn what_went_wrong_is_told_with_the_request() {
+    let bad = call("digits", 255);
+    let (lines, spans) = told_of(0, &[], |server| {
+        assert_eq!(server.post("/serve/digits", &json!({"a": 1, "b": 2}).to_string()).status, 200);
+        assert_eq!(server.post("/serve/digits", &json!({"a": 255, "b": 2}).to_string()).status, 500);
+        assert_eq!(server.post("/v2/models/nobody/infer", "{}").status, 404);
+        assert_eq!(server.get("/nowhere").status, 404);
+        let mut client = Http2::connect(server);
+        client.post(1, "localhost", INFER, GRPC, &bad);
+        client.body(1).unwrap();
+        client.post(3, "localhost", STREAM, GRPC, &bad);
+        client.body(3).unwrap();
+    });
+    let told: Vec<(&str, &str)> = lines
+        .iter()
+        .filter_map(|line| Some((line["error"].as_str()?, line["message"].as_str().unwrap())))
+        .collect();
+    let (codes, messages): (Vec<_>, Vec<_>) = told.iter().copied().unzip();
+    assert_eq!(codes, ["plugin_fault", "not_found", "not_found", "plugin_fault", "plugin_fault"]);
+    for message in [messages[0], messages[3], messages[4]] {
+        assert!(message.starts_with("plugin `picky` "), "{message}");
+    }
+    assert_eq!(messages[1], "there is no endpoint `nobody`: there is `digits`");
+    assert!(!messages.concat().contains(char::is_control), "{messages:?}");
+    let events: Vec<_> = spans.iter().flat_map(|span| span["events"].as_array().unwrap()).collect();
+    let expected: Vec<_> = told
+        .iter()
+        .map(|(code, message)| json!(["exception", {"exception.type": code, "exception.message": message}]))
+        .collect();
+    assert_eq!(events, expected.iter().collect::<Vec<_>>());
+    assert!(spans[0]["events"].as_array().unwrap().is_empty() && lines[0]["message"].is_null());
+}
+
+#[test]
 fn a_call_of_grpc_tells_as_much_as_a_request_of_rest() {
     let (good, bad, nobody) = (call("digits", 3), call("digits", 255), call("nobody", 3));
     let (lines, spans) = told_of(0, &[], |server| {

@@ -9,7 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::super::body::RequestBody;
 use super::super::endpoint::number_of;
-use super::super::observe::{Begun, ObservedStream, Seen};
+use super::super::observe::{Begun, ObservedStream, Seen, SeenError};
 use super::super::protocol::asked;
 use super::super::shared::{Asked, versions_header};
 use super::super::{ApiError, Decoded, ErrorCode};
@@ -110,14 +110,13 @@ impl Stream {
         if let Some(StreamRequest { begun, bytes, asked, seen }) = request {
             let failure = || self.call.shared.seen_failure(asked.as_ref(), error?);
             if let Some(mut seen) = seen.or_else(failure) {
-                seen.call = Some(seen_call(seen.error, Some(bytes)));
+                seen.call = Some(seen_call(seen.error.as_ref().map(|error| error.code), Some(bytes)));
                 let sent = answered.as_ref().ok().and_then(Option::as_ref);
                 observed.tell(begun, &seen, sent.map(|answer| answer.len() as u64));
             }
         }
         if !matches!(answered, Ok(Some(_))) {
-            let error = error.map(ApiError::code);
-            observed.end(seen_call(error, None), error);
+            observed.end(seen_call(error.map(ApiError::code), None), error.map(SeenError::of));
         }
     }
 }

@@ -11,7 +11,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use opentelemetry::TraceId;
 use serde_json::{Map, Value, json};
 
-use super::{Client, Seen, Told};
+use super::{Client, Seen, SeenError, Told};
 
 /// Lines that wait to be written; more are dropped, so that a slow disk holds up no request.
 const WAITING_MAX: usize = 8_192;
@@ -256,7 +256,8 @@ fn line(told: &Told<'_>, trace: Option<TraceId>) -> Value {
     put("request_bytes", json!(told.request_bytes));
     put("response_bytes", json!(told.response_bytes));
     put("requests", json!(told.requests));
-    put("error", json!(told.error.map(super::ErrorCode::as_str)));
+    put("error", json!(told.error.map(|error| error.code.as_str())));
+    put("message", json!(told.error.map(SeenError::line)));
     if let Some(asked) = told.seen.and_then(|seen| seen.asked.as_ref()) {
         put("endpoint", json!(asked.endpoint));
         put("version", json!(told.seen.and_then(Seen::version)));
@@ -284,6 +285,8 @@ pub(super) mod tests {
     fn a_request_is_a_line_of_json() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("access.jsonl");
+        let message = format!("there is no\nroute {}", "x".repeat(1_000));
+        let error = SeenError { code: super::super::ErrorCode::NotFound, message: message.into() };
         let told = Told {
             client: Some(Client(([192, 0, 2, 1], 80).into())),
             method: "GET",
@@ -296,7 +299,7 @@ pub(super) mod tests {
             response_bytes: None,
             requests: None,
             seen: None,
-            error: Some(super::super::ErrorCode::NotFound),
+            error: Some(&error),
             call: None,
         };
         for _ in 0..2 {
@@ -317,6 +320,7 @@ pub(super) mod tests {
             "duration_us": 12,
             "request_bytes": 0,
             "error": "not_found",
+            "message": format!("there is no route {}", "x".repeat(282)),
         });
         assert_eq!(lines, [expected.clone(), expected]);
         let error = AccessLog::open(folder.path()).err().unwrap();

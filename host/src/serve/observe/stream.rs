@@ -5,8 +5,7 @@ use opentelemetry::Context;
 use opentelemetry_sdk::trace::Span;
 
 use super::traces::{below, parent_of};
-use super::{Begun, Client, Observer, Seen, SeenCall, Told};
-use crate::serve::ErrorCode;
+use super::{Begun, Client, Observer, Seen, SeenCall, SeenError, Told};
 
 /// A stream of requests over one call: each is told when it is answered, as a call of its own would be, and the stream when it
 /// is over.
@@ -25,7 +24,7 @@ pub(in crate::serve) struct ObservedStream {
     request_bytes: u64,
     response_bytes: u64,
     /// How it ended, and with which error; none before, and where it is cut off.
-    ended: Option<(SeenCall, Option<ErrorCode>)>,
+    ended: Option<(SeenCall, Option<SeenError>)>,
 }
 
 impl ObservedStream {
@@ -64,7 +63,7 @@ impl ObservedStream {
             request_bytes,
             response_bytes,
             seen: Some(seen),
-            error: seen.error,
+            error: seen.error.as_ref(),
             call: seen.call,
             ..self.told(begun)
         };
@@ -78,7 +77,7 @@ impl ObservedStream {
     }
 
     /// Says how it ended.
-    pub(in crate::serve) fn end(&mut self, call: SeenCall, error: Option<ErrorCode>) {
+    pub(in crate::serve) fn end(&mut self, call: SeenCall, error: Option<SeenError>) {
         self.ended = Some((call, error));
     }
 
@@ -106,12 +105,12 @@ impl ObservedStream {
 impl Drop for ObservedStream {
     /// Tells the stream, which is over: at its end, or where its client or the server has cut it off.
     fn drop(&mut self) {
-        let ((call, error), span) = (self.ended.unwrap_or_default(), self.span.take());
+        let ((call, error), span) = (self.ended.take().unwrap_or_default(), self.span.take());
         let told = Told {
             request_bytes: Some(self.request_bytes),
             response_bytes: Some(self.response_bytes),
             requests: Some(self.requests),
-            error,
+            error: error.as_ref(),
             call: Some(call),
             ..self.told(self.begun)
         };

@@ -34,9 +34,16 @@ impl Traces {
     pub(super) fn tell(&self, told: &Told<'_>, mut span: Span) {
         span.set_attributes(attributes_of(told));
         if told.status >= 500 || told.call.is_some_and(is_fault) {
-            span.set_status(Status::error(told.error.map_or("", super::ErrorCode::as_str)));
+            span.set_status(Status::error(told.error.map_or("", |error| error.code.as_str())));
         }
         let end = told.started_at + Duration::from_micros(told.micros);
+        if let Some(error) = told.error {
+            let attributes = vec![
+                KeyValue::new("exception.type", error.code.as_str()),
+                KeyValue::new("exception.message", error.line()),
+            ];
+            span.add_event_with_timestamp("exception", end, attributes);
+        }
         let context = below(&span);
         if let Some(Seen { asked: Some(asked), answered: Some(answer), .. }) = told.seen
             && span.span_context().is_sampled()
@@ -110,7 +117,7 @@ fn attributes_of(told: &Told<'_>) -> Vec<KeyValue> {
     let address = told.client.map(|Client(address)| address.ip().to_canonical().to_string());
     attributes.extend(address.map(|address| KeyValue::new("client.address", address)));
     attributes.extend(told.route.map(|route| KeyValue::new("http.route", route.to_owned())));
-    attributes.extend(told.error.map(|code| KeyValue::new("error.type", code.as_str())));
+    attributes.extend(told.error.map(|error| KeyValue::new("error.type", error.code.as_str())));
     if let Some(call) = &told.call {
         attributes.push(KeyValue::new("rpc.system", "grpc"));
         attributes.extend(call.status.map(|status| KeyValue::new("rpc.grpc.status_code", i64::from(status))));
