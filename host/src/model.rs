@@ -16,7 +16,7 @@ mod xgboost;
 use crate::domain::{Batch, BatchError, ColumnSpec, DataType, Tensor, TensorError};
 
 pub use library_search::LibrarySearch;
-pub use onnx::{LibraryError, OutputChoice, ScoreKind};
+pub use onnx::{ClassLabels, Classifier, LibraryError, OutputChoice, ScoreKind, examine};
 
 /// Name of the one column that a model takes.
 pub const FEATURES: &str = "features";

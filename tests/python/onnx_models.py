@@ -3,7 +3,7 @@
 Usage: onnx_models.py FOLDER
 Writes into FOLDER the rows (rows.csv with the features in one column each and a label, rows.json as requests), each model
 as NAME.onnx, and expected.json: of each model the bits of its scores, row by row. Those of `exact_` have rows of their own,
-which stand beside the bits. The models whose names begin with `bad_` cannot be taken; what a host should say of each is in the tests.
+which stand beside the bits; of those of `labels_` the labels stand there that scikit-learn predicts. The models whose names begin with `bad_` cannot be taken; what a host should say of each is in the tests.
 """
 
 import json
@@ -21,11 +21,12 @@ from onnxmltools.convert.common.data_types import FloatTensorType
 from skl2onnx import to_onnx
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_iris
-from sklearn.ensemble import GradientBoostingRegressor, RandomForestClassifier
-from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.ensemble import GradientBoostingClassifier, GradientBoostingRegressor, RandomForestClassifier
+from sklearn.linear_model import LinearRegression, LogisticRegression, RidgeClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC, LinearSVC
 
 
 def plain(value):
@@ -64,6 +65,25 @@ def of_sklearn(rows, labels):
         "lightgbm_binary": onnxmltools.convert_lightgbm(binary, zipmap=False, **light),
         "clusters": to_onnx(KMeans(3, random_state=0, n_init=1).fit(rows), rows[:1]),
     }
+
+
+def of_labels(rows, labels):
+    """Classifiers that say more of their scores or classes than others do, and the labels that they predict."""
+    two = (labels == 1).astype(int)
+    plain, no_maps, raw = {}, {"zipmap": False}, {"raw_scores": True, "zipmap": False}
+    cases = {
+        "labels_ridge": (RidgeClassifier(), two, plain),
+        "labels_linear_svc": (LinearSVC(), labels, plain),
+        "labels_linear_svc_of_two": (LinearSVC(), two, plain),
+        "labels_logistic_raw": (LogisticRegression(), two, raw),
+        "labels_boosted_raw": (GradientBoostingClassifier(n_estimators=5, random_state=0), two, raw),
+        "labels_svc": (SVC(), labels, plain),
+        "labels_svc_of_two": (SVC(), two, plain),
+        "labels_svc_of_texts": (SVC(), numpy.array(["no", "yes"])[two], no_maps),
+    }
+    for name, (classifier, own, options) in cases.items():
+        classifier.fit(rows, own)
+        yield name, to_onnx(classifier, rows[:1], options=options), classifier.predict(rows).tolist()
 
 
 def tensor(name, shape, element=TensorProto.FLOAT):
@@ -111,6 +131,7 @@ def made_here():
     nested = model([always, helper.make_node("If", ["true"], ["y"], then_branch=branch, else_branch=branch)], *floats)
     gather = [helper.make_node("Gather", ["table", "x"], ["y"], axis=0)]
     table = {"table": numpy.arange(4, dtype=numpy.float32)}
+    parts = [helper.make_node("Reshape", ["x", "shape"], ["r"]), helper.make_node("Softmax", ["r"], ["y"], axis=-1)]
     log = [helper.make_node("Log", ["x"], ["y"])]
     sequence = helper.make_tensor_sequence_value_info("y", TensorProto.FLOAT, None)
     return {
@@ -120,6 +141,7 @@ def made_here():
         "whole": model([helper.make_node("Cast", ["x"], ["y"], to=1)], [tensor("x", ["n", 4], TensorProto.INT64)], floats[1]),
         "not_finite": model(log, *floats),
         "two_outputs": model(two, floats[0], many),
+        "softmax_of_parts": model(parts, floats[0], [tensor("y", ["n", 2, 2])], {"shape": numpy.array([-1, 2, 2])}),
         "bad_strings": model(identity, [tensor("x", ["n", 4], TensorProto.STRING)], [tensor("y", ["n", 4], TensorProto.STRING)]),
         "bad_two_inputs": model([helper.make_node("Add", ["x", "w"], ["y"])], [*floats[0], tensor("w", ["n", 4])], floats[1]),
         "bad_batch": model(identity, [tensor("x", [16, 4])], [tensor("y", [16, 4])]),
@@ -192,6 +214,9 @@ def main():
         (folder / f"{name}.onnx").write_bytes(data)
         bits = scores(onnxruntime.InferenceSession(data, options), own)
         expected[name] = {"rows": own.tolist(), "bits": bits}
+    for name, exported, own in of_labels(rows, labels):
+        (folder / f"{name}.onnx").write_bytes(exported.SerializeToString())
+        expected[name] = own
     (folder / "expected.json").write_text(json.dumps(expected))
     header = "a,b,c,d,label"
     # In full, for models that do not round to 32 bits.

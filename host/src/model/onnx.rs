@@ -8,6 +8,7 @@
 //! another number of rows, and a row's scores are to be the same bits however rows are grouped. The bits are those of one
 //! version of the runtime on one kind of processor.
 
+mod classes;
 mod graph;
 mod library;
 mod protobuf;
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::{DataType, Tensor, map_parallel, whole_number};
 
+pub use classes::{ClassLabels, Classifier, examine};
 pub use library::LibraryError;
 
 use graph::{Element, Graph, Node, Outlet, OutletKind};
@@ -135,6 +137,9 @@ impl OnnxModel {
             return Err(unusable(reason));
         }
         model.score_count = found.len();
+        if choice.scores.is_none() && model.scores == ScoreKind::Probabilities {
+            model.confirm_probabilities(&graph).map_err(unusable)?;
+        }
         Ok(model)
     }
 
@@ -188,15 +193,7 @@ impl OnnxModel {
 
     /// Has a session answer a row of 32-bit floats; `row` is its place, for errors.
     fn run(&self, runner: &mut Runner, features: &[f32], row: usize) -> Result<Vec<f32>, String> {
-        match self.input.element {
-            Element::Float | Element::Other(_) => self.answer(runner, features, row),
-            Element::Double => {
-                let features: Vec<f64> = features.iter().copied().map(f64::from).collect();
-                self.answer(runner, &features, row)
-            }
-            Element::Int32 => self.answer::<i32>(runner, &whole(features, row)?, row),
-            Element::Int64 => self.answer::<i64>(runner, &whole(features, row)?, row),
-        }
+        self.input.ask_floats(runner, features, row, |outputs| scores_of(outputs, &self.output, row))
     }
 
     /// Has a session answer a row of the type of the input.
@@ -206,11 +203,7 @@ impl OnnxModel {
         features: &[T],
         row: usize,
     ) -> Result<Vec<f32>, String> {
-        let told = |error: ort::Error| sentence(error.message());
-        let Runner { session, options } = runner;
-        let tensor = TensorRef::from_array_view((self.input.shape.as_slice(), features)).map_err(told)?;
-        let outputs = session.run_with_options(ort::inputs![tensor], options).map_err(told)?;
-        scores_of(&outputs, &self.output, row)
+        self.input.ask(runner, features, |outputs| scores_of(outputs, &self.output, row))
     }
 }
 
@@ -302,6 +295,39 @@ impl Input {
             }),
         }
     }
+
+    /// Has a session answer a row of 32-bit floats; `row` is its place, for errors.
+    fn ask_floats<R>(
+        &self,
+        runner: &mut Runner,
+        features: &[f32],
+        row: usize,
+        read: impl Fn(&SessionOutputs<'_>) -> Result<R, String>,
+    ) -> Result<R, String> {
+        match self.element {
+            Element::Float | Element::Other(_) => self.ask(runner, features, read),
+            Element::Double => {
+                let features: Vec<f64> = features.iter().copied().map(f64::from).collect();
+                self.ask(runner, &features, read)
+            }
+            Element::Int32 => self.ask::<i32, _>(runner, &whole(features, row)?, read),
+            Element::Int64 => self.ask::<i64, _>(runner, &whole(features, row)?, read),
+        }
+    }
+
+    /// Has a session answer a row of the type of the input.
+    fn ask<T: PrimitiveTensorElementType + Debug + Clone + 'static, R>(
+        &self,
+        runner: &mut Runner,
+        features: &[T],
+        read: impl Fn(&SessionOutputs<'_>) -> Result<R, String>,
+    ) -> Result<R, String> {
+        let told = |error: ort::Error| sentence(error.message());
+        let Runner { session, options } = runner;
+        let tensor = TensorRef::from_array_view((self.shape.as_slice(), features)).map_err(told)?;
+        let outputs = session.run_with_options(ort::inputs![tensor], options).map_err(told)?;
+        read(&outputs)
+    }
 }
 
 /// Features as integers, which they must be.
@@ -392,14 +418,10 @@ fn is_float(outlet: &Outlet<'_>) -> bool {
     matches!(outlet.kind, OutletKind::Tensor { element: Element::Float | Element::Double, .. })
 }
 
-fn maker<'graph>(graph: &'graph Graph<'_>, tensor: &str) -> Option<&'graph Node<'graph>> {
-    graph.nodes.iter().find(|node| node.outputs.contains(&tensor))
-}
-
 /// The tensor of probabilities of which `ZipMap` makes a map for each row: what scikit-learn's and LightGBM's exports have
 /// unless they are told not to. The tensor is the same numbers, in the order of the classes.
 fn zipped<'graph>(graph: &'graph Graph<'_>, outlet: &Outlet<'_>) -> Option<&'graph str> {
-    match maker(graph, outlet.name) {
+    match graph.maker(outlet.name) {
         Some(Node { operator: "ZipMap", inputs, .. }) => inputs.first().copied(),
         _ => None,
     }
@@ -420,7 +442,7 @@ fn kind_of(graph: &Graph<'_>, outlet: &Outlet<'_>) -> ScoreKind {
         OutletKind::Tensor { shape: Some(shape), .. } => shape.get(1).copied().flatten(),
         _ => None,
     };
-    let is_probability = match maker(graph, outlet.name).map(|node| node.operator) {
+    let is_probability = match graph.maker(outlet.name).map(|node| node.operator) {
         Some("Softmax" | "ZipMap") => true,
         // Of several columns each is a label of its own, which counts as values.
         Some("Sigmoid") => columns == Some(1),

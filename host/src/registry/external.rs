@@ -3,6 +3,8 @@
 //! What the file itself cannot tell, a signature must: the columns of a request where transformers stand before the
 //! model. All else follows from the model and from what the transformers make of no rows.
 
+mod classes;
+
 use serde::Deserialize;
 
 use super::bundle::{BlobRef, BundleManifest, MEDIA_TYPE, ModelEntry, TransformerEntry, write_bundle};
@@ -11,6 +13,8 @@ use crate::domain::{Batch, BatchError, ColumnSpec, Digest, SchemaError, Signatur
 use crate::model::{self, Model, ModelError, OutputChoice};
 use crate::plugin::{Kind, Plugin, PluginError, Transformer, block_on};
 use crate::store::Store;
+
+pub use classes::ClassesError;
 
 /// A model of elsewhere.
 pub struct ExternalModel {
@@ -86,6 +90,9 @@ pub enum ExternalError {
         /// The plugin.
         name: String,
     },
+    /// The answers would have other labels than the model's.
+    #[error("{0}")]
+    Classes(#[from] ClassesError),
     /// The columns make no features.
     #[error("the model cannot take what it gets: {0}")]
     Features(#[from] FeatureError),
@@ -116,6 +123,7 @@ pub fn bundle_external(store: &Store, external: &ExternalModel) -> Result<Digest
     let framework = model::framework(&external.file)?;
     let preprocess = open_all(&external.preprocess)?;
     let postprocess = open_all(&external.postprocess)?;
+    classes::check(external, model.as_ref())?;
     let inputs = match &external.signature {
         Some(signature) => signature.inputs.clone(),
         None if preprocess.is_empty() => vec![model.features()],

@@ -172,6 +172,83 @@ fn what_the_scores_are_can_be_said() {
     assert_snapshot!(told.split("cannot be imported: ").last().unwrap(), @"which output has the scores, and what they are, can be said of ONNX models only");
 }
 
+/// Imports a model of the four columns that answers labels.
+fn import_labelling(host: &Host, signature: &str, name: &str, more: &[&str]) -> host_tests::Ran {
+    let (file, label) = (model(name), plugin("argmax-label"));
+    let base = ["model", "import", &file, "--name", name, "--signature", signature, "--postprocess", &label];
+    host.run([&base[..], more].concat())
+}
+
+/// What a model says of the rows, in one column.
+fn predicted_column(host: &Host, name: &str, column: &str) -> Value {
+    let told = host.run(["predict", "--model", name, "--data", "rows", "--split", "train"]).expect_success();
+    told.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()[column].clone()).collect()
+}
+
+fn why(host: &Host, ran: host_tests::Ran) -> String {
+    assert_eq!(ran.code, 2, "{}", ran.stderr);
+    ran.failure(host).split("cannot be imported: ").last().unwrap().trim_end().to_owned()
+}
+
+#[test]
+fn decision_scores_are_not_taken_for_probabilities() {
+    let (host, signature) = host_with_rows();
+    let import = |name: &str, more: &[&str]| import_labelling(&host, &signature, name, more);
+    let logits = ["--scores", "logits"];
+    for name in [
+        "labels_ridge",
+        "labels_linear_svc",
+        "labels_linear_svc_of_two",
+        "labels_logistic_raw",
+        "labels_boosted_raw",
+        "labels_svc",
+    ] {
+        let told = why(&host, import(name, &[]));
+        assert!(
+            told.contains("is taken for probabilities by its name or what makes it, and ")
+                && told.contains("--scores logits"),
+            "{told}"
+        );
+        let file = model(name);
+        let plain = host.run(["model", "import", &file, "--name", name, "--signature", &signature]);
+        assert_eq!(why(&host, plain), told);
+        let told = why(&host, import(name, &["--scores", "probabilities"]));
+        assert!(told.starts_with("the model's scores are said to be probabilities, and are ["), "{told}");
+        let told = why(&host, import(name, &["--scores", "values"]));
+        assert!(
+            told.starts_with("transformer `argmax-label` takes probabilities, and the model's "),
+            "{told}"
+        );
+        import(name, &logits).expect_success();
+        assert!(predicted_column(&host, name, "label") == expected(name), "{name}");
+    }
+    // The scores are in the other order than the labels.
+    for name in ["labels_svc_of_two", "labels_svc_of_texts"] {
+        let own = if name == "labels_svc_of_two" { "output_label" } else { "label" };
+        let told = why(&host, import(name, &logits));
+        assert!(
+            told.starts_with(&format!("the model's own labels, in output `{own}`, are mostly not ")),
+            "{told}"
+        );
+    }
+    let file = model("labels_svc_of_two");
+    let own =
+        ["model", "import", &file, "--name", "own", "--signature", &signature, "--output", "output_label"];
+    host.run(own).expect_success();
+    let found = predicted_column(&host, "own", "scores");
+    let label = |row: &Value| json!(row[0].as_f64().unwrap() as i64);
+    assert!(found.as_array().unwrap().iter().map(label).collect::<Value>() == expected("labels_svc_of_two"));
+    // Logits of PyTorch are no probabilities until they are said to be logits.
+    let told = why(&host, import("network", &[]));
+    assert!(told.starts_with("transformer `argmax-label` takes probabilities, and the model's "), "{told}");
+    import("network", &logits).expect_success();
+    // A softmax over something else than classes makes values.
+    let file = model("softmax_of_parts");
+    host.run(["model", "import", &file, "--name", "parts"]).expect_success();
+    let shown = host.run(["model", "show", "parts"]).expect_success();
+    assert!(shown.contains("values in `y`"), "{shown}");
+}
+
 #[test]
 fn files_that_cannot_be_taken_are_told() {
     let host = Host::new();

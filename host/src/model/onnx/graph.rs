@@ -17,6 +17,8 @@ pub(super) struct Graph<'a> {
     pub(super) inputs: Vec<Outlet<'a>>,
     pub(super) outputs: Vec<Outlet<'a>>,
     pub(super) nodes: Vec<Node<'a>>,
+    /// Tensors with a value in the file, as they stand there.
+    pub(super) tensors: Vec<(&'a str, &'a [u8])>,
 }
 
 /// An input or output.
@@ -52,6 +54,24 @@ pub(super) struct Node<'a> {
     pub(super) operator: &'a str,
     pub(super) inputs: Vec<&'a str>,
     pub(super) outputs: Vec<&'a str>,
+    /// As they stand in the file.
+    pub(super) attributes: Vec<&'a [u8]>,
+}
+
+/// A list of integers or texts.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum List {
+    Integers(Vec<i64>),
+    Texts(Vec<String>),
+}
+
+impl List {
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Integers(numbers) => numbers.len(),
+            Self::Texts(texts) => texts.len(),
+        }
+    }
 }
 
 impl std::fmt::Display for Element {
@@ -118,18 +138,34 @@ impl<'a> Graph<'a> {
     fn read(bytes: &'a [u8]) -> Result<Self, String> {
         check_graph(bytes, 0)?;
         let mut graph = Self::default();
-        let mut values = Vec::new();
         for field in Fields::of(bytes) {
             match field? {
                 (1, node) => graph.nodes.push(Node::read(node.bytes()?)?),
-                (5, tensor) => values.extend(text_of(tensor.bytes()?, 8)?),
+                (5, tensor) => {
+                    let tensor = tensor.bytes()?;
+                    graph.tensors.extend(text_of(tensor, 8)?.map(|name| (name, tensor)));
+                }
                 (11, input) => graph.inputs.push(Outlet::read(input.bytes()?)?),
                 (12, output) => graph.outputs.push(Outlet::read(output.bytes()?)?),
                 _ => {}
             }
         }
-        graph.inputs.retain(|input| !values.contains(&input.name));
+        let Self { inputs, tensors, .. } = &mut graph;
+        inputs.retain(|input| tensors.iter().all(|(name, _)| *name != input.name));
         Ok(graph)
+    }
+
+    /// The node that makes a tensor.
+    pub(super) fn maker(&self, tensor: &str) -> Option<&Node<'a>> {
+        self.nodes.iter().find(|node| node.outputs.contains(&tensor))
+    }
+
+    /// The integers or texts of a tensor that has a value in the file; none of another type.
+    pub(super) fn list(&self, tensor: &str) -> Result<Option<List>, String> {
+        match self.tensors.iter().find(|(name, _)| *name == tensor) {
+            Some((_, bytes)) => list_of_tensor(bytes),
+            None => Ok(None),
+        }
     }
 }
 
@@ -231,10 +267,75 @@ impl<'a> Node<'a> {
                 (1, value) => node.inputs.push(value.text()?),
                 (2, value) => node.outputs.push(value.text()?),
                 (4, value) => node.operator = value.text()?,
+                (5, value) => node.attributes.push(value.bytes()?),
                 _ => {}
             }
         }
         Ok(node)
+    }
+
+    fn attribute(&self, name: &str) -> Result<Option<&'a [u8]>, String> {
+        for attribute in &self.attributes {
+            if text_of(attribute, 1)? == Some(name) {
+                return Ok(Some(attribute));
+            }
+        }
+        Ok(None)
+    }
+
+    /// An attribute that is a text.
+    pub(super) fn text(&self, name: &str) -> Result<Option<&'a str>, String> {
+        self.attribute(name)?.map_or(Ok(None), |attribute| text_of(attribute, 4))
+    }
+
+    /// An attribute that is a list of integers or texts, unless it is empty.
+    pub(super) fn list(&self, name: &str) -> Result<Option<List>, String> {
+        match self.attribute(name)? {
+            Some(attribute) => list_of(attribute, 8, 9),
+            None => Ok(None),
+        }
+    }
+}
+
+/// The integers or texts in these fields of a message, unless there are none.
+fn list_of(bytes: &[u8], integers: u64, texts: u64) -> Result<Option<List>, String> {
+    let (mut numbers, mut words) = (Vec::new(), Vec::new());
+    for field in Fields::of(bytes) {
+        match field? {
+            (found, value) if found == integers => numbers.extend(value.integers()?),
+            (found, value) if found == texts => words.push(value.text()?.to_owned()),
+            _ => {}
+        }
+    }
+    Ok(match (numbers.is_empty(), words.is_empty()) {
+        (false, true) => Some(List::Integers(numbers)),
+        (true, false) => Some(List::Texts(words)),
+        _ => None,
+    })
+}
+
+fn list_of_tensor(bytes: &[u8]) -> Result<Option<List>, String> {
+    let (mut element, mut raw) = (0, None);
+    for field in Fields::of(bytes) {
+        match field? {
+            (2, value) => element = value.integer()?,
+            (9, value) => raw = Some(value.bytes()?),
+            _ => {}
+        }
+    }
+    // Of INT32, INT64 and STRING.
+    match (element, raw) {
+        (6, Some(raw)) => {
+            let numbers = raw.as_chunks().0.iter().map(|&bytes| i32::from_le_bytes(bytes).into());
+            Ok(Some(List::Integers(numbers.collect())))
+        }
+        (7, Some(raw)) => {
+            let numbers = raw.as_chunks().0.iter().map(|&bytes| i64::from_le_bytes(bytes));
+            Ok(Some(List::Integers(numbers.collect())))
+        }
+        (6, None) => list_of(bytes, 5, 6),
+        (7 | 8, None) => list_of(bytes, 7, 6),
+        _ => Ok(None),
     }
 }
 

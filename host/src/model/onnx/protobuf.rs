@@ -33,6 +33,16 @@ impl<'a> Value<'a> {
             _ => Err("a message or text where an integer is expected".to_owned()),
         }
     }
+
+    /// The integers of a field that repeats: one, or all of them packed.
+    pub(super) fn integers(self) -> Result<Vec<i64>, String> {
+        let Self::Bytes(bytes) = self else { return Ok(vec![self.integer()?]) };
+        let (mut packed, mut numbers) = (Fields::of(bytes), Vec::new());
+        while !packed.rest.is_empty() {
+            numbers.push(packed.varint()?.cast_signed());
+        }
+        Ok(numbers)
+    }
 }
 
 /// The fields of a message, in the order of the file.
@@ -142,6 +152,9 @@ mod tests {
         assert_eq!(read(&numbers).unwrap(), [(1, Value::Fixed), (2, Value::Fixed)]);
         let negative = [&[0x08][..], &[0xff; 9], &[1]].concat();
         assert_eq!(read(&negative).unwrap()[0].1.integer(), Ok(-1));
+        assert_eq!(Value::Varint(7).integers(), Ok(vec![7]));
+        assert_eq!(Value::Bytes(&[7, 0xac, 0x02, 0]).integers(), Ok(vec![7, 300, 0]));
+        assert!(Value::Bytes(&[7, 0x80]).integers().is_err() && Value::Fixed.integers().is_err());
     }
 
     #[test]

@@ -22,6 +22,7 @@ fn with_outputs<'a>(outputs: &[(Outlet<'a>, &'a str)]) -> Graph<'a> {
         operator,
         inputs: vec!["made"],
         outputs: vec![outlet.name],
+        ..Default::default()
     };
     Graph {
         outputs: outputs.iter().map(|(outlet, _)| outlet.clone()).collect(),
