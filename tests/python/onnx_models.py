@@ -69,7 +69,7 @@ def of_sklearn(rows, labels):
 
 def of_labels(rows, labels):
     """Classifiers that say more of their scores or classes than others do, and the labels that they predict."""
-    two = (labels == 1).astype(int)
+    two, tens, text = (labels == 1).astype(int), (labels + 1) * 10, numpy.array(["a", "b", "c"])[labels]
     plain, no_maps, raw = {}, {"zipmap": False}, {"raw_scores": True, "zipmap": False}
     cases = {
         "labels_ridge": (RidgeClassifier(), two, plain),
@@ -80,6 +80,10 @@ def of_labels(rows, labels):
         "labels_svc": (SVC(), labels, plain),
         "labels_svc_of_two": (SVC(), two, plain),
         "labels_svc_of_texts": (SVC(), numpy.array(["no", "yes"])[two], no_maps),
+        "labels_from_one": (LogisticRegression(), two + 1, plain),
+        "labels_of_tens": (RandomForestClassifier(5, random_state=0), tens, no_maps),
+        "labels_of_tens_mlp": (MLPClassifier((8,), random_state=0, max_iter=20), tens, no_maps),
+        "labels_of_texts": (LogisticRegression(), text, plain),
     }
     for name, (classifier, own, options) in cases.items():
         classifier.fit(rows, own)

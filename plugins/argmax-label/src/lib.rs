@@ -2,7 +2,8 @@
 //!
 //! Takes a column of FP32 scores, `scores` unless configured otherwise, with as many elements a row as there are
 //! classes. Gives `label`, the class with the largest score (the first of equals), and `probability`, FP32, that score.
-//! A single element a row is the probability of the second of two classes. Other columns are not passed on.
+//! The label is the place of the class, INT64, or what `labels` has there: texts, or integers, which are INT64 too. A
+//! single element a row is the probability of the second of two classes. Other columns are not passed on.
 #![cfg_attr(test, allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used))]
 
 use mlops_plugin::{Batch, Error, Instances, Tensor, Transformer};
@@ -14,8 +15,55 @@ use serde::Deserialize;
 pub struct Config {
     /// Name of the column of scores.
     pub column: String,
-    /// Names of the classes in the order of the scores; the label is then text instead of an index.
-    pub labels: Option<Vec<String>>,
+    /// Labels of the classes in the order of the scores; the label is then one of these instead of an index.
+    pub labels: Option<Labels>,
+}
+
+/// Labels of classes.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "`labels`: expected texts, or integers")]
+pub enum Labels {
+    /// Integers.
+    Integers(Vec<i64>),
+    /// Texts.
+    Texts(Vec<String>),
+}
+
+impl Labels {
+    fn len(&self) -> usize {
+        match self {
+            Self::Integers(labels) => labels.len(),
+            Self::Texts(labels) => labels.len(),
+        }
+    }
+
+    /// One that is there more than once.
+    fn repeated(&self) -> Option<String> {
+        fn find<T: Ord + ToString>(labels: &[T]) -> Option<String> {
+            let mut sorted: Vec<_> = labels.iter().collect();
+            sorted.sort_unstable();
+            let found = sorted.array_windows().find(|[one, other]| one == other);
+            found.map(|[label, _]| label.to_string())
+        }
+        match self {
+            Self::Integers(labels) => find(labels),
+            Self::Texts(labels) => find(labels),
+        }
+    }
+
+    /// The column `label` of these classes.
+    fn column(&self, classes: impl ExactSizeIterator<Item = usize>) -> Result<Tensor, Error> {
+        let rows = classes.len();
+        match self {
+            Self::Integers(labels) => {
+                let values = classes.filter_map(|class| labels.get(class).copied());
+                Tensor::from_values("label", [rows], values)
+            }
+            Self::Texts(labels) => {
+                Tensor::from_strings("label", [rows], classes.filter_map(|class| labels.get(class)))
+            }
+        }
+    }
 }
 
 impl Default for Config {
@@ -41,8 +89,8 @@ impl Transformer for ArgmaxLabel {
         "properties": {
             "column": {"type": "string", "default": "scores", "description": "Name of the column of scores"},
             "labels": {
-                "type": ["array", "null"], "items": {"type": "string"}, "minItems": 2, "default": null,
-                "description": "Names of the classes in the order of the scores"
+                "type": ["array", "null"], "items": {"type": ["string", "integer"]}, "minItems": 2, "default": null,
+                "description": "Labels of the classes in the order of the scores, all texts or all integers"
             }
         }
     }"#;
@@ -52,16 +100,10 @@ impl Transformer for ArgmaxLabel {
             Some(labels) if labels.len() < 2 => {
                 Err(Error::invalid_config(format!("`labels`: expected at least 2, found {}", labels.len())))
             }
-            Some(labels) => {
-                let mut sorted: Vec<_> = labels.iter().collect();
-                sorted.sort_unstable();
-                match sorted.array_windows().find(|[one, other]| one == other) {
-                    Some([label, _]) => {
-                        Err(Error::invalid_config(format!("`labels`: `{label}` appears twice")))
-                    }
-                    None => Ok(Self { config }),
-                }
-            }
+            Some(labels) => match labels.repeated() {
+                Some(label) => Err(Error::invalid_config(format!("`labels`: `{label}` appears twice"))),
+                None => Ok(Self { config }),
+            },
             None => Ok(Self { config }),
         }
     }
@@ -92,11 +134,7 @@ impl Transformer for ArgmaxLabel {
                         "`labels`: expected {classes}, found {count}"
                     )));
                 }
-                Tensor::from_strings(
-                    "label",
-                    [rows],
-                    choices.iter().filter_map(|&(class, _)| labels.get(class)),
-                )?
+                labels.column(choices.iter().map(|&(class, _)| class))?
             }
         };
         let probability =
@@ -185,6 +223,22 @@ mod tests {
         assert_eq!(error, Error::invalid_config("`labels`: expected at least 2, found 1"));
         let error = transform(r#"{"labels": ["a", "b", "a"]}"#, scores(&[0, 3], &[])).unwrap_err();
         assert_eq!(error, Error::invalid_config("`labels`: `a` appears twice"));
+    }
+
+    #[test]
+    fn labels_are_integers_where_configured() {
+        let config = r#"{"labels": [-3, 9007199254740993]}"#;
+        let answer = transform(config, scores(&[2, 2], &[0.1, 0.9, 0.9, 0.1])).unwrap();
+        assert_eq!(columns(&answer), (vec![9_007_199_254_740_993, -3], vec![0.9, 0.9]));
+        assert_eq!(columns(&transform(config, scores(&[0, 2], &[])).unwrap()), (vec![], vec![]));
+        let error = transform(r#"{"labels": [1, 2, 1]}"#, scores(&[0, 3], &[])).unwrap_err();
+        assert_eq!(error, Error::invalid_config("`labels`: `1` appears twice"));
+        for labels in [r#"[1, "b"]"#, "[1.5, 2]", "[1, 9223372036854775808]", "3"] {
+            let error = transform(&format!(r#"{{"labels": {labels}}}"#), scores(&[0, 2], &[])).unwrap_err();
+            assert!(
+                matches!(&error, Error::InvalidConfig(text) if text.contains("expected texts, or integers"))
+            );
+        }
     }
 
     #[test]

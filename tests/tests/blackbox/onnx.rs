@@ -250,6 +250,36 @@ fn decision_scores_are_not_taken_for_probabilities() {
 }
 
 #[test]
+fn integer_classes_are_answered_as_they_are() {
+    let (host, signature) = host_with_rows();
+    let import = |name: &str, more: &[&str]| import_labelling(&host, &signature, name, more);
+    assert_snapshot!(why(&host, import("labels_from_one", &[])), @r#"
+    transformer `argmax-label` would answer places from 0, and the model's classes are 1, 2
+    hint: give `--config 'argmax-label={"labels": [1, 2]}'`
+    "#);
+    for (name, labels) in [
+        ("labels_from_one", "[1, 2]"),
+        ("labels_of_tens", "[10, 20, 30]"),
+        ("labels_of_tens_mlp", "[10, 20, 30]"),
+    ] {
+        let told = why(&host, import(name, &[]));
+        let config = format!("argmax-label={{\"labels\": {labels}}}");
+        assert!(told.ends_with(&format!("hint: give `--config '{config}'`")), "{told}");
+        import(name, &["--config", &config]).expect_success();
+        assert!(predicted_column(&host, name, "label") == expected(name), "{name}");
+        let shown = host.run(["model", "show", name, "--json"]).json();
+        assert_eq!(shown["manifest"]["signature"]["outputs"][0]["dtype"], "INT64", "{name}");
+        // Scores alone have no labels.
+        let file = model(name);
+        host.run(["model", "import", &file, "--name", "plain", "--signature", &signature]).expect_success();
+    }
+    import("labels_of_tens", &["--config", r#"argmax-label={"labels": ["x", "y", "z"]}"#]).expect_success();
+    // Texts are places until they are configured.
+    import("labels_of_texts", &[]).expect_success();
+    assert_eq!(predicted_column(&host, "labels_of_texts", "label")[0], 0);
+}
+
+#[test]
 fn files_that_cannot_be_taken_are_told() {
     let host = Host::new();
     let failure = |file: &str| {

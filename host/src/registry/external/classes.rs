@@ -1,10 +1,13 @@
 //! Classifiers that would answer other labels than their own, which nobody would see of an answer.
 
 use super::ExternalModel;
-use crate::model::{self, Model, ModelError, ScoreKind};
+use crate::model::{self, ClassLabels, Model, ModelError, ScoreKind};
 
 /// The transformer that answers the class of the largest score, and takes probabilities.
 const ARGMAX_LABEL: &str = "argmax-label";
+
+/// Labels that are told of a model.
+const LABELS_TOLD: usize = 100;
 
 /// A classifier whose labels would be wrong.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +33,17 @@ pub enum ClassesError {
     Values {
         /// Scores of the row.
         found: String,
+    },
+    /// The model has labels that are not places.
+    #[error(
+        "transformer `{ARGMAX_LABEL}` would answer places from 0, and the model's classes are {found}\nhint: give \
+             `--config '{ARGMAX_LABEL}={{\"labels\": {labels}}}'`"
+    )]
+    Labels {
+        /// The labels, or one of them.
+        found: String,
+        /// The labels for the config, as JSON.
+        labels: String,
     },
     /// The model itself answers other labels.
     #[error(
@@ -59,5 +73,26 @@ pub(super) fn check(external: &ExternalModel, model: &dyn Model) -> Result<(), C
     if let Some(output) = found.contradiction.filter(|_| kind == ScoreKind::Logits || label.is_some()) {
         return Err(ClassesError::Contradiction { output });
     }
-    Ok(())
+    let has_labels =
+        |config: &serde_json::Value| config.get("labels").is_some_and(|labels| !labels.is_null());
+    match (label, found.labels) {
+        (Some(label), ClassLabels::Integers(labels)) if !has_labels(&label.config) => {
+            Err(of_integers(&labels))
+        }
+        (Some(label), ClassLabels::Unlisted(other)) if !has_labels(&label.config) => {
+            Err(ClassesError::Labels {
+                found: format!("others, such as {other}"), labels: "[…]".to_owned()
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn of_integers(labels: &[i64]) -> ClassesError {
+    let mut texts: Vec<String> = labels.iter().take(LABELS_TOLD).map(i64::to_string).collect();
+    if labels.len() > LABELS_TOLD {
+        texts.push("…".to_owned());
+    }
+    let labels = texts.join(", ");
+    ClassesError::Labels { found: labels.clone(), labels: format!("[{labels}]") }
 }
