@@ -9,6 +9,9 @@
 use mlops_plugin::{Batch, Error, Instances, Tensor, Transformer};
 use serde::Deserialize;
 
+/// How far from 0 or 1 a probability may be rounded: ten trees of a forest, each with a tenth, make 1.0000001.
+const ROUNDING: f32 = 1e-3;
+
 /// What the user configures.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -147,10 +150,12 @@ mlops_plugin::export_transformer!(ArgmaxLabel);
 
 /// Class and probability where the score is the probability of the second of two classes.
 fn binary(row: usize, score: f32) -> Result<(usize, f32), Error> {
-    match score {
-        0.0..=0.5 => Ok((0, 1.0 - score)),
-        0.5..=1.0 => Ok((1, score)),
-        _ => Err(Error::invalid_input(format!("expected a probability from 0 to 1, found {score}")).row(row)),
+    match probability(score) {
+        Some(score) if score > 0.5 => Ok((1, score)),
+        Some(score) => Ok((0, 1.0 - score)),
+        None => {
+            Err(Error::invalid_input(format!("expected a probability from 0 to 1, found {score}")).row(row))
+        }
     }
 }
 
@@ -158,7 +163,7 @@ fn binary(row: usize, score: f32) -> Result<(usize, f32), Error> {
 fn argmax(row: usize, scores: &[f32]) -> Result<(usize, f32), Error> {
     let mut best = (0, f32::NEG_INFINITY);
     for (class, &score) in scores.iter().enumerate() {
-        if !(0.0..=1.0).contains(&score) {
+        if probability(score).is_none() {
             let message = format!("expected a probability from 0 to 1 for class {class}, found {score}");
             return Err(Error::invalid_input(message).row(row));
         }
@@ -166,7 +171,12 @@ fn argmax(row: usize, scores: &[f32]) -> Result<(usize, f32), Error> {
             best = (class, score);
         }
     }
-    Ok(best)
+    Ok((best.0, best.1.clamp(0.0, 1.0)))
+}
+
+/// A score as a probability: of one that is rounded to a bit more than 1 or less than 0, that.
+fn probability(score: f32) -> Option<f32> {
+    (-ROUNDING..=1.0 + ROUNDING).contains(&score).then_some(score.clamp(0.0, 1.0))
 }
 
 #[cfg(test)]
@@ -207,6 +217,20 @@ mod tests {
             let expected = Error::invalid_input(format!("expected a probability from 0 to 1, found {found}"));
             assert_eq!(error, expected.row(1).column("scores"));
         }
+    }
+
+    #[test]
+    fn what_is_rounded_beyond_one_or_zero_is_that() {
+        let batch = scores(&[2, 2], &[1.000_000_1, 0.0, -1e-7, 1.000_5]);
+        assert_eq!(columns(&transform("{}", batch).unwrap()), (vec![0, 1], vec![1.0, 1.0]));
+        let beyond = scores(&[1, 2], &[1.0, 1.000_5]);
+        assert_eq!(
+            columns(&transform("{}", beyond).unwrap()),
+            (vec![1], vec![1.0]),
+            "as the model orders them"
+        );
+        let answer = transform("{}", scores(&[2], &[1.000_000_1, -1e-7])).unwrap();
+        assert_eq!(columns(&answer), (vec![1, 0], vec![1.0, 1.0]));
     }
 
     #[test]
