@@ -93,7 +93,7 @@ pub(super) struct ServeArguments {
     /// Longest that a body may take to arrive, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = ServeLimits::default().body_max_ms)]
     body_max_ms: u64,
-    /// Newest rows that are kept for monitoring; 0 keeps none.
+    /// Newest rows that are kept for monitoring, in at most 128 MiB for an endpoint; 0 keeps none.
     #[arg(long, default_value_t = 10_000)]
     window_rows: usize,
     /// Mebibytes of the newest predictions that are kept for `host replay`, of at most 4,096 a second; 0 keeps none.

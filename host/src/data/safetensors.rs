@@ -7,13 +7,14 @@ mod shard;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::fs::File;
 
 use ::safetensors::tensor::Metadata;
 use ::safetensors::{Dtype, SafeTensorError, SafeTensors, View, serialize};
 
 use super::DataError;
 use super::error::excerpt;
-use crate::domain::{Batch, DataType, Digest, Tensor};
+use crate::domain::{Batch, ColumnSpec, DataType, Digest, Tensor};
 
 pub(super) use self::file::{SafetensorsReader, infer_safetensors};
 pub(super) use self::shard::read_as_safetensors;
@@ -24,6 +25,9 @@ const COLUMNS: &str = "columns";
 
 /// Key of the metadata that names the bundle which saw and answered the rows.
 const BUNDLE: &str = "bundle";
+
+/// Longest header of rows of a bundle, as the decoder takes it.
+const ROWS_HEADER_MAX_BYTES: u64 = 100_000_000;
 
 /// Writes a batch of numbers; BYTES columns are refused, for the format has none.
 pub fn encode_safetensors(batch: &Batch) -> Result<Vec<u8>, DataError> {
@@ -59,11 +63,44 @@ pub fn decode_safetensors(bytes: &[u8]) -> Result<Batch, DataError> {
 /// they are refused.
 pub(super) fn decode_rows_of(bytes: &[u8]) -> Result<(Digest, Batch), DataError> {
     let header = read_metadata(bytes)?;
+    Ok((bundle_of(&header)?, decode(bytes, &header)?))
+}
+
+/// What the header of rows says of them.
+pub(super) struct RowsHead {
+    /// The bundle that saw and answered them.
+    pub bundle: Digest,
+    /// Their columns.
+    pub columns: Vec<ColumnSpec>,
+    /// How many there are.
+    pub rows: usize,
+}
+
+/// Reads the header of what [`encode_rows_of`] wrote to `file`, called `name` in errors, and nothing of the rows.
+pub(super) fn read_head_of(file: &File, name: &str) -> Result<RowsHead, DataError> {
+    let (header, _) = file::read_metadata(file, name, ROWS_HEADER_MAX_BYTES)?;
+    let bundle = bundle_of(&header)?;
+    let (mut columns, mut rows) = (Vec::new(), None);
+    for column in file::column_names(&header, name)? {
+        let Some(info) = header.info(&column) else { continue };
+        let Some(dtype) = from_wire(info.dtype) else {
+            return Err(DataError::SafetensorsType { column, found: info.dtype.to_string() });
+        };
+        let own = info.shape.split_first().filter(|&(own_rows, _)| own_rows == *rows.get_or_insert(own_rows));
+        let Some((_, shape)) = own else {
+            let expected = "as many rows as in the columns before";
+            return Err(DataError::format(name, "", expected, format!("a tensor of {:?}", info.shape)));
+        };
+        columns.push(ColumnSpec { name: column, dtype, shape: shape.to_vec(), nullable: false });
+    }
+    Ok(RowsHead { bundle, columns, rows: rows.copied().unwrap_or_default() })
+}
+
+fn bundle_of(header: &Metadata) -> Result<Digest, DataError> {
     let named = header.metadata().as_ref().and_then(|metadata| metadata.get(BUNDLE));
-    let bundle = named.and_then(|text| text.parse().ok()).ok_or_else(|| DataError::SegmentBundle {
+    named.and_then(|text| text.parse().ok()).ok_or_else(|| DataError::SegmentBundle {
         found: named.map_or("none".to_owned(), |text| excerpt(text.as_bytes())),
-    })?;
-    Ok((bundle, decode(bytes, &header)?))
+    })
 }
 
 fn read_metadata(bytes: &[u8]) -> Result<Metadata, DataError> {
@@ -141,6 +178,8 @@ fn from_wire(dtype: Dtype) -> Option<DataType> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
 
     fn batch() -> Batch {
@@ -183,6 +222,26 @@ mod tests {
         let other = HashMap::from([(BUNDLE.to_owned(), "mnist@1".to_owned())]);
         let error = decode_rows_of(&encode(&batch(), other).unwrap()).unwrap_err().to_string();
         assert!(error.ends_with("expected a digest, found `mnist@1`"), "{error}");
+    }
+
+    #[test]
+    fn the_head_of_rows_says_what_the_rows_do() {
+        let read = |bytes: &[u8]| {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(bytes).unwrap();
+            read_head_of(&file, "rows").map(|head| (head.bundle, head.columns, head.rows))
+        };
+        let bundle = Digest::of(b"bundle");
+        for rows in [batch(), Batch::default()] {
+            let bytes = encode_rows_of(bundle, &rows).unwrap();
+            assert_eq!(read(&bytes).unwrap(), (bundle, ColumnSpec::of_batch(&rows), rows.rows()));
+            assert!(read(&bytes[..bytes.len() - 1]).is_err(), "cut");
+        }
+        assert!(matches!(read(&encode_safetensors(&batch()).unwrap()), Err(DataError::SegmentBundle { .. })));
+        let unequal = r#"{"__metadata__":{"bundle":"DIGEST"},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"b":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}}"#;
+        let header = unequal.replace("DIGEST", &bundle.to_string());
+        let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[0; 3]].concat();
+        assert!(read(&bytes).is_err());
     }
 
     #[test]

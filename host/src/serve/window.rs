@@ -10,15 +10,16 @@ use crate::task::rest;
 /// monitoring hardly grows with traffic.
 const ROWS_PER_FLUSH: usize = 1_024;
 
-/// Bytes of the rows that are kept of one interval: rows that are wide are fewer.
+/// Bytes of the rows that are kept of one interval: rows that are wide are fewer, one at least.
 const BYTES_PER_FLUSH: usize = 2 * 1024 * 1024;
 
 /// Bytes of the rows that all windows of a server keep of one interval, so that fifty endpoints under load do not fill memory with
 /// rows.
 const ALL_BYTES_PER_FLUSH: usize = 24 * 1024 * 1024;
 
-/// Rows that are kept however wide they are, and however many windows there are.
-const WIDE_ROWS_PER_FLUSH: usize = 64;
+/// Rows that are kept however many windows there are, where they have no more bytes than this; one at least.
+const LEAST_ROWS_PER_FLUSH: usize = 64;
+const LEAST_BYTES_PER_FLUSH: usize = 256 * 1024;
 
 /// Rows that are put together without a rest.
 const ROWS_BEFORE_REST: usize = 64;
@@ -68,6 +69,8 @@ pub enum WindowError {
 /// A uniform sample of a stream of unknown length: algorithm R (Vitter, "Random Sampling with a Reservoir", 1985).
 struct Reservoir {
     rows: Vec<Batch>,
+    /// Bytes of the rows.
+    bytes: usize,
     /// Rows that it holds at most.
     places: usize,
     seen: u64,
@@ -80,18 +83,14 @@ struct Reservoir {
 impl Reservoir {
     fn new(memory: Arc<WindowMemory>) -> Self {
         let (rows, random) = (Vec::new(), 0x9e37_79b9_7f4a_7c15);
-        Self { rows, places: ROWS_PER_FLUSH, seen: 0, random, memory, taken: 0 }
+        Self { rows, bytes: 0, places: ROWS_PER_FLUSH, seen: 0, random, memory, taken: 0 }
     }
 
     /// The place of the next row of the stream, which has so many bytes; none if the sample leaves it out.
     fn draw(&mut self, row_bytes: usize) -> Option<usize> {
         self.seen += 1;
         if self.rows.len() < self.places {
-            if self.memory.take(row_bytes) {
-                self.taken += row_bytes;
-                return Some(self.rows.len());
-            }
-            if self.rows.len() < WIDE_ROWS_PER_FLUSH {
+            if self.has_room(row_bytes) {
                 return Some(self.rows.len());
             }
             // There is no more, so that what it has is its size.
@@ -104,9 +103,26 @@ impl Reservoir {
         usize::try_from(self.random % self.seen).ok().filter(|&place| place < self.rows.len())
     }
 
+    /// Makes room for one more row of so many bytes, if it may have one.
+    fn has_room(&mut self, row_bytes: usize) -> bool {
+        let bytes = self.bytes.saturating_add(row_bytes);
+        let is_first = self.rows.is_empty();
+        if !is_first && bytes > BYTES_PER_FLUSH {
+            return false;
+        }
+        let is_little = self.rows.len() < LEAST_ROWS_PER_FLUSH && bytes <= LEAST_BYTES_PER_FLUSH;
+        if self.memory.take(row_bytes) {
+            self.taken += row_bytes;
+        } else if !is_first && !is_little {
+            return false;
+        }
+        self.bytes = bytes;
+        true
+    }
+
     /// What it has; it begins again.
     fn drain(&mut self) -> Vec<Batch> {
-        self.seen = 0;
+        (self.seen, self.bytes, self.places) = (0, 0, ROWS_PER_FLUSH);
         self.memory.give_back(std::mem::take(&mut self.taken));
         std::mem::take(&mut self.rows)
     }
@@ -123,10 +139,6 @@ impl Reservoir {
     fn offer(&mut self, features: &Batch, scores: &Batch) {
         let rows = features.rows();
         let row_bytes = (features.byte_len() + scores.byte_len()) / rows.max(1);
-        if self.seen == 0 {
-            let places = BYTES_PER_FLUSH.checked_div(row_bytes).unwrap_or(ROWS_PER_FLUSH);
-            self.places = places.clamp(WIDE_ROWS_PER_FLUSH, ROWS_PER_FLUSH);
-        }
         let row_of = |batch: &Batch, row: usize| match rows {
             1 => Some(batch.clone()),
             _ => batch.slice_rows(row..row + 1),
@@ -165,14 +177,14 @@ impl WindowCapture {
     /// is written too.
     pub fn flush(&self) -> Result<usize, WindowError> {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let rows = self.reservoir.lock().unwrap_or_else(PoisonError::into_inner).drain();
-        let mut segment = Batch::default();
-        for (index, row) in rows.iter().enumerate() {
-            segment.append(row)?;
-            match index {
-                0 => segment.reserve_rows(rows.len()),
-                _ if index % ROWS_BEFORE_REST == 0 => rest(),
-                _ => {}
+        let mut rows = self.reservoir.lock().unwrap_or_else(PoisonError::into_inner).drain().into_iter();
+        let count = rows.len();
+        let Some(mut segment) = rows.next() else { return Ok(0) };
+        segment.reserve_rows(count);
+        for (index, row) in rows.enumerate() {
+            segment.append(&row)?;
+            if (index + 1) % ROWS_BEFORE_REST == 0 {
+                rest();
             }
         }
         if segment.rows() > 0 {
@@ -229,16 +241,26 @@ mod tests {
             Batch::new(vec![tensor]).unwrap()
         };
         let kept = |elements: usize| {
-            let mut reservoir = Reservoir::new(Arc::default());
-            (0..2_000).for_each(|_| reservoir.offer(&wide(elements), &Batch::default()));
-            reservoir.rows.len()
+            let (mut reservoir, row) = (Reservoir::new(Arc::default()), wide(elements));
+            (0..2_000).for_each(|_| reservoir.offer(&row, &Batch::default()));
+            let kept = reservoir.rows.len();
+            reservoir.drain();
+            (0..2_000).for_each(|_| reservoir.offer(&row, &Batch::default()));
+            assert_eq!(reservoir.rows.len(), kept, "as many in the next interval");
+            kept
         };
-        assert_eq!([1, 784, 10_000].map(kept), [ROWS_PER_FLUSH, 668, WIDE_ROWS_PER_FLUSH]);
+        assert_eq!([1, 784, 10_000, 1_000_000].map(kept), [ROWS_PER_FLUSH, 668, 52, 1]);
     }
 
     #[test]
     fn all_windows_together_keep_no_more_than_there_is_memory_for() {
-        let tensor = Tensor::from_f32("x", vec![1, 784], &[0.0; 784]).unwrap();
+        assert_eq!(kept_of_fifty(784), (668, LEAST_ROWS_PER_FLUSH));
+        assert_eq!(kept_of_fifty(100_000), (5, 1), "however wide they are");
+    }
+
+    /// How many rows of so many elements the first and the last of fifty windows keep.
+    fn kept_of_fifty(elements: usize) -> (usize, usize) {
+        let tensor = Tensor::from_f32("x", vec![1, elements], &vec![0.0; elements]).unwrap();
         let row = Batch::new(vec![tensor]).unwrap();
         let memory = Arc::<WindowMemory>::default();
         let mut all: Vec<Reservoir> = (0..50).map(|_| Reservoir::new(Arc::clone(&memory))).collect();
@@ -246,13 +268,14 @@ mod tests {
             (0..2_000).for_each(|_| reservoir.offer(&row, &Batch::default()));
         }
         let kept: Vec<usize> = all.iter().map(|reservoir| reservoir.rows.len()).collect();
-        assert_eq!((kept[0], kept[49]), (668, WIDE_ROWS_PER_FLUSH));
         let bytes = kept.iter().sum::<usize>() * row.byte_len();
-        assert!(bytes <= ALL_BYTES_PER_FLUSH + 50 * WIDE_ROWS_PER_FLUSH * row.byte_len(), "{bytes}");
+        let least = LEAST_BYTES_PER_FLUSH.max(row.byte_len());
+        assert!(bytes <= ALL_BYTES_PER_FLUSH + 50 * least, "{bytes}");
         all.iter_mut().for_each(|reservoir| drop(reservoir.drain()));
         assert_eq!(memory.taken.load(Ordering::Relaxed), 0);
         all[49].offer(&row, &Batch::default());
         drop(all);
         assert_eq!(memory.taken.load(Ordering::Relaxed), 0, "one that is unloaded gives back what it has");
+        (kept[0], kept[49])
     }
 }

@@ -1,7 +1,10 @@
+use std::fs::File;
 use std::io::{ErrorKind, Write as _};
 use std::path::PathBuf;
 
-use super::files::{Existing, create_folders, create_temporary, publish, read_plain, write_whole};
+use super::files::{
+    Existing, create_folders, create_temporary, open_plain, publish, read_plain, write_whole,
+};
 use super::{Store, StoreError};
 use crate::domain::Name;
 use crate::task::rest;
@@ -95,6 +98,11 @@ impl Store {
     /// The bytes of a segment; none if it is gone.
     pub fn read_segment(&self, of: Segments<'_>, number: u64) -> Result<Option<Vec<u8>>, StoreError> {
         read_plain(&self.segment_path(of, number), SEGMENT_MAX_BYTES)
+    }
+
+    /// Opens a segment to read a part of it; none if it is gone.
+    pub fn open_segment(&self, of: Segments<'_>, number: u64) -> Result<Option<File>, StoreError> {
+        Ok(open_plain(&self.segment_path(of, number))?.map(|(file, _)| file))
     }
 
     /// Removes a segment; one that is gone already is no failure.

@@ -113,7 +113,7 @@ impl Column {
 
 /// The columns and the number of rows that the header promises, which the file's size agrees with.
 fn read_header(file: &File, name: &str) -> Result<(Vec<Column>, usize), DataError> {
-    let (metadata, start) = read_metadata(file, name)?;
+    let (metadata, start) = read_metadata(file, name, HEADER_MAX_BYTES)?;
     let wrong = |expected: String, found: String| DataError::format(name, "", expected, found);
     let names = column_names(&metadata, name)?;
     if names.is_empty() || names.len() > COLUMNS_MAX {
@@ -163,8 +163,9 @@ fn first_name(columns: &[Column]) -> String {
     columns.first().map(|first| excerpt(first.spec.name.as_bytes())).unwrap_or_default()
 }
 
-/// The header, and where the bytes of the tensors begin. They follow each other without gaps to the file's end.
-fn read_metadata(file: &File, name: &str) -> Result<(Metadata, u64), DataError> {
+/// The header of at most `header_max` bytes, and where the bytes of the tensors begin. They follow each other without gaps to the
+/// file's end.
+pub(super) fn read_metadata(file: &File, name: &str, header_max: u64) -> Result<(Metadata, u64), DataError> {
     let read = || DataError::read(Path::new(name));
     let size = file.metadata().map_err(read())?.len();
     let mut length = [0; LENGTH_BYTES as usize];
@@ -174,7 +175,7 @@ fn read_metadata(file: &File, name: &str) -> Result<(Metadata, u64), DataError> 
     }
     file.read_exact_at(&mut length, 0).map_err(read())?;
     let length = u64::from_le_bytes(length);
-    let limit = HEADER_MAX_BYTES.min(size - LENGTH_BYTES);
+    let limit = header_max.min(size - LENGTH_BYTES);
     if length > limit {
         let expected = format!("a safetensors header of at most {limit} bytes");
         return Err(DataError::format(name, "", expected, length.to_string()));
@@ -199,7 +200,7 @@ fn read_metadata(file: &File, name: &str) -> Result<(Metadata, u64), DataError> 
 }
 
 /// The names in the order of the columns.
-fn column_names(metadata: &Metadata, name: &str) -> Result<Vec<String>, DataError> {
+pub(super) fn column_names(metadata: &Metadata, name: &str) -> Result<Vec<String>, DataError> {
     let stored = metadata.offset_keys();
     let listed = metadata.metadata().as_ref().and_then(|metadata| metadata.get(COLUMNS));
     let Some(listed) = listed else { return Ok(stored) };
