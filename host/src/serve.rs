@@ -17,6 +17,7 @@ mod capture;
 mod control;
 mod deployer;
 mod deployment;
+mod documents;
 mod endpoint;
 mod endpoints;
 mod engine;

@@ -53,28 +53,11 @@ pub(super) async fn packed(
     if held.is_to_be_packed(accepted) {
         (held, packed_by) = bodies.pack(held, accepted).await?;
     }
-    Ok(packed_response(held, packed_by))
-}
-
-/// The same, neither counted nor made to wait for a place: whoever watches the server should see it also when answers take all
-/// that there is for them.
-pub(super) async fn packed_uncounted(
-    body: Vec<u8>,
-    accepted: ContentEncoding,
-) -> Result<Response<Body>, ApiError> {
-    let (mut held, mut packed_by) = (Held { bytes: body, share: Share::default() }, None);
-    if held.is_to_be_packed(accepted) {
-        (held, packed_by) = spawn_blocking(move || held.packed(accepted)).await.map_err(|_| stopping())?;
-    }
-    Ok(packed_response(held, packed_by))
-}
-
-fn packed_response(held: Held, packed_by: Option<&'static str>) -> Response<Body> {
     let mut response = Response::new(Body::from(held.into_bytes()));
     if let Some(name) = packed_by {
         response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static(name));
     }
-    response
+    Ok(response)
 }
 
 /// How a body is packed, as its request says; one on top of another is not undone.
@@ -128,7 +111,7 @@ impl Share {
 }
 
 /// Bytes of an answer that are counted until the last of them is sent.
-struct Held {
+pub(super) struct Held {
     bytes: Vec<u8>,
     share: Share,
 }
@@ -144,6 +127,11 @@ impl Held {
         self.bytes = packed;
         self.share.shrink(units_of(self.bytes.len()));
         (self, accepted.name())
+    }
+
+    /// The same, packed on this thread if that is worth it.
+    pub(super) fn packed_if_worth_it(self, accepted: ContentEncoding) -> (Self, Option<&'static str>) {
+        if self.is_to_be_packed(accepted) { self.packed(accepted) } else { (self, None) }
     }
 
     fn into_bytes(self) -> Bytes {
@@ -269,10 +257,16 @@ impl BodyReader {
         Ok(self.take_answer(bytes)?.into_bytes())
     }
 
-    fn take_answer(&self, bytes: Vec<u8>) -> Result<Held, ApiError> {
+    /// Counts an answer in the same way.
+    pub(super) fn take_answer(&self, bytes: Vec<u8>) -> Result<Held, ApiError> {
         let mut share = Share::default();
         self.take(&self.free_answer_units, &mut share, bytes.len(), "answers that clients have not taken")?;
         Ok(Held { bytes, share })
+    }
+
+    /// Whether half of what there is for answers is taken.
+    pub(super) fn is_scarce(&self) -> bool {
+        self.free_answer_units.available_permits() < self.units / 2
     }
 
     /// Packs an answer, if that works, and tells by what; as many at once as there are cores.

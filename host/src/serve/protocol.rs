@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 
 use super::answer::json_response;
 use super::body::{BodyReader, accepted_by, encoding_of, packed};
+use super::documents::Document;
 use super::endpoint::number_of;
 use super::endpoints::UnloadedEndpoint;
 use super::inference::{
@@ -24,7 +25,9 @@ use super::inference::{
     decode_index_request, decode_load_request, decode_request, encode_response, parse_header_length,
 };
 use super::shared::{Asked, Shared, deadline_of};
-use super::{ApiError, Call, Control, ControlChange, Decoded, Deployment, Endpoint, ErrorCode, RequestBody};
+use super::{
+    ApiError, Call, Control, ControlChange, Decoded, Deployment, Endpoint, Endpoints, ErrorCode, RequestBody,
+};
 use crate::domain::Name;
 
 /// Why a model is not there that a client has unloaded, as Triton says it.
@@ -204,9 +207,12 @@ fn no_document(what: &str) -> ApiError {
 }
 
 async fn all_statistics(State(shared): Server) -> Response<Body> {
-    let all: Vec<_> =
-        shared.endpoints.all().iter().flat_map(|endpoint| statistics_of_all(endpoint)).collect();
-    document_response(&serde_json::json!({ "model_stats": all }))
+    let make = |endpoints: &Endpoints| {
+        let document = serde_json::json!({ "model_stats": statistics_of_endpoints(endpoints) });
+        Ok(serde_json::to_vec(&document).unwrap_or_default())
+    };
+    let document = shared.document(Document::Statistics, make).await;
+    told(document.map(|text| text.into_response("application/json")))
 }
 
 /// What a model's version infers, or the one that answers for it.
@@ -316,7 +322,11 @@ async fn index(State(shared): Server, request: Request) -> Response<Body> {
 async fn indexed(shared: &Shared, request: Request) -> Result<Response<Body>, ApiError> {
     let body = body_of(shared, request).await?;
     let only_ready = decode_index_request(body.bytes())?;
-    Ok(document_response(&index_of(shared, only_ready)))
+    let make = move |endpoints: &Endpoints| {
+        Ok(serde_json::to_vec(&index_of(endpoints, only_ready)).unwrap_or_default())
+    };
+    let text = shared.document(Document::Index { only_ready }, make).await?;
+    Ok(text.into_response("application/json"))
 }
 
 /// The body of a request to the model repository, unpacked.
@@ -326,8 +336,8 @@ async fn body_of(shared: &Shared, request: Request) -> Result<RequestBody, ApiEr
 }
 
 /// All that is loaded, what could not be, and what clients have unloaded and could load again; or only what answers.
-pub(super) fn index_of(shared: &Shared, only_ready: bool) -> Vec<ModelIndexEntry> {
-    let (endpoints, unloaded) = shared.endpoints.all_and_unloaded();
+pub(super) fn index_of(all: &Endpoints, only_ready: bool) -> Vec<ModelIndexEntry> {
+    let (endpoints, unloaded) = all.all_and_unloaded();
     let loaded = endpoints.iter().flat_map(|endpoint| {
         let routing = endpoint.routing();
         let entry = |(number, deployment): (i64, &Arc<Deployment>)| {
@@ -344,7 +354,7 @@ pub(super) fn index_of(shared: &Shared, only_ready: bool) -> Vec<ModelIndexEntry
         versions.into_iter().map(entry)
     });
     let is_there = |name: &Name| endpoints.iter().any(|endpoint| endpoint.name() == name);
-    let failed = shared.endpoints.failures().into_iter().filter(|(name, _)| !is_there(name));
+    let failed = all.failures().into_iter().filter(|(name, _)| !is_there(name));
     // Which version it would be is not known.
     let failed =
         failed.map(|(name, reason)| ModelIndexEntry::unavailable(name.to_string(), String::new(), &reason));
@@ -434,6 +444,10 @@ pub(super) fn statistics_of(endpoint: &Endpoint, deployment: &Deployment) -> Sta
 pub(super) fn statistics_of_all(endpoint: &Endpoint) -> Vec<StatisticsRecord> {
     let routing = endpoint.routing();
     routing.deployments().map(|deployment| statistics_of(endpoint, deployment)).collect()
+}
+
+pub(super) fn statistics_of_endpoints(endpoints: &Endpoints) -> Vec<StatisticsRecord> {
+    endpoints.all().iter().flat_map(|endpoint| statistics_of_all(endpoint)).collect()
 }
 
 fn document_response(document: &impl Serialize) -> Response<Body> {

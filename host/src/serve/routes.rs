@@ -20,12 +20,13 @@ use hyper_util::service::TowerToHyperService;
 use self::described::described;
 use self::direct::Direct;
 use super::answer::json_response;
-use super::body::{accepted_by, encoding_of, packed, packed_uncounted};
-use super::engine::{internal, on_blocking_pool};
+use super::body::{accepted_by, encoding_of, packed};
+use super::documents::{Document, Text};
+use super::engine::internal;
 use super::observe::{Client, observed};
 use super::rows::BodyFormat;
 use super::shared::{Asked, ServeState, Shared, deadline_of};
-use super::{ApiError, Call, ErrorCode, RequestBody, grpc, metrics, openapi, protocol, scoring};
+use super::{ApiError, Call, Endpoints, ErrorCode, RequestBody, grpc, metrics, openapi, protocol, scoring};
 
 /// Routes of the serving part:
 ///
@@ -236,27 +237,21 @@ pub(super) async fn arrived(
 }
 
 async fn openapi(State(shared): Server) -> Response<Body> {
-    match on_blocking_pool(move || openapi::document(&shared.endpoints).to_string()).await {
-        Ok(document) => json_response(StatusCode::OK, document),
-        Err(error) => error.into_response(),
-    }
+    let make = |endpoints: &Endpoints| Ok(openapi::document(endpoints).to_string().into());
+    told(shared.document(Document::OpenApi, make).await, "application/json")
 }
 
 async fn exposition(State(shared): Server, headers: HeaderMap) -> Response<Body> {
-    // It takes milliseconds where there are many endpoints.
-    let exposed = on_blocking_pool(move || metrics::exposition(&shared.metrics, &shared.endpoints)).await;
-    let response = async {
-        let text = exposed?.map_err(|error| internal(&error))?;
-        packed_uncounted(text.into(), accepted_by(&headers)).await
+    let of = Arc::clone(&shared);
+    let make = move || {
+        let text = metrics::exposition(&of.metrics, &of.endpoints);
+        text.map(String::into_bytes).map_err(|error| internal(&error))
     };
-    match response.await {
-        Ok(mut response) => {
-            let content_type = HeaderValue::from_static(metrics::CONTENT_TYPE);
-            response.headers_mut().insert(header::CONTENT_TYPE, content_type);
-            response
-        }
-        Err(error) => error.into_response(),
-    }
+    told(shared.exposition(accepted_by(&headers), make).await, metrics::CONTENT_TYPE)
+}
+
+fn told(document: Result<Text, ApiError>, content_type: &'static str) -> Response<Body> {
+    document.map_or_else(ApiError::into_response, |text| text.into_response(content_type))
 }
 
 fn failed(endpoint: &str, error: &ApiError, response: Response<Body>) -> Response<Body> {
@@ -265,13 +260,17 @@ fn failed(endpoint: &str, error: &ApiError, response: Response<Body>) -> Respons
 }
 
 async fn list(State(shared): Server) -> Response<Body> {
-    let endpoints: Vec<_> = shared.endpoints.all().iter().map(|endpoint| described(endpoint)).collect();
-    let failed = shared.endpoints.failures();
+    told(shared.document(Document::Endpoints, listed).await, "application/json")
+}
+
+fn listed(endpoints: &Endpoints) -> Result<Vec<u8>, ApiError> {
+    let failed = endpoints.failures();
     let failed: Vec<_> =
         failed.iter().map(|(name, reason)| serde_json::json!({ "name": name, "reason": reason })).collect();
-    let file_failed = shared.endpoints.file_failure();
+    let file_failed = endpoints.file_failure();
+    let endpoints: Vec<_> = endpoints.all().iter().map(|endpoint| described(endpoint)).collect();
     let listed = serde_json::json!({ "endpoints": endpoints, "failed": failed, "file_failed": file_failed });
-    json_response(StatusCode::OK, listed.to_string())
+    Ok(listed.to_string().into())
 }
 
 async fn ready(State(shared): Server) -> Response<Body> {
@@ -335,4 +334,43 @@ fn in_form_of(path: &str, error: ApiError) -> Response<Body> {
 /// The path as a message shows it: not longer than people read.
 fn shown_path(request: &Request) -> String {
     request.uri().path().chars().take(200).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::poll;
+    use http_body_util::BodyExt as _;
+
+    use super::super::{ServeLimits, ServeMetrics};
+    use super::*;
+
+    #[tokio::test]
+    async fn what_tells_of_all_endpoints_is_made_one_at_a_time() {
+        let routes = Routes::new(ServeState {
+            endpoints: Arc::default(),
+            recorder: None,
+            control: None,
+            observer: None,
+            metrics: ServeMetrics::new().unwrap(),
+            limits: ServeLimits::default(),
+        });
+        let client = SocketAddr::from(([127, 0, 0, 1], 1));
+        for (method, path, expected) in [
+            ("GET", "/metrics", "# HELP "),
+            ("GET", "/openapi.json", "{"),
+            ("GET", "/serve", "{\"endpoints\":[],\"failed\":[]}"),
+            ("GET", "/v2/models/stats", "{\"model_stats\":[]}"),
+            ("POST", "/v2/repository/index", "[]"),
+        ] {
+            let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
+            let mut answer = Box::pin(routes.answer(request, client));
+            let paused = routes.shared.documents.pause().await;
+            assert!(poll!(&mut answer).is_pending(), "{path}");
+            drop(paused);
+            let answer = answer.await;
+            assert_eq!(answer.status(), StatusCode::OK, "{path}");
+            let body = answer.into_body().collect().await.unwrap().to_bytes();
+            assert!(body.starts_with(expected.as_bytes()), "{path}: {}", body.escape_ascii());
+        }
+    }
 }

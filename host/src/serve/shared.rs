@@ -7,7 +7,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::body::BodyReader;
 use super::deployment::VERSION_HEADER;
+use super::documents::{Document, Documents, Text};
 use super::graph::versions_of;
+use super::inference::ContentEncoding;
 use super::metrics::ServeMetrics;
 use super::observe::{Client, ObservedStream, Seen, SeenAnswer, SeenAsked, SeenCall, SeenError};
 use super::{
@@ -28,6 +30,10 @@ const TIMEOUT_HEADER: HeaderName = HeaderName::from_static("x-request-timeout-ms
 /// Streams of requests at once. Each has one of the server's places for requests for as long as it is there, though it may ask
 /// nothing; half of them are left to those who do.
 const STREAMS_MAX: usize = 2_048;
+
+/// Bytes of metrics that clients have not taken yet: whoever watches the server should see it also when answers take all that
+/// there is for them.
+const METRICS_MAX_BYTES: usize = 64 * 1024 * 1024;
 
 /// What the routes answer from.
 pub struct ServeState {
@@ -52,6 +58,9 @@ pub(super) struct Shared {
     pub(super) bodies: BodyReader,
     pub(super) metrics: ServeMetrics,
     pub(super) observer: Option<Arc<Observer>>,
+    pub(super) documents: Documents,
+    /// Where metrics are counted.
+    bodies_of_metrics: BodyReader,
     recorder: Option<Arc<Recorder>>,
     ids: PredictionIds,
     stream_places: Arc<Semaphore>,
@@ -67,9 +76,42 @@ pub(super) struct Asked {
 impl Shared {
     pub(super) fn new(state: ServeState) -> Self {
         let ServeState { endpoints, recorder, control, observer, metrics, limits } = state;
+        let of_metrics = ServeLimits { bodies_max_bytes: METRICS_MAX_BYTES, ..limits.clone() };
         let (ids, bodies) = (PredictionIds::default(), BodyReader::new(limits));
+        let (documents, bodies_of_metrics) = (Documents::new(), BodyReader::new(of_metrics));
         let stream_places = Arc::new(Semaphore::new(STREAMS_MAX));
-        Self { endpoints, control, bodies, metrics, observer, recorder, ids, stream_places }
+        Self {
+            endpoints,
+            control,
+            bodies,
+            metrics,
+            observer,
+            documents,
+            bodies_of_metrics,
+            recorder,
+            ids,
+            stream_places,
+        }
+    }
+
+    /// A document that `make` makes of the endpoints, counted among answers.
+    pub(super) async fn document(
+        &self,
+        document: Document,
+        make: impl FnOnce(&Endpoints) -> Result<Vec<u8>, ApiError> + Send + 'static,
+    ) -> Result<Text, ApiError> {
+        let endpoints = Arc::clone(&self.endpoints);
+        let make = move || make(&endpoints);
+        self.documents.get(document, ContentEncoding::Identity, &self.bodies, make).await
+    }
+
+    /// The metrics, by `make`.
+    pub(super) async fn exposition(
+        &self,
+        accepted: ContentEncoding,
+        make: impl FnOnce() -> Result<Vec<u8>, ApiError> + Send + 'static,
+    ) -> Result<Text, ApiError> {
+        self.documents.get(Document::Metrics, accepted, &self.bodies_of_metrics, make).await
     }
 
     /// A place for one more stream of requests.

@@ -1,14 +1,17 @@
+use axum::body::Bytes;
 use axum::http::StatusCode;
 use prost::Message;
 
+use super::super::documents::Document;
 use super::super::inference::{
     BatchSums, DurationSum, EXTENSIONS, InferenceSums, ModelState, StatisticsRecord,
 };
 use super::super::protocol::{
     ask, asked, config_of, control_of, index_of, metadata_of, statistics_of, statistics_of_all,
+    statistics_of_endpoints,
 };
 use super::super::shared::{Asked, Shared};
-use super::super::{ApiError, ControlChange, ErrorCode, inference};
+use super::super::{ApiError, ControlChange, Endpoints, ErrorCode, inference};
 use super::GrpcError;
 use super::error::{shown, unimplemented};
 use super::message::framed;
@@ -29,13 +32,13 @@ const NOT_SUPPORTED: [(&str, &str); 3] =
     [("SharedMemory", "shared memory"), ("Trace", "tracing"), ("Log", "log settings")];
 
 /// Answers a method that is about the server and its models, and not for inference; the answer is framed.
-pub(super) async fn answer(shared: &Shared, method: &str, message: &[u8]) -> Result<Vec<u8>, ApiError> {
+pub(super) async fn answer(shared: &Shared, method: &str, message: &[u8]) -> Result<Bytes, ApiError> {
     if message.len() > MESSAGE_MAX_BYTES {
         let found = message.len();
         let message = format!("the message is larger than the limit of {MESSAGE_MAX_BYTES} bytes: {found}");
         return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::BodyTooLarge, message));
     }
-    match method {
+    let framed = match method {
         "ServerLive" => framed(&ServerLiveResponse { live: true }),
         "ServerReady" => framed(&ServerReadyResponse { ready: shared.endpoints.not_ready().is_none() }),
         "ServerMetadata" => framed(&ServerMetadataResponse {
@@ -59,15 +62,14 @@ pub(super) async fn answer(shared: &Shared, method: &str, message: &[u8]) -> Res
             framed(&ModelConfigResponse { config: Some(config) })
         }
         "ModelStatistics" => {
-            let model_stats = statistics(shared, &decoded(message)?)?.into_iter().map(record).collect();
-            framed(&ModelStatisticsResponse { model_stats })
+            let request: ModelStatisticsRequest = decoded(message)?;
+            if request.name.is_empty() {
+                let make = |endpoints: &Endpoints| framed_statistics(statistics_of_endpoints(endpoints));
+                return Ok(shared.document(Document::StatisticsMessage, make).await?.into_bytes());
+            }
+            framed_statistics(statistics(shared, &request)?)
         }
-        "RepositoryIndex" => {
-            let RepositoryIndexRequest { repository_name, ready } = decoded(message)?;
-            no_repository(&repository_name)?;
-            let models = index_of(shared, ready).into_iter().map(entry).collect();
-            framed(&RepositoryIndexResponse { models })
-        }
+        "RepositoryIndex" => return index(shared, decoded(message)?).await,
         "RepositoryModelLoad" => {
             let control = control_of(shared)?;
             let request: RepositoryModelLoadRequest = decoded(message)?;
@@ -84,7 +86,23 @@ pub(super) async fn answer(shared: &Shared, method: &str, message: &[u8]) -> Res
             framed(&RepositoryModelUnloadResponse {})
         }
         other => Err(not_there(other)),
-    }
+    };
+    framed.map(Bytes::from)
+}
+
+async fn index(shared: &Shared, request: RepositoryIndexRequest) -> Result<Bytes, ApiError> {
+    let RepositoryIndexRequest { repository_name, ready } = request;
+    no_repository(&repository_name)?;
+    let make = move |endpoints: &Endpoints| {
+        let models = index_of(endpoints, ready).into_iter().map(entry).collect();
+        framed(&RepositoryIndexResponse { models })
+    };
+    let index = Document::IndexMessage { only_ready: ready };
+    Ok(shared.document(index, make).await?.into_bytes())
+}
+
+fn framed_statistics(records: Vec<StatisticsRecord>) -> Result<Vec<u8>, ApiError> {
+    framed(&ModelStatisticsResponse { model_stats: records.into_iter().map(record).collect() })
 }
 
 fn not_there(method: &str) -> ApiError {
@@ -147,9 +165,6 @@ fn config(document: inference::ModelConfig) -> ModelConfig {
 
 fn statistics(shared: &Shared, request: &ModelStatisticsRequest) -> Result<Vec<StatisticsRecord>, ApiError> {
     match (request.name.as_str(), request.version.as_str()) {
-        ("", _) => {
-            Ok(shared.endpoints.all().iter().flat_map(|endpoint| statistics_of_all(endpoint)).collect())
-        }
         (name, "") => Ok(statistics_of_all(&*shared.endpoint(name)?)),
         (name, version) => {
             let asked = asked_model(shared, name, version)?;

@@ -16,7 +16,7 @@ const PIECE_BYTES: usize = 64 * 1024;
 const ZSTD_LEVEL: i32 = 1;
 
 /// How a body is packed: HTTP's `gzip`, `zstd`, and `deflate`, which is zlib's format (RFC 9110, section 8.4.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ContentEncoding {
     /// Not at all.
     Identity,
