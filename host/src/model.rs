@@ -107,19 +107,34 @@ pub trait Model: std::fmt::Debug + Send + Sync {
     /// Scores a batch that is exactly one column `features` of [`Model::feature_type`] and [`Model::feature_count`] elements
     /// a row.
     fn predict(&self, batch: &Batch) -> Result<Batch, ModelError> {
-        let refuse = || ModelError::Features {
-            dtype: self.feature_type(),
-            expected: self.feature_count(),
-            found: Columns::of(batch),
-        };
-        let [tensor] = batch.tensors() else { return Err(refuse()) };
-        if tensor.name() != FEATURES || tensor.row_shape() != [self.feature_count()] {
-            return Err(refuse());
-        }
-        let scores = self.score_exact(tensor)?.ok_or_else(refuse)?;
-        let shape = vec![tensor.rows(), self.score_count()];
-        Ok(Batch::new(vec![Tensor::from_f32(SCORES, shape, &scores)?])?)
+        predict_by(self, batch, |features| self.score_exact(features))
     }
+
+    /// The same for a thread that others wait for: [`ModelError::Busy`] where it would have to wait for others, or to make
+    /// first what it needs.
+    fn predict_at_once(&self, batch: &Batch) -> Result<Batch, ModelError> {
+        self.predict(batch)
+    }
+}
+
+/// Scores a batch as [`Model::predict`] says, its column by `score`.
+fn predict_by<M: Model + ?Sized>(
+    model: &M,
+    batch: &Batch,
+    score: impl FnOnce(&Tensor) -> Result<Option<Vec<f32>>, ModelError>,
+) -> Result<Batch, ModelError> {
+    let refuse = || ModelError::Features {
+        dtype: model.feature_type(),
+        expected: model.feature_count(),
+        found: Columns::of(batch),
+    };
+    let [tensor] = batch.tensors() else { return Err(refuse()) };
+    if tensor.name() != FEATURES || tensor.row_shape() != [model.feature_count()] {
+        return Err(refuse());
+    }
+    let scores = score(tensor)?.ok_or_else(refuse)?;
+    let shape = vec![tensor.rows(), model.score_count()];
+    Ok(Batch::new(vec![Tensor::from_f32(SCORES, shape, &scores)?])?)
 }
 
 /// A model file or a batch that cannot be used.
@@ -168,6 +183,9 @@ pub enum ModelError {
         /// Its reason.
         reason: String,
     },
+    /// It computes for others, and whoever asked does not wait.
+    #[error("the model is busy")]
+    Busy,
     /// An output is chosen where there is no choice.
     #[error("which output has the scores, and what they are, can be said of ONNX models only")]
     NoChoice,

@@ -21,7 +21,7 @@ use ort::session::SessionOutputs;
 use ort::value::{PrimitiveTensorElementType, TensorRef};
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{DataType, Tensor, map_parallel, whole_number};
+use crate::domain::{Batch, DataType, Tensor, map_parallel, whole_number};
 
 pub use classes::{ClassLabels, Classifier, examine};
 pub use library::LibraryError;
@@ -31,7 +31,7 @@ use library::Library;
 use sessions::{Runner, Sessions};
 
 use super::network::Output;
-use super::{Framework, Model, ModelError};
+use super::{Framework, Model, ModelError, predict_by};
 
 pub(super) use graph::is_onnx;
 
@@ -143,20 +143,22 @@ impl OnnxModel {
         Ok(model)
     }
 
-    /// Scores rows on as many threads as they are worth, each row by `run`, which is told its place.
+    /// Scores rows on as many threads as they are worth, each row by `run`, which is told its place; or `at_once`, by a session
+    /// that is free, on this one.
     fn score_by<T: Sync>(
         &self,
         features: &[T],
+        at_once: bool,
         run: impl Fn(&mut Runner, &[T], usize) -> Result<Vec<f32>, String> + Sync,
     ) -> Result<Vec<f32>, ModelError> {
         let columns = self.input.feature_count.max(1);
-        if features.len() / columns < 2 * ROWS_OF_THREAD {
-            return self.score_rows(features, 0, &run);
+        if at_once || features.len() / columns < 2 * ROWS_OF_THREAD {
+            return self.score_rows(features, 0, at_once, &run);
         }
         let parts: Vec<(usize, &[T])> = (0..).zip(features.chunks(ROWS_OF_THREAD * columns)).collect();
         let stopped = || ModelError::OnnxRun { reason: "a thread has ended".to_owned() };
         let scores = map_parallel(&parts, self.sessions.count(), stopped, |(part, features)| {
-            self.score_rows(features, part * ROWS_OF_THREAD, &run)
+            self.score_rows(features, part * ROWS_OF_THREAD, at_once, &run)
         });
         Ok(scores?.concat())
     }
@@ -165,6 +167,7 @@ impl OnnxModel {
         &self,
         features: &[T],
         first: usize,
+        at_once: bool,
         run: impl Fn(&mut Runner, &[T], usize) -> Result<Vec<f32>, String>,
     ) -> Result<Vec<f32>, ModelError> {
         let rows = features.chunks_exact(self.input.feature_count.max(1));
@@ -183,12 +186,34 @@ impl OnnxModel {
             }
             Ok(())
         };
-        self.sessions.with(run_all).map_err(|reason| ModelError::OnnxRun { reason })?;
+        let ran = match at_once {
+            true => self.sessions.with_free(run_all).ok_or(ModelError::Busy)?,
+            false => self.sessions.with(run_all),
+        };
+        ran.map_err(|reason| ModelError::OnnxRun { reason })?;
         if self.scores == ScoreKind::Logits {
             let output = if self.score_count == 1 { Output::Binary } else { Output::Classes };
             output.apply(&mut scores, self.score_count);
         }
         Ok(scores)
+    }
+
+    /// Scores features of the type of the input; none where they are of another.
+    fn score_as_typed(&self, features: &Tensor, at_once: bool) -> Result<Option<Vec<f32>>, ModelError> {
+        fn each<T: PrimitiveTensorElementType + Debug + Clone + Sync + 'static>(
+            model: &OnnxModel,
+            features: Option<Cow<'_, [T]>>,
+            at_once: bool,
+        ) -> Result<Option<Vec<f32>>, ModelError> {
+            let run = |runner: &mut Runner, features: &[T], row| model.answer(runner, features, row);
+            features.map(|features| model.score_by(&features, at_once, run)).transpose()
+        }
+        match self.input.element {
+            Element::Float | Element::Other(_) => each(self, features.as_f32(), at_once),
+            Element::Double => each(self, features.as_f64(), at_once),
+            Element::Int32 => each(self, features.as_i32(), at_once),
+            Element::Int64 => each(self, features.as_i64(), at_once),
+        }
     }
 
     /// Has a session answer a row of 32-bit floats; `row` is its place, for errors.
@@ -233,7 +258,7 @@ impl Model for OnnxModel {
     }
 
     fn score(&self, features: &[f32]) -> Result<Vec<f32>, ModelError> {
-        self.score_by(features, |runner, features, row| self.run(runner, features, row))
+        self.score_by(features, false, |runner, features, row| self.run(runner, features, row))
     }
 
     fn feature_type(&self) -> DataType {
@@ -246,21 +271,11 @@ impl Model for OnnxModel {
     }
 
     fn score_exact(&self, features: &Tensor) -> Result<Option<Vec<f32>>, ModelError> {
-        fn each<T: PrimitiveTensorElementType + Debug + Clone + Sync + 'static>(
-            model: &OnnxModel,
-            features: Option<Cow<'_, [T]>>,
-        ) -> Result<Option<Vec<f32>>, ModelError> {
-            let score = |features: Cow<'_, [T]>| {
-                model.score_by(&features, |runner, features, row| model.answer(runner, features, row))
-            };
-            features.map(score).transpose()
-        }
-        match self.input.element {
-            Element::Float | Element::Other(_) => each(self, features.as_f32()),
-            Element::Double => each(self, features.as_f64()),
-            Element::Int32 => each(self, features.as_i32()),
-            Element::Int64 => each(self, features.as_i64()),
-        }
+        self.score_as_typed(features, false)
+    }
+
+    fn predict_at_once(&self, batch: &Batch) -> Result<Batch, ModelError> {
+        predict_by(self, batch, |features| self.score_as_typed(features, true))
     }
 }
 

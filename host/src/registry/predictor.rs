@@ -168,6 +168,19 @@ impl Predictor {
 
     /// Predicts a batch whose columns are checked against the signature.
     pub async fn predict(&self, inputs: &Batch) -> Result<Prediction, PredictionError> {
+        self.predict_by(inputs, |model, features| model.predict(features)).await
+    }
+
+    /// The same for a thread that others wait for: [`ModelError::Busy`] where the model would have to wait.
+    pub async fn predict_at_once(&self, inputs: &Batch) -> Result<Prediction, PredictionError> {
+        self.predict_by(inputs, |model, features| model.predict_at_once(features)).await
+    }
+
+    async fn predict_by(
+        &self,
+        inputs: &Batch,
+        score: impl FnOnce(&dyn Model, &Batch) -> Result<Batch, ModelError>,
+    ) -> Result<Prediction, PredictionError> {
         ColumnSpec::check(&self.signature.inputs, inputs)?;
         let PredictorParts { preprocess, model, postprocess } = &self.parts;
         let mut calls = Vec::with_capacity(preprocess.len() + postprocess.len());
@@ -178,7 +191,7 @@ impl Predictor {
         let assembled = assemble(batch, &self.signature.features, DataType::Fp32)?;
         let features = assembled.or(transformed).unwrap_or_else(|| inputs.clone());
         let started = Instant::now();
-        let scores = model.predict(exact.as_ref().unwrap_or(&features))?;
+        let scores = score(model.as_ref(), exact.as_ref().unwrap_or(&features))?;
         let model_time = started.elapsed();
         let outputs = apply(postprocess, &scores, &mut calls)
             .await

@@ -95,10 +95,14 @@ impl Engine {
         deadline: Option<tokio::time::Instant>,
         held: impl Send + 'static,
     ) -> Result<Computed, ApiError> {
-        if let Some(_place) = self.place_here(&inputs) {
-            let computed = self.compute_here(inputs, deadline).await;
-            drop(held);
-            return computed;
+        if let Some(place) = self.place_here(&inputs) {
+            let worked = self.work_on(&inputs, deadline, true).await;
+            drop(place);
+            // What has to wait does so elsewhere.
+            if !worked.as_ref().is_err_and(WorkError::is_busy) {
+                drop(held);
+                return Ok(computed(inputs, worked?));
+            }
         }
         let waiting = Instant::now();
         let place = Arc::clone(&self.places).acquire_owned();
@@ -136,16 +140,28 @@ impl Engine {
         inputs: Batch,
         deadline: Option<tokio::time::Instant>,
     ) -> Result<Computed, ApiError> {
+        let worked = self.work_on(&inputs, deadline, false).await?;
+        Ok(computed(inputs, worked))
+    }
+
+    async fn work_on(
+        &self,
+        inputs: &Batch,
+        deadline: Option<tokio::time::Instant>,
+        at_once: bool,
+    ) -> Result<Worked, WorkError> {
         let (started, rows) = (Instant::now(), inputs.rows());
-        let worked = self.work.compute(&inputs, deadline).await;
+        let worked = self.work.compute(inputs, deadline, at_once).await;
+        if worked.as_ref().is_err_and(WorkError::is_busy) {
+            return worked;
+        }
         // What one core takes for a row cannot be told where several have shared them.
         if !self.work.shares_cores(rows) {
             self.learn(rows, started.elapsed(), worked.is_err());
         }
         let worked = worked.inspect_err(|error| self.count_fault(error))?;
         self.metrics.count_batch(rows, &worked.calls);
-        let Worked { outputs, seen, times, parts, .. } = worked;
-        Ok(Computed { inputs, outputs, seen, times, batch_rows: rows, parts, is_first: true })
+        Ok(worked)
     }
 
     /// Computes the batch of one request, which has waited for so long, and shows the window what the model saw. That is left in
@@ -263,6 +279,11 @@ impl Drop for Engine {
             None => write(),
         }
     }
+}
+
+fn computed(inputs: Batch, worked: Worked) -> Computed {
+    let (batch_rows, Worked { outputs, seen, times, parts, .. }) = (inputs.rows(), worked);
+    Computed { inputs, outputs, seen, times, batch_rows, parts, is_first: true }
 }
 
 /// Does `work` where it holds up nobody.

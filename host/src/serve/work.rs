@@ -1,6 +1,7 @@
 use super::graph::{Graph, Part};
 use super::{ApiError, BatchPolicy, StageTimes};
 use crate::domain::{Batch, Signature};
+use crate::model::ModelError;
 use crate::plugin::Transformer;
 use crate::registry::{Prediction, PredictionError, Predictor, TransformerCall};
 
@@ -19,6 +20,12 @@ pub(super) enum WorkError {
     Prediction(PredictionError),
     /// By a graph: one of its endpoints could not.
     Graph(ApiError),
+}
+
+impl WorkError {
+    pub(super) fn is_busy(&self) -> bool {
+        matches!(self, Self::Prediction(PredictionError::Model(ModelError::Busy)))
+    }
 }
 
 impl From<WorkError> for ApiError {
@@ -83,15 +90,21 @@ impl Work {
         }
     }
 
-    /// Computes a batch whose columns are the signature's; what a graph asks waits until `deadline`.
+    /// Computes a batch whose columns are the signature's; what a graph asks waits until `deadline`. Where it is to be done
+    /// `at_once` a model that has to wait is [`ModelError::Busy`].
     pub(super) async fn compute(
         &self,
         inputs: &Batch,
         deadline: Option<tokio::time::Instant>,
+        at_once: bool,
     ) -> Result<Worked, WorkError> {
         match self {
             Self::Bundle(predictor) => {
-                let prediction = predictor.predict(inputs).await.map_err(WorkError::Prediction)?;
+                let predicted = match at_once {
+                    true => predictor.predict_at_once(inputs).await,
+                    false => predictor.predict(inputs).await,
+                };
+                let prediction = predicted.map_err(WorkError::Prediction)?;
                 let times = times_of(&prediction, predictor.transformers().0.len());
                 let Prediction { features, scores, outputs, calls, .. } = prediction;
                 Ok(Worked { outputs, seen: Some((features, scores)), times, calls, parts: Vec::new() })

@@ -67,6 +67,16 @@ impl Sessions {
         }
     }
 
+    /// Has a session do something that is made and free; none where there is none.
+    pub(super) fn with_free<T>(
+        &self,
+        work: impl FnOnce(&mut Runner) -> Result<T, String>,
+    ) -> Option<Result<T, String>> {
+        let mut free = self.slots.iter().filter_map(|slot| slot.try_lock().ok());
+        let mut slot = free.find(|slot| slot.is_some())?;
+        slot.as_mut().map(work)
+    }
+
     fn wait(&self) -> Option<MutexGuard<'_, Option<Runner>>> {
         let place = self.next.fetch_add(1, Ordering::Relaxed) % self.slots.len().max(1);
         Some(self.slots.get(place)?.lock().unwrap_or_else(PoisonError::into_inner))
@@ -91,5 +101,18 @@ impl Sessions {
             Ok(Runner { session, options: RunOptions::new()?.with_outputs(outputs) })
         };
         make().map_err(|error| format!("ONNX Runtime refuses it: {}", sentence(error.message())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_does_not_wait_is_given_no_session_that_is_not_made() {
+        let sessions = Sessions::new(Vec::new(), "y".to_owned());
+        assert!(sessions.with_free(|_| Ok(())).is_none());
+        let _busy: Vec<_> = sessions.slots.iter().map(|slot| slot.lock().unwrap()).collect();
+        assert!(sessions.with_free(|_| Ok(())).is_none(), "and waits for none");
     }
 }

@@ -1,5 +1,5 @@
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::ThreadId;
 
 use super::*;
@@ -21,6 +21,8 @@ pub(crate) struct Zeros {
     pub(crate) rows: Mutex<Vec<usize>>,
     /// Rows from which on cores share them.
     pub(crate) shared_from: AtomicUsize,
+    /// Whether those who do not wait are refused.
+    is_busy: AtomicBool,
 }
 
 impl Model for Zeros {
@@ -46,6 +48,10 @@ impl Model for Zeros {
 
     fn shares_cores(&self, rows: usize) -> bool {
         rows >= self.shared_from.load(Ordering::Relaxed)
+    }
+
+    fn predict_at_once(&self, batch: &Batch) -> Result<Batch, ModelError> {
+        if self.is_busy.load(Ordering::Relaxed) { Err(ModelError::Busy) } else { self.predict(batch) }
     }
 
     fn score(&self, features: &[f32]) -> Result<Vec<f32>, ModelError> {
@@ -86,7 +92,8 @@ fn deployment_with(
     window: Option<Arc<WindowCapture>>,
 ) -> (Arc<Zeros>, Deployment) {
     let (asked_by, rows, shared_from) = (Mutex::default(), Mutex::default(), AtomicUsize::new(usize::MAX));
-    let model = Arc::new(Zeros { features, scores, asked_by, rows, shared_from });
+    let is_busy = AtomicBool::new(false);
+    let model = Arc::new(Zeros { features, scores, asked_by, rows, shared_from, is_busy });
     let input = ColumnSpec {
         name: "features".to_owned(),
         dtype: DataType::Fp32,
@@ -176,6 +183,22 @@ async fn rows_that_cores_share_hold_up_no_thread_that_reads() {
         asked_by.iter().map(|thread| *thread == here).collect::<Vec<_>>(),
         [false, false, true, false]
     );
+}
+
+#[tokio::test]
+async fn a_model_that_is_busy_holds_up_no_thread_that_reads() {
+    let (model, deployment) = deployment(20, 10);
+    answer(&deployment, rows(1, 20), call()).await.unwrap();
+    deployment.engine.set_row_nanos(1_000);
+    model.is_busy.store(true, Ordering::Relaxed);
+    answer(&deployment, rows(1, 20), call()).await.unwrap();
+    model.is_busy.store(false, Ordering::Relaxed);
+    deployment.engine.set_row_nanos(1_000);
+    answer(&deployment, rows(1, 20), call()).await.unwrap();
+    let here = std::thread::current().id();
+    let is_here: Vec<_> = model.asked_by.lock().unwrap().iter().map(|asked| *asked == here).collect();
+    assert_eq!(is_here, [true, false, true]);
+    assert_eq!(deployment.statistics().record("m", "1").inference_stats.success.count, 3);
 }
 
 #[tokio::test]
