@@ -91,6 +91,7 @@ pub trait Model: std::fmt::Debug + Send + Sync {
             dtype: self.feature_type(),
             shape: vec![self.feature_count()],
             nullable: self.feature_type().is_float(),
+            element_names: Vec::new(),
         }
     }
 
@@ -101,6 +102,7 @@ pub trait Model: std::fmt::Debug + Send + Sync {
             dtype: DataType::Fp32,
             shape: vec![self.score_count()],
             nullable: false,
+            element_names: Vec::new(),
         }
     }
 
@@ -279,6 +281,15 @@ pub fn framework(bytes: &[u8]) -> Result<Framework, ModelError> {
         return onnx::framework();
     }
     xgboost::framework(bytes)
+}
+
+/// What a model's features are called, in their order; nothing where its file has no names for them, which of those that [`load`]
+/// takes only XGBoost's may have. Scores need no names, so [`load`] does not look at them.
+pub fn feature_names(bytes: &[u8]) -> Result<Vec<String>, ModelError> {
+    if network::is_safetensors(bytes) || onnx::is_onnx(bytes) {
+        return Ok(Vec::new());
+    }
+    xgboost::feature_names(bytes)
 }
 
 /// The version of the ONNX Runtime that evaluates ONNX models here.

@@ -15,6 +15,7 @@ mod bundle;
 mod difference;
 mod entities;
 mod external;
+mod feature_names;
 mod features;
 mod lineage;
 mod model_loader;
@@ -44,6 +45,7 @@ pub use bundle::{
 pub use difference::{Difference, differences};
 pub use entities::{ModelAlias, ModelVersion, RegisteredModel, Stage};
 pub use external::{ExternalError, ExternalModel, ExternalSignature, ExternalTransformer, bundle_external};
+pub use feature_names::FeatureNamesError;
 pub use features::{FeatureError, assemble};
 pub use lineage::{Lineage, LineageDirection, LineageEdge, LineageNode, LineageSubject};
 pub use model_loader::ModelLoader;

@@ -65,7 +65,8 @@ pub fn infer_csv(file: File, name: &str) -> Result<(Vec<InferredColumn>, u64), D
     let spec = |(name, seen): (&String, &Seen)| {
         let dtype = seen.data_type();
         let nullable = dtype == DataType::Fp64;
-        let spec = ColumnSpec { name: name.clone(), dtype, shape: Vec::new(), nullable };
+        let spec =
+            ColumnSpec { name: name.clone(), dtype, shape: Vec::new(), nullable, element_names: Vec::new() };
         InferredColumn { spec, wide: seen.wide }
     };
     Ok((records.names.iter().zip(&seen).map(spec).collect(), rows))

@@ -60,7 +60,8 @@ impl IdxReader {
             let found = format!("rows of shape {shape:?}");
             return Err(DataError::format(name, "", format!("rows of 1 to {BATCH_MAX_BYTES} bytes"), found));
         };
-        let spec = ColumnSpec { name: column.to_owned(), dtype, shape, nullable: false };
+        let spec =
+            ColumnSpec { name: column.to_owned(), dtype, shape, nullable: false, element_names: Vec::new() };
         let header_bytes = 4 + dimensions.len() as u64;
         let reader =
             Self { file: name.to_owned(), spec, content, header_bytes, row_bytes, rows, rows_read: 0 };

@@ -71,7 +71,13 @@ pub fn infer_parquet(file: File, name: &str) -> Result<(Vec<InferredColumn>, u64
             plain => plain,
         };
         let nullable = dtype == DataType::Fp64 || (nulls && dtype == DataType::Fp32);
-        let spec = ColumnSpec { name: descriptor.name().to_owned(), dtype, shape: Vec::new(), nullable };
+        let spec = ColumnSpec {
+            name: descriptor.name().to_owned(),
+            dtype,
+            shape: Vec::new(),
+            nullable,
+            element_names: Vec::new(),
+        };
         inferred.push(InferredColumn { spec, wide });
     }
     let rows = (0..metadata.num_row_groups()).map(|group| metadata.row_group(group).num_rows());

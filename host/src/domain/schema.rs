@@ -15,6 +15,10 @@ pub struct ColumnSpec {
     /// Whether elements may be missing. Only floating-point columns can have missing elements; they are NaN.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub nullable: bool,
+    /// What the elements of a row are called, in their order; empty where they have no names. By these, tables are put in order
+    /// whose columns are the elements.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub element_names: Vec<String>,
 }
 
 /// What a bundle takes, what its model sees and what it answers.
@@ -44,6 +48,9 @@ pub enum SchemaError {
 }
 
 impl ColumnSpec {
+    /// Elements of a row up to which they may have names.
+    pub const ELEMENT_NAMES_MAX: usize = 256;
+
     /// The spec that describes `tensor`.
     pub fn of(tensor: &Tensor) -> Self {
         Self {
@@ -51,6 +58,7 @@ impl ColumnSpec {
             dtype: tensor.dtype(),
             shape: tensor.row_shape().to_vec(),
             nullable: false,
+            element_names: Vec::new(),
         }
     }
 
@@ -106,7 +114,13 @@ mod tests {
 
     #[test]
     fn names_the_column_that_differs() {
-        let specs = [ColumnSpec { name: "x".into(), dtype: DataType::Fp32, shape: vec![2], nullable: false }];
+        let specs = [ColumnSpec {
+            name: "x".into(),
+            dtype: DataType::Fp32,
+            shape: vec![2],
+            nullable: false,
+            element_names: Vec::new(),
+        }];
         let batch = |name: &str, dtype, shape: &[usize]| {
             let bytes = shape.iter().product::<usize>() * DataType::size(dtype).unwrap();
             Batch::new(vec![Tensor::new(name, dtype, shape.to_vec(), vec![0; bytes]).unwrap()]).unwrap()

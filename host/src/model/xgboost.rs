@@ -15,6 +15,7 @@
 mod file;
 mod json;
 mod linear;
+mod names;
 mod objective;
 
 use serde::Deserialize;
@@ -22,6 +23,7 @@ use serde::de::DeserializeOwned;
 
 use file::{BoosterModel, File, Learner, LearnerParameters, Tree, number};
 use linear::Linear;
+use names::NamesFile;
 use objective::Objective;
 
 use super::trees::{Forest, ForestBuilder, Node, TreeError};
@@ -58,10 +60,7 @@ impl XgboostModel {
     /// Reads and checks a model file.
     pub fn load(bytes: &[u8]) -> Result<Self, ModelError> {
         let (format, file): (_, File) = read(bytes)?;
-        file.learner.check().map_err(|error| match error {
-            CheckError::Malformed(reason) => ModelError::Malformed { format, reason },
-            CheckError::Unsupported { what, expected } => ModelError::Unsupported { what, expected },
-        })
+        file.learner.check().map_err(|error| error.of_format(format))
     }
 }
 
@@ -128,6 +127,12 @@ pub(super) fn framework(bytes: &[u8]) -> Result<Framework, ModelError> {
     Ok(Framework { name: "xgboost", version, file_name })
 }
 
+/// The names of the features, which a file may have.
+pub(super) fn feature_names(bytes: &[u8]) -> Result<Vec<String>, ModelError> {
+    let (format, file): (_, NamesFile) = read(bytes)?;
+    file.learner.names().map_err(|error| error.of_format(format))
+}
+
 /// Reads what `T` names of a file, and tells its format.
 fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<(&'static str, T), ModelError> {
     let Some((b'{', after)) = bytes.split_first() else { return Err(ModelError::UnknownFormat) };
@@ -143,6 +148,15 @@ fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<(&'static str, T), ModelErr
 enum CheckError {
     Malformed(String),
     Unsupported { what: String, expected: String },
+}
+
+impl CheckError {
+    fn of_format(self, format: &'static str) -> ModelError {
+        match self {
+            Self::Malformed(reason) => ModelError::Malformed { format, reason },
+            Self::Unsupported { what, expected } => ModelError::Unsupported { what, expected },
+        }
+    }
 }
 
 impl From<String> for CheckError {

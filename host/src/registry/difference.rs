@@ -164,7 +164,11 @@ fn keyed<T>(entries: &[T], name: impl Fn(&T) -> &String) -> Vec<(String, &T)> {
 fn column_text(spec: &ColumnSpec) -> String {
     let sizes: String = spec.shape.iter().map(|size| format!(" × {size}")).collect();
     let nullable = if spec.nullable { " or missing" } else { "" };
-    format!("{}{sizes}{nullable}", spec.dtype)
+    let names = match spec.element_names.as_slice() {
+        [] => String::new(),
+        names => format!(" of {names:?}"),
+    };
+    format!("{}{sizes}{nullable}{names}", spec.dtype)
 }
 
 #[cfg(test)]
@@ -189,7 +193,13 @@ mod tests {
     }
 
     fn column(name: &str) -> ColumnSpec {
-        ColumnSpec { name: name.to_owned(), dtype: DataType::Fp32, shape: vec![2], nullable: false }
+        ColumnSpec {
+            name: name.to_owned(),
+            dtype: DataType::Fp32,
+            shape: vec![2],
+            nullable: false,
+            element_names: Vec::new(),
+        }
     }
 
     fn manifest() -> BundleManifest {
@@ -267,6 +277,11 @@ mod tests {
         assert_eq!(metric.delta, Some(0.25));
         let feature = found.iter().find(|difference| difference.part == "features").unwrap();
         assert_eq!(feature.b, Some(json!("FP32 × 2 or missing")));
+        let mut named = manifest();
+        named.signature.features =
+            vec![ColumnSpec { element_names: vec!["a, b".to_owned(), "c".to_owned()], ..column("x") }];
+        let found = differences(&manifest(), &named);
+        assert_eq!(found.first().unwrap().b, Some(json!("FP32 × 2 of [\"a, b\", \"c\"]")));
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod classes;
 use serde::Deserialize;
 
 use super::bundle::{BlobRef, BundleManifest, MEDIA_TYPE, ModelEntry, TransformerEntry, write_bundle};
+use super::feature_names::{FeatureNamesError, check_element_names, in_order_of_file, name_elements};
 use super::{FeatureError, PredictionError, Predictor, PredictorParts, RegistryError, Sample, assemble};
 use crate::domain::{Batch, BatchError, ColumnSpec, Digest, SchemaError, Signature, Tensor, TensorError};
 use crate::model::{self, Model, ModelError, OutputChoice};
@@ -93,6 +94,9 @@ pub enum ExternalError {
     /// The answers would have other labels than the model's.
     #[error("{0}")]
     Classes(#[from] ClassesError),
+    /// The columns have names by which the features cannot be told.
+    #[error("{0}")]
+    Names(#[from] FeatureNamesError),
     /// The columns make no features.
     #[error("the model cannot take what it gets: {0}")]
     Features(#[from] FeatureError),
@@ -124,16 +128,22 @@ pub fn bundle_external(store: &Store, external: &ExternalModel) -> Result<Digest
     let preprocess = open_all(&external.preprocess)?;
     let postprocess = open_all(&external.postprocess)?;
     classes::check(external, model.as_ref())?;
-    let inputs = match &external.signature {
+    let names = model::feature_names(&external.file)?;
+    let mut inputs = match &external.signature {
         Some(signature) => signature.inputs.clone(),
         None if preprocess.is_empty() => vec![model.features()],
         None => return Err(ExternalError::NoSignature),
     };
     let no_rows = no_rows(&inputs)?;
+    check_element_names(&inputs)?;
     let features = match preprocess.is_empty() {
-        true => inputs.clone(),
+        true => {
+            name_elements(&mut inputs, &names);
+            inputs.clone()
+        }
         false => ColumnSpec::of_batch(&transform(&preprocess, no_rows.clone())?),
     };
+    let features = in_order_of_file(features, &names)?;
     check_features(&features, model.as_ref())?;
     let no_scores = Batch::new(vec![Tensor::from_f32(model::SCORES, vec![0, model.score_count()], &[])?])?;
     let outputs = ColumnSpec::of_batch(&transform(&postprocess, no_scores)?);

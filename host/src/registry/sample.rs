@@ -219,7 +219,13 @@ mod tests {
     use crate::domain::Tensor;
 
     fn spec(name: &str, dtype: DataType) -> ColumnSpec {
-        ColumnSpec { name: name.to_owned(), dtype, shape: Vec::new(), nullable: false }
+        ColumnSpec {
+            name: name.to_owned(),
+            dtype,
+            shape: Vec::new(),
+            nullable: false,
+            element_names: Vec::new(),
+        }
     }
 
     #[test]

@@ -131,7 +131,7 @@ mod tests {
     fn values_that_are_refused_are_no_missing_column() {
         let spec = |name: &str| {
             let (name, dtype) = (name.to_owned(), DataType::Int64);
-            ColumnSpec { name, dtype, shape: Vec::new(), nullable: false }
+            ColumnSpec { name, dtype, shape: Vec::new(), nullable: false, element_names: Vec::new() }
         };
         let (inputs, features) = ([spec("a")], [spec("b")]);
         let refused = |row, column: Option<&str>| {

@@ -196,6 +196,7 @@ impl Node {
                     dtype: DataType::Bytes,
                     shape: Vec::new(),
                     nullable: false,
+                    element_names: Vec::new(),
                 }),
             }
         }
@@ -236,7 +237,11 @@ impl Node {
     ) -> Result<Signature, GraphError> {
         let mut all: Option<Signature> = None;
         for part in self.parts() {
-            let signature = part.signature_beside(endpoints, decisive)?;
+            let mut signature = part.signature_beside(endpoints, decisive)?;
+            if matches!(self, Self::Switch { .. }) {
+                // A row's elements are called as the endpoint calls them that gets it.
+                signature.inputs.iter_mut().for_each(|spec| spec.element_names.clear());
+            }
             match &mut all {
                 None => all = Some(Signature { features: Vec::new(), ..signature }),
                 Some(all) if all.outputs != signature.outputs => {
@@ -297,6 +302,12 @@ fn is_like(one: &ColumnSpec, other: &ColumnSpec) -> bool {
     (one.dtype, &one.shape) == (other.dtype, &other.shape)
 }
 
+/// Whether a row's elements can be what both mean by them.
+fn do_names_agree(one: &ColumnSpec, other: &ColumnSpec) -> bool {
+    let (one, other) = (&one.element_names, &other.element_names);
+    one.is_empty() || other.is_empty() || one == other
+}
+
 fn names(specs: &[ColumnSpec]) -> String {
     let shown = |spec: &ColumnSpec| format!("`{}` {} {:?}", spec.name, spec.dtype, spec.shape);
     specs.iter().take(5).map(shown).collect::<Vec<_>>().join(", ")
@@ -307,9 +318,12 @@ fn add(columns: &mut Vec<ColumnSpec>, more: Vec<ColumnSpec>) -> Result<(), Graph
     for spec in more {
         match columns.iter_mut().find(|known| known.name == spec.name) {
             None => columns.push(spec),
-            Some(known) if is_like(known, &spec) => {
+            Some(known) if is_like(known, &spec) && do_names_agree(known, &spec) => {
                 // What one of them cannot take is not taken.
                 known.nullable &= spec.nullable;
+                if known.element_names.is_empty() {
+                    known.element_names = spec.element_names;
+                }
             }
             Some(_) => return Err(GraphError::Column { column: spec.name }),
         }
@@ -438,6 +452,27 @@ fn nested(name: &Name) -> ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn columns_of_which_two_mean_other_elements_are_not_the_same() {
+        let column = |names: &[&str]| ColumnSpec {
+            name: "features".to_owned(),
+            dtype: DataType::Fp32,
+            shape: vec![2],
+            nullable: true,
+            element_names: names.iter().map(|&name| name.to_owned()).collect(),
+        };
+        let added = |one: &[&str], other: &[&str]| {
+            let mut columns = vec![column(one)];
+            add(&mut columns, vec![column(other)]).map(|()| columns.remove(0).element_names)
+        };
+        let named = ["age", "debt"];
+        for (one, other) in [(&named[..], &named[..]), (&named, &[]), (&[], &named)] {
+            assert_eq!(added(one, other).unwrap(), named);
+        }
+        let error = added(&named, &["debt", "age"]).unwrap_err().to_string();
+        assert_eq!(error, "column `features` is not the same in all of its endpoints");
+    }
 
     #[test]
     fn graphs_have_limits() {

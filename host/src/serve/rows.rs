@@ -102,7 +102,13 @@ mod tests {
     use super::*;
 
     fn spec(dtype: DataType, shape: &[usize]) -> ColumnSpec {
-        ColumnSpec { name: "image".to_owned(), dtype, shape: shape.to_vec(), nullable: false }
+        ColumnSpec {
+            name: "image".to_owned(),
+            dtype,
+            shape: shape.to_vec(),
+            nullable: false,
+            element_names: Vec::new(),
+        }
     }
 
     #[test]

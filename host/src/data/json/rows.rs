@@ -233,7 +233,13 @@ mod tests {
 
     fn spec(name: &str, dtype: DataType, shape: &[usize]) -> ColumnSpec {
         let nullable = matches!(dtype, DataType::Fp64);
-        ColumnSpec { name: name.to_owned(), dtype, shape: shape.to_vec(), nullable }
+        ColumnSpec {
+            name: name.to_owned(),
+            dtype,
+            shape: shape.to_vec(),
+            nullable,
+            element_names: Vec::new(),
+        }
     }
 
     fn decode(text: &str, specs: &[ColumnSpec]) -> Result<Batch, String> {

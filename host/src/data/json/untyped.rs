@@ -60,7 +60,13 @@ fn decode_tensors(key: &str, tensors: &[Value]) -> Result<Batch, JsonError> {
         let tensor = WireTensor::deserialize(value).map_err(|error| wrong(&error))?;
         let dtype: DataType = tensor.datatype.parse().map_err(|error: String| wrong(&error))?;
         let text = serde_json::to_vec(&tensor.data).map_err(|error| wrong(&error))?;
-        let spec = ColumnSpec { name: tensor.name, dtype, shape: tensor.shape, nullable: true };
+        let spec = ColumnSpec {
+            name: tensor.name,
+            dtype,
+            shape: tensor.shape,
+            nullable: true,
+            element_names: Vec::new(),
+        };
         let mut data = Vec::new();
         take_row(&mut Scanner::new(&text), &spec, &mut data)
             .map_err(|error| JsonError::in_column(error, None, &spec.name))?;
@@ -85,6 +91,7 @@ fn infer(rows: &[&Map<String, Value>]) -> Result<Vec<ColumnSpec>, JsonError> {
             dtype,
             shape: shape_of(value),
             nullable: dtype == DataType::Fp64,
+            element_names: Vec::new(),
         })
     };
     first.iter().map(column).collect()

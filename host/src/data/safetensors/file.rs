@@ -149,7 +149,8 @@ fn read_header(file: &File, name: &str) -> Result<(Vec<Column>, usize), DataErro
         };
         let nullable = dtype.is_float();
         let offset = start + info.data_offsets.0 as u64;
-        let spec = ColumnSpec { name: column, dtype, shape: shape.to_vec(), nullable };
+        let spec =
+            ColumnSpec { name: column, dtype, shape: shape.to_vec(), nullable, element_names: Vec::new() };
         columns.push(Column { spec, start: offset, row_bytes });
     }
     let row_bytes = columns.iter().fold(0_usize, |sum, column| sum.saturating_add(column.row_bytes));

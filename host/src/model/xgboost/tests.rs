@@ -333,6 +333,61 @@ fn says_what_is_malformed_of_other_boosters_splits_and_leaves() {
     );
 }
 
+/// The names that the JSON model of `logistic` has with these in its file.
+fn names_in_json(names: &Value) -> Result<Vec<String>, String> {
+    let mut model: Value = serde_json::from_slice(fixture("logistic").json()).unwrap();
+    model["learner"]["feature_names"] = names.clone();
+    let file = model.to_string();
+    // Scores need no names, so that whatever is in their place takes no model from who serves it.
+    load(file.as_bytes()).unwrap();
+    feature_names(file.as_bytes()).map_err(|error| error.to_string())
+}
+
+#[test]
+fn features_have_the_names_of_the_file() {
+    for fixture in all_fixtures() {
+        for file in fixture.files {
+            assert_eq!(feature_names(file).unwrap(), [""; 0], "{}", fixture.name);
+        }
+    }
+    let names = ["income", "Größe", "age", "d\"e", "NaN", "f"];
+    assert_eq!(names_in_json(&json!(names)).unwrap(), names);
+    // As libxgboost writes it: a list with its length, then each name with its own.
+    let place = b"feature_names[#L";
+    let ubjson = fixture("logistic").files[0];
+    let start = ubjson.windows(place.len()).position(|window| window == place).unwrap() + place.len();
+    let long = |length: usize| (length as i64).to_be_bytes();
+    let mut file = [&ubjson[..start], &long(names.len())].concat();
+    for name in names {
+        file.extend([b"SL", &long(name.len())[..], name.as_bytes()].concat());
+    }
+    file.extend_from_slice(&ubjson[start + 8..]);
+    assert_eq!(feature_names(&file).unwrap(), names);
+    load(&file).unwrap();
+}
+
+#[test]
+fn says_what_is_malformed_of_names() {
+    let refused = |names: Value| {
+        let error = names_in_json(&names).unwrap_err();
+        error.strip_prefix("malformed XGBoost JSON model: ").unwrap().to_owned()
+    };
+    assert_eq!(refused(json!(["a", "b"])), "2 names of features: expected 6");
+    assert_eq!(
+        refused(json!(["a", "b", "a", "d", "e", "f"])),
+        "two features are called `a`: expected a name for each"
+    );
+    let long = "x".repeat(257);
+    for (name, found) in [("", 0), (long.as_str(), 257)] {
+        let told = format!("the name of feature 1 has {found} bytes: expected 1 to 256");
+        assert_eq!(refused(json!(["a", name, "c", "d", "e", "f"])), told);
+    }
+    assert!(refused(json!([1, 2, 3, 4, 5, 6])).starts_with("invalid type: integer"));
+    assert!(refused(json!("abcdef")).contains("expected a list of names"));
+    let many = refused(json!(vec![""; FEATURES_MAX + 1]));
+    assert!(many.starts_with("more than 1048576 names of features"), "{many}");
+}
+
 #[test]
 fn reads_scalar_base_scores_and_boolean_directions_of_older_files() {
     let (json, case) = (fixture("logistic").json(), fixture("logistic").case());

@@ -99,6 +99,7 @@ fn deployment_with(
         dtype: DataType::Fp32,
         shape: vec![features],
         nullable: true,
+        element_names: Vec::new(),
     };
     let signature =
         Signature { inputs: vec![input.clone()], features: vec![input], outputs: vec![model.scores()] };

@@ -205,6 +205,7 @@ mod tests {
             dtype,
             shape: shape.to_vec(),
             nullable: false,
+            element_names: Vec::new(),
         };
         vec![column("pixels", DataType::Uint8, &[28, 28]), column("text", DataType::Bytes, &[])]
     }

@@ -174,7 +174,13 @@ mod tests {
     use super::*;
 
     fn spec(dtype: DataType, shape: &[usize]) -> ColumnSpec {
-        ColumnSpec { name: "x".to_owned(), dtype, shape: shape.to_vec(), nullable: false }
+        ColumnSpec {
+            name: "x".to_owned(),
+            dtype,
+            shape: shape.to_vec(),
+            nullable: false,
+            element_names: Vec::new(),
+        }
     }
 
     fn head(shape: &[usize], found: &[usize]) -> Result<usize, String> {

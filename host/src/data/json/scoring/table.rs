@@ -1,11 +1,13 @@
 //! Tables: how many columns they may have, and those whose columns are the elements of the model's only one.
 
+use std::collections::HashSet;
+
 use super::super::JsonError;
 use super::super::scan::Scanner;
 use crate::domain::{Batch, ColumnSpec, Tensor};
 
 /// Elements of the only column up to which a table is taken for it. Names are looked for one by one.
-const SPREAD_MAX: usize = 256;
+const SPREAD_MAX: usize = ColumnSpec::ELEMENT_NAMES_MAX;
 
 /// Names that a body may give to columns, beside those of the model.
 pub(super) const OTHER_NAMES_MAX: usize = 16 * 1024;
@@ -44,30 +46,89 @@ pub(super) fn check_cells(text: &[u8], names_max: usize) -> Result<(), JsonError
     }
 }
 
-/// The columns of one element that the only column is written as, by these names: a model that was imported without a signature has
-/// one column of all features, and those who ask it have a table. None where the column is there by its name, or they are more or fewer.
-pub(super) fn spread(specs: &[ColumnSpec], names: &[String]) -> Option<Vec<ColumnSpec>> {
-    let [only] = specs else { return None };
-    let is_table = only.row_elements() <= SPREAD_MAX;
-    let is_spread = is_table
-        && only.dtype.size().is_some()
-        && only.row_elements() > 1
-        && only.row_elements() == names.len();
-    if !is_spread || names.contains(&only.name) {
-        return None;
-    }
-    let one = |name: &String| ColumnSpec { name: name.clone(), shape: Vec::new(), ..only.clone() };
-    Some(names.iter().map(one).collect())
+/// The columns of one element that the only column is written as, by these names, in the order of its elements: a model that was
+/// imported without a signature has one column of all features, and those who ask it have a table. None where the column is there by its
+/// name, or they are more or fewer. Where the elements have names, others than these are an error.
+pub(super) fn spread(specs: &[ColumnSpec], names: &[String]) -> Result<Option<Vec<ColumnSpec>>, JsonError> {
+    let Some(only) = only_of_table(specs) else { return Ok(None) };
+    let elements = only.row_elements();
+    // What the bundle of somebody else says need not be true.
+    let known = if only.element_names.len() == elements { only.element_names.as_slice() } else { &[] };
+    let ordered: Vec<&String> = if !known.is_empty() && are_the_same(known, names) {
+        known.iter().collect()
+    } else if names.is_empty() || names.contains(&only.name) {
+        return Ok(None);
+    } else if !known.is_empty() {
+        by_place(names).filter(|_| names.len() == elements).ok_or_else(|| other_names(known, names))?
+    } else if names.len() == elements {
+        names.iter().collect()
+    } else {
+        return Ok(None);
+    };
+    Ok(Some(ordered.into_iter().map(|name| one_of(only, name)).collect()))
 }
 
 /// The same of a table without names, if its first row is one of elements.
 pub(super) fn numbered(specs: &[ColumnSpec], data: &mut Scanner<'_>) -> Option<Vec<ColumnSpec>> {
-    let [only] = specs else { return None };
+    let only = only_of_table(specs)?;
     if !(data.take(b'[') && data.take(b'[')) || data.peek() == Some(b'[') {
         return None;
     }
-    let names: Vec<_> = (0..only.row_elements()).map(|index| format!("{}[{index}]", only.name)).collect();
-    spread(specs, &names)
+    let numbers = 0..only.row_elements();
+    Some(numbers.map(|index| one_of(only, &format!("{}[{index}]", only.name))).collect())
+}
+
+/// The only column, if a table may be taken for it.
+fn only_of_table(specs: &[ColumnSpec]) -> Option<&ColumnSpec> {
+    let [only] = specs else { return None };
+    let is_table = (2..=SPREAD_MAX).contains(&only.row_elements()) && only.dtype.size().is_some();
+    is_table.then_some(only)
+}
+
+/// A column of one element of another's.
+fn one_of(column: &ColumnSpec, name: &str) -> ColumnSpec {
+    ColumnSpec {
+        name: name.to_owned(),
+        dtype: column.dtype,
+        shape: Vec::new(),
+        nullable: column.nullable,
+        element_names: Vec::new(),
+    }
+}
+
+/// Whether these are the same names, in whatever order.
+fn are_the_same(known: &[String], names: &[String]) -> bool {
+    known == names
+        || (known.len() == names.len() && known.iter().collect::<HashSet<_>>() == names.iter().collect())
+}
+
+/// The names in the order of the places that they mean: numbers from 0, as pandas calls columns that were given no names, or such
+/// after an `f`, as XGBoost does.
+fn by_place(names: &[String]) -> Option<Vec<&String>> {
+    ["", "f"].into_iter().find_map(|prefix| {
+        let mut placed = vec![None; names.len()];
+        for name in names {
+            let place: usize = name.strip_prefix(prefix)?.parse().ok()?;
+            *placed.get_mut(place)? = Some(name);
+        }
+        placed.into_iter().collect()
+    })
+}
+
+/// What is said of a table whose columns have other names than the elements.
+fn other_names(known: &[String], names: &[String]) -> JsonError {
+    let told = |what: &str, these: &[String], others: &[String]| {
+        let others: HashSet<&String> = others.iter().collect();
+        let strays: Vec<&String> = these.iter().filter(|name| !others.contains(name)).collect();
+        let shown = |name: &&String| format!("`{}`", name.chars().take(80).collect::<String>());
+        let list: Vec<String> = strays.iter().take(10).map(shown).collect();
+        let more = if strays.len() > list.len() { ", …" } else { "" };
+        (!list.is_empty()).then(|| format!("{what} {}{more}", list.join(", ")))
+    };
+    let parts = [told("missing", known, names), told("unknown", names, known)];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    let parts = if parts.is_empty() { "some appear twice".to_owned() } else { parts.join("; ") };
+    JsonError::new(format!("the columns are not the features that the model was trained with: {parts}"))
 }
 
 /// The batch of the only column whose elements are columns of their own in `batch`, if it was spread.

@@ -4,7 +4,7 @@ use crate::domain::DataType;
 
 fn spec(name: &str, dtype: DataType, shape: &[usize]) -> ColumnSpec {
     let nullable = matches!(dtype, DataType::Fp64);
-    ColumnSpec { name: name.to_owned(), dtype, shape: shape.to_vec(), nullable }
+    ColumnSpec { name: name.to_owned(), dtype, shape: shape.to_vec(), nullable, element_names: Vec::new() }
 }
 
 fn two() -> [ColumnSpec; 2] {
@@ -112,6 +112,64 @@ fn columns_may_have_numbers_for_names() {
     ] {
         assert_eq!(decode(wrong, &specs).unwrap_err(), told, "{wrong}");
     }
+}
+
+#[test]
+fn a_table_is_put_into_the_order_of_the_elements_that_have_names() {
+    let named = ["income", "age", "features"].map(str::to_owned).to_vec();
+    let unnamed = [ColumnSpec { nullable: true, ..spec("features", DataType::Fp32, &[3]) }];
+    let features = [ColumnSpec { element_names: named, ..unnamed[0].clone() }];
+    let csv = |text: &str| {
+        decode_scoring_csv(text.as_bytes(), &features, 3, UnknownColumns::Refused)
+            .map_err(|error| error.to_string())
+    };
+    let expected = decode(r#"{"inputs": [[1, 2, 3], [4, 5, 6.5]]}"#, &features).unwrap();
+    for same in [
+        r#"{"dataframe_split": {"columns": ["income", "age", "features"], "data": [[1, 2, 3], [4, 5, 6.5]]}}"#,
+        r#"{"dataframe_split": {"columns": ["age", "features", "income"], "data": [[2, 3, 1], [5, 6.5, 4]]}}"#,
+        r#"{"dataframe_records": [{"age": 2, "features": 3, "income": 1}, {"income": 4, "features": 6.5, "age": 5}]}"#,
+        r#"{"instances": [{"features": 3, "age": 2, "income": 1}, {"income": 4, "age": 5, "features": 6.5}]}"#,
+        r#"{"inputs": {"features": [3, 6.5], "age": [2, 5], "income": [1, 4]}}"#,
+        // Names that mean places, and no names.
+        r#"{"dataframe_split": {"columns": [0, 1, 2], "data": [[1, 2, 3], [4, 5, 6.5]]}}"#,
+        r#"{"dataframe_split": {"columns": ["2", "0", "1"], "data": [[3, 1, 2], [6.5, 4, 5]]}}"#,
+        r#"{"inputs": {"f0": [1, 4], "f2": [3, 6.5], "f1": [2, 5]}}"#,
+        r#"{"dataframe_split": {"data": [[1, 2, 3], [4, 5, 6.5]]}}"#,
+        r#"{"dataframe_records": [{"features": [1, 2, 3]}, {"features": [4, 5, 6.5]}]}"#,
+        r#"{"inputs": {"other": 1, "features": [[1, 2, 3], [4, 5, 6.5]]}}"#,
+    ] {
+        assert_eq!(decode(same, &features).unwrap(), expected, "{same}");
+    }
+    assert_eq!(csv("features,income,age\n3,1,2\n6.5,4,5\n").unwrap(), expected);
+    assert_eq!(csv("f0,f1,f2\n1,2,3\n4,5,6.5\n").unwrap(), expected);
+    let told = |names: &str| csv(&format!("{names}\n1,2,3\n")).unwrap_err();
+    let start = "the columns are not the features that the model was trained with: ";
+    for (names, wrong) in [
+        ("income,age,debt", "missing `features`; unknown `debt`"),
+        ("x,y,z", "missing `income`, `age`, `features`; unknown `x`, `y`, `z`"),
+        ("f1,f2,f3", "missing `income`, `age`, `features`; unknown `f1`, `f2`, `f3`"),
+        ("income,age,age", "missing `features`"),
+    ] {
+        assert_eq!(told(names), format!("{start}{wrong}"));
+    }
+    for (body, wrong) in [
+        (r#"{"dataframe_split": {"columns": ["age", "income"], "data": [[1, 2]]}}"#, "missing `features`"),
+        (r#"{"inputs": {"income": [1], "age": [2], "debt": [3]}}"#, "missing `features`; unknown `debt`"),
+        (r#"{"dataframe_records": [{"a": 1}]}"#, "missing `income`, `age`, `features`; unknown `a`"),
+    ] {
+        assert_eq!(decode(body, &features).unwrap_err(), format!("{start}{wrong}"));
+    }
+    let more: Vec<String> = (0..12).map(|index| format!(r#""c{index}": [1]"#)).collect();
+    let error = decode(&format!(r#"{{"inputs": {{{}}}}}"#, more.join(", ")), &features).unwrap_err();
+    assert!(error.ends_with("`c8`, `c9`, …"), "{error}");
+    assert_eq!(
+        decode(r#"{"dataframe_records": [{}]}"#, &features).unwrap_err(),
+        "row 0, column `features`: is missing"
+    );
+    // The bundle of somebody else, whose names are none of its elements'.
+    let damaged = [ColumnSpec { element_names: vec!["income".to_owned()], ..unnamed[0].clone() }];
+    let table = r#"{"dataframe_split": {"columns": ["z", "y", "x"], "data": [[1, 2, 3], [4, 5, 6.5]]}}"#;
+    assert_eq!(decode(table, &damaged).unwrap(), expected);
 }
 
 #[test]

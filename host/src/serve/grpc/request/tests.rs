@@ -10,7 +10,13 @@ use crate::domain::DataType;
 const ROWS_MAX: usize = 8;
 
 fn spec(name: &str, dtype: DataType, shape: &[usize]) -> ColumnSpec {
-    ColumnSpec { name: name.to_owned(), dtype, shape: shape.to_vec(), nullable: false }
+    ColumnSpec {
+        name: name.to_owned(),
+        dtype,
+        shape: shape.to_vec(),
+        nullable: false,
+        element_names: Vec::new(),
+    }
 }
 
 fn input(name: &str, datatype: &str, shape: &[i64]) -> InferInputTensor {

@@ -7,7 +7,13 @@ use crate::domain::DataType;
 use crate::serve::inference::{ResponseHead, encode_response};
 
 fn spec(name: &str, dtype: DataType, shape: &[usize]) -> ColumnSpec {
-    ColumnSpec { name: name.to_owned(), dtype, shape: shape.to_vec(), nullable: false }
+    ColumnSpec {
+        name: name.to_owned(),
+        dtype,
+        shape: shape.to_vec(),
+        nullable: false,
+        element_names: Vec::new(),
+    }
 }
 
 fn specs() -> Vec<ColumnSpec> {
@@ -426,7 +432,7 @@ fn batches() -> impl Strategy<Value = (Vec<ColumnSpec>, Batch)> {
         let mut random = seed;
         let specs = columns.into_iter().enumerate().map(|(index, (dtype, shape, nullable))| {
             let dtype = DataType::ALL[dtype];
-            ColumnSpec { name: format!("c{index} \"ä"), dtype, shape, nullable }
+            ColumnSpec { name: format!("c{index} \"ä"), dtype, shape, nullable, element_names: Vec::new() }
         });
         let specs: Vec<ColumnSpec> = specs.collect();
         let tensors = specs.iter().map(|spec| tensor_of(spec, rows, &mut random)).collect();
