@@ -166,6 +166,22 @@ impl Tensor {
         (self.dtype != DataType::Fp16).then(|| numbers(self.dtype, &self.data)).flatten()
     }
 
+    /// The elements as 32-bit floats, each the nearest; none for BYTES and FP16. By way of [`Self::to_f64`], 64-bit integers would be
+    /// rounded twice.
+    pub fn to_f32(&self) -> Option<Vec<f32>> {
+        let is_taken = self.dtype != DataType::Fp16;
+        let floats = || {
+            converted(
+                self.dtype,
+                &self.data,
+                |value| value as f32,
+                |value| value as f32,
+                |value| value as f32,
+            )
+        };
+        is_taken.then(floats).flatten()
+    }
+
     /// Like [`Self::to_f64`], of FP16 too, and at most `elements` at a time; none at all for BYTES.
     pub fn number_blocks(&self, elements: usize) -> impl Iterator<Item = Vec<f64>> {
         let block = elements.max(1).saturating_mul(self.dtype.size().unwrap_or(1));
@@ -273,21 +289,32 @@ pub fn whole_number(value: f64) -> Option<i64> {
 
 /// Elements of a numeric type as 64-bit floats; none for BYTES.
 fn numbers(dtype: DataType, data: &[u8]) -> Option<Vec<f64>> {
-    fn each<const N: usize>(data: &[u8], value: impl Fn([u8; N]) -> f64) -> Option<Vec<f64>> {
+    converted(dtype, data, |value| value, |value| value as f64, |value| value as f64)
+}
+
+/// Elements of a numeric type by what 64-bit integers become, and what all others do, which 64-bit floats hold; none for BYTES.
+fn converted<T>(
+    dtype: DataType,
+    data: &[u8],
+    float: impl Fn(f64) -> T,
+    signed: impl Fn(i64) -> T,
+    unsigned: impl Fn(u64) -> T,
+) -> Option<Vec<T>> {
+    fn each<const N: usize, T>(data: &[u8], value: impl Fn([u8; N]) -> T) -> Option<Vec<T>> {
         Some(data.as_chunks::<N>().0.iter().map(|bytes| value(*bytes)).collect())
     }
     match dtype {
-        DataType::Bool | DataType::Uint8 => each(data, |[byte]| f64::from(byte)),
-        DataType::Uint16 => each(data, |bytes| f64::from(u16::from_le_bytes(bytes))),
-        DataType::Uint32 => each(data, |bytes| f64::from(u32::from_le_bytes(bytes))),
-        DataType::Uint64 => each(data, |bytes| u64::from_le_bytes(bytes) as f64),
-        DataType::Int8 => each(data, |bytes| f64::from(i8::from_le_bytes(bytes))),
-        DataType::Int16 => each(data, |bytes| f64::from(i16::from_le_bytes(bytes))),
-        DataType::Int32 => each(data, |bytes| f64::from(i32::from_le_bytes(bytes))),
-        DataType::Int64 => each(data, |bytes| i64::from_le_bytes(bytes) as f64),
-        DataType::Fp16 => each(data, |bytes| half_to_f64(u16::from_le_bytes(bytes))),
-        DataType::Fp32 => each(data, |bytes| f64::from(f32::from_le_bytes(bytes))),
-        DataType::Fp64 => each(data, f64::from_le_bytes),
+        DataType::Bool | DataType::Uint8 => each(data, |[byte]| float(f64::from(byte))),
+        DataType::Uint16 => each(data, |bytes| float(f64::from(u16::from_le_bytes(bytes)))),
+        DataType::Uint32 => each(data, |bytes| float(f64::from(u32::from_le_bytes(bytes)))),
+        DataType::Uint64 => each(data, |bytes| unsigned(u64::from_le_bytes(bytes))),
+        DataType::Int8 => each(data, |bytes| float(f64::from(i8::from_le_bytes(bytes)))),
+        DataType::Int16 => each(data, |bytes| float(f64::from(i16::from_le_bytes(bytes)))),
+        DataType::Int32 => each(data, |bytes| float(f64::from(i32::from_le_bytes(bytes)))),
+        DataType::Int64 => each(data, |bytes| signed(i64::from_le_bytes(bytes))),
+        DataType::Fp16 => each(data, |bytes| float(half_to_f64(u16::from_le_bytes(bytes)))),
+        DataType::Fp32 => each(data, |bytes| float(f64::from(f32::from_le_bytes(bytes)))),
+        DataType::Fp64 => each(data, |bytes| float(f64::from_le_bytes(bytes))),
         DataType::Bytes => None,
     }
 }
@@ -401,5 +428,29 @@ mod tests {
         let tensor = Tensor::new("x", DataType::Int16, vec![2], vec![0xff, 0xff, 2, 0]).unwrap();
         assert_eq!(tensor.to_f64().unwrap(), [-1.0, 2.0]);
         assert!(tensor.as_f32().is_none());
+    }
+
+    #[test]
+    fn numbers_become_the_nearest_f32() {
+        let floats = |dtype, data: &[u8]| {
+            let rows = data.len() / DataType::size(dtype).unwrap();
+            Tensor::new("x", dtype, vec![rows], data.to_vec()).unwrap().to_f32()
+        };
+        // Just above the middle of two of 32 bits, which a float of 64 bits is itself.
+        let integer = (1_i64 << 60) + (1 << 36) + 1;
+        let above = 1_152_921_642_045_800_448.0;
+        let signed = [integer, -integer, i64::MAX];
+        let expected = vec![above, -above, 9_223_372_036_854_775_808.0];
+        assert_eq!(floats(DataType::Int64, bytemuck::cast_slice(&signed)).unwrap(), expected);
+        let unsigned = [integer as u64, u64::MAX];
+        let expected = vec![above, 18_446_744_073_709_551_616.0];
+        assert_eq!(floats(DataType::Uint64, bytemuck::cast_slice(&unsigned)).unwrap(), expected);
+        assert_eq!(
+            floats(DataType::Fp64, bytemuck::cast_slice(&[0.1, 1e300])).unwrap(),
+            [0.1, f32::INFINITY]
+        );
+        assert_eq!(floats(DataType::Int32, &16_777_217_i32.to_le_bytes()).unwrap(), [16_777_216.0]);
+        assert_eq!(floats(DataType::Bool, &[1, 0]).unwrap(), [1.0, 0.0]);
+        assert!(floats(DataType::Fp16, &[0, 0]).is_none());
     }
 }

@@ -52,10 +52,10 @@ pub fn assemble(batch: &Batch, specs: &[ColumnSpec], dtype: DataType) -> Result<
     }
     let rows = batch.rows();
     let data = match dtype {
-        DataType::Int32 => side_by_side(&columns(batch, specs, integers::<i32>)?, rows, |value| value),
-        DataType::Int64 => side_by_side(&columns(batch, specs, integers::<i64>)?, rows, |value| value),
-        DataType::Fp64 => side_by_side(&columns(batch, specs, floats)?, rows, |value| value),
-        _ => side_by_side(&columns(batch, specs, floats)?, rows, |value| value as f32),
+        DataType::Int32 => side_by_side(&columns(batch, specs, integers::<i32>)?, rows),
+        DataType::Int64 => side_by_side(&columns(batch, specs, integers::<i64>)?, rows),
+        DataType::Fp64 => side_by_side(&columns(batch, specs, |tensor| Ok(tensor.to_f64()))?, rows),
+        _ => side_by_side(&columns(batch, specs, |tensor| Ok(tensor.to_f32()))?, rows),
     };
     let width = specs.iter().map(ColumnSpec::row_elements).sum();
     let tensor = Tensor::new(FEATURES, dtype, vec![rows, width], data).map_err(BatchError::from)?;
@@ -76,10 +76,6 @@ fn columns<T>(
         columns.push((spec.row_elements(), values));
     }
     Ok(columns)
-}
-
-fn floats(tensor: &Tensor) -> Result<Option<Vec<f64>>, FeatureError> {
-    Ok(tensor.to_f64())
 }
 
 fn integers<T: Integer>(tensor: &Tensor) -> Result<Option<Vec<T>>, FeatureError> {
@@ -130,17 +126,13 @@ fn each<S: Copy + std::fmt::Display, T: Integer>(
 }
 
 /// The bytes of a matrix of `rows` rows, of columns with so many elements a row each.
-fn side_by_side<S: Copy, T: bytemuck::NoUninit>(
-    columns: &[(usize, Vec<S>)],
-    rows: usize,
-    convert: impl Fn(S) -> T,
-) -> Vec<u8> {
+fn side_by_side<T: bytemuck::NoUninit>(columns: &[(usize, Vec<T>)], rows: usize) -> Vec<u8> {
     let width: usize = columns.iter().map(|(width, _)| width).sum();
     let mut matrix = Vec::with_capacity(rows * width);
     for row in 0..rows {
         for (width, values) in columns {
             let values = values.get(row * width..(row + 1) * width).unwrap_or_default();
-            matrix.extend(values.iter().map(|&value| convert(value)));
+            matrix.extend(values.iter().copied());
         }
     }
     bytemuck::cast_slice(&matrix).to_vec()
@@ -188,6 +180,9 @@ mod tests {
         // To the nearest, as NumPy casts it.
         let doubles = assembled(column(Int64, 2, &[16_777_217, beyond]), Fp64).unwrap();
         assert_eq!(doubles.as_f64().unwrap().as_ref(), [16_777_217.0, 9_007_199_254_740_992.0]);
+        // Rounded once, and not by way of 64 bits.
+        let float = assembled(column(Int64, 1, &[(1_i64 << 60) + (1 << 36) + 1]), Fp32).unwrap();
+        assert_eq!(float.as_f32().unwrap().as_ref(), [1_152_921_642_045_800_448.0]);
         let doubles = assembled(column(Fp64, 1, &[0.1]), Fp64).unwrap();
         assert_eq!(doubles.as_f64().unwrap().as_ref(), [0.1]);
         let short = [i32::MIN, 16_777_217, i32::MAX];
