@@ -188,6 +188,26 @@ impl Tensor {
         self.data.chunks(block).map_while(|block| numbers(self.dtype, block))
     }
 
+    /// The column as FP64, if it holds integers or truth values that are all the same there; otherwise as it is.
+    pub fn widened_to_f64(self) -> Self {
+        const INTEGER_MAX: u64 = 1 << f64::MANTISSA_DIGITS;
+        let is_held = match self.dtype {
+            DataType::Int64 => self
+                .as_i64()
+                .is_some_and(|values| values.iter().all(|value| value.unsigned_abs() <= INTEGER_MAX)),
+            DataType::Uint64 => {
+                self.as_u64().is_some_and(|values| values.iter().all(|value| *value <= INTEGER_MAX))
+            }
+            dtype => !dtype.is_float(),
+        };
+        match is_held.then(|| self.to_f64()).flatten() {
+            Some(values) => {
+                Self { dtype: DataType::Fp64, data: bytemuck::cast_slice(&values).to_vec(), ..self }
+            }
+            None => self,
+        }
+    }
+
     /// The elements of a BYTES tensor in order; empty for other types.
     pub fn byte_strings(&self) -> impl Iterator<Item = &[u8]> {
         let data = if self.dtype == DataType::Bytes { self.data.as_slice() } else { &[] };
@@ -428,6 +448,26 @@ mod tests {
         let tensor = Tensor::new("x", DataType::Int16, vec![2], vec![0xff, 0xff, 2, 0]).unwrap();
         assert_eq!(tensor.to_f64().unwrap(), [-1.0, 2.0]);
         assert!(tensor.as_f32().is_none());
+    }
+
+    #[test]
+    fn integers_become_f64_where_it_holds_all_of_them() {
+        let widened = |dtype, data: &[u8]| {
+            let rows = data.len() / DataType::size(dtype).unwrap();
+            let tensor = Tensor::new("x", dtype, vec![rows], data.to_vec()).unwrap().widened_to_f64();
+            (tensor.dtype(), tensor.to_f64().unwrap())
+        };
+        let most = 1_i64 << 53;
+        let signed = |values: &[i64]| widened(DataType::Int64, bytemuck::cast_slice(values));
+        assert_eq!(signed(&[30, -most, most]), (DataType::Fp64, vec![30.0, -(most as f64), most as f64]));
+        assert_eq!(signed(&[30, most + 1]).0, DataType::Int64);
+        assert_eq!(signed(&[i64::MIN]).0, DataType::Int64);
+        assert_eq!(widened(DataType::Uint64, bytemuck::cast_slice(&[u64::MAX])).0, DataType::Uint64);
+        assert_eq!(widened(DataType::Bool, &[1, 0]), (DataType::Fp64, vec![1.0, 0.0]));
+        assert_eq!(widened(DataType::Int8, &[255]), (DataType::Fp64, vec![-1.0]));
+        assert_eq!(widened(DataType::Fp32, &[0; 4]).0, DataType::Fp32);
+        let text = Tensor::from_strings("x", [&b"1"[..]]).unwrap();
+        assert_eq!(text.clone().widened_to_f64(), text);
     }
 
     #[test]

@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{BundleManifest, FeatureError, ModelLoader, RegistryError, TransformerEntry, assemble};
-use crate::domain::{Batch, BatchError, ColumnSpec, DataType, SchemaError, Signature};
+use crate::domain::{Batch, BatchError, ColumnSpec, DataType, SchemaError, Signature, Tensor};
 use crate::model::{Model, ModelError};
 use crate::plugin::{MetricPoint, Plugin, PluginError, PluginRuntime, Transformed, Transformer, block_on};
 use crate::store::Store;
@@ -138,10 +138,14 @@ impl Predictor {
         self.parts.model.shares_cores(rows)
     }
 
-    /// Leaves out the columns that it does not take, such as the label of a dataset.
+    /// Leaves out the columns of a dataset that it does not take, such as the label. Those that it takes as FP64 may be integers or
+    /// truth values: so a file has them that misses none, whatever the one that was trained on missed.
     pub fn select_inputs(&self, batch: Batch) -> Result<Batch, BatchError> {
-        let is_taken = |name: &str| self.signature.inputs.iter().any(|spec| spec.name == name);
-        Batch::new(batch.into_tensors().into_iter().filter(|tensor| is_taken(tensor.name())).collect())
+        let taken = |tensor: Tensor| {
+            let spec = self.signature.inputs.iter().find(|spec| spec.name == tensor.name())?;
+            Some(if spec.dtype == DataType::Fp64 { tensor.widened_to_f64() } else { tensor })
+        };
+        Batch::new(batch.into_tensors().into_iter().filter_map(taken).collect())
     }
 
     /// The transformers before and after the model.
@@ -277,7 +281,6 @@ fn open_transformer(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::Tensor;
 
     #[test]
     fn whoever_asked_is_to_blame_for_what_is_as_it_was_sent() {

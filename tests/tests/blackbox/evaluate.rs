@@ -123,3 +123,35 @@ fn data_that_a_bundle_cannot_answer_is_refused() {
     error: there is no model `other`: there are `t`
     ");
 }
+
+#[test]
+fn a_table_that_misses_nothing_is_answered_by_a_model_of_one_that_does() {
+    let row = |row: usize, age: String, flag: &str| format!("{age},{flag},{}\n", row % 2);
+    let age = |at: usize| if at % 9 == 0 { String::new() } else { at.to_string() };
+    let gaps: String = (0..60).map(|at| row(at, age(at), ["true", ""][at % 2])).collect();
+    let host = with_table("gaps", &format!("age,flag,label\n{gaps}"));
+    host.run(["train", "--data", "gaps", "--rounds", "3"]).expect_success();
+    let shown = host.run(["model", "show", "gaps", "--json"]).json();
+    let columns = shown["manifest"]["signature"]["inputs"].as_array().unwrap();
+    assert!(columns.iter().all(|column| column["dtype"] == "FP64"), "{columns:?}");
+    // INT64 and BOOL.
+    let whole: String = (0..60).map(|at| row(at, (at * 2).to_string(), ["true", "false"][at % 2])).collect();
+    add(&host, "whole", &format!("age,flag,label\n{whole}"));
+    let predict = ["predict", "--model", "gaps", "--data", "whole", "--split", "train"];
+    let predicted = host.run(predict).expect_success();
+    let predicted: Vec<Value> = predicted.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let server = host.serve(["--model", "gaps"]);
+    let rows: String = whole.lines().map(|line| format!("{}\n", line.rsplit_once(',').unwrap().0)).collect();
+    let csv = [("content-type", "text/csv")];
+    let (served, _) = server.post_with_headers("/serve/gaps", &format!("age,flag\n{rows}"), &csv);
+    assert_eq!(served.json(), Value::from(predicted));
+    let told = host.run(["evaluate", "gaps", "--data", "whole", "--json"]).json();
+    assert!(told["metrics"]["accuracy"].is_number(), "{told}");
+    // FP64 would make another number of it.
+    add(&host, "wide", &format!("age,flag,label\n{}", "9007199254740993,true,1\n".repeat(60)));
+    let failure = host.run(["evaluate", "gaps", "--data", "wide"]).failure(&host);
+    assert_snapshot!(failure, @r"
+    exit 2
+    error: the bundle cannot answer rows of `wide`: column `age`: expected FP64, found INT64
+    ");
+}
