@@ -91,7 +91,13 @@ pub(super) fn read_head_of(file: &File, name: &str) -> Result<RowsHead, DataErro
             let expected = "as many rows as in the columns before";
             return Err(DataError::format(name, "", expected, format!("a tensor of {:?}", info.shape)));
         };
-        columns.push(ColumnSpec { name: column, dtype, shape: shape.to_vec(), nullable: false });
+        columns.push(ColumnSpec {
+            name: column,
+            dtype,
+            shape: shape.to_vec(),
+            nullable: false,
+            element_names: Vec::new(),
+        });
     }
     Ok(RowsHead { bundle, columns, rows: rows.copied().unwrap_or_default() })
 }

@@ -220,7 +220,13 @@ mod tests {
             (DataType::Fp32, ["-3.4028236e38", "3.4028236e38"]),
         ] {
             let schema = element_schema(dtype, false);
-            let column = ColumnSpec { name: "x".to_owned(), dtype, shape: Vec::new(), nullable: false };
+            let column = ColumnSpec {
+                name: "x".to_owned(),
+                dtype,
+                shape: Vec::new(),
+                nullable: false,
+                element_names: Vec::new(),
+            };
             let is_taken = |number: &str| {
                 decode_rows(format!(r#"{{"x":{number}}}"#).as_bytes(), std::slice::from_ref(&column), 1)
                     .is_ok()

@@ -42,7 +42,7 @@ fn a_file_that_is_not_followed_is_told_over_the_network_until_it_is() {
     let gauge = |value: u8| format!("host_endpoint_file_failed {value}\n");
     assert_eq!(reason(), Value::Null);
     assert!(server.get("/metrics").body.contains(&gauge(0)));
-    write(host, "version: 3\n");
+    write(host, "version: 3\nendpoints: { one: { model: digits@2 } }\n");
     wait_for("a wrong file is not told", || reason() != Value::Null);
     let told = reason();
     assert!(told.as_str().unwrap().contains("endpoints.yaml`: `version` is 3: expected 1"), "{told}");
