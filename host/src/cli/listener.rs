@@ -2,6 +2,7 @@ use std::net::IpAddr;
 
 use anyhow::Context as _;
 
+use super::output::standard_error;
 use crate::server::{AllowedHosts, Server, ServerError};
 
 /// Who may send requests.
@@ -53,6 +54,7 @@ pub(super) fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
         tokio::spawn(async move {
             let again = told().await;
             tracing::warn!("told to stop again: ending at once");
+            standard_error::flush();
             std::process::exit(128 + again.as_raw_value());
         });
     })

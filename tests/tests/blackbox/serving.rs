@@ -221,10 +221,10 @@ fn a_standard_error_that_nobody_reads_holds_up_nobody() {
         assert_eq!((status, code.as_str()), (500, "plugin_fault"), "{message}");
     }
     assert_eq!(server.get("/health").status, 200);
+    // Nor the end, which does not wait for ever for somebody to read it.
     let stopped = server.stop();
     assert_eq!(stopped.code, 0);
-    assert!(stopped.stderr.len() > 128 * 1024, "{}", stopped.stderr.len());
-    assert!(stopped.stderr.ends_with("stopped\n"), "{}", stopped.stderr);
+    assert!(stopped.stderr.contains("misbehaving"), "{}", stopped.stderr);
 }
 
 #[test]
