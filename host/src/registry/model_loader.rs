@@ -27,19 +27,25 @@ impl ModelLoader {
     pub(super) fn load(&self, store: &Store, entry: &ModelEntry) -> Result<Arc<dyn Model>, RegistryError> {
         let digest = entry.blob.digest;
         let choice = entry.output.clone().unwrap_or_default();
-        let load = || -> Result<Arc<dyn Model>, RegistryError> {
-            Ok(Arc::from(model::load_on(&store.get(digest)?, &choice, self.device)?))
+        let load = |file: &[u8]| -> Result<Arc<dyn Model>, RegistryError> {
+            Ok(Arc::from(model::load_on(file, &choice, self.device)?))
         };
         // Where somebody has chosen an output, another bundle may have chosen another.
         if entry.output.is_some() {
-            return load();
+            return load(&store.get(digest)?);
         }
         let shared = self.shared(digest);
+        let known = || lock(&shared).as_ref().and_then(Weak::upgrade);
+        if let Some(known) = known() {
+            return Ok(known);
+        }
+        // Read before it is locked: a store may not answer.
+        let file = store.get(digest)?;
         let mut shared = lock(&shared);
         if let Some(known) = shared.as_ref().and_then(Weak::upgrade) {
             return Ok(known);
         }
-        let model = load()?;
+        let model = load(&file)?;
         *shared = Some(Arc::downgrade(&model));
         Ok(model)
     }

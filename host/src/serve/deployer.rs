@@ -110,10 +110,19 @@ impl Deployer {
     }
 
     /// Loads a bundle for an endpoint, and has it answer its recorded sample: who does not answer that as it did when it was
-    /// made gets no requests.
-    pub async fn deploy(&self, endpoint: &Name, located: LocatedBundle) -> Result<Deployment, DeployError> {
+    /// made gets no requests. `held` is let go when that is done, and not before, also where nobody waits for it any more.
+    pub async fn deploy(
+        &self,
+        endpoint: &Name,
+        located: LocatedBundle,
+        held: impl Send + 'static,
+    ) -> Result<Deployment, DeployError> {
         let (deployer, endpoint) = (self.clone(), endpoint.clone());
-        let loaded = tokio::task::spawn_blocking(move || deployer.load(&endpoint, located));
+        let loaded = tokio::task::spawn_blocking(move || {
+            let loaded = deployer.load(&endpoint, located);
+            drop(held);
+            loaded
+        });
         loaded.await.map_err(|_| DeployError::Stopped)?
     }
 

@@ -134,6 +134,11 @@ impl Endpoints {
         self.read().failed.iter().map(|(name, reason)| (name.clone(), reason.clone())).collect()
     }
 
+    /// Why the last attempt to make an endpoint what it should be has failed, if it has.
+    pub fn failure(&self, name: &Name) -> Option<String> {
+        self.read().failed.get(name).cloned()
+    }
+
     /// Whether the last attempt to make an endpoint of this name what it should be has failed.
     pub(super) fn has_failed(&self, name: &str) -> bool {
         name.parse().is_ok_and(|name: Name| self.read().failed.contains_key(&name))

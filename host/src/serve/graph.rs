@@ -16,7 +16,7 @@ use tokio::time::Instant;
 pub(super) use self::walk::{Answering, OfRows, answer, choose, take_columns};
 use super::{ApiError, Deployment, Endpoints, ErrorCode, Routing, StageTimes};
 use crate::data::{GraphRecord, PartRecord};
-use crate::domain::{Batch, ColumnSpec, DataType, Digest, Name, Signature};
+use crate::domain::{Batch, ColumnSpec, DataType, Digest, Name, Signature, elements_in_order};
 
 /// Deepest nesting of a graph.
 const DEPTH_MAX: usize = 8;
@@ -133,6 +133,8 @@ type Chosen = (Arc<Routing>, Arc<Deployment>);
 struct Asking<'a> {
     /// Who answers for each endpoint, or why nobody does: it is asked of one version, however often and late it is asked.
     chosen: BTreeMap<&'a Name, Result<Chosen, ApiError>>,
+    /// What the rows hold that all are asked for.
+    columns: &'a [ColumnSpec],
     deadline: Option<Instant>,
     started: Instant,
     /// Who was asked so far.
@@ -394,7 +396,8 @@ impl Graph {
         let endpoints = self.endpoints.upgrade().ok_or_else(super::engine::stopping)?;
         let names: BTreeSet<&Name> = self.node.endpoints().into_iter().collect();
         let chosen = names.into_iter().map(|name| (name, choose_version(name, &endpoints))).collect();
-        let asking = Asking { chosen, deadline, started: Instant::now(), parts: Mutex::default() };
+        let columns = self.signature.inputs.as_slice();
+        let asking = Asking { chosen, columns, deadline, started: Instant::now(), parts: Mutex::default() };
         let outputs = answer(&asking, &self.node, 0, inputs).await?;
         let mut parts = asking.parts.into_inner().unwrap_or_else(PoisonError::into_inner);
         parts.sort_unstable_by_key(|part| part.place);
@@ -408,13 +411,14 @@ impl Answering for Asking<'_> {
     async fn ask(&self, place: usize, name: &Name, inputs: &Batch) -> Result<Batch, ApiError> {
         let chosen = self.chosen.get(name).ok_or_else(|| missing(name))?.as_ref();
         let (routing, deployment) = chosen.map_err(Clone::clone)?;
-        let inputs = take_columns(&deployment.signature().inputs, inputs)?;
+        let wanted = &deployment.signature().inputs;
+        let inputs = elements_in_order(take_columns(wanted, inputs)?, self.columns, wanted);
         let asked = (!routing.shadows().is_empty()).then(|| inputs.clone());
         let after = self.started.elapsed();
         let (outputs, times) = deployment.answer_rows(inputs, routing.call(self.deadline)).await?;
         for shadow in routing.shadows() {
             if let Some(asked) = &asked {
-                shadow.mirror(asked, &outputs);
+                shadow.mirror(asked, wanted, &outputs);
             }
         }
         let took = self.started.elapsed().saturating_sub(after);

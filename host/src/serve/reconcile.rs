@@ -7,11 +7,13 @@ mod wanted;
 use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::future::{AbortHandle, Abortable, Aborted};
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use self::look::{Change, Found, Look, Looked, Memory};
 use self::wanted::{is_set_as, shape};
@@ -22,9 +24,12 @@ use super::spec::EndpointSpec;
 use super::{Deployment, Endpoint, Endpoints, Node, Route, Routing, Shadow};
 use crate::domain::Name;
 
-/// Versions that are loaded at once. Each may want all cores and, for a moment, a few times the memory that it keeps; but one that
-/// waits for its store shall not keep the others waiting.
-const LOADS_MAX: usize = 4;
+/// Versions that are loaded at once, with those for which nobody waits any more. Each may want all cores and, for a moment, a few times
+/// the memory that it keeps; but some that wait for their store shall not keep the others waiting.
+const LOADS_MAX: usize = 8;
+
+/// How long who is wanted no more stays there for those that come.
+const REMOVAL_WAITS_MAX: Duration = Duration::from_secs(30);
 
 /// What became of an endpoint.
 #[derive(Debug)]
@@ -54,6 +59,10 @@ pub struct Reconciler {
     looks: FuturesUnordered<Abortable<Pin<Box<dyn Future<Output = Looked> + Send>>>>,
     /// Those looks that are not given up.
     looked_at: HashMap<Name, Ongoing>,
+    /// The number of the last look that was begun.
+    last_begun: u64,
+    /// Of each endpoint the number of the last look that came to its end.
+    ended: HashMap<Name, u64>,
     /// Of loads at once.
     places: Arc<Semaphore>,
     /// The failures that were told last.
@@ -62,6 +71,8 @@ pub struct Reconciler {
 
 /// A look that is under way.
 struct Ongoing {
+    number: u64,
+    begun: Instant,
     /// What the endpoint should be.
     spec: EndpointSpec,
     giving_up: AbortHandle,
@@ -79,6 +90,8 @@ impl Reconciler {
             memories: HashMap::new(),
             looks: FuturesUnordered::new(),
             looked_at: HashMap::new(),
+            last_begun: 0,
+            ended: HashMap::new(),
             places: Arc::new(Semaphore::new(LOADS_MAX)),
             told: HashMap::new(),
         }
@@ -100,11 +113,6 @@ impl Reconciler {
             is_wanted_still
         });
         self.specs = specs;
-    }
-
-    /// Why an endpoint is not what it should be, as far as was found.
-    pub fn failure(&self, endpoint: &Name) -> Option<&str> {
-        self.told.get(endpoint).map(String::as_str)
     }
 
     /// Tries again what has failed for an endpoint, and tells it again.
@@ -159,22 +167,34 @@ impl Reconciler {
     pub async fn next(&mut self) -> Vec<EndpointChange> {
         match self.looks.next().await {
             Some(Ok(looked)) => self.take(looked),
-            Some(Err(Aborted)) => Vec::new(),
+            // Somebody may have waited for it.
+            Some(Err(Aborted)) => self.settle(),
             None => std::future::pending().await,
         }
     }
 
-    /// Whether it is not known yet what becomes of an endpoint.
-    pub fn is_looking_at(&self, name: &Name) -> bool {
+    /// The number of the last look that was begun, at whatever endpoint.
+    pub fn last_begun(&self) -> u64 {
+        self.last_begun
+    }
+
+    /// Whether it is not known yet what becomes of an endpoint by a look that was begun after that of number `after`.
+    pub fn is_awaited(&self, name: &Name, after: u64) -> bool {
         let spec = self.specs.iter().find(|spec| spec.name == *name);
         let graph = spec.and_then(|spec| spec.graph.as_ref());
-        self.looked_at.contains_key(name) || graph.is_some_and(|node| self.is_awaited_by(node))
+        let is_looked_at =
+            self.looked_at.contains_key(name) && self.ended.get(name).is_none_or(|ended| *ended <= after);
+        is_looked_at || graph.is_some_and(|node| self.is_awaited_by(node))
     }
 
     fn begin(&mut self, spec: EndpointSpec) {
         let (giving_up, registration) = AbortHandle::new_pair();
-        self.looked_at
-            .insert(spec.name.clone(), Ongoing { spec: spec.clone(), giving_up, is_once_more: false });
+        self.last_begun += 1;
+        let (number, begun) = (self.last_begun, Instant::now());
+        self.looked_at.insert(
+            spec.name.clone(),
+            Ongoing { number, begun, spec: spec.clone(), giving_up, is_once_more: false },
+        );
         let look = Look {
             deployer: self.deployer.clone(),
             places: Arc::clone(&self.places),
@@ -188,7 +208,12 @@ impl Reconciler {
     /// Makes of an endpoint what a look has found.
     fn take(&mut self, looked: Looked) -> Vec<EndpointChange> {
         let Looked { spec, mut memory, found } = looked;
+        let was_coming = self.is_coming(&spec.name);
+        let is_change = matches!(found, Found::Change(_));
         let ongoing = self.looked_at.remove(&spec.name);
+        if let Some(ongoing) = &ongoing {
+            self.ended.insert(spec.name.clone(), ongoing.number);
+        }
         let mut changes = Vec::from_iter(self.become_found(&spec, &mut memory, found));
         let is_once_more = ongoing.is_some_and(|ongoing| ongoing.is_once_more);
         if is_once_more {
@@ -199,7 +224,7 @@ impl Reconciler {
         if is_once_more {
             self.begin(spec);
         }
-        if !changes.is_empty() || self.looks.is_empty() {
+        if was_coming || is_change || self.looks.is_empty() {
             changes.extend(self.settle());
         }
         changes
@@ -239,8 +264,10 @@ impl Reconciler {
                 changes.extend(self.news(&spec.name, outcome));
             }
         }
-        // Who comes in the place of others shall be there before they go.
-        if !specs.iter().any(|spec| self.is_coming(&spec.name)) {
+        // Who comes in the place of others shall be there before they go, if that does not take for ever.
+        let is_soon = |ongoing: &Ongoing| ongoing.begun.elapsed() < REMOVAL_WAITS_MAX;
+        let comes_soon = |name| self.looked_at.get(name).is_some_and(is_soon) && self.is_coming(name);
+        if !specs.iter().any(|spec| comes_soon(&spec.name) && !self.told.contains_key(&spec.name)) {
             changes.extend(self.remove_unwanted(&specs));
         }
         self.specs = specs;
@@ -261,6 +288,7 @@ impl Reconciler {
         let wanted: HashSet<&Name> = specs.iter().map(|spec| &spec.name).collect();
         self.memories.retain(|name, _| wanted.contains(name));
         self.told.retain(|name, _| wanted.contains(name));
+        self.ended.retain(|name, _| wanted.contains(name));
         self.endpoints.retain_failures(|name| wanted.contains(name));
         let all = self.endpoints.all();
         let unwanted: Vec<_> = all.iter().filter(|endpoint| !wanted.contains(endpoint.name())).collect();

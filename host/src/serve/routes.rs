@@ -358,7 +358,7 @@ mod tests {
         for (method, path, expected) in [
             ("GET", "/metrics", "# HELP "),
             ("GET", "/openapi.json", "{"),
-            ("GET", "/serve", "{\"endpoints\":[],\"failed\":[]}"),
+            ("GET", "/serve", "{\"endpoints\":[],\"failed\":[],\"file_failed\":null}"),
             ("GET", "/v2/models/stats", "{\"model_stats\":[]}"),
             ("POST", "/v2/repository/index", "[]"),
         ] {

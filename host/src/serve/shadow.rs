@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::Semaphore;
 
 use super::{Deployment, Route, Routing, ShadowOutcome};
-use crate::domain::{Batch, Tensor, mix};
+use crate::domain::{Batch, ColumnSpec, Tensor, elements_in_order, mix};
 use crate::registry::ModelReference;
 use crate::task::shared_threads;
 
@@ -81,8 +81,9 @@ impl Shadow {
         self.percent
     }
 
-    /// Computes the rows of a request that was answered with `outputs`, later, and compares.
-    pub(super) fn mirror(&self, inputs: &Batch, outputs: &Batch) {
+    /// Computes the rows of a request, whose columns are as `columns` says, and that was answered with `outputs`, later, and
+    /// compares.
+    pub(super) fn mirror(&self, inputs: &Batch, columns: &[ColumnSpec], outputs: &Batch) {
         if mix(self.requests.fetch_add(1, Ordering::Relaxed)) % 100 >= u64::from(self.percent) {
             return;
         }
@@ -94,7 +95,8 @@ impl Shadow {
             self.deployment.metrics().count_shadow(ShadowOutcome::Skipped);
             return;
         };
-        let (deployment, inputs, expected) = (Arc::clone(&self.deployment), inputs.clone(), outputs.clone());
+        let inputs = elements_in_order(inputs.clone(), columns, &self.deployment.signature().inputs);
+        let (deployment, expected) = (Arc::clone(&self.deployment), outputs.clone());
         // Nobody waits for it, and whoever has a connection shall not wait either. There are no threads when the server has stopped.
         let Some(threads) = shared_threads() else { return };
         threads.spawn(async move {

@@ -248,7 +248,7 @@ impl Shared {
         // What a version answers that is kept and was asked by its number is no answer of the endpoint's.
         let shadows = routing.shadows().iter().filter(|_| routing.weight(deployment) > 0);
         for shadow in shadows {
-            shadow.mirror(&answer.inputs, &answer.outputs);
+            shadow.mirror(&answer.inputs, &deployment.signature().inputs, &answer.outputs);
         }
         if let Some(recorder) = &self.recorder {
             // What a record has beside rows and answer is short, unless it has a graph.

@@ -19,7 +19,7 @@ use super::trainer::{TrainData, TrainSession, Trained, Trainer};
 use super::{Task, TrainError};
 use crate::data::{self, ResolvedDataset};
 use crate::domain::{Batch, ColumnSpec, DataType, Signature, Tensor};
-use crate::model::{self, FEATURES, Model, SCORES};
+use crate::model::{self, FEATURES, Model, ModelError, OutputChoice, SCORES, ScoreKind};
 use crate::plugin::{Plugin, Transformer, TransformerFit, block_on};
 use crate::registry::{
     self, BlobRef, BundleManifest, DatasetRef, MEDIA_TYPE, ModelEntry, Predictor, PredictorParts, Sample,
@@ -139,7 +139,7 @@ impl<'a> Prepared<'a> {
         let (train, test) = (self.train.as_matrix()?, self.test.as_matrix()?);
         let trained = trainer.train(&TrainData { train, test, files: &|| self.files() }, session)?;
         let train_seconds = started.elapsed().as_secs_f64();
-        let model = model::load(&trained.model)?;
+        let model = loaded(&trained.model)?;
         let (expected, found) = (self.train.columns, model.feature_count());
         if found != expected {
             return Err(TrainError::ModelFeatures { expected, found });
@@ -395,6 +395,26 @@ fn reference(prepared: &Prepared<'_>, model: &dyn Model) -> Result<Vec<u8>, Trai
     let mut columns = vec![Tensor::from_f32(FEATURES, vec![rows.len(), train.columns], &features)?];
     columns.extend(prepared.train_scores(model, &features, step)?.into_tensors());
     Ok(data::encode_safetensors(&Batch::new(columns)?)?)
+}
+
+/// A model that was trained. A program's may be called probabilities and be decision scores: it is not lost for that.
+fn loaded(file: &[u8]) -> Result<Box<dyn Model>, ModelError> {
+    model::load(file).or_else(|error| {
+        let ModelError::Onnx { .. } = error else { return Err(error) };
+        let load_as = |scores| {
+            let choice = OutputChoice { scores: Some(scores), ..OutputChoice::default() };
+            model::load_output(file, &choice)
+        };
+        let Ok(model) = load_as(ScoreKind::Probabilities) else { return Err(error) };
+        if model::examine(file, model.as_ref())?.is_some_and(|found| found.beyond.is_none()) {
+            return Ok(model);
+        }
+        tracing::warn!(
+            "the model's output is called probabilities, and has other numbers: they are taken for logits, of which a softmax, \
+             or of one in a row a sigmoid, makes probabilities"
+        );
+        load_as(ScoreKind::Logits)
+    })
 }
 
 #[cfg(test)]

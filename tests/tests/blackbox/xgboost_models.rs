@@ -88,7 +88,7 @@ fn a_table_in_another_order_than_the_features_of_the_file_is_put_into_theirs() {
             assert_eq!(answer.status, 200, "{body}: {}", answer.body);
             let answer = answer.json();
             let row = answer.get("predictions").unwrap_or(&answer)[0].clone();
-            let score = row.get("scores").unwrap_or(&row)[0].clone();
+            let score = row.get("scores").map_or(&row, |scores| &scores[0]).clone();
             score.as_f64().unwrap() as f32
         };
         for body in [

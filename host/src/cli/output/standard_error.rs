@@ -1,6 +1,8 @@
 //! Standard error. Servers write it from a thread of its own: a pipe that nobody reads would hold up whoever writes to it.
 
+use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, OnceLock};
@@ -10,7 +12,7 @@ use std::time::Duration;
 const WAITING_MAX_BYTES: usize = 4 << 20;
 
 /// Longest that the program's end waits for what is still to be written.
-const FLUSH_MAX: Duration = Duration::from_secs(2);
+const FLUSH_MAX: Duration = Duration::from_secs(1);
 
 static BACKGROUND: OnceLock<Background> = OnceLock::new();
 
@@ -35,8 +37,10 @@ enum Message {
 /// Writes from a thread from now on.
 pub(in crate::cli) fn write_from_a_thread() -> io::Result<()> {
     if BACKGROUND.get().is_none() {
+        // Not by way of the standard library, which has a lock that panics wait for.
+        let target = File::from(io::stderr().as_fd().try_clone_to_owned()?);
         // Of two that start at once the one that is too late has nothing to write.
-        _ = BACKGROUND.set(Background::start(io::stderr())?);
+        _ = BACKGROUND.set(Background::start(target)?);
     }
     Ok(())
 }

@@ -44,6 +44,8 @@ struct Waiting {
     request: ControlRequest,
     /// Whether the endpoint was one that clients have unloaded.
     was_unloaded: bool,
+    /// Looks that were begun before say nothing of what was asked for.
+    after: u64,
 }
 
 struct WatchedFile {
@@ -107,7 +109,7 @@ impl Watch {
         let mut looks = watched.looks();
         loop {
             let changes = tokio::select! {
-                Some(request) = requests.recv(), if watched.waiting.len() < WAITING_MAX => watched.change(request),
+                Some(request) = requests.recv(), if watched.has_room() => watched.change(request),
                 () = next(&mut looks) => watched.look(false),
                 () = hangups.next() => {
                     watched.reconciler.forget_failures();
@@ -179,6 +181,7 @@ impl Watched {
     /// Takes note of what should be, and begins to make it so.
     fn change(&mut self, request: ControlRequest) -> Vec<EndpointChange> {
         let was_unloaded = self.unloaded.contains(&request.name);
+        let after = self.reconciler.last_begun();
         let mut changes = Vec::new();
         match request.change {
             ControlChange::Unload => {
@@ -203,15 +206,24 @@ impl Watched {
                 self.reconciler.forget_failure(&request.name);
             }
         }
-        self.waiting.push(Waiting { request, was_unloaded });
+        self.waiting.push(Waiting { request, was_unloaded, after });
         changes.extend(self.reconciler.look());
         changes
+    }
+
+    /// Whether another client may wait. Of those that have gone away one an endpoint is kept, for what becomes of that.
+    fn has_room(&mut self) -> bool {
+        let mut gone = BTreeSet::new();
+        self.waiting.retain(|Waiting { request, .. }| {
+            !request.reply.is_closed() || gone.insert(request.name.clone())
+        });
+        self.waiting.len() - gone.len() < WAITING_MAX
     }
 
     /// Tells those who have asked what has become of it, where that is known.
     fn reply(&mut self) {
         let is_known = |waiting: &mut Waiting| match waiting.request.change {
-            ControlChange::Load => !self.reconciler.is_looking_at(&waiting.request.name),
+            ControlChange::Load => !self.reconciler.is_awaited(&waiting.request.name, waiting.after),
             ControlChange::Unload => true,
         };
         for waiting in self.waiting.extract_if(.., is_known).collect::<Vec<_>>() {
@@ -222,12 +234,12 @@ impl Watched {
     /// Tells who has asked what has become of it. What cannot be loaded is no longer wanted if only a client has asked for it, and
     /// otherwise is what it was before: unloaded, or tried again when something has changed.
     fn reply_to(&mut self, waiting: Waiting) {
-        let Waiting { request: ControlRequest { name, change, reply }, was_unloaded } = waiting;
+        let Waiting { request: ControlRequest { name, change, reply }, was_unloaded, .. } = waiting;
         if change == ControlChange::Unload {
             _ = reply.send(Ok(()));
             return;
         }
-        let mut failure = self.reconciler.failure(&name).map(str::to_owned);
+        let mut failure = self.reconciler.endpoints().failure(&name);
         if self.reconciler.endpoints().get(name.as_str()).is_none() {
             failure.get_or_insert_with(|| "somebody else wants it to be gone".to_owned());
             if self.added.remove(&name) {

@@ -24,6 +24,9 @@ const STEPS_MAX: usize = 32;
 /// Scores that are shown of a row.
 const SHOWN: usize = 8;
 
+/// Labels by which it can be told what most of them are.
+const COMPARED_MIN: usize = 3;
+
 /// What a file and made-up rows tell of a model that may be a classifier.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Classifier {
@@ -98,7 +101,7 @@ fn is_contradicted(named: Option<&List>, labels: &ClassLabels, answers: &[(usize
     let is_known = |label: &str| named.is_some() || label.parse::<i64>().is_ok();
     let compared = answers.iter().filter(|(_, label)| is_known(label));
     let same: Vec<bool> = compared.filter_map(|(class, label)| Some(name_of(*class)? == *label)).collect();
-    2 * same.iter().filter(|&&is_same| !is_same).count() > same.len()
+    same.len() >= COMPARED_MIN && 2 * same.iter().filter(|&&is_same| !is_same).count() > same.len()
 }
 
 impl OnnxModel {
@@ -117,6 +120,15 @@ impl OnnxModel {
             {
                 self.scores = ScoreKind::Values;
                 return Ok(());
+            }
+            Some(scores) if are_from_zero_to_one(&scores) => {
+                return Err(format!(
+                    "its output `{}` is taken for probabilities by its name or what makes it, and has {} for a made-up row, which \
+                     don't add up to 1\nhint: give `--scores probabilities` to `host model import` if a row is of one class, or \
+                     `--scores values` if it can be of several",
+                    self.output,
+                    listed(&scores)
+                ));
             }
             Some(scores) => format!("has {} for a made-up row", listed(&scores)),
             None if is_linear(graph, outlet)? => {
@@ -186,12 +198,15 @@ fn listed(scores: &[f32]) -> String {
     format!("[{}]", shown.join(", "))
 }
 
-/// The only output besides the scores that can have labels.
+/// The only output besides the scores that has labels, by its name or by what makes it.
 fn label_output<'graph>(graph: &'graph Graph<'graph>, scores: &Outlet<'_>) -> Option<&'graph Outlet<'graph>> {
     let is_label = |outlet: &&Outlet<'_>| {
         use Element::{Int32, Int64, Other};
         let OutletKind::Tensor { element, .. } = outlet.kind else { return false };
-        outlet.name != scores.name && matches!(element, Int32 | Int64 | Other(8))
+        let is_made_of_scores = |operator: &str| operator.ends_with("Classifier") || operator == "ArgMax";
+        let is_told = outlet.name.contains("label")
+            || origin(graph, outlet.name).0.is_some_and(|node| is_made_of_scores(node.operator));
+        outlet.name != scores.name && matches!(element, Int32 | Int64 | Other(8)) && is_told
     };
     let mut labels = graph.outputs.iter().filter(is_label);
     labels.next().filter(|_| labels.next().is_none())

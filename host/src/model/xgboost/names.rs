@@ -32,7 +32,8 @@ struct FeatureCount {
 }
 
 impl NamesLearner {
-    /// The names: none, or one for each feature.
+    /// The names: one for each feature, or none where there are none or such as no table has, which may be of any length and appear
+    /// twice.
     pub(super) fn names(self) -> Result<Vec<String>, CheckError> {
         let names = self.feature_names;
         if names.is_empty() {
@@ -43,17 +44,9 @@ impl NamesLearner {
             return Err(format!("{} names of features: expected {features}", names.len()).into());
         }
         let mut known = HashSet::new();
-        for (index, name) in names.iter().enumerate() {
-            if !(1..=NAME_MAX_BYTES).contains(&name.len()) {
-                let found = format!("the name of feature {index} has {} bytes", name.len());
-                return Err(format!("{found}: expected 1 to {NAME_MAX_BYTES}").into());
-            }
-            if !known.insert(name) {
-                let shown: String = name.chars().take(40).collect();
-                return Err(format!("two features are called `{shown}`: expected a name for each").into());
-            }
-        }
-        Ok(names)
+        let are_of_use =
+            names.iter().all(|name| (1..=NAME_MAX_BYTES).contains(&name.len()) && known.insert(name));
+        Ok(if are_of_use { names } else { Vec::new() })
     }
 }
 

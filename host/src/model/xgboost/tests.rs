@@ -367,21 +367,19 @@ fn features_have_the_names_of_the_file() {
 }
 
 #[test]
+fn names_that_no_table_has_are_none() {
+    for name in ["", "a", &"x".repeat(257)] {
+        assert_eq!(names_in_json(&json!(["a", name, "c", "d", "e", "f"])).unwrap(), [""; 0], "{name}");
+    }
+}
+
+#[test]
 fn says_what_is_malformed_of_names() {
     let refused = |names: Value| {
         let error = names_in_json(&names).unwrap_err();
         error.strip_prefix("malformed XGBoost JSON model: ").unwrap().to_owned()
     };
     assert_eq!(refused(json!(["a", "b"])), "2 names of features: expected 6");
-    assert_eq!(
-        refused(json!(["a", "b", "a", "d", "e", "f"])),
-        "two features are called `a`: expected a name for each"
-    );
-    let long = "x".repeat(257);
-    for (name, found) in [("", 0), (long.as_str(), 257)] {
-        let told = format!("the name of feature 1 has {found} bytes: expected 1 to 256");
-        assert_eq!(refused(json!(["a", name, "c", "d", "e", "f"])), told);
-    }
     assert!(refused(json!([1, 2, 3, 4, 5, 6])).starts_with("invalid type: integer"));
     assert!(refused(json!("abcdef")).contains("expected a list of names"));
     let many = refused(json!(vec![""; FEATURES_MAX + 1]));

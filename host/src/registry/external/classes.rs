@@ -60,7 +60,12 @@ pub enum ClassesError {
 /// Refuses a classifier whose labels would be wrong.
 pub(super) fn check(external: &ExternalModel, model: &dyn Model) -> Result<(), ClassesError> {
     let Some(kind) = model.output_choice().and_then(|choice| choice.scores) else { return Ok(()) };
-    let label = external.postprocess.iter().find(|it| it.plugin.manifest().name == ARGMAX_LABEL);
+    // Others before it may make something else of the scores.
+    let label = external.postprocess.first().filter(|first| {
+        let column = first.config.get("column").and_then(serde_json::Value::as_str);
+        first.plugin.manifest().name == ARGMAX_LABEL
+            && column.is_none_or(|column| column == model.scores().name)
+    });
     if kind == ScoreKind::Values && label.is_none() {
         return Ok(());
     }

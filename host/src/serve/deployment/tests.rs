@@ -189,6 +189,7 @@ async fn rows_that_cores_share_hold_up_no_thread_that_reads() {
 #[tokio::test]
 async fn a_model_that_is_busy_holds_up_no_thread_that_reads() {
     let (model, deployment) = deployment(20, 10);
+    deployment.engine.set_row_nanos(1_000);
     answer(&deployment, rows(1, 20), call()).await.unwrap();
     deployment.engine.set_row_nanos(1_000);
     model.is_busy.store(true, Ordering::Relaxed);

@@ -144,6 +144,8 @@ fn check(
 ) -> Result<(), TraceError> {
     match said_of_traces(names) {
         Some((variable, found)) if !is_right(&found) => {
+            // A URL may have a password in it.
+            let found = found.rsplit_once('@').map_or(found.clone(), |(_, rest)| format!("…@{rest}"));
             Err(TraceError::Variable { variable, found, expected })
         }
         _ => Ok(()),

@@ -112,10 +112,10 @@ impl Look {
         }
         let present = self.present.iter().flat_map(|present| present.loaded());
         let mut loaded: Vec<Arc<Deployment>> = present.map(Arc::clone).collect();
-        for _ in 0..TURNS_MAX {
+        for turn in 1..=TURNS_MAX {
             let before = loaded.len();
             self.load_all(&wanted, &mut loaded, &mut failed).await;
-            if loaded.len() == before {
+            if loaded.len() == before || turn == TURNS_MAX {
                 break;
             }
             // Loading may have taken a while: who was put back meanwhile shall not be replaced for a moment.
@@ -159,8 +159,11 @@ impl Look {
             if target.find(loaded).is_some() {
                 continue;
             }
-            let _place = self.places.acquire().await;
-            match self.deployer.deploy(&self.spec.name, located.clone()).await {
+            let deployed = match Arc::clone(&self.places).acquire_owned().await {
+                Ok(place) => self.deployer.deploy(&self.spec.name, located.clone(), place).await,
+                Err(_) => Err(DeployError::Stopped),
+            };
+            match deployed {
                 Ok(deployment) => loaded.push(Arc::new(deployment)),
                 Err(error) => failed.push(error),
             }

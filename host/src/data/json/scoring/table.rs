@@ -59,7 +59,10 @@ pub(super) fn spread(specs: &[ColumnSpec], names: &[String]) -> Result<Option<Ve
     } else if names.is_empty() || names.contains(&only.name) {
         return Ok(None);
     } else if !known.is_empty() {
-        by_place(names).filter(|_| names.len() == elements).ok_or_else(|| other_names(known, names))?
+        let is_strange = !names.iter().any(|name| known.contains(name));
+        by_place(names)
+            .filter(|_| names.len() == elements && is_strange)
+            .ok_or_else(|| other_names(known, names))?
     } else if names.len() == elements {
         names.iter().collect()
     } else {

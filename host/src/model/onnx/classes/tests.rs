@@ -136,10 +136,12 @@ fn labels_of_the_model_itself_are_compared_with_its_scores() {
     assert_eq!(told(None, &[(0, "a"), (1, "a")]), (Places, false));
     let tens = List::Integers(vec![10, 20]);
     assert_eq!(told(Some(&tens), &[(0, "10")]), (Integers(vec![10, 20]), false));
-    assert_eq!(told(Some(&tens), &[(0, "20")]), (Integers(vec![10, 20]), true));
+    let others = [(0, "20"), (1, "10"), (0, "20")];
+    assert_eq!(told(Some(&tens), &others), (Integers(vec![10, 20]), true));
+    assert_eq!(told(Some(&tens), &others[..2]), (Integers(vec![10, 20]), false), "too few to tell");
     assert_eq!(told(Some(&List::Integers(vec![0, 1])), &[]), (Places, false));
     let words = List::Texts(vec!["no".to_owned(), "yes".to_owned()]);
-    assert_eq!(told(Some(&words), &[(0, "yes")]), (Places, true));
+    assert_eq!(told(Some(&words), &[(0, "yes"); 3]), (Places, true));
 }
 
 #[test]
