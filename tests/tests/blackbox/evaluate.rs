@@ -127,7 +127,7 @@ fn data_that_a_bundle_cannot_answer_is_refused() {
 #[test]
 fn a_table_that_misses_nothing_is_answered_by_a_model_of_one_that_does() {
     let row = |row: usize, age: String, flag: &str| format!("{age},{flag},{}\n", row % 2);
-    let age = |at: usize| if at % 9 == 0 { String::new() } else { at.to_string() };
+    let age = |at: usize| if at.is_multiple_of(9) { String::new() } else { at.to_string() };
     let gaps: String = (0..60).map(|at| row(at, age(at), ["true", ""][at % 2])).collect();
     let host = with_table("gaps", &format!("age,flag,label\n{gaps}"));
     host.run(["train", "--data", "gaps", "--rounds", "3"]).expect_success();
