@@ -25,8 +25,8 @@ use super::{Deployment, Endpoint, Endpoints, Node, Route, Routing, Shadow};
 use crate::domain::Name;
 
 /// Versions that are loaded at once, with those for which nobody waits any more. Each may want all cores and, for a moment, a few times
-/// the memory that it keeps; but some that wait for their store shall not keep the others waiting.
-const LOADS_MAX: usize = 8;
+/// the memory that it keeps, some of which stays with its thread; but one that waits for its store shall not keep the others waiting.
+const LOADS_MAX: usize = 2;
 
 /// How long who is wanted no more stays there for those that come.
 const REMOVAL_WAITS_MAX: Duration = Duration::from_secs(30);

@@ -179,6 +179,8 @@ async fn locate(
     model: &ModelReference,
 ) -> Result<LocatedBundle, DeployError> {
     let ModelReference::Folder(_) = model else { return deployer.locate(model).await };
+    // Each thread that reads folders keeps memory for that, so that few of them should.
+    let _place = places.acquire().await;
     // A folder may be on a server that does not answer.
     let folder = model.clone();
     let state = spawn_blocking(move || folder.folder_state()).await.map_err(|_| DeployError::Stopped)?;
@@ -186,7 +188,6 @@ async fn locate(
     if let Some((_, located)) = memory.folders.get(model).filter(|(known, _)| *known == state) {
         return Ok(located.clone());
     }
-    let _place = places.acquire().await;
     let located = deployer.locate(model).await?;
     memory.folders.insert(model.clone(), (state, located.clone()));
     Ok(located)
