@@ -303,7 +303,7 @@ async fn deploy(
     }
     let mut reconciler = Reconciler::new(deployer, Arc::clone(endpoints));
     reconciler.want(specs.clone());
-    let changes = reconciler.reconcile().await;
+    let changes = reconciler.start().await;
     if endpoints.all().is_empty() {
         let error = changes.into_iter().find_map(|change| change.outcome.err());
         return Err(error.map_or_else(|| anyhow::anyhow!("there is no endpoint to serve"), Into::into));

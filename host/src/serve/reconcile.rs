@@ -15,7 +15,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use self::look::{Change, Found, Look, Looked, Memory};
+use self::look::{Change, Folders, Found, Look, Looked, Memory};
 use self::wanted::{is_set_as, shape};
 use super::capture::with_causes;
 use super::deployer::{DeployError, Deployer};
@@ -24,8 +24,9 @@ use super::spec::EndpointSpec;
 use super::{Deployment, Endpoint, Endpoints, Node, Route, Routing, Shadow};
 use crate::domain::Name;
 
-/// Versions that are loaded at once, with those for which nobody waits any more. Each may want all cores and, for a moment, a few times
-/// the memory that it keeps, some of which stays with its thread; but one that waits for its store shall not keep the others waiting.
+/// Versions that are loaded at once while requests are answered, with those for which nobody waits any more. Each may want all cores
+/// and, for a moment, a few times the memory that it keeps, some of which stays with its thread; but one that waits for its store
+/// shall not keep the others waiting.
 const LOADS_MAX: usize = 2;
 
 /// How long who is wanted no more stays there for those that come.
@@ -65,6 +66,7 @@ pub struct Reconciler {
     ended: HashMap<Name, u64>,
     /// Of loads at once.
     places: Arc<Semaphore>,
+    folders: Arc<Folders>,
     /// The failures that were told last.
     told: HashMap<Name, String>,
 }
@@ -92,7 +94,8 @@ impl Reconciler {
             looked_at: HashMap::new(),
             last_begun: 0,
             ended: HashMap::new(),
-            places: Arc::new(Semaphore::new(LOADS_MAX)),
+            places: Arc::new(Semaphore::new(1)),
+            folders: Arc::default(),
             told: HashMap::new(),
         }
     }
@@ -140,13 +143,14 @@ impl Reconciler {
         Some(EndpointChange { endpoint: name.clone(), outcome: Ok(EndpointOutcome::Removed) })
     }
 
-    /// Makes the endpoints what they should be, and waits for that; gives what has changed and what has failed in the order in
-    /// which they are wanted.
-    pub async fn reconcile(&mut self) -> Vec<EndpointChange> {
+    /// Makes the endpoints what they should be before anybody is served, one after the other, and waits for that; gives what has
+    /// changed and what has failed in the order in which they are wanted.
+    pub async fn start(&mut self) -> Vec<EndpointChange> {
         let mut changes = self.look();
         while !self.looks.is_empty() {
             changes.extend(self.next().await);
         }
+        self.places.add_permits(LOADS_MAX - 1);
         changes.sort_by_key(|change| self.specs.iter().position(|spec| spec.name == change.endpoint));
         changes
     }
@@ -198,6 +202,7 @@ impl Reconciler {
         let look = Look {
             deployer: self.deployer.clone(),
             places: Arc::clone(&self.places),
+            folders: Arc::clone(&self.folders),
             present: self.endpoints.get(spec.name.as_str()).map(|endpoint| endpoint.routing()),
             memory: self.memories.remove(&spec.name).unwrap_or_default(),
             spec,
@@ -289,6 +294,7 @@ impl Reconciler {
         self.memories.retain(|name, _| wanted.contains(name));
         self.told.retain(|name, _| wanted.contains(name));
         self.ended.retain(|name, _| wanted.contains(name));
+        self.folders.retain(|folder| specs.iter().any(|spec| spec.models().any(|model| model == folder)));
         self.endpoints.retain_failures(|name| wanted.contains(name));
         let all = self.endpoints.all();
         let unwanted: Vec<_> = all.iter().filter(|endpoint| !wanted.contains(endpoint.name())).collect();

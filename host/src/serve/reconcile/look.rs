@@ -1,7 +1,7 @@
 //! Finds the versions that an endpoint should have, and loads those that are not there.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -24,8 +24,31 @@ const TURNS_MAX: usize = 4;
 #[derive(Default)]
 pub(super) struct Memory {
     refused: Option<Refused>,
-    /// What folders hold, and in which state.
-    folders: HashMap<ModelReference, (FolderState, LocatedBundle)>,
+}
+
+/// What folders hold, and in which state; for all endpoints, as several may be of one folder.
+#[derive(Default)]
+pub(super) struct Folders(Mutex<HashMap<ModelReference, (FolderState, LocatedBundle)>>);
+
+impl Folders {
+    fn find(&self, folder: &ModelReference, state: &FolderState) -> Option<LocatedBundle> {
+        let known = self.known();
+        let (_, located) = known.get(folder).filter(|(known, _)| known == state)?;
+        Some(located.clone())
+    }
+
+    fn insert(&self, folder: &ModelReference, state: FolderState, located: LocatedBundle) {
+        self.known().insert(folder.clone(), (state, located));
+    }
+
+    /// Forgets those that nobody wants any more.
+    pub(super) fn retain(&self, is_wanted: impl Fn(&ModelReference) -> bool) {
+        self.known().retain(|folder, _| is_wanted(folder));
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<ModelReference, (FolderState, LocatedBundle)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What could not be deployed. It is tried again when something else is asked for, and after a while: a store may have failed.
@@ -41,6 +64,7 @@ pub(super) struct Look {
     pub(super) deployer: Deployer,
     /// Of those that load or take a folder into the store at once.
     pub(super) places: Arc<Semaphore>,
+    pub(super) folders: Arc<Folders>,
     pub(super) spec: EndpointSpec,
     /// What it is.
     pub(super) present: Option<Arc<Routing>>,
@@ -94,14 +118,13 @@ impl Refused {
 }
 
 impl Look {
-    pub(super) async fn run(mut self) -> Looked {
+    pub(super) async fn run(self) -> Looked {
         let found = self.find().await;
-        let Self { spec, mut memory, .. } = self;
-        memory.folders.retain(|folder, _| spec.models().any(|model| model == folder));
+        let Self { spec, memory, .. } = self;
         Looked { spec, memory, found }
     }
 
-    async fn find(&mut self) -> Found {
+    async fn find(&self) -> Found {
         let (mut wanted, mut failed) = self.locate_all().await;
         if self.present.as_ref().is_some_and(|present| self.is_as_wanted(present, &wanted)) {
             return Found::AsWanted;
@@ -133,14 +156,14 @@ impl Look {
     }
 
     /// The versions that are wanted now, and why there are not all of them.
-    async fn locate_all(&mut self) -> (Wanted, Vec<DeployError>) {
+    async fn locate_all(&self) -> (Wanted, Vec<DeployError>) {
         let (mut wanted, mut failed) = (Wanted { routes: Vec::new(), shadows: Vec::new() }, Vec::new());
-        let Self { spec, deployer, memory, places, .. } = self;
+        let Self { spec, deployer, folders, places, .. } = self;
         let routes = spec.routes.iter().map(|route| (&route.model, route.weight, true));
         let shadows = spec.shadows.iter().map(|shadow| (&shadow.model, shadow.percent, false));
         for (model, weight, answers) in routes.chain(shadows) {
             let located =
-                locate(deployer, places, memory, model).await.map_err(|error| failed.push(error)).ok();
+                locate(deployer, places, folders, model).await.map_err(|error| failed.push(error)).ok();
             let targets = if answers { &mut wanted.routes } else { &mut wanted.shadows };
             targets.push(Target { model: model.clone(), located, weight });
         }
@@ -175,7 +198,7 @@ impl Look {
 async fn locate(
     deployer: &Deployer,
     places: &Semaphore,
-    memory: &mut Memory,
+    folders: &Folders,
     model: &ModelReference,
 ) -> Result<LocatedBundle, DeployError> {
     let ModelReference::Folder(_) = model else { return deployer.locate(model).await };
@@ -185,10 +208,10 @@ async fn locate(
     let folder = model.clone();
     let state = spawn_blocking(move || folder.folder_state()).await.map_err(|_| DeployError::Stopped)?;
     let Some(state) = state else { return deployer.locate(model).await };
-    if let Some((_, located)) = memory.folders.get(model).filter(|(known, _)| *known == state) {
-        return Ok(located.clone());
+    if let Some(located) = folders.find(model, &state) {
+        return Ok(located);
     }
     let located = deployer.locate(model).await?;
-    memory.folders.insert(model.clone(), (state, located.clone()));
+    folders.insert(model, state, located.clone());
     Ok(located)
 }
