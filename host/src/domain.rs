@@ -13,6 +13,7 @@ mod mix;
 mod name;
 mod parallel;
 mod schema;
+mod shared;
 mod suggestion;
 mod tensor;
 
@@ -26,5 +27,6 @@ pub use mix::{MIX_STEP, mix};
 pub use name::{Name, NameError};
 pub use parallel::map_parallel;
 pub use schema::{ColumnSpec, SchemaError, Signature};
+pub use shared::SharedByDigest;
 pub use suggestion::closest;
 pub use tensor::{Tensor, TensorError, whole_number};

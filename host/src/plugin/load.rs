@@ -35,9 +35,8 @@ pub(super) enum ExportsPre {
     Detector(DriftDetectorPre<CallState>),
 }
 
-impl Plugin {
-    /// Checks and compiles a component and asks it for its manifest.
-    pub fn load(runtime: &PluginRuntime, bytes: &[u8]) -> Result<Self, LoadError> {
+impl Inner {
+    fn load(runtime: &PluginRuntime, digest: Digest, bytes: &[u8]) -> Result<Self, LoadError> {
         let interfaces = Interfaces::read(bytes)?;
         let invalid = |error: wasmtime::Error| LoadError::Invalid(format!("{error:#}"));
         let component = Component::from_binary(&runtime.inner.engine, bytes).map_err(invalid)?;
@@ -53,10 +52,18 @@ impl Plugin {
             return Err(LoadError::Manifest(problem));
         }
         let limits = runtime.inner.config.ceiling.grant(&manifest.limits);
-        let (runtime, digest, size_bytes) = (runtime.clone(), Digest::of(bytes), bytes.len());
-        Ok(Self {
-            inner: Arc::new(Inner { runtime, digest, size_bytes, interfaces, manifest, limits, exports }),
-        })
+        let (runtime, size_bytes) = (runtime.clone(), bytes.len());
+        Ok(Self { runtime, digest, size_bytes, interfaces, manifest, limits, exports })
+    }
+}
+
+impl Plugin {
+    /// Checks and compiles a component and asks it for its manifest. One that is in use already is not loaded twice.
+    pub fn load(runtime: &PluginRuntime, bytes: &[u8]) -> Result<Self, LoadError> {
+        let digest = Digest::of(bytes);
+        let load = || Inner::load(runtime, digest, bytes).map(Arc::new);
+        let inner = runtime.inner.plugins.get_or_make(digest, load)?;
+        Ok(Self { inner })
     }
 
     /// What the plugin says of itself.

@@ -12,7 +12,8 @@ use wasmtime::{
 use super::bindings::transformer::mlops::plugin::{log, metrics};
 use super::call::CallState;
 use super::idle::AllIdle;
-use super::{InstancePolicy, LimitsCeiling};
+use super::{InstancePolicy, LimitsCeiling, load};
+use crate::domain::SharedByDigest;
 
 /// How often a running guest is looked at: the granularity of time limits. It holds a thread for twice as long at most.
 pub(super) const EPOCH_TICK: Duration = Duration::from_micros(2_500);
@@ -57,6 +58,8 @@ pub(super) struct Inner {
     pub(super) engine: Engine,
     pub(super) linker: Linker<CallState>,
     pub(super) config: RuntimeConfig,
+    /// Plugins that are in use.
+    pub(super) plugins: SharedByDigest<load::Inner>,
     /// Instances that wait for a call.
     pub(super) idle: AllIdle,
 }
@@ -79,7 +82,8 @@ impl PluginRuntime {
         log::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut CallState| state).map_err(fail)?;
         metrics::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut CallState| state).map_err(fail)?;
         start_clock(&engine).map_err(|error| RuntimeError(error.to_string()))?;
-        Ok(Self { inner: Arc::new(Inner { engine, linker, config, idle: AllIdle::default() }) })
+        let (plugins, idle) = (SharedByDigest::default(), AllIdle::default());
+        Ok(Self { inner: Arc::new(Inner { engine, linker, config, plugins, idle }) })
     }
 }
 

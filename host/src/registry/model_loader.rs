@@ -1,8 +1,7 @@
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::Arc;
 
 use super::{ModelEntry, RegistryError};
-use crate::domain::Digest;
+use crate::domain::SharedByDigest;
 use crate::model::{self, Device, Model};
 use crate::store::Store;
 
@@ -10,17 +9,13 @@ use crate::store::Store;
 #[derive(Debug, Default)]
 pub struct ModelLoader {
     device: Device,
-    /// By the digest of the file.
-    loaded: Mutex<HashMap<Digest, Arc<SharedModel>>>,
+    loaded: SharedByDigest<dyn Model>,
 }
-
-/// A model that goes when nobody uses it any more; locked while it is being loaded.
-type SharedModel = Mutex<Option<Weak<dyn Model>>>;
 
 impl ModelLoader {
     /// Loads to `device`.
     pub fn new(device: Device) -> Self {
-        Self { device, loaded: Mutex::default() }
+        Self { device, loaded: SharedByDigest::default() }
     }
 
     /// The model of a bundle. Who wants it while others load it waits for them.
@@ -34,37 +29,13 @@ impl ModelLoader {
         if entry.output.is_some() {
             return load(&store.get(digest)?);
         }
-        let shared = self.shared(digest);
-        let known = || lock(&shared).as_ref().and_then(Weak::upgrade);
-        if let Some(known) = known() {
+        if let Some(known) = self.loaded.get(digest) {
             return Ok(known);
         }
-        // Read before it is locked: a store may not answer.
+        // Read before others have to wait for it: a store may not answer.
         let file = store.get(digest)?;
-        let mut shared = lock(&shared);
-        if let Some(known) = shared.as_ref().and_then(Weak::upgrade) {
-            return Ok(known);
-        }
-        let model = load(&file)?;
-        *shared = Some(Arc::downgrade(&model));
-        Ok(model)
+        self.loaded.get_or_make(digest, || load(&file))
     }
-
-    /// The place of the model of a file.
-    fn shared(&self, digest: Digest) -> Arc<SharedModel> {
-        let mut loaded = lock(&self.loaded);
-        // One that nobody holds is not being loaded.
-        let is_used = |shared: &Arc<SharedModel>| {
-            Arc::strong_count(shared) > 1
-                || lock(shared).as_ref().is_some_and(|model| model.strong_count() > 0)
-        };
-        loaded.retain(|known, shared| *known == digest || is_used(shared));
-        Arc::clone(loaded.entry(digest).or_default())
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -95,40 +66,6 @@ mod tests {
         assert!(Arc::ptr_eq(&one, &again) && !Arc::ptr_eq(&one, &other));
         assert!(!Arc::ptr_eq(&one, &ModelLoader::default().load(&store, &first).unwrap()));
         drop((one, again));
-        let model = lock(&loader.loaded)[&first.blob.digest].clone();
-        assert!(lock(&model).as_ref().unwrap().upgrade().is_none(), "nobody uses it");
-        drop(model);
-        let one = load(&first);
-        drop(other);
-        load(&entry(include_bytes!("../model/fixtures/labels.ubj")));
-        assert_eq!(lock(&loader.loaded).len(), 2, "what is gone is forgotten");
-        drop(one);
-    }
-
-    #[test]
-    fn those_who_want_a_model_at_once_share_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path()).unwrap();
-        let entry = entry(&store, include_bytes!("../model/fixtures/dart.ubj"));
-        let (loader, start) = (ModelLoader::default(), std::sync::Barrier::new(8));
-        let models: Vec<_> = std::thread::scope(|scope| {
-            let load = || {
-                start.wait();
-                loader.load(&store, &entry).unwrap()
-            };
-            let threads: Vec<_> = (0..8).map(|_| scope.spawn(load)).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-        });
-        assert!(models.iter().all(|model| Arc::ptr_eq(model, &models[0])));
-    }
-
-    #[test]
-    fn a_model_that_cannot_be_loaded_is_tried_again() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path()).unwrap();
-        let (loader, broken) = (ModelLoader::default(), entry(&store, b"no model"));
-        assert!(loader.load(&store, &broken).is_err() && loader.load(&store, &broken).is_err());
-        loader.load(&store, &entry(&store, include_bytes!("../model/fixtures/dart.ubj"))).unwrap();
-        assert_eq!(lock(&loader.loaded).len(), 1, "what was never loaded is forgotten");
+        assert!(loader.loaded.get(first.blob.digest).is_none(), "nobody uses it");
     }
 }
