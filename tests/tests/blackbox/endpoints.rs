@@ -475,6 +475,9 @@ fn there_may_be_more_transformers_than_instances() {
         let answer = server.post(&format!("/serve/{name}"), &image);
         assert_eq!((answer.status, &answer.json()["label"]), (200, &json!(7)), "{name}: {}", answer.body);
     }
+    // All have one model and the code of two plugins, of which each has half a megabyte.
+    let peak = server.peak_memory();
+    assert!(peak < 250 * 1024 * 1024, "{peak}");
     let told = server.stop().stderr;
     assert!(!told.contains("warning"), "{told}");
 }
