@@ -22,6 +22,7 @@ mod endpoint;
 mod endpoints;
 mod engine;
 mod example;
+mod exchange;
 mod graph;
 mod grpc;
 pub mod inference;

@@ -6,7 +6,7 @@ use super::graph::OfRows;
 use super::inference::{CompressionError, InferenceError};
 use super::observe::SeenError;
 use crate::data::JsonError;
-use crate::domain::Batch;
+use crate::domain::{Batch, Name};
 use crate::model::ModelError;
 use crate::plugin::{ErrorClass, Fault, PluginError};
 use crate::registry::{FeatureError, PredictionError};
@@ -111,7 +111,8 @@ impl ApiError {
 
     /// Logs what somebody should look into: a failure of the host's or of a plugin's. Mistakes of callers and overload are counted, and
     /// would be as many lines as there are requests.
-    pub(super) fn log(&self, endpoint: &str) {
+    pub(super) fn log(&self, endpoint: Option<&Name>) {
+        let endpoint = endpoint.map(Name::as_str);
         if self.status == StatusCode::INTERNAL_SERVER_ERROR {
             tracing::warn!(endpoint, code = ?self.code, "{}", self.message);
         } else {

@@ -60,6 +60,17 @@ pub(super) async fn packed(
     Ok(response)
 }
 
+/// The same of JSON.
+pub(super) async fn packed_json(
+    bodies: &BodyReader,
+    body: Vec<u8>,
+    accepted: ContentEncoding,
+) -> Result<Response<Body>, ApiError> {
+    let mut response = packed(bodies, body, accepted).await?;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(response)
+}
+
 /// How a body is packed, as its request says; one on top of another is not undone.
 pub(super) fn encoding_of(headers: &HeaderMap) -> Result<ContentEncoding, ApiError> {
     let mut told =

@@ -181,9 +181,8 @@ async fn respond(
 
 /// The response to a call that got an error.
 fn failed(shared: &Shared, asked: Option<&Asked>, error: &ApiError) -> Response<Body> {
-    error.log("");
     let mut response = status::refused(error);
-    shared.mark_failure(asked, error, &mut response);
+    shared.fail(asked, error, &mut response);
     response
 }
 

@@ -19,14 +19,15 @@ use super::body::{BodyReader, accepted_by, encoding_of, packed};
 use super::documents::Document;
 use super::endpoint::number_of;
 use super::endpoints::UnloadedEndpoint;
+use super::exchange::{answered, arrived, refused};
 use super::inference::{
     ContentEncoding, EXTENSIONS, EncodedResponse, HEADER_LENGTH, ModelConfig, ModelIndexEntry, ModelMetadata,
     ModelState, ResponseHead, ServerMetadata, StatisticsRecord, TensorConfig, TensorMetadata,
     decode_index_request, decode_load_request, decode_request, encode_response, parse_header_length,
 };
-use super::shared::{Asked, Shared, deadline_of};
+use super::shared::{Asked, Shared};
 use super::{
-    ApiError, Call, Control, ControlChange, Decoded, Deployment, Endpoint, Endpoints, ErrorCode, RequestBody,
+    ApiError, Control, ControlChange, Decoded, Deployment, Endpoint, Endpoints, ErrorCode, RequestBody,
 };
 use crate::domain::Name;
 
@@ -128,7 +129,7 @@ async fn of_model(
     InPath((model, what)): InPath<(String, String)>,
     request: Request,
 ) -> Response<Body> {
-    answered(&shared, &model, None, &what, request).await
+    replied(&shared, &model, None, &what, request).await
 }
 
 async fn of_version(
@@ -136,11 +137,11 @@ async fn of_version(
     InPath((model, version, what)): InPath<(String, String, String)>,
     request: Request,
 ) -> Response<Body> {
-    answered(&shared, &model, Some(&version), &what, request).await
+    replied(&shared, &model, Some(&version), &what, request).await
 }
 
 /// The answer to what is asked of a model's version, or of the one that answers for it. Which methods it takes depends on that.
-async fn answered(
+async fn replied(
     shared: &Shared,
     model: &str,
     version: Option<&str>,
@@ -222,14 +223,15 @@ pub(super) async fn inferred(
     version: Option<&str>,
     request: Request,
 ) -> Response<Body> {
-    let (asked, asking) = match arrived(shared, model, version, request).await {
-        Ok(arrived) => arrived,
-        Err(error) => {
-            shared.count_refused(&error);
-            return failed(shared, None, error);
-        }
+    let (head, body) = request.into_parts();
+    let arrived = async {
+        let arrived = arrived(shared, model, version, &head.headers, body).await?;
+        Ok((arrived, header_length_of(&head.headers)?))
     };
-    let Asking { body, length, accepted, call } = asking;
+    let ((asked, body, call), length) = match arrived.await {
+        Ok(arrived) => arrived,
+        Err(error) => return refused(shared, error, ApiError::into_inference_response),
+    };
     let (name, number) = (asked.endpoint.name().to_string(), number_of(&asked.deployment).to_string());
     let answer = asked.deployment.answer_as(
         body,
@@ -249,54 +251,14 @@ pub(super) async fn inferred(
             Ok(encode_response(head, outputs, &selection)?)
         },
     );
-    let answered = async {
-        let mut answer = answer.await?;
-        let body = std::mem::take(&mut answer.body);
-        let response = packed_response(&shared.bodies, body, accepted).await;
-        Ok::<_, ApiError>((shared.with_room(&asked, response)?, answer))
-    };
-    match answered.await {
-        Ok((mut response, answer)) => {
-            shared.finish(&asked, answer, &mut response);
-            response
-        }
-        Err(error) => failed(shared, Some(&asked), error),
-    }
+    let write = async |body| packed_response(&shared.bodies, body, accepted_by(&head.headers)).await;
+    answered(shared, &asked, answer, write, ApiError::into_inference_response).await
 }
 
-/// What is asked, as far as it is no tensors.
-struct Asking {
-    body: RequestBody,
-    /// Bytes of JSON before the binary data.
-    length: Option<usize>,
-    accepted: ContentEncoding,
-    call: Call,
-}
-
-async fn arrived(
-    shared: &Shared,
-    model: &str,
-    version: Option<&str>,
-    request: Request,
-) -> Result<(Asked, Asking), ApiError> {
-    // Before the body is read: who asks for what is not there need not send it.
-    asked(shared, model, version, Some(request.headers()))?;
-    let (head, body) = request.into_parts();
-    let length =
-        head.headers.get(HEADER_LENGTH).map(|value| parse_header_length(value.to_str().unwrap_or("?")));
-    let length = length.transpose()?;
-    let (encoding, deadline) = (encoding_of(&head.headers)?, deadline_of(&head.headers)?);
-    let accepted = accepted_by(&head.headers);
-    let body = shared.bodies.unpack(shared.bodies.read(body).await?, encoding).await?;
-    let asked = asked(shared, model, version, Some(&head.headers))?;
-    let call = asked.routing.call(deadline);
-    Ok((asked, Asking { body, length, accepted, call }))
-}
-
-fn failed(shared: &Shared, asked: Option<&Asked>, error: ApiError) -> Response<Body> {
-    let mut response = told(Err(error.clone()));
-    shared.mark_failure(asked, &error, &mut response);
-    response
+/// Bytes of JSON before the binary data.
+fn header_length_of(headers: &HeaderMap) -> Result<Option<usize>, ApiError> {
+    let told = headers.get(HEADER_LENGTH).map(|value| parse_header_length(value.to_str().unwrap_or("?")));
+    Ok(told.transpose()?)
 }
 
 /// The response with an answer, packed where the caller likes that and it is worth it.
@@ -456,7 +418,7 @@ fn document_response(document: &impl Serialize) -> Response<Body> {
 
 fn told(answered: Result<Response<Body>, ApiError>) -> Response<Body> {
     answered.unwrap_or_else(|error| {
-        error.log("");
+        error.log(None);
         error.into_inference_response()
     })
 }

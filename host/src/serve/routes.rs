@@ -10,7 +10,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use axum::http::{HeaderMap, Response, StatusCode};
 use axum::routing::{get, post};
 use futures_util::FutureExt as _;
 use futures_util::future::Either;
@@ -20,13 +20,14 @@ use hyper_util::service::TowerToHyperService;
 use self::described::described;
 use self::direct::Direct;
 use super::answer::json_response;
-use super::body::{accepted_by, encoding_of, packed};
+use super::body::{accepted_by, packed_json};
 use super::documents::{Document, Text};
 use super::engine::internal;
+use super::exchange::{answered, arrived, refused};
 use super::observe::{Client, observed};
 use super::rows::BodyFormat;
-use super::shared::{Asked, ServeState, Shared, deadline_of};
-use super::{ApiError, Call, Endpoints, ErrorCode, RequestBody, grpc, metrics, openapi, protocol, scoring};
+use super::shared::{ServeState, Shared};
+use super::{ApiError, Endpoints, ErrorCode, grpc, metrics, openapi, protocol, scoring};
 
 /// Routes of the serving part:
 ///
@@ -188,52 +189,11 @@ async fn respond(shared: &Shared, name: &str, version: Option<&str>, request: Re
     };
     let (format, (asked, body, call)) = match arrived.await {
         Ok(arrived) => arrived,
-        Err(error) => {
-            shared.count_refused(&error);
-            let mut response = failed(name, &error, error.clone().into_response());
-            shared.mark_failure(None, &error, &mut response);
-            return response;
-        }
+        Err(error) => return refused(shared, error, ApiError::into_response),
     };
-    let answered = async {
-        let mut answer = format.answer(&asked.deployment, body, call).await?;
-        let body = std::mem::take(&mut answer.body);
-        let response = packed(&shared.bodies, body, accepted_by(&head.headers)).await;
-        Ok::<_, ApiError>((shared.with_room(&asked, response)?, answer))
-    };
-    match answered.await {
-        Ok((mut response, answer)) => {
-            let json = HeaderValue::from_static("application/json");
-            response.headers_mut().insert(header::CONTENT_TYPE, json);
-            shared.finish(&asked, answer, &mut response);
-            response
-        }
-        Err(error) => {
-            let mut response = failed(name, &error, error.clone().into_response());
-            for (header, value) in asked.deployment.headers() {
-                response.headers_mut().insert(header, value.clone());
-            }
-            shared.mark_failure(Some(&asked), &error, &mut response);
-            response
-        }
-    }
-}
-
-/// Who is asked, and what. Who answers is chosen when all of the request is there: one that arrives slowly holds no old
-/// version.
-pub(super) async fn arrived(
-    shared: &Shared,
-    name: &str,
-    version: Option<&str>,
-    headers: &HeaderMap,
-    body: Body,
-) -> Result<(Asked, RequestBody, Call), ApiError> {
-    let endpoint = shared.endpoint(name)?;
-    let (encoding, deadline) = (encoding_of(headers)?, deadline_of(headers)?);
-    let body = shared.bodies.unpack(shared.bodies.read(body).await?, encoding).await?;
-    let asked = shared.ask(endpoint, version, Some(headers))?;
-    let call = asked.routing.call(deadline);
-    Ok((asked, body, call))
+    let answer = format.answer(&asked.deployment, body, call);
+    let write = async |body| packed_json(&shared.bodies, body, accepted_by(&head.headers)).await;
+    answered(shared, &asked, answer, write, ApiError::into_response).await
 }
 
 async fn openapi(State(shared): Server) -> Response<Body> {
@@ -252,11 +212,6 @@ async fn exposition(State(shared): Server, headers: HeaderMap) -> Response<Body>
 
 fn told(document: Result<Text, ApiError>, content_type: &'static str) -> Response<Body> {
     document.map_or_else(ApiError::into_response, |text| text.into_response(content_type))
-}
-
-fn failed(endpoint: &str, error: &ApiError, response: Response<Body>) -> Response<Body> {
-    error.log(endpoint);
-    response
 }
 
 async fn list(State(shared): Server) -> Response<Body> {

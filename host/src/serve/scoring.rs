@@ -8,14 +8,14 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use axum::http::{HeaderMap, Response, StatusCode, header};
 use axum::routing::{get, post};
 
 use super::answer::error_response;
-use super::body::{accepted_by, packed};
-use super::routes::arrived;
+use super::body::{accepted_by, packed_json};
+use super::exchange::{answered, arrived, refused};
 use super::rows::not_in_json;
-use super::shared::{Asked, Shared};
+use super::shared::Shared;
 use super::{ApiError, Decoded, ErrorCode};
 use crate::data::{self, UnknownColumns};
 use crate::domain::{Batch, ColumnSpec};
@@ -56,11 +56,8 @@ async fn invocations(State(shared): State<Arc<Shared>>, request: Request) -> Res
         }
     };
     match endpoint {
-        Ok(endpoint) => answered(&shared, &endpoint, request).await,
-        Err(error) => {
-            shared.count_refused(&error);
-            failed(&shared, None, &error)
-        }
+        Ok(endpoint) => scored(&shared, &endpoint, request).await,
+        Err(error) => refused(&shared, error, told),
     }
 }
 
@@ -71,10 +68,10 @@ async fn invocations_of(
 ) -> Response<Body> {
     // What is no text is no name either.
     let endpoint = endpoint.map_or_else(|_| "�".to_owned(), |Path(endpoint)| endpoint);
-    answered(&shared, &endpoint, request).await
+    scored(&shared, &endpoint, request).await
 }
 
-async fn answered(shared: &Shared, endpoint: &str, request: Request) -> Response<Body> {
+async fn scored(shared: &Shared, endpoint: &str, request: Request) -> Response<Body> {
     let (head, body) = request.into_parts();
     let arrived = async {
         let format = format_of(&head.headers)?;
@@ -82,10 +79,7 @@ async fn answered(shared: &Shared, endpoint: &str, request: Request) -> Response
     };
     let (format, (asked, body, call)) = match arrived.await {
         Ok(arrived) => arrived,
-        Err(error) => {
-            shared.count_refused(&error);
-            return failed(shared, None, &error);
-        }
+        Err(error) => return refused(shared, error, told),
     };
     let decode = move |body: &[u8], specs: &[ColumnSpec], rows_max| {
         let inputs = match format {
@@ -95,27 +89,9 @@ async fn answered(shared: &Shared, endpoint: &str, request: Request) -> Response
         Ok(Decoded { inputs, note: (), timeout: None })
     };
     let encode = |outputs: &Batch, ()| data::encode_predictions(outputs).map_err(|error| not_in_json(&error));
-    let answered = async {
-        let mut answer = asked.deployment.answer_as(body, call, decode, encode).await?;
-        let body = std::mem::take(&mut answer.body);
-        let response = packed(&shared.bodies, body, accepted_by(&head.headers)).await;
-        Ok::<_, ApiError>((shared.with_room(&asked, response)?, answer))
-    };
-    match answered.await {
-        Ok((mut response, answer)) => {
-            let json = HeaderValue::from_static("application/json");
-            response.headers_mut().insert(header::CONTENT_TYPE, json);
-            shared.finish(&asked, answer, &mut response);
-            response
-        }
-        Err(error) => failed(shared, Some(&asked), &error),
-    }
-}
-
-fn failed(shared: &Shared, asked: Option<&Asked>, error: &ApiError) -> Response<Body> {
-    let mut response = told(error);
-    shared.mark_failure(asked, error, &mut response);
-    response
+    let answer = asked.deployment.answer_as(body, call, decode, encode);
+    let write = async |body| packed_json(&shared.bodies, body, accepted_by(&head.headers)).await;
+    answered(shared, &asked, answer, write, told).await
 }
 
 /// What the body says that it is; JSON where it says nothing.
@@ -137,7 +113,7 @@ fn format_of(headers: &HeaderMap) -> Result<BodyFormat, ApiError> {
 }
 
 /// Errors as MLflow tells them: `{"error_code", "message"}`.
-fn told(error: &ApiError) -> Response<Body> {
+fn told(error: ApiError) -> Response<Body> {
     let code = match error.status() {
         StatusCode::NOT_FOUND => "RESOURCE_DOES_NOT_EXIST",
         StatusCode::TOO_MANY_REQUESTS => "REQUEST_LIMIT_EXCEEDED",
@@ -145,7 +121,6 @@ fn told(error: &ApiError) -> Response<Body> {
         status if status.is_client_error() => "BAD_REQUEST",
         _ => "INTERNAL_ERROR",
     };
-    error.log("");
     let body = serde_json::json!({ "error_code": code, "message": error.message() });
     error_response(error.status(), body.to_string())
 }

@@ -177,13 +177,11 @@ impl Shared {
         self.metrics.count_refused(error.code());
     }
 
-    /// Leaves in the response who was asked and could not answer, or that nobody was.
-    pub(super) fn mark_failure(
-        &self,
-        asked: Option<&Asked>,
-        error: &ApiError,
-        response: &mut Response<Body>,
-    ) {
+    /// Names in the response with an error who was asked and could not answer, if anybody was, and tells the error.
+    pub(super) fn fail(&self, asked: Option<&Asked>, error: &ApiError, response: &mut Response<Body>) {
+        error.log(asked.map(|asked| asked.endpoint.name()));
+        let answering = asked.iter().flat_map(|asked| asked.deployment.headers());
+        response.headers_mut().extend(answering.cloned());
         if let Some(seen) = self.seen_failure(asked, error) {
             response.extensions_mut().insert(seen);
         }

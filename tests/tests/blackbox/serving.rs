@@ -6,6 +6,9 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use host_tests::{Answer, Host, guest, misbehaviour, pixels_json, plugin, test_images};
+use serde_json::json;
+
+use super::endpoints::two_versions;
 
 fn error_of(answer: &Answer) -> (u16, String, String) {
     let error = &answer.json()["error"];
@@ -421,6 +424,46 @@ fn a_body_that_is_announced_too_large_is_refused_before_it_is_sent() {
     let response = String::from_utf8_lossy(&response[..length]).into_owned();
     assert!(response.starts_with("HTTP/1.1 413"), "{response}");
     assert_eq!(server.get("/health").status, 200);
+}
+
+#[test]
+fn a_body_for_what_is_not_there_need_not_be_sent() {
+    let server = Host::trained().serve(["--model", "mnist"]);
+    for path in [
+        "/serve/nobody",
+        "/serve/mnist/99",
+        "/v2/models/mnist/versions/99/infer",
+        "/endpoints/nobody/invocations",
+    ] {
+        let head = format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000000\r\n\r\n");
+        let answer = server.send_raw(head.as_bytes());
+        assert!(answer.starts_with("HTTP/1.1 404"), "{path}: {answer}");
+    }
+}
+
+#[test]
+fn who_could_not_answer_is_named_whatever_the_protocol() {
+    let (file, config) = (guest("picky"), "picky={\"work\":0}");
+    let registry = two_versions();
+    let arguments = ["--model", "digits@1", "--plugin", &file, "--config", config];
+    let server = registry.host.serve(arguments);
+    let row = r#"{"a": 255, "b": 2}"#;
+    let tensor =
+        |name: &str, datum: u32| json!({ "name": name, "shape": [1], "datatype": "INT64", "data": [datum] });
+    let inputs = json!({ "inputs": [tensor("a", 255), tensor("b", 2)] }).to_string();
+    let rows = json!({ "dataframe_records": [{ "a": 255, "b": 2 }] }).to_string();
+    let requests = [
+        ("/serve/digits", row),
+        ("/v2/models/digits/infer", inputs.as_str()),
+        ("/endpoints/digits/invocations", rows.as_str()),
+    ];
+    for (path, body) in requests {
+        let (answer, headers) = server.post_with_headers(path, body, &[]);
+        assert_eq!(answer.status, 500, "{path}: {}", answer.body);
+        assert_eq!(headers["x-model-version"], "digits@1", "{path}");
+        assert!(headers["x-bundle-digest"].starts_with("sha256:"), "{path}");
+        assert!(!headers.contains_key("x-prediction-id"), "{path}: there is none");
+    }
 }
 
 #[test]
