@@ -47,7 +47,30 @@ pub enum SchemaError {
     Shape { name: String, expected: Vec<usize>, found: Vec<usize> },
 }
 
+impl Signature {
+    /// A column of requests or answers in which another signature differs, so that who is used to the one cannot ask by the other;
+    /// none where there is none. What both call elements of a row shall be the same.
+    pub fn column_unlike<'a>(&'a self, other: &'a Self) -> Option<&'a str> {
+        let unlike = |one: &'a [ColumnSpec], other: &'a [ColumnSpec]| {
+            let is_missing = |spec: &&ColumnSpec| {
+                !other.iter().any(|known| known.name == spec.name && known.is_like(spec))
+            };
+            let added = |spec: &&ColumnSpec| !one.iter().any(|known| known.name == spec.name);
+            let found = one.iter().find(is_missing).or_else(|| other.iter().find(added));
+            found.map(|spec| spec.name.as_str())
+        };
+        unlike(&self.inputs, &other.inputs).or_else(|| unlike(&self.outputs, &other.outputs))
+    }
+}
+
 impl ColumnSpec {
+    /// Whether rows of both have the same type and shape, and call their elements the same, as far as both have names for them.
+    pub fn is_like(&self, other: &Self) -> bool {
+        let (names, of_other) = (&self.element_names, &other.element_names);
+        (self.dtype, &self.shape) == (other.dtype, &other.shape)
+            && (names.is_empty() || of_other.is_empty() || names == of_other)
+    }
+
     /// Elements of a row up to which they may have names.
     pub const ELEMENT_NAMES_MAX: usize = 256;
 
@@ -111,6 +134,39 @@ fn shape_text(shape: &[usize]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn signatures_by_which_the_same_can_be_asked_are_alike() {
+        let column = |name: &str, dtype, names: &[&str]| ColumnSpec {
+            name: name.to_owned(),
+            dtype,
+            shape: vec![2],
+            nullable: false,
+            element_names: names.iter().map(|&name| name.to_owned()).collect(),
+        };
+        let signature = |inputs: &[ColumnSpec], outputs: &[ColumnSpec]| Signature {
+            inputs: inputs.to_vec(),
+            features: Vec::new(),
+            outputs: outputs.to_vec(),
+        };
+        let [x, y, double] = [("x", DataType::Fp32), ("y", DataType::Fp32), ("x", DataType::Fp64)]
+            .map(|(name, dtype)| column(name, dtype, &[]));
+        let (named, turned) =
+            (column("x", DataType::Fp32, &["a", "b"]), column("x", DataType::Fp32, &["b", "a"]));
+        let one = signature(&[x.clone(), y.clone()], std::slice::from_ref(&x));
+        let unlike = |inputs: &[ColumnSpec], outputs: &[ColumnSpec]| {
+            let other = signature(inputs, outputs);
+            let found = one.column_unlike(&other).map(str::to_owned);
+            assert_eq!(found.is_some(), other.column_unlike(&one).is_some());
+            found
+        };
+        assert_eq!(unlike(&[y.clone(), named.clone()], std::slice::from_ref(&x)), None, "in any order");
+        assert_eq!(unlike(&[double, y.clone()], std::slice::from_ref(&x)).as_deref(), Some("x"));
+        assert_eq!(unlike(std::slice::from_ref(&x), std::slice::from_ref(&x)).as_deref(), Some("y"));
+        assert_eq!(unlike(&[x.clone(), y.clone()], &[x.clone(), y.clone()]).as_deref(), Some("y"));
+        let (one, other) = (signature(&[named], &[]), signature(&[turned], &[]));
+        assert_eq!(one.column_unlike(&other), Some("x"));
+    }
 
     #[test]
     fn names_the_column_that_differs() {

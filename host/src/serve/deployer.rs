@@ -63,6 +63,18 @@ pub enum DeployError {
     /// It is made of endpoints that do not fit together.
     #[error("{0}")]
     Graph(#[from] GraphError),
+    /// It would share an endpoint's requests with one that takes or answers with other columns.
+    #[error(
+        "`{version}` differs from `{main}` in column `{column}`: versions that share requests take and answer the same"
+    )]
+    Columns {
+        /// The version that gets no requests.
+        version: String,
+        /// The one that gets most.
+        main: String,
+        /// A column in which they differ.
+        column: String,
+    },
     /// Its metrics cannot be named so.
     #[error("{0}")]
     Metrics(#[from] prometheus::Error),

@@ -29,7 +29,7 @@ const ANSWER_SCORES_MAX: usize = 4 * 1024 * 1024;
 pub(super) const CLIENT_CLOSED_REQUEST: u16 = 499;
 
 /// Carries the digest of the bundle that answered.
-const BUNDLE_HEADER: HeaderName = HeaderName::from_static("x-bundle-digest");
+pub(super) const BUNDLE_HEADER: HeaderName = HeaderName::from_static("x-bundle-digest");
 
 /// Carries the version of the model that answered, as `name@number`.
 pub(super) const VERSION_HEADER: HeaderName = HeaderName::from_static("x-model-version");
@@ -131,8 +131,12 @@ impl Deployment {
         let label = named.clone().unwrap_or_else(|| bundle.short());
         let metrics = DeploymentMetrics::new(endpoint, &label, work.transformers())?;
         metrics.begin_errors(matches!(work, Work::Graph(_)));
-        let headers =
-            [Some((BUNDLE_HEADER, bundle.to_string())), named.map(|version| (VERSION_HEADER, version))];
+        // What is made of others has no bundle: those that answer are named with each answer.
+        let bundle_of_answers = (!matches!(work, Work::Graph(_))).then(|| bundle.to_string());
+        let headers = [
+            bundle_of_answers.map(|bundle| (BUNDLE_HEADER, bundle)),
+            named.map(|version| (VERSION_HEADER, version)),
+        ];
         let headers =
             headers.into_iter().flatten().filter_map(|(name, value)| Some((name, value.parse().ok()?)));
         Ok(Self {

@@ -235,8 +235,7 @@ impl Routing {
 
     /// Who answers most requests, of several the first; none where nobody answers.
     pub fn main(&self) -> Option<&Arc<Deployment>> {
-        let answering = self.routes.iter().filter(|route| route.weight > 0);
-        answering.rev().max_by_key(|route| route.weight).map(|route| &route.deployment)
+        main_of(&self.routes)
     }
 
     fn choose(&self, draw: impl FnOnce() -> u64) -> Option<&Arc<Deployment>> {
@@ -255,6 +254,12 @@ impl Routing {
         }
         None
     }
+}
+
+/// Who answers most requests, of several the first; none where nobody answers.
+pub(super) fn main_of(routes: &[Route]) -> Option<&Arc<Deployment>> {
+    let answering = routes.iter().filter(|route| route.weight > 0);
+    answering.rev().max_by_key(|route| route.weight).map(|route| &route.deployment)
 }
 
 /// The number of the version that a deployment is.

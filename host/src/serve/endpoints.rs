@@ -2,7 +2,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::{Endpoint, WindowError};
+use super::graph::Graph;
+use super::{Deployment, Endpoint, WindowError};
 use crate::domain::Name;
 
 /// Endpoints that clients have unloaded and that are still told of. Of more, those that were unloaded first are forgotten.
@@ -151,15 +152,37 @@ impl Endpoints {
 
     /// Writes what the windows of all endpoints have captured; tells the last failure, after all were tried.
     pub fn flush_windows(&self) -> Result<(), WindowError> {
+        let all = self.all();
+        let loaded = all
+            .iter()
+            .flat_map(|endpoint| endpoint.routing().loaded().into_iter().cloned().collect::<Vec<_>>());
         let mut flushed = Ok(());
-        for endpoint in self.all() {
-            for deployment in endpoint.routing().loaded() {
-                if let Some(Err(error)) = deployment.window().map(|window| window.flush()) {
-                    flushed = Err(error);
-                }
+        for deployment in loaded.chain(self.held().into_iter().map(|(_, deployment)| deployment)) {
+            if let Some(Err(error)) = deployment.window().map(|window| window.flush()) {
+                flushed = Err(error);
             }
         }
         flushed
+    }
+
+    /// What endpoints that are made of others have of these which is no longer loaded for them, each once.
+    pub(super) fn held(&self) -> Vec<(Name, Arc<Deployment>)> {
+        let mut held: Vec<(Name, Arc<Deployment>)> = Vec::new();
+        for endpoint in self.all() {
+            let routing = endpoint.routing();
+            let graph = routing.main().and_then(|main| main.graph());
+            for (name, of_part) in graph.into_iter().flat_map(Graph::routings) {
+                let now = self.get(name.as_str()).map(|part| part.routing());
+                for deployment in of_part.loaded() {
+                    let is_it = |known: &Arc<Deployment>| Arc::ptr_eq(known, deployment);
+                    let is_loaded = now.iter().flat_map(|now| now.loaded()).any(is_it);
+                    if !is_loaded && !held.iter().any(|(_, known)| is_it(known)) {
+                        held.push((name.clone(), Arc::clone(deployment)));
+                    }
+                }
+            }
+        }
+        held
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Known> {

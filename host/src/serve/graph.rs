@@ -6,15 +6,16 @@ mod walk;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::http::{HeaderMap, StatusCode};
 use serde_json::Value;
+use tokio::sync::Mutex as TurnMutex;
 use tokio::time::Instant;
 
 pub(super) use self::walk::{Answering, OfRows, answer, choose, take_columns};
-use super::{ApiError, Deployment, Endpoints, ErrorCode, Routing, StageTimes};
+use super::{ApiError, Deployment, Endpoint, Endpoints, ErrorCode, Routing, StageTimes};
 use crate::data::{GraphRecord, PartRecord};
 use crate::domain::{Batch, ColumnSpec, DataType, Digest, Name, Signature, elements_in_order};
 
@@ -51,12 +52,21 @@ pub enum Node {
 /// A graph whose endpoints are there.
 pub struct Graph {
     node: Node,
-    /// Weak, because the graph is one of them.
-    endpoints: Weak<Endpoints>,
+    /// Exchanged as one.
+    parts: RwLock<Arc<Parts>>,
     signature: Signature,
     /// The node as records have it.
     form: Arc<Value>,
     record_bytes: usize,
+}
+
+/// The endpoints that a graph is made of as they were when it was known that they fit together: where one of them has moved on to
+/// what does not, the graph goes on with what it has. None is made of others, so that no graph comes to ask itself.
+#[derive(Clone)]
+struct Parts {
+    by_name: BTreeMap<Name, (Arc<Endpoint>, Arc<Routing>)>,
+    /// One that is there no more, without which nothing is answered.
+    missing: Option<Name>,
 }
 
 /// A graph that cannot be made of the endpoints that there are.
@@ -126,13 +136,24 @@ pub(super) fn versions_of(parts: &[Part]) -> String {
     versions.into_iter().collect::<Vec<_>>().join(", ")
 }
 
+/// The digests of the bundles that did, in the same way.
+pub(super) fn bundles_of(parts: &[Part]) -> String {
+    let bundles: BTreeSet<String> = parts.iter().map(|part| part.deployment.bundle().to_string()).collect();
+    bundles.into_iter().collect::<Vec<_>>().join(", ")
+}
+
 /// A version that answers for an endpoint, and how the endpoint is set.
-type Chosen = (Arc<Routing>, Arc<Deployment>);
+struct Chosen {
+    routing: Arc<Routing>,
+    deployment: Arc<Deployment>,
+    /// Whoever asks it for the request, since a request has one of the endpoint's places, however often it asks.
+    turn: TurnMutex<()>,
+}
 
 /// A request that a graph answers.
 struct Asking<'a> {
-    /// Who answers for each endpoint, or why nobody does: it is asked of one version, however often and late it is asked.
-    chosen: BTreeMap<&'a Name, Result<Chosen, ApiError>>,
+    /// Who answers for each endpoint: it is asked of one version, however often and late it is asked.
+    chosen: BTreeMap<&'a Name, Chosen>,
     /// What the rows hold that all are asked for.
     columns: &'a [ColumnSpec],
     deadline: Option<Instant>,
@@ -185,10 +206,10 @@ impl Node {
         1 + self.parts().into_iter().map(Self::depth).max().unwrap_or(0)
     }
 
-    /// What it takes and answers, with the versions that answer now.
-    fn signature(&self, endpoints: &Endpoints) -> Result<Signature, GraphError> {
+    /// What it takes and answers.
+    fn signature(&self, parts: &Parts) -> Result<Signature, GraphError> {
         let mut decisive = Vec::new();
-        let mut signature = self.signature_beside(endpoints, &mut decisive)?;
+        let mut signature = self.signature_beside(parts, &mut decisive)?;
         for name in decisive {
             match signature.inputs.iter().find(|spec| spec.name == name) {
                 Some(known) => check_decisive(known)?,
@@ -207,39 +228,23 @@ impl Node {
 
     /// What it takes and answers, beside the columns by which its switches decide, which are added to `decisive`: whoever makes
     /// or takes one says of what type it is.
-    fn signature_beside(
-        &self,
-        endpoints: &Endpoints,
-        decisive: &mut Vec<String>,
-    ) -> Result<Signature, GraphError> {
+    fn signature_beside(&self, parts: &Parts, decisive: &mut Vec<String>) -> Result<Signature, GraphError> {
         match self {
-            Self::Endpoint(name) => {
-                let routing = endpoints.get(name.as_str()).map(|endpoint| endpoint.routing());
-                let answering = routing.as_ref().and_then(|routing| routing.main());
-                let answering = answering.ok_or_else(|| GraphError::Missing(name.clone()))?;
-                if answering.is_graph() {
-                    return Err(GraphError::Nested(name.clone()));
-                }
-                Ok(answering.signature().clone())
-            }
-            Self::Sequence(nodes) => sequence_signature(nodes, endpoints, decisive),
+            Self::Endpoint(name) => Ok(parts.main(name)?.signature().clone()),
+            Self::Sequence(nodes) => sequence_signature(nodes, parts, decisive),
             Self::Switch { column, .. } => {
                 decisive.push(column.clone());
-                self.signature_of_like(endpoints, decisive)
+                self.signature_of_like(parts, decisive)
             }
-            Self::Ensemble(_) => self.signature_of_like(endpoints, decisive),
+            Self::Ensemble(_) => self.signature_of_like(parts, decisive),
         }
     }
 
     /// The signature of nodes whose answers have the same columns.
-    fn signature_of_like(
-        &self,
-        endpoints: &Endpoints,
-        decisive: &mut Vec<String>,
-    ) -> Result<Signature, GraphError> {
+    fn signature_of_like(&self, parts: &Parts, decisive: &mut Vec<String>) -> Result<Signature, GraphError> {
         let mut all: Option<Signature> = None;
         for part in self.parts() {
-            let mut signature = part.signature_beside(endpoints, decisive)?;
+            let mut signature = part.signature_beside(parts, decisive)?;
             if matches!(self, Self::Switch { .. }) {
                 // A row's elements are called as the endpoint calls them that gets it.
                 signature.inputs.iter_mut().for_each(|spec| spec.element_names.clear());
@@ -263,13 +268,13 @@ impl Node {
 /// The signature of nodes of which each takes what was asked for and what those before it made.
 fn sequence_signature(
     nodes: &[Node],
-    endpoints: &Endpoints,
+    parts: &Parts,
     decisive: &mut Vec<String>,
 ) -> Result<Signature, GraphError> {
     let (mut inputs, mut made, mut outputs) = (Vec::new(), Vec::new(), Vec::new());
     for node in nodes {
         let mut decides = Vec::new();
-        let signature = node.signature_beside(endpoints, &mut decides)?;
+        let signature = node.signature_beside(parts, &mut decides)?;
         for column in decides {
             match made.iter().find(|known: &&ColumnSpec| known.name == column) {
                 Some(known) => check_decisive(known)?,
@@ -280,7 +285,7 @@ fn sequence_signature(
         for spec in signature.inputs {
             match made.iter().find(|known: &&ColumnSpec| known.name == spec.name) {
                 None => wanted.push(spec),
-                Some(known) if is_like(known, &spec) => {}
+                Some(known) if (known.dtype, &known.shape) == (spec.dtype, &spec.shape) => {}
                 Some(_) => return Err(GraphError::Column { column: spec.name }),
             }
         }
@@ -300,16 +305,6 @@ fn check_decisive(spec: &ColumnSpec) -> Result<(), GraphError> {
     }
 }
 
-fn is_like(one: &ColumnSpec, other: &ColumnSpec) -> bool {
-    (one.dtype, &one.shape) == (other.dtype, &other.shape)
-}
-
-/// Whether a row's elements can be what both mean by them.
-fn do_names_agree(one: &ColumnSpec, other: &ColumnSpec) -> bool {
-    let (one, other) = (&one.element_names, &other.element_names);
-    one.is_empty() || other.is_empty() || one == other
-}
-
 fn names(specs: &[ColumnSpec]) -> String {
     let shown = |spec: &ColumnSpec| format!("`{}` {} {:?}", spec.name, spec.dtype, spec.shape);
     specs.iter().take(5).map(shown).collect::<Vec<_>>().join(", ")
@@ -320,7 +315,7 @@ fn add(columns: &mut Vec<ColumnSpec>, more: Vec<ColumnSpec>) -> Result<(), Graph
     for spec in more {
         match columns.iter_mut().find(|known| known.name == spec.name) {
             None => columns.push(spec),
-            Some(known) if is_like(known, &spec) && do_names_agree(known, &spec) => {
+            Some(known) if known.is_like(&spec) => {
                 // What one of them cannot take is not taken.
                 known.nullable &= spec.nullable;
                 if known.element_names.is_empty() {
@@ -333,13 +328,74 @@ fn add(columns: &mut Vec<ColumnSpec>, more: Vec<ColumnSpec>) -> Result<(), Graph
     Ok(())
 }
 
+impl Parts {
+    /// The endpoints of a graph as they are now.
+    fn of(node: &Node, endpoints: &Endpoints) -> Result<Self, GraphError> {
+        let part = |name: &Name| {
+            let endpoint = endpoints.get(name.as_str()).ok_or_else(|| GraphError::Missing(name.clone()))?;
+            let routing = endpoint.routing();
+            Ok((name.clone(), (endpoint, routing)))
+        };
+        let by_name = node.endpoints().into_iter().map(part).collect::<Result<_, GraphError>>()?;
+        Ok(Self { by_name, missing: None })
+    }
+
+    /// Who speaks for an endpoint.
+    fn main(&self, name: &Name) -> Result<&Deployment, GraphError> {
+        let main = self.by_name.get(name).and_then(|(_, routing)| routing.main());
+        match main.ok_or_else(|| GraphError::Missing(name.clone()))? {
+            nested if nested.is_graph() => Err(GraphError::Nested(name.clone())),
+            main => Ok(main),
+        }
+    }
+
+    /// Who answers for each endpoint.
+    fn choose(&self) -> Result<BTreeMap<&Name, Chosen>, ApiError> {
+        if let Some(name) = &self.missing {
+            return Err(missing(name));
+        }
+        let choose = |(name, (endpoint, routing)): (_, &(Arc<Endpoint>, Arc<Routing>))| {
+            let deployment = endpoint.choose(routing, &HeaderMap::new());
+            let deployment = deployment.ok_or_else(|| missing(name))?;
+            Ok((name, Chosen { routing: Arc::clone(routing), deployment, turn: TurnMutex::default() }))
+        };
+        self.by_name.iter().map(choose).collect()
+    }
+}
+
 impl Graph {
     /// Puts a graph together of the endpoints that there are.
-    pub(super) fn new(node: Node, endpoints: &Arc<Endpoints>) -> Result<Self, GraphError> {
-        let signature = node.signature(endpoints)?;
+    pub(super) fn new(node: Node, endpoints: &Endpoints) -> Result<Self, GraphError> {
+        let parts = Parts::of(&node, endpoints)?;
+        let signature = node.signature(&parts)?;
         let form = Arc::new(node.form());
         let record_bytes = form.to_string().len() + node.endpoint_count() * PART_RECORD_BYTES;
-        Ok(Self { node, endpoints: Arc::downgrade(endpoints), signature, form, record_bytes })
+        Ok(Self { node, parts: RwLock::new(Arc::new(parts)), signature, form, record_bytes })
+    }
+
+    fn parts(&self) -> Arc<Parts> {
+        Arc::clone(&self.parts.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn set_parts(&self, parts: Arc<Parts>) {
+        *self.parts.write().unwrap_or_else(PoisonError::into_inner) = parts;
+    }
+
+    /// Goes on with the parts of one that is like it.
+    pub(super) fn go_on_with(&self, other: &Self) {
+        self.set_parts(other.parts());
+    }
+
+    /// Takes note that a part is there no more.
+    pub(super) fn note_missing(&self, name: &Name) {
+        let parts = self.parts();
+        self.set_parts(Arc::new(Parts { missing: Some(name.clone()), ..Parts::clone(&parts) }));
+    }
+
+    /// The versions that answer for its parts.
+    pub(super) fn routings(&self) -> Vec<(Name, Arc<Routing>)> {
+        let routing = |(name, (_, routing)): (&Name, &(_, Arc<Routing>))| (name.clone(), Arc::clone(routing));
+        self.parts().by_name.iter().map(routing).collect()
     }
 
     pub(super) fn signature(&self) -> &Signature {
@@ -360,7 +416,7 @@ impl Graph {
         (&self.node, &self.signature) == (&other.node, &other.signature)
     }
 
-    /// Names what it is made of.
+    /// Names how it is made of which endpoints, whatever they answer with.
     pub(super) fn digest(&self) -> Digest {
         Digest::of(format!("{:?}", self.node).as_bytes())
     }
@@ -375,16 +431,9 @@ impl Graph {
         self.record_bytes
     }
 
-    /// Whether all that it is made of is loaded and can be asked; otherwise what cannot.
+    /// Whether all that it is made of is loaded; otherwise what is not.
     pub(super) fn check_ready(&self) -> Result<(), ApiError> {
-        let endpoints = self.endpoints.upgrade().ok_or_else(super::engine::stopping)?;
-        for name in self.node.endpoints() {
-            let routing = endpoints.get(name.as_str()).ok_or_else(|| missing(name))?.routing();
-            if routing.main().is_some_and(|answering| answering.is_graph()) {
-                return Err(nested(name));
-            }
-        }
-        Ok(())
+        self.parts().missing.as_ref().map_or(Ok(()), |name| Err(missing(name)))
     }
 
     /// The answer to a batch, for which its endpoints wait until `deadline`, and who gave it, by their places.
@@ -393,10 +442,8 @@ impl Graph {
         inputs: &Batch,
         deadline: Option<Instant>,
     ) -> Result<(Batch, Vec<Part>), ApiError> {
-        let endpoints = self.endpoints.upgrade().ok_or_else(super::engine::stopping)?;
-        let names: BTreeSet<&Name> = self.node.endpoints().into_iter().collect();
-        let chosen = names.into_iter().map(|name| (name, choose_version(name, &endpoints))).collect();
-        let columns = self.signature.inputs.as_slice();
+        let parts = self.parts();
+        let (chosen, columns) = (parts.choose()?, self.signature.inputs.as_slice());
         let asking = Asking { chosen, columns, deadline, started: Instant::now(), parts: Mutex::default() };
         let outputs = answer(&asking, &self.node, 0, inputs).await?;
         let mut parts = asking.parts.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -409,11 +456,11 @@ impl Answering for Asking<'_> {
     type Error = ApiError;
 
     async fn ask(&self, place: usize, name: &Name, inputs: &Batch) -> Result<Batch, ApiError> {
-        let chosen = self.chosen.get(name).ok_or_else(|| missing(name))?.as_ref();
-        let (routing, deployment) = chosen.map_err(Clone::clone)?;
+        let Chosen { routing, deployment, turn } = self.chosen.get(name).ok_or_else(|| missing(name))?;
         let wanted = &deployment.signature().inputs;
         let inputs = elements_in_order(take_columns(wanted, inputs)?, self.columns, wanted);
         let asked = (!routing.shadows().is_empty()).then(|| inputs.clone());
+        let _turn = turn.lock().await;
         let after = self.started.elapsed();
         let (outputs, times) = deployment.answer_rows(inputs, routing.call(self.deadline)).await?;
         for shadow in routing.shadows() {
@@ -429,27 +476,9 @@ impl Answering for Asking<'_> {
     }
 }
 
-/// The version that answers for an endpoint, as it is set now.
-fn choose_version(name: &Name, endpoints: &Endpoints) -> Result<Chosen, ApiError> {
-    let endpoint = endpoints.get(name.as_str()).ok_or_else(|| missing(name))?;
-    let routing = endpoint.routing();
-    let deployment = endpoint.choose(&routing, &HeaderMap::new()).ok_or_else(|| missing(name))?;
-    if deployment.is_graph() {
-        // It has become one since, and may be made of this one.
-        return Err(nested(name));
-    }
-    Ok((routing, deployment))
-}
-
 /// What is answered while an endpoint is not loaded that this one is made of.
 fn missing(name: &Name) -> ApiError {
     let message = format!("endpoint `{name}`, which this one is made of, is not loaded");
-    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::NotReady, message)
-}
-
-/// What is answered while an endpoint is made of others that this one is made of.
-fn nested(name: &Name) -> ApiError {
-    let message = format!("endpoint `{name}`, which this one is made of, is made of others itself");
     ApiError::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::NotReady, message)
 }
 

@@ -7,7 +7,8 @@ mod histogram;
 mod plugins;
 mod process;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::core::Collector;
@@ -16,7 +17,7 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, TextEncoder};
 
 use self::histogram::{Histogram, LIMITS_MAX};
 use self::plugins::PluginMetrics;
-use super::{ApiError, Endpoint, Endpoints, ErrorCode};
+use super::{ApiError, Deployment, Endpoint, Endpoints, ErrorCode};
 use crate::plugin::{Fault, PluginError, Transformer};
 use crate::registry::TransformerCall;
 
@@ -395,8 +396,18 @@ pub fn exposition(metrics: &ServeMetrics, endpoints: &Endpoints) -> Result<Strin
     metrics.refused.collect().into_iter().for_each(&mut add);
     metrics.unrecorded.collect().into_iter().for_each(&mut add);
     process::families().into_iter().for_each(&mut add);
+    let mut told = BTreeSet::new();
     for endpoint in endpoints.all() {
         families_of(&endpoint).into_iter().for_each(&mut add);
+        let routing = endpoint.routing();
+        let told_of = |loaded: &Arc<Deployment>| (endpoint.name().clone(), loaded.version_label());
+        told.extend(routing.loaded().into_iter().map(told_of));
+    }
+    for (name, deployment) in endpoints.held() {
+        // What was loaded anew meanwhile has its series already.
+        if told.insert((name, deployment.version_label())) {
+            deployment.metrics().collect().into_iter().for_each(&mut add);
+        }
     }
     for (endpoint, _) in endpoints.failures() {
         let help = "Whether the last attempt to load what an endpoint should serve has failed; what was there before may answer.";

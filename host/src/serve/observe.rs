@@ -27,7 +27,7 @@ pub use self::access_log::{AccessLog, AccessLogError};
 pub use self::export::{TraceError, Traces};
 pub(super) use self::stream::ObservedStream;
 use super::deployment::CLIENT_CLOSED_REQUEST;
-use super::graph::versions_of;
+use super::graph::{bundles_of, versions_of};
 use super::{ApiError, Deployment, ErrorCode, Part, StageTimes};
 use crate::domain::Name;
 
@@ -97,6 +97,15 @@ impl Seen {
         match deployment.is_graph() {
             true => self.answered.as_ref().map(|answer| versions_of(&answer.parts)),
             false => Some(deployment.version_label()),
+        }
+    }
+
+    /// The digest of its bundle, or of theirs.
+    fn bundle(&self) -> Option<String> {
+        let deployment = &self.asked.as_ref()?.deployment;
+        match deployment.is_graph() {
+            true => self.answered.as_ref().map(|answer| bundles_of(&answer.parts)),
+            false => Some(deployment.bundle().to_string()),
         }
     }
 }

@@ -19,7 +19,8 @@ use self::look::{Change, Folders, Found, Look, Looked, Memory};
 use self::wanted::{is_set_as, shape};
 use super::capture::with_causes;
 use super::deployer::{DeployError, Deployer};
-use super::graph::Graph;
+use super::endpoint::main_of;
+use super::graph::{Graph, GraphError};
 use super::spec::EndpointSpec;
 use super::{Deployment, Endpoint, Endpoints, Node, Route, Routing, Shadow};
 use crate::domain::Name;
@@ -29,8 +30,8 @@ use crate::domain::Name;
 /// shall not keep the others waiting.
 const LOADS_MAX: usize = 2;
 
-/// How long who is wanted no more stays there for those that come.
-const REMOVAL_WAITS_MAX: Duration = Duration::from_secs(30);
+/// How long who is wanted no more stays there for those that come, and what is made of others waits for those that may be moving.
+const WAITS_MAX: Duration = Duration::from_secs(30);
 
 /// What became of an endpoint.
 #[derive(Debug)]
@@ -67,6 +68,8 @@ pub struct Reconciler {
     /// Of loads at once.
     places: Arc<Semaphore>,
     folders: Arc<Folders>,
+    /// Whether something is made of others that may be moving, and waits for them.
+    is_graph_waiting: bool,
     /// The failures that were told last.
     told: HashMap<Name, String>,
 }
@@ -80,6 +83,19 @@ struct Ongoing {
     giving_up: AbortHandle,
     /// Whether the endpoint is to be looked at once more after that.
     is_once_more: bool,
+    /// Whether what has failed until then is to be forgotten.
+    is_forgetting: bool,
+}
+
+impl Ongoing {
+    fn forget_and_look_again(&mut self) {
+        (self.is_once_more, self.is_forgetting) = (true, true);
+    }
+
+    /// Whether it is not taken for one that hangs.
+    fn ends_soon(&self) -> bool {
+        self.begun.elapsed() < WAITS_MAX
+    }
 }
 
 impl Reconciler {
@@ -96,6 +112,7 @@ impl Reconciler {
             ended: HashMap::new(),
             places: Arc::new(Semaphore::new(1)),
             folders: Arc::default(),
+            is_graph_waiting: false,
             told: HashMap::new(),
         }
     }
@@ -125,7 +142,7 @@ impl Reconciler {
             memory.forget_failure();
         }
         if let Some(ongoing) = self.looked_at.get_mut(endpoint) {
-            ongoing.is_once_more = true;
+            ongoing.forget_and_look_again();
         }
     }
 
@@ -133,13 +150,18 @@ impl Reconciler {
     pub fn forget_failures(&mut self) {
         self.told.clear();
         self.memories.values_mut().for_each(Memory::forget_failure);
-        self.looked_at.values_mut().for_each(|ongoing| ongoing.is_once_more = true);
+        self.looked_at.values_mut().for_each(Ongoing::forget_and_look_again);
     }
 
     /// Removes an endpoint that is wanted no more, without waiting for others.
     pub fn remove(&mut self, name: &Name) -> Option<EndpointChange> {
         self.endpoints.get(name.as_str())?;
         self.endpoints.retain(|endpoint| endpoint.name() != name);
+        for spec in &self.specs {
+            if let Some(node) = spec.graph.as_ref().filter(|node| node.endpoints().contains(&name)) {
+                self.note_missing(spec, node, name);
+            }
+        }
         Some(EndpointChange { endpoint: name.clone(), outcome: Ok(EndpointOutcome::Removed) })
     }
 
@@ -197,7 +219,14 @@ impl Reconciler {
         let (number, begun) = (self.last_begun, Instant::now());
         self.looked_at.insert(
             spec.name.clone(),
-            Ongoing { number, begun, spec: spec.clone(), giving_up, is_once_more: false },
+            Ongoing {
+                number,
+                begun,
+                spec: spec.clone(),
+                giving_up,
+                is_once_more: false,
+                is_forgetting: false,
+            },
         );
         let look = Look {
             deployer: self.deployer.clone(),
@@ -220,19 +249,36 @@ impl Reconciler {
             self.ended.insert(spec.name.clone(), ongoing.number);
         }
         let mut changes = Vec::from_iter(self.become_found(&spec, &mut memory, found));
-        let is_once_more = ongoing.is_some_and(|ongoing| ongoing.is_once_more);
-        if is_once_more {
+        if ongoing.as_ref().is_some_and(|ongoing| ongoing.is_forgetting) {
             memory.forget_failure();
             self.told.remove(&spec.name);
         }
         self.memories.insert(spec.name.clone(), memory);
-        if is_once_more {
+        if is_change {
+            self.look_beside(&spec.name);
+        }
+        if ongoing.is_some_and(|ongoing| ongoing.is_once_more) {
             self.begin(spec);
         }
-        if was_coming || is_change || self.looks.is_empty() {
+        if was_coming || is_change || self.is_graph_waiting || self.looks.is_empty() {
             changes.extend(self.settle());
         }
         changes
+    }
+
+    /// Looks once more at those with which one that has moved is part of others: they may have been looked at before whatever moved
+    /// it, which may move them too.
+    fn look_beside(&mut self, moved: &Name) {
+        let graphs = self.specs.iter().filter_map(|spec| spec.graph.as_ref());
+        let with_it = graphs.map(Node::endpoints).filter(|parts| parts.contains(&moved));
+        let beside: HashSet<&Name> = with_it.flatten().filter(|name| *name != moved).collect();
+        let specs = self.specs.iter().filter(|spec| spec.graph.is_none() && beside.contains(&spec.name));
+        for spec in specs.cloned().collect::<Vec<_>>() {
+            match self.looked_at.get_mut(&spec.name) {
+                Some(ongoing) => ongoing.is_once_more = true,
+                None => self.begin(spec),
+            }
+        }
     }
 
     fn become_found(
@@ -263,15 +309,23 @@ impl Reconciler {
     fn settle(&mut self) -> Vec<EndpointChange> {
         let mut changes = Vec::new();
         let specs = std::mem::take(&mut self.specs);
+        self.is_graph_waiting = false;
         for spec in &specs {
-            if let Some(node) = spec.graph.as_ref().filter(|node| !self.is_awaited_by(node)) {
-                let outcome = self.one_graph(spec, node);
-                changes.extend(self.news(&spec.name, outcome));
+            let Some(node) = &spec.graph else { continue };
+            if self.is_awaited_by(node) {
+                continue;
             }
+            // All that something moves shall move as one.
+            if self.is_answering(&spec.name) && self.is_moving(node) {
+                self.is_graph_waiting = true;
+                continue;
+            }
+            let outcome = self.one_graph(spec, node);
+            changes.extend(self.news(&spec.name, outcome));
         }
         // Who comes in the place of others shall be there before they go, if that does not take for ever.
-        let is_soon = |ongoing: &Ongoing| ongoing.begun.elapsed() < REMOVAL_WAITS_MAX;
-        let comes_soon = |name| self.looked_at.get(name).is_some_and(is_soon) && self.is_coming(name);
+        let is_soon = |name| self.looked_at.get(name).is_some_and(Ongoing::ends_soon);
+        let comes_soon = |name| is_soon(name) && self.is_coming(name);
         if !specs.iter().any(|spec| comes_soon(&spec.name) && !self.told.contains_key(&spec.name)) {
             changes.extend(self.remove_unwanted(&specs));
         }
@@ -279,9 +333,22 @@ impl Reconciler {
         changes
     }
 
-    /// Whether an endpoint is being looked at and is not there yet.
+    /// Whether an endpoint is being looked at and is not there yet, or is still made of others.
     fn is_coming(&self, name: &Name) -> bool {
-        self.looked_at.contains_key(name) && self.endpoints.get(name.as_str()).is_none()
+        let is_there =
+            |endpoint: Arc<Endpoint>| !endpoint.routing().main().is_some_and(|main| main.is_graph());
+        self.looked_at.contains_key(name) && !self.endpoints.get(name.as_str()).is_some_and(is_there)
+    }
+
+    fn is_answering(&self, name: &Name) -> bool {
+        let routing = self.endpoints.get(name.as_str()).map(|endpoint| endpoint.routing());
+        let main = routing.as_ref().and_then(|routing| routing.main());
+        main.is_some_and(|main| main.check_ready().is_ok())
+    }
+
+    /// Whether one of those that something is made of may be on its way to something else.
+    fn is_moving(&self, node: &Node) -> bool {
+        node.endpoints().into_iter().any(|part| self.looked_at.get(part).is_some_and(Ongoing::ends_soon))
     }
 
     /// Whether what is made of others has to wait for one of them.
@@ -324,24 +391,40 @@ impl Reconciler {
         outcome.transpose().map(|outcome| EndpointChange { endpoint: endpoint.clone(), outcome })
     }
 
-    /// Makes an endpoint of others.
+    /// Makes an endpoint of others. One that is made so already goes on with these as they are now, if they fit together, and
+    /// otherwise as they were.
     fn one_graph(&self, spec: &EndpointSpec, node: &Node) -> Result<Option<EndpointOutcome>, DeployError> {
-        let graph = Graph::new(node.clone(), &self.endpoints)?;
+        let graph = Graph::new(node.clone(), &self.endpoints).inspect_err(|error| {
+            if let GraphError::Missing(name) = error {
+                self.note_missing(spec, node, name);
+            }
+        })?;
         let present = self.endpoints.get(spec.name.as_str()).map(|endpoint| endpoint.routing());
-        let is_as_wanted = |present: &Arc<Routing>| {
-            let deployment = present.routes().first().map(|route| &route.deployment);
-            deployment
-                .and_then(|deployment| deployment.graph())
-                .is_some_and(|present| present.is_like(&graph))
-                && present.is_computing_by(&spec.policy)
+        let main = present.as_ref().and_then(|present| present.main());
+        let deployment = match main.and_then(|main| main.graph().map(|of_main| (main, of_main))) {
+            Some((main, of_main)) if of_main.is_like(&graph) => {
+                of_main.go_on_with(&graph);
+                Arc::clone(main)
+            }
+            _ => Arc::new(self.deployer.deploy_graph(&spec.name, graph)?),
         };
-        if present.as_ref().is_some_and(is_as_wanted) {
+        let is_same = main.is_some_and(|main| Arc::ptr_eq(main, &deployment));
+        if is_same && present.as_ref().is_some_and(|present| present.is_computing_by(&spec.policy)) {
             return Ok(None);
         }
-        let deployment = Arc::new(self.deployer.deploy_graph(&spec.name, graph)?);
         let routing = Routing::to(deployment).going_on(&spec.policy, present.as_deref());
+        tell_other_columns(spec, routing.routes(), present.as_deref());
         self.set_routing(spec, routing);
         Ok(Some(EndpointOutcome::Deployed))
+    }
+
+    /// Takes note that one of those is not there that an endpoint is made of.
+    fn note_missing(&self, spec: &EndpointSpec, node: &Node, part: &Name) {
+        let present = self.endpoints.get(spec.name.as_str()).map(|endpoint| endpoint.routing());
+        let main = present.as_ref().and_then(|present| present.main());
+        if let Some(graph) = main.and_then(|main| main.graph()).filter(|graph| graph.node() == node) {
+            graph.note_missing(part);
+        }
     }
 
     fn set_routing(&self, spec: &EndpointSpec, routing: Routing) {
@@ -359,7 +442,7 @@ impl Reconciler {
         change: Change,
         present: Option<&Routing>,
     ) -> Result<(), DeployError> {
-        let Change { wanted, loaded, failed } = change;
+        let Change { wanted, loaded, mut failed } = change;
         let mut routes = Vec::with_capacity(wanted.routes.len());
         let mut is_one_found = false;
         let mut replaced = present.map(|present| wanted.replaced(present)).unwrap_or_default();
@@ -384,6 +467,7 @@ impl Reconciler {
         if !failed.is_empty() && !is_one_found {
             return DeployError::all(failed);
         }
+        let routes = of_like(routes, present, &mut failed);
         let mut shadows = Vec::with_capacity(wanted.shadows.len());
         for target in &wanted.shadows {
             let before = || present.and_then(|present| present.shadowing_for(&target.model));
@@ -410,11 +494,44 @@ impl Reconciler {
         let present_deployments = present.into_iter().flat_map(Routing::deployments);
         let kept: Vec<_> = present_deployments.filter(|old| is_old(old)).take(spec.kept).cloned().collect();
         let shadows = shadows.into_iter().map(|shadow| shadow.going_on(&routes, present)).collect();
+        tell_other_columns(spec, &routes, present);
         let routing = Routing::split(routes, spec.sticky.clone())
             .keeping(kept)
             .shadowed_by(shadows)
             .going_on(&spec.policy, present);
         self.set_routing(spec, routing);
+    }
+}
+
+/// Those of the routes whose versions take and answer with the same columns as the one that gets most requests, and for the others
+/// the version that was there before, if that one does: whoever asks shall not be refused by chance.
+fn of_like(routes: Vec<Route>, present: Option<&Routing>, failed: &mut Vec<DeployError>) -> Vec<Route> {
+    let Some(main) = main_of(&routes).map(Arc::clone) else { return routes };
+    let unlike =
+        |deployment: &Deployment| main.signature().column_unlike(deployment.signature()).map(str::to_owned);
+    let keep = |route: Route| {
+        if route.weight == 0 {
+            return Some(route);
+        }
+        let Some(column) = unlike(&route.deployment) else { return Some(route) };
+        let (version, main) = (route.deployment.version_label(), main.version_label());
+        failed.push(DeployError::Columns { version, main, column });
+        let before = present?.answering_for(route.model.as_ref()?)?;
+        unlike(before).is_none().then(|| Route { deployment: Arc::clone(before), ..route })
+    };
+    routes.into_iter().filter_map(keep).collect()
+}
+
+/// Warns where who answers from now on takes or answers with other columns than who did before.
+fn tell_other_columns(spec: &EndpointSpec, routes: &[Route], present: Option<&Routing>) {
+    let (Some(before), Some(now)) = (present.and_then(Routing::main), main_of(routes)) else { return };
+    if let Some(column) = before.signature().column_unlike(now.signature()) {
+        tracing::warn!(
+            "endpoint `{}`: `{}` differs from `{}`, which answered before, in column `{column}`",
+            spec.name,
+            now.version_label(),
+            before.version_label(),
+        );
     }
 }
 

@@ -6,9 +6,9 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::body::BodyReader;
-use super::deployment::VERSION_HEADER;
+use super::deployment::{BUNDLE_HEADER, VERSION_HEADER};
 use super::documents::{Document, Documents, Text};
-use super::graph::versions_of;
+use super::graph::{bundles_of, versions_of};
 use super::inference::ContentEncoding;
 use super::metrics::ServeMetrics;
 use super::observe::{Client, ObservedStream, Seen, SeenAnswer, SeenAsked, SeenCall, SeenError};
@@ -217,10 +217,7 @@ impl Shared {
     pub(super) fn finish<T>(&self, asked: &Asked, answer: Answer<T>, response: &mut Response<Body>) {
         let headers = response.headers_mut();
         let id = self.next_prediction_id();
-        for (header, value) in asked.answered_by(&id) {
-            headers.insert(header, value);
-        }
-        headers.extend(versions_header(&answer.parts));
+        headers.extend(asked.answered_by(&id, &answer.parts));
         if let Some(is_cached) = answer.is_cached {
             headers.insert(CACHE_HEADER, HeaderValue::from_static(if is_cached { "hit" } else { "miss" }));
         }
@@ -259,23 +256,24 @@ impl Shared {
     }
 }
 
-/// The header that names who answered for an endpoint that is made of others.
-pub(super) fn versions_header(parts: &[Part]) -> Option<(HeaderName, HeaderValue)> {
-    if parts.is_empty() {
-        return None;
-    }
-    Some((VERSION_HEADER, HeaderValue::from_str(&versions_of(parts)).ok()?))
-}
-
 impl Asked {
     fn seen(&self) -> SeenAsked {
         SeenAsked { endpoint: self.endpoint.name().clone(), deployment: Arc::clone(&self.deployment) }
     }
 
-    /// What an answer says of itself: the prediction's id, and who answered.
-    pub(super) fn answered_by(&self, id: &str) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+    /// What an answer says of itself: the prediction's id, and who answered. For an endpoint that is made of others these did.
+    pub(super) fn answered_by(
+        &self,
+        id: &str,
+        parts: &[Part],
+    ) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+        let of_parts = (!parts.is_empty())
+            .then(|| [(BUNDLE_HEADER, bundles_of(parts)), (VERSION_HEADER, versions_of(parts))]);
+        let of_parts = of_parts.into_iter().flatten();
+        let of_parts =
+            of_parts.filter_map(|(header, text)| Some((header, HeaderValue::from_str(&text).ok()?)));
         let id = HeaderValue::from_str(id).ok().map(|id| (PREDICTION_HEADER, id));
-        id.into_iter().chain(self.deployment.headers().iter().cloned())
+        id.into_iter().chain(self.deployment.headers().iter().cloned()).chain(of_parts)
     }
 }
 

@@ -153,7 +153,7 @@ fn a_part_that_moves_moves_the_whole_and_one_that_is_gone_is_told() {
     let before = ask(&server, "/serve/mean", &[]).2;
     registry.run(&["model", "alias", "digits@1", "champion"]).expect_success();
     wait_for("the alias is not followed", || ask(&server, "/serve/two", &[]).1 == "digits@1");
-    assert_ne!(ask(&server, "/serve/mean", &[]).2, before);
+    wait_for("the whole does not move", || ask(&server, "/serve/mean", &[]).2 != before);
     assert_eq!(
         ask(&server, "/serve/mean", &[]).2,
         ask(&server, "/serve/one", &[]).2,
@@ -357,19 +357,163 @@ fn no_endpoint_comes_to_ask_itself() {
         "version: 1\nendpoints: { a: { sequence: [g] }, g: { model: digits@77 }, h: { model: digits@77 }, b: { sequence: [c] }, \
          c: { model: digits@2 } }\n",
     );
-    // `h` is refused as soon as `b` is made of another, which is the last that changes.
-    wait_for("the file is not taken up", || ask(&server, "/serve/h", &[]).0 == 503);
-    for endpoint in ["a", "g"] {
-        assert_eq!(ask(&server, &format!("/serve/{endpoint}"), &[]), expected);
+    // `b` is made of another by then, and `h` goes on with what `b` was.
+    wait_for("the file is not taken up", || ask(&server, "/serve/b", &[]).1 == "digits@2");
+    for endpoint in ["a", "g", "h"] {
+        assert_eq!(ask(&server, &format!("/serve/{endpoint}"), &[]), expected, "{endpoint}");
     }
-    assert_eq!(ask(&server, "/serve/b", &[]).0, 200);
-    let refused = server.post("/serve/h", r#"{"a": 1, "b": 2}"#);
-    let message = "endpoint `b`, which this one is made of, is made of others itself";
-    assert_eq!((refused.status, &refused.json()["error"]["message"]), (503, &json!(message)));
-    assert_eq!(server.get("/v2/models/h/ready").status, 503);
+    let failed = |endpoint: &str| {
+        let told = server.get("/serve").json();
+        told["failed"].as_array().unwrap().iter().any(|failed| failed["name"] == endpoint)
+    };
+    wait_for("what has failed is not told", || ["a", "g", "h"].into_iter().all(failed));
     let told = server.stop().stderr;
     assert!(
         told.contains("endpoint `a`: endpoint `g`, which it is made of, is made of others itself"),
         "{told}"
     );
+}
+
+/// A third version of `digits`, which answers with scores of three classes.
+fn train_other(registry: &Registry) {
+    let file = registry.host.state_dir().join("w.csv");
+    let rows: String = (0..60).map(|row| format!("{},{},{}\n", row % 7, row % 5, row % 3)).collect();
+    std::fs::write(&file, format!("a,b,label\n{rows}")).unwrap();
+    registry.run(&["data", "add", "w", file.to_str().unwrap()]).expect_success();
+    registry.run(&["train", "--data", "w", "--name", "digits", "--rounds", "1"]).expect_success();
+}
+
+#[test]
+fn a_part_that_moves_to_what_does_not_fit_leaves_the_whole_as_it_was() {
+    let registry = two_versions();
+    train_other(&registry);
+    registry.run(&["model", "alias", "digits@1", "champion"]).expect_success();
+    let file = write(
+        &registry.host,
+        "version: 1\nendpoints: { one: { model: digits@1 }, two: { model: digits@champion }, e: { ensemble: [one, two] } }\n",
+    );
+    let server = registry.host.serve(["--endpoints", &file]);
+    let before = ask(&server, "/serve/e", &[]);
+    registry.run(&["model", "alias", "digits@3", "champion"]).expect_success();
+    wait_for("the alias is not followed", || ask(&server, "/serve/two", &[]).1 == "digits@3");
+    let failed = || server.get("/metrics").body.contains("host_endpoint_failed{endpoint=\"e\"} 1");
+    wait_for("it is not told", failed);
+    assert_eq!(ask(&server, "/serve/e", &[]), before);
+    assert_eq!(server.get("/v2/models/e/ready").status, 200);
+    let reason = &server.get("/serve").json()["failed"][0]["reason"];
+    assert!(reason.as_str().unwrap().starts_with("its endpoints answer with different columns"), "{reason}");
+    // What it has of `two` is counted still, with the version that `two` has left.
+    let counted = "host_requests_total{endpoint=\"two\",version=\"digits@1\"} ";
+    let metrics = server.get("/metrics").body;
+    assert_eq!(metrics.matches(counted).count(), 1, "{metrics}");
+    registry.run(&["model", "alias", "digits@2", "champion"]).expect_success();
+    wait_for("the whole does not follow", || ask(&server, "/serve/e", &[]).1 == "digits@1, digits@2");
+    assert!(!failed());
+    let told = server.stop().stderr;
+    let warning =
+        "endpoint `two`: `digits@3` differs from `digits@1`, which answered before, in column `scores`";
+    assert!(told.contains(warning), "{told}");
+}
+
+#[test]
+fn one_alias_moves_all_that_an_endpoint_is_made_of_as_one() {
+    let registry = two_versions();
+    registry.run(&["model", "alias", "digits@1", "champion"]).expect_success();
+    let parts = ["a", "b", "c", "d"];
+    let endpoints: String = parts.map(|name| format!("  {name}: {{ model: digits@champion }}\n")).concat();
+    let file = write(
+        &registry.host,
+        &format!("version: 1\nendpoints:\n{endpoints}  e: {{ ensemble: [a, b, c, d] }}\n"),
+    );
+    let server = registry.host.serve(["--endpoints", &file]);
+    let is_moving = std::sync::atomic::AtomicBool::new(true);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while is_moving.load(std::sync::atomic::Ordering::Relaxed) {
+                    let (status, versions, body) = ask(&server, "/serve/e", &[]);
+                    assert!(status == 200 && !versions.contains(','), "{versions}: {body}");
+                }
+            });
+        }
+        for turn in 0..8 {
+            let version = format!("digits@{}", turn % 2 + 1);
+            registry.run(&["model", "alias", &version, "champion"]).expect_success();
+            wait_for("the alias is not followed", || ask(&server, "/serve/e", &[]).1 == version);
+        }
+        is_moving.store(false, std::sync::atomic::Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn one_that_cannot_be_replaced_goes_on_with_its_parts() {
+    let registry = two_versions();
+    let file = write(
+        &registry.host,
+        "version: 1\nendpoints: { a: { model: digits@1 }, g: { ensemble: [a] }, z: { model: digits@2 } }\n",
+    );
+    let server = registry.host.serve(["--endpoints", &file]);
+    let before = ask(&server, "/serve/g", &[]);
+    write(&registry.host, "version: 1\nendpoints: { g: { model: digits@77 }, z: { model: digits@2 } }\n");
+    wait_for("the file is not followed", || ask(&server, "/serve/a", &[]).0 == 404);
+    assert_eq!(ask(&server, "/serve/g", &[]), before);
+    // What is made of one that was made of others waits for it.
+    write(
+        &registry.host,
+        "version: 1\nendpoints: { g: { model: digits@2 }, y: { ensemble: [g] }, z: { model: digits@2 } }\n",
+    );
+    wait_for("the file is not followed", || ask(&server, "/serve/y", &[]).0 == 200);
+    assert_eq!(ask(&server, "/serve/y", &[]), ask(&server, "/serve/g", &[]));
+    let told = server.stop().stderr;
+    assert!(!told.contains("made of others itself"), "{told}");
+}
+
+#[test]
+fn a_request_has_one_place_at_an_endpoint_however_often_it_asks() {
+    let registry = two_versions();
+    let file = write(
+        &registry.host,
+        "version: 1
+endpoints:
+  a: { model: digits@1, concurrency: 1, queue: 0 }
+  b: { model: digits@2 }
+  e: { ensemble: [{ sequence: [a, b] }, { sequence: [b, a] }, a] }
+",
+    );
+    let server = registry.host.serve(["--endpoints", &file]);
+    for rows in [1, 500, 5_000] {
+        let rows = json!(vec![json!({ "a": 1, "b": 2 }); rows]).to_string();
+        for _ in 0..10 {
+            let answer = server.post("/serve/e", &rows);
+            assert_eq!(answer.status, 200, "{}", answer.body);
+        }
+    }
+}
+
+#[test]
+fn bundles_that_answered_are_named() {
+    let registry = two_versions();
+    let (server, _) = served(&registry);
+    let digest =
+        |path: &str| server.post_with_headers(path, super::endpoints::ROW, &[]).1["x-bundle-digest"].clone();
+    let mut expected = [digest("/serve/one"), digest("/serve/two")];
+    expected.sort();
+    assert_eq!(digest("/serve/mean"), expected.join(", "));
+    assert_eq!(digest("/serve/pick"), digest("/serve/one"));
+}
+
+#[test]
+fn versions_with_other_columns_share_no_requests() {
+    let registry = two_versions();
+    train_other(&registry);
+    let traffic = "version: 1\nendpoints: { e: { traffic: [{ model: digits@1, weight: 1 }, { model: digits@3, weight: 1 }] } }\n";
+    let server = registry.host.serve(["--endpoints", &write(&registry.host, traffic)]);
+    for _ in 0..40 {
+        let (status, version, body) = ask(&server, "/serve/e", &[]);
+        assert_eq!((status, version.as_str()), (200, "digits@1"), "{body}");
+    }
+    let reason = "`digits@3` differs from `digits@1` in column `scores`: versions that share requests take and answer the same";
+    assert_eq!(server.get("/serve").json()["failed"][0]["reason"], reason);
+    let told = server.stop().stderr;
+    assert!(told.contains(reason), "{told}");
 }

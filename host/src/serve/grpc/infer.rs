@@ -11,7 +11,7 @@ use super::super::body::RequestBody;
 use super::super::endpoint::number_of;
 use super::super::observe::{Begun, ObservedStream, Seen, SeenError};
 use super::super::protocol::asked;
-use super::super::shared::{Asked, versions_header};
+use super::super::shared::Asked;
 use super::super::{ApiError, Decoded, ErrorCode};
 use super::message::framed;
 use super::request::{InferHead, decode_infer_request};
@@ -178,13 +178,13 @@ async fn computed(
     let asked = known.insert(asked(shared, head.model_name, version, Some(headers))?);
     let request = asked.routing.call(deadline.at());
     let prediction = shared.next_prediction_id();
-    let mut metadata: Vec<_> = asked.answered_by(&prediction).collect();
+    let known: Vec<_> = asked.answered_by(&prediction, &[]).collect();
     let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     let head = InferResponseHead {
         model_name: asked.endpoint.name().to_string(),
         model_version: number_of(&asked.deployment).to_string(),
         id: head.id.to_owned(),
-        parameters: metadata.iter().map(|(name, value)| (name.to_string(), text(value))).collect(),
+        parameters: known.iter().map(|(name, value)| (name.to_string(), text(value))).collect(),
     };
     let answer = asked.deployment.answer_as(
         message,
@@ -200,7 +200,7 @@ async fn computed(
     let mut answer = answer.await?;
     let message = shared.bodies.hold(std::mem::take(&mut answer.body));
     let message = shared.with_room(asked, message)?;
-    metadata.extend(versions_header(&answer.parts));
+    let metadata = asked.answered_by(&prediction, &answer.parts).collect();
     let seen = shared.keep(prediction, asked, answer);
     Ok(Computed { message, metadata, seen })
 }

@@ -261,7 +261,7 @@ fn line(told: &Told<'_>, trace: Option<TraceId>) -> Value {
     if let Some(asked) = told.seen.and_then(|seen| seen.asked.as_ref()) {
         put("endpoint", json!(asked.endpoint));
         put("version", json!(told.seen.and_then(Seen::version)));
-        put("bundle", json!(asked.deployment.bundle()));
+        put("bundle", json!(told.seen.and_then(Seen::bundle)));
     }
     if let Some(answer) = told.seen.and_then(|seen| seen.answered.as_ref()) {
         put("prediction", json!(answer.prediction));

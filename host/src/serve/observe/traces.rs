@@ -79,7 +79,7 @@ impl Traces {
                 let digests = plugins.iter().map(|one| one.plugin().digest().to_string());
                 attributes.push(KeyValue::new("host.plugin.digests", digests.collect::<Vec<_>>().join(",")));
             }
-            if stage == "model" {
+            if stage == "model" && !deployment.is_graph() {
                 attributes.push(KeyValue::new("host.bundle.digest", deployment.bundle().to_string()));
             }
             let span = tracer.span_builder(stage).with_start_time(at).with_attributes(attributes);
@@ -97,7 +97,9 @@ impl Traces {
     fn tell_part(&self, part: &Part, asked: SystemTime, context: &Context) {
         let tracer = self.tracer();
         let start = asked + part.after;
-        let attributes = who(&part.endpoint, &part.deployment, Some(part.deployment.version_label()));
+        let Part { endpoint, deployment, .. } = part;
+        let (version, bundle) = (deployment.version_label(), deployment.bundle().to_string());
+        let attributes = who(endpoint, Some(version), Some(bundle));
         let name = format!("endpoint {}", part.endpoint);
         let span = tracer.span_builder(name).with_start_time(start).with_attributes(attributes);
         let mut span = tracer.build_with_context(span, context);
@@ -125,8 +127,8 @@ fn attributes_of(told: &Told<'_>) -> Vec<KeyValue> {
     let requests = told.requests.map(|requests| i64::try_from(requests).unwrap_or(i64::MAX));
     attributes.extend(requests.map(|requests| KeyValue::new("host.requests", requests)));
     if let Some(asked) = told.seen.and_then(|seen| seen.asked.as_ref()) {
-        let version = told.seen.and_then(Seen::version);
-        attributes.extend(who(&asked.endpoint, &asked.deployment, version));
+        let (version, bundle) = (told.seen.and_then(Seen::version), told.seen.and_then(Seen::bundle));
+        attributes.extend(who(&asked.endpoint, version, bundle));
     }
     if let Some(answer) = told.seen.and_then(|seen| seen.answered.as_ref()) {
         attributes.push(KeyValue::new("host.prediction.id", answer.prediction.clone()));
@@ -136,14 +138,11 @@ fn attributes_of(told: &Told<'_>) -> Vec<KeyValue> {
     attributes
 }
 
-/// Who was asked.
-fn who(endpoint: &Name, deployment: &Deployment, version: Option<String>) -> Vec<KeyValue> {
+/// Who was asked, and who answered.
+fn who(endpoint: &Name, version: Option<String>, bundle: Option<String>) -> Vec<KeyValue> {
     let version = version.map(|version| KeyValue::new("host.model.version", version));
-    let others = [
-        KeyValue::new("host.endpoint", endpoint.to_string()),
-        KeyValue::new("host.bundle.digest", deployment.bundle().to_string()),
-    ];
-    others.into_iter().chain(version).collect()
+    let bundle = bundle.map(|bundle| KeyValue::new("host.bundle.digest", bundle));
+    [KeyValue::new("host.endpoint", endpoint.to_string())].into_iter().chain(bundle).chain(version).collect()
 }
 
 /// Whether a call's status is the server's fault, by OpenTelemetry's conventions for servers of gRPC.
