@@ -48,4 +48,4 @@ pub use safetensors::{decode_safetensors, encode_safetensors, read_f32_as_safete
 pub use statistics::{
     ColumnStatistics, Distinct, Histogram, IntegerRange, LengthRange, Moments, Quantiles, ValueCount,
 };
-pub use window::{Window, WindowWriter, read_window, window_bundles};
+pub use window::{Window, WindowBundle, WindowWriter, bundles_of_window, read_window, window_bundles};

@@ -7,16 +7,18 @@
 
 use serde::Serialize;
 
-use crate::data::{self, Alerts, DataError, NewAlert};
+use crate::data::{self, Alerts, DataError, NewAlert, WindowBundle};
 use crate::domain::{Digest, Name};
 use crate::plugin::{Detector, Plugin, PluginError, Score, Verdict};
-use crate::registry::{self, RegistryError};
+use crate::registry::{self, RegistryError, ResolvedModel};
 use crate::store::{Store, StoreError};
 
 /// What to compare.
 pub struct MonitorSpec<'a> {
     /// The endpoint whose window is scored.
     pub endpoint: &'a Name,
+    /// Whose rows; where none is given, of who answered most of them lately.
+    pub model: Option<&'a ResolvedModel>,
     /// The detector.
     pub detector: &'a Plugin,
     /// The detector's config, a JSON object.
@@ -32,6 +34,8 @@ pub struct MonitorReport {
     pub endpoint: Name,
     /// The bundle that answered the window's rows, whose reference they were compared with.
     pub bundle: Digest,
+    /// The version of a model that it was, as `name@number`; none where it was none.
+    pub version: Option<String>,
     /// Name of the detector.
     pub detector: String,
     /// Digest of the detector.
@@ -60,6 +64,16 @@ pub enum MonitorError {
         /// The endpoint.
         endpoint: Name,
     },
+    /// The model has answered nothing that the window still holds.
+    #[error("endpoint `{endpoint}` has no rows in its window that `{model}` answered: it has rows of {}", listed(.found))]
+    NoRows {
+        /// The endpoint.
+        endpoint: Name,
+        /// The model.
+        model: String,
+        /// Those that have.
+        found: Vec<WindowBundle>,
+    },
     /// The model was trained elsewhere.
     #[error(
         "endpoint `{endpoint}` was served from bundle {bundle}, which has no sample of its training data to compare with: \
@@ -85,11 +99,16 @@ pub enum MonitorError {
     Plugin(#[from] PluginError),
 }
 
+fn listed(bundles: &[WindowBundle]) -> String {
+    bundles.iter().map(|bundle| format!("`{bundle}`")).collect::<Vec<_>>().join(", ")
+}
+
 /// Scores the endpoint's window by the detector, fitted on the reference of the bundle that filled it. That bundle may
 /// have long been followed by a newer version of its model: what was served is what counts.
 pub async fn run(store: &Store, spec: &MonitorSpec<'_>) -> Result<MonitorReport, MonitorError> {
-    let Some(window) = data::read_window(store, spec.endpoint, spec.rows_max)? else {
-        return Err(MonitorError::NoWindow { endpoint: spec.endpoint.clone() });
+    let bundle = spec.model.map(|model| model.digest);
+    let Some(window) = data::read_window(store, spec.endpoint, bundle, spec.rows_max)? else {
+        return Err(nothing_to_compare(store, spec)?);
     };
     let bundle = registry::read_bundle(store, window.bundle)?;
     let reference = bundle.reference.ok_or_else(|| MonitorError::NoReference {
@@ -103,6 +122,7 @@ pub async fn run(store: &Store, spec: &MonitorSpec<'_>) -> Result<MonitorReport,
     Ok(MonitorReport {
         endpoint: spec.endpoint.clone(),
         bundle: window.bundle,
+        version: window.version,
         detector: spec.detector.manifest().name.clone(),
         detector_digest: spec.detector.digest(),
         reference_rows: reference.rows(),
@@ -110,6 +130,20 @@ pub async fn run(store: &Store, spec: &MonitorSpec<'_>) -> Result<MonitorReport,
         verdict: scores.iter().map(|score| score.verdict).max().unwrap_or(Verdict::Stable),
         drifted: scores.iter().filter(|score| score.verdict == Verdict::Drifted).count(),
         scores,
+    })
+}
+
+/// Why there are no rows.
+fn nothing_to_compare(store: &Store, spec: &MonitorSpec<'_>) -> Result<MonitorError, DataError> {
+    let (endpoint, found) = (spec.endpoint.clone(), data::bundles_of_window(store, spec.endpoint)?);
+    Ok(match spec.model {
+        Some(model) if !found.is_empty() => {
+            let named = model.name.as_ref().zip(model.version);
+            let version = named.map(|(name, number)| format!("{name}@{number}"));
+            let model = WindowBundle { bundle: model.digest, version }.to_string();
+            MonitorError::NoRows { endpoint, model, found }
+        }
+        _ => MonitorError::NoWindow { endpoint },
     })
 }
 

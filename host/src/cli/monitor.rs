@@ -12,6 +12,7 @@ use crate::data::Alert;
 use crate::domain::Name;
 use crate::monitor::{self, MonitorReport, MonitorSpec, record_alert};
 use crate::plugin::{Verdict, block_on};
+use crate::registry::ModelReference;
 use crate::track::now_ms;
 
 /// Drift was found.
@@ -42,6 +43,10 @@ pub(super) struct RunArguments {
     /// The endpoint.
     #[arg(long)]
     endpoint: Name,
+    /// The model whose rows to look at: a name, `name@version`, `name@alias`, a `sha256:` digest or a bundle folder [default: the
+    /// one that answered most of the endpoint's rows in the last minute].
+    #[arg(long)]
+    model: Option<ModelReference>,
     /// The detector, a component.
     #[arg(long, value_name = "FILE")]
     detector: PathBuf,
@@ -77,10 +82,12 @@ pub(super) fn run(
 
 fn monitor(arguments: &RunArguments, state: &StateArguments, output: &Output) -> anyhow::Result<ExitCode> {
     let store = state.open_store()?;
+    let model = arguments.model.as_ref().map(|model| state.resolve_model(&store, model)).transpose()?;
     let runtime = arguments.options.start()?;
     let (detector, _) = load(&runtime, &arguments.detector)?;
     let spec = MonitorSpec {
         endpoint: &arguments.endpoint,
+        model: model.as_ref(),
         detector: &detector,
         config: &arguments.config,
         rows_max: usize::try_from(arguments.rows)?,
@@ -139,15 +146,20 @@ fn print(report: &MonitorReport, shown: usize, output: &Output) -> anyhow::Resul
     }
     output.line("")?;
     Ok(output.line(&format!(
-        "{}: {} of {} feature groups of `{}` drifted ({} rows against {} of training, by {})",
+        "{}: {} of {} feature groups of `{}` drifted ({} rows of {} against {} of training, by {})",
         verdict_text(report.verdict),
         report.drifted,
         report.scores.len(),
         report.endpoint,
         thousands(report.window_rows as u64),
+        answered_by(report),
         thousands(report.reference_rows as u64),
         report.detector,
     ))?)
+}
+
+fn answered_by(report: &MonitorReport) -> String {
+    report.version.clone().unwrap_or_else(|| format!("bundle {}", report.bundle.short()))
 }
 
 fn verdict_text(verdict: Verdict) -> String {

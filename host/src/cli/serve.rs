@@ -372,6 +372,7 @@ async fn deploy_replaced(
                 let example = deployer.example_of_replaced(&manifest, &replaced)?;
                 Ok::<_, anyhow::Error>((replaced, is_same, manifest.model.platform(), example))
             })?;
+            let window = deployer.window(&spec.name, &located)?;
             let config = DeploymentConfig {
                 version: located.version,
                 bundle: located.bundle,
@@ -379,7 +380,7 @@ async fn deploy_replaced(
                 platform,
                 work: Work::Bundle(predictor),
                 is_of_bundle,
-                window: deployer.window(&spec.name, located.bundle)?,
+                window,
                 rows_max: REQUEST_ROWS_MAX,
                 example,
             };

@@ -6,7 +6,7 @@ mod file;
 mod shard;
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 
 use ::safetensors::tensor::Metadata;
@@ -26,6 +26,12 @@ const COLUMNS: &str = "columns";
 /// Key of the metadata that names the bundle which saw and answered the rows.
 const BUNDLE: &str = "bundle";
 
+/// Key of the metadata that names the version of a model that it was.
+const VERSION: &str = "version";
+
+/// Key of the metadata that says how many rows were answered when, as a JSON object.
+const ANSWERED: &str = "answered";
+
 /// Longest header of rows of a bundle, as the decoder takes it.
 const ROWS_HEADER_MAX_BYTES: u64 = 100_000_000;
 
@@ -34,9 +40,24 @@ pub fn encode_safetensors(batch: &Batch) -> Result<Vec<u8>, DataError> {
     encode(batch, HashMap::new())
 }
 
-/// Writes rows that the bundle of this digest saw and answered.
-pub(super) fn encode_rows_of(bundle: Digest, rows: &Batch) -> Result<Vec<u8>, DataError> {
-    encode(rows, HashMap::from([(BUNDLE.to_owned(), bundle.to_string())]))
+/// Who saw and answered rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct RowsOrigin {
+    /// The bundle.
+    pub bundle: Digest,
+    /// The version of a model that it was, as `name@number`; none where it was none.
+    pub version: Option<String>,
+    /// How many it had answered lately when they were written, by the second: Unix time. Rows of earlier builds have none.
+    pub answered: BTreeMap<i64, u64>,
+}
+
+/// Writes rows that a bundle saw and answered.
+pub(super) fn encode_rows_of(origin: &RowsOrigin, rows: &Batch) -> Result<Vec<u8>, DataError> {
+    let answered = serde_json::to_string(&origin.answered).map_err(DataError::Encode)?;
+    let bundle = origin.bundle.to_string();
+    let mut metadata = HashMap::from([(BUNDLE.to_owned(), bundle), (ANSWERED.to_owned(), answered)]);
+    metadata.extend(origin.version.clone().map(|version| (VERSION.to_owned(), version)));
+    encode(rows, metadata)
 }
 
 fn encode(batch: &Batch, mut metadata: HashMap<String, String>) -> Result<Vec<u8>, DataError> {
@@ -61,15 +82,15 @@ pub fn decode_safetensors(bytes: &[u8]) -> Result<Batch, DataError> {
 
 /// Reads what [`encode_rows_of`] wrote. Rows of which nobody says whose they are cannot be compared with anything, so
 /// they are refused.
-pub(super) fn decode_rows_of(bytes: &[u8]) -> Result<(Digest, Batch), DataError> {
+pub(super) fn decode_rows_of(bytes: &[u8]) -> Result<(RowsOrigin, Batch), DataError> {
     let header = read_metadata(bytes)?;
-    Ok((bundle_of(&header)?, decode(bytes, &header)?))
+    Ok((origin_of(&header)?, decode(bytes, &header)?))
 }
 
 /// What the header of rows says of them.
 pub(super) struct RowsHead {
-    /// The bundle that saw and answered them.
-    pub bundle: Digest,
+    /// Who saw and answered them.
+    pub origin: RowsOrigin,
     /// Their columns.
     pub columns: Vec<ColumnSpec>,
     /// How many there are.
@@ -79,7 +100,7 @@ pub(super) struct RowsHead {
 /// Reads the header of what [`encode_rows_of`] wrote to `file`, called `name` in errors, and nothing of the rows.
 pub(super) fn read_head_of(file: &File, name: &str) -> Result<RowsHead, DataError> {
     let (header, _) = file::read_metadata(file, name, ROWS_HEADER_MAX_BYTES)?;
-    let bundle = bundle_of(&header)?;
+    let origin = origin_of(&header)?;
     let (mut columns, mut rows) = (Vec::new(), None);
     for column in file::column_names(&header, name)? {
         let Some(info) = header.info(&column) else { continue };
@@ -99,14 +120,17 @@ pub(super) fn read_head_of(file: &File, name: &str) -> Result<RowsHead, DataErro
             element_names: Vec::new(),
         });
     }
-    Ok(RowsHead { bundle, columns, rows: rows.copied().unwrap_or_default() })
+    Ok(RowsHead { origin, columns, rows: rows.copied().unwrap_or_default() })
 }
 
-fn bundle_of(header: &Metadata) -> Result<Digest, DataError> {
-    let named = header.metadata().as_ref().and_then(|metadata| metadata.get(BUNDLE));
-    named.and_then(|text| text.parse().ok()).ok_or_else(|| DataError::SegmentBundle {
+fn origin_of(header: &Metadata) -> Result<RowsOrigin, DataError> {
+    let said = |key| header.metadata().as_ref().and_then(|metadata| metadata.get(key));
+    let named = said(BUNDLE);
+    let bundle = named.and_then(|text| text.parse().ok()).ok_or_else(|| DataError::SegmentBundle {
         found: named.map_or("none".to_owned(), |text| excerpt(text.as_bytes())),
-    })
+    })?;
+    let answered = said(ANSWERED).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    Ok(RowsOrigin { bundle, version: said(VERSION).cloned(), answered })
 }
 
 fn read_metadata(bytes: &[u8]) -> Result<Metadata, DataError> {
@@ -218,9 +242,17 @@ mod tests {
 
     #[test]
     fn rows_of_a_bundle_name_it() {
-        let bundle = Digest::of(b"bundle");
-        let (named, rows) = decode_rows_of(&encode_rows_of(bundle, &batch()).unwrap()).unwrap();
-        assert_eq!((named, rows.rows()), (bundle, 2));
+        let (bundle, answered) =
+            (Digest::of(b"bundle"), BTreeMap::from([(-1, 7), (1_764_257_000, u64::MAX)]));
+        for version in [None, Some("mnist@1".to_owned())] {
+            let origin = RowsOrigin { bundle, version, answered: answered.clone() };
+            let (named, rows) = decode_rows_of(&encode_rows_of(&origin, &batch()).unwrap()).unwrap();
+            assert_eq!((named, rows.rows()), (origin, 2));
+        }
+        // As earlier builds wrote them.
+        let only_bundle = HashMap::from([(BUNDLE.to_owned(), bundle.to_string())]);
+        let (named, _) = decode_rows_of(&encode(&batch(), only_bundle).unwrap()).unwrap();
+        assert_eq!(named, RowsOrigin { bundle, version: None, answered: BTreeMap::new() });
         assert_eq!(
             decode_rows_of(&encode_safetensors(&batch()).unwrap()).unwrap_err().to_string(),
             "the segment does not say which bundle filled it: expected a digest, found none"
@@ -235,12 +267,14 @@ mod tests {
         let read = |bytes: &[u8]| {
             let mut file = tempfile::tempfile().unwrap();
             file.write_all(bytes).unwrap();
-            read_head_of(&file, "rows").map(|head| (head.bundle, head.columns, head.rows))
+            read_head_of(&file, "rows").map(|head| (head.origin, head.columns, head.rows))
         };
         let bundle = Digest::of(b"bundle");
+        let (version, answered) = (Some("mnist@1".to_owned()), BTreeMap::from([(5, 7)]));
+        let origin = RowsOrigin { bundle, version, answered };
         for rows in [batch(), Batch::default()] {
-            let bytes = encode_rows_of(bundle, &rows).unwrap();
-            assert_eq!(read(&bytes).unwrap(), (bundle, ColumnSpec::of_batch(&rows), rows.rows()));
+            let bytes = encode_rows_of(&origin, &rows).unwrap();
+            assert_eq!(read(&bytes).unwrap(), (origin.clone(), ColumnSpec::of_batch(&rows), rows.rows()));
             assert!(read(&bytes[..bytes.len() - 1]).is_err(), "cut");
         }
         assert!(matches!(read(&encode_safetensors(&batch()).unwrap()), Err(DataError::SegmentBundle { .. })));

@@ -6,11 +6,12 @@
 //! statistics, not a log.
 
 use std::borrow::Cow;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
 use std::path::Path;
 
 use super::DataError;
-use super::safetensors::{RowsHead, decode_rows_of, encode_rows_of, read_head_of};
+use super::safetensors::{RowsHead, RowsOrigin, decode_rows_of, encode_rows_of, read_head_of};
 use crate::domain::{Batch, ColumnSpec, Digest, Name};
 use crate::store::{Segments, Store};
 
@@ -23,6 +24,10 @@ const SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
 /// Bytes of a window, however many rows were asked for. A detector has to hold them in memory, where it may have 256 MiB.
 const WINDOW_BYTES: u64 = 128 * 1024 * 1024;
 
+/// Seconds up to the newest rows of a window. Who has answered most rows in them is looked at, so that one that is given few
+/// requests hides nobody, and one that replaces another is seen soon.
+const RECENT_SECONDS: u64 = 60;
+
 /// How often a reader starts again because a writer joined segments under its hands.
 const READ_TRIES: usize = 10;
 
@@ -31,8 +36,28 @@ const READ_TRIES: usize = 10;
 pub struct Window {
     /// The bundle.
     pub bundle: Digest,
+    /// The version of a model that it was when it answered the newest, as `name@number`; none where it was none.
+    pub version: Option<String>,
     /// Features and scores side by side, oldest row first.
     pub rows: Batch,
+}
+
+/// A bundle that has answered rows of a window.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WindowBundle {
+    /// The bundle.
+    pub bundle: Digest,
+    /// The version of a model that it was, as `name@number`; none where it was none.
+    pub version: Option<String>,
+}
+
+impl fmt::Display for WindowBundle {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.version {
+            Some(version) => formatter.write_str(version),
+            None => self.bundle.fmt(formatter),
+        }
+    }
 }
 
 struct Segment {
@@ -46,7 +71,9 @@ struct Segment {
 pub struct WindowWriter {
     store: Store,
     endpoint: Name,
-    bundle: Digest,
+    /// Whose rows it writes, and how many of them came in the last minute. Those that are kept do not tell: they are a sample, and
+    /// make room for others the sooner the more there are.
+    origin: RowsOrigin,
     rows_max: usize,
     bytes_max: u64,
     segments: VecDeque<Segment>,
@@ -60,11 +87,16 @@ impl WindowWriter {
     pub fn open(store: &Store, endpoint: &Name, bundle: Digest, rows_max: usize) -> Result<Self, DataError> {
         let mut segments = VecDeque::new();
         let mut columns = Vec::new();
+        let mut origin = RowsOrigin { bundle, version: None, answered: BTreeMap::new() };
         for number in store.segments(Segments::Window(endpoint))? {
             match read_head(store, endpoint, number) {
                 Ok(Some((head, bytes))) => {
                     columns = head.columns;
-                    segments.push_back(Segment { number, bundle: head.bundle, rows: head.rows, bytes });
+                    let RowsOrigin { bundle: of, answered, .. } = head.origin;
+                    if of == bundle {
+                        origin.answered = answered;
+                    }
+                    segments.push_back(Segment { number, bundle: of, rows: head.rows, bytes });
                 }
                 Ok(None) => {}
                 Err(DataError::Window { source, .. }) => {
@@ -77,7 +109,7 @@ impl WindowWriter {
         Ok(Self {
             store: store.clone(),
             endpoint: endpoint.clone(),
-            bundle,
+            origin,
             rows_max: rows_max.max(1),
             bytes_max: WINDOW_BYTES,
             segments,
@@ -85,15 +117,22 @@ impl WindowWriter {
         })
     }
 
-    /// Adds the rows of `batch`, and lets go of as many old ones as are no longer needed.
-    pub fn append(&mut self, batch: &Batch) -> Result<(), DataError> {
+    /// Says which version of a model the bundle is, as `name@number`.
+    pub fn of_version(self, version: Option<String>) -> Self {
+        Self { origin: RowsOrigin { version, ..self.origin }, ..self }
+    }
+
+    /// Adds the rows of `batch`, a sample of so many that were `answered` since the last time, and lets go of as many old ones
+    /// as are no longer needed.
+    pub fn append(&mut self, batch: &Batch, answered: u64, now_ms: i64) -> Result<(), DataError> {
+        self.note_answered(answered, now_ms.div_euclid(1_000));
         let rows = batch.rows();
         let newest = match rows > self.rows_max {
             true => batch.slice_rows(rows - self.rows_max..rows).map(Cow::Owned),
             false => Some(Cow::Borrowed(batch)),
         };
         let Some(batch) = newest.filter(|batch| batch.rows() > 0) else { return Ok(()) };
-        let bytes = encode_rows_of(self.bundle, &batch)?;
+        let bytes = encode_rows_of(&self.origin, &batch)?;
         let number = self.store.append_segment(Segments::Window(&self.endpoint), &[&bytes])?;
         self.add(number, &batch, &bytes);
         let columns = ColumnSpec::of_batch(&batch);
@@ -104,8 +143,15 @@ impl WindowWriter {
         self.trim()
     }
 
+    fn note_answered(&mut self, rows: u64, second: i64) {
+        let known = self.origin.answered.entry(second).or_default();
+        *known = known.saturating_add(rows);
+        // A clock may also be set back.
+        self.origin.answered.retain(|&at, _| at.abs_diff(second) < RECENT_SECONDS);
+    }
+
     fn add(&mut self, number: u64, rows: &Batch, encoded: &[u8]) {
-        let (bundle, rows, bytes) = (self.bundle, rows.rows(), encoded.len() as u64);
+        let (bundle, rows, bytes) = (self.origin.bundle, rows.rows(), encoded.len() as u64);
         self.segments.push_back(Segment { number, bundle, rows, bytes });
     }
 
@@ -117,7 +163,7 @@ impl WindowWriter {
             let small = older.rows + newer.rows <= SEGMENT_ROWS
                 && older.bytes.saturating_add(newer.bytes) <= SEGMENT_BYTES
                 && older.rows <= 2 * newer.rows;
-            let own = older.bundle == self.bundle && newer.bundle == self.bundle;
+            let own = older.bundle == self.origin.bundle && newer.bundle == self.origin.bundle;
             (small && own).then_some((older.number, newer.number))
         }) {
             let first = read_segment(&self.store, &self.endpoint, older)?;
@@ -128,7 +174,7 @@ impl WindowWriter {
             if joined.append(&second.rows).is_err() {
                 return Ok(());
             }
-            let bytes = encode_rows_of(self.bundle, &joined)?;
+            let bytes = encode_rows_of(&self.origin, &joined)?;
             self.store.replace_segment(Segments::Window(&self.endpoint), newer, &bytes)?;
             self.store.remove_segment(Segments::Window(&self.endpoint), older)?;
             self.segments.truncate(self.segments.len() - 2);
@@ -160,39 +206,90 @@ pub fn window_bundles(store: &Store) -> Result<BTreeSet<Digest>, DataError> {
     for endpoint in store.window_endpoints()? {
         for number in store.segments(Segments::Window(&endpoint))? {
             // One that is gone meanwhile was joined with the next, which is read after it.
-            bundles.extend(read_head(store, &endpoint, number)?.map(|(head, _)| head.bundle));
+            bundles.extend(read_head(store, &endpoint, number)?.map(|(head, _)| head.origin.bundle));
         }
     }
     Ok(bundles)
 }
 
-/// The newest at most `rows_max` rows of an endpoint's window, fewer where they take more than 128 MiB; none if there are no rows.
+/// The bundles that have answered rows of an endpoint's window, each once, who did last first.
+pub fn bundles_of_window(store: &Store, endpoint: &Name) -> Result<Vec<WindowBundle>, DataError> {
+    let mut bundles: Vec<WindowBundle> = Vec::new();
+    for number in store.segments(Segments::Window(endpoint))?.into_iter().rev() {
+        let Some((head, _)) = read_head(store, endpoint, number)? else { continue };
+        let RowsOrigin { bundle, version, .. } = head.origin;
+        if bundles.iter().all(|known| known.bundle != bundle) {
+            bundles.push(WindowBundle { bundle, version });
+        }
+    }
+    Ok(bundles)
+}
+
+/// The newest at most `rows_max` rows of an endpoint's window that `bundle` answered, fewer where they take more than 128 MiB; none
+/// if there are no rows. Where no bundle is given it is the one that answered most rows of the endpoint in the minute before the
+/// newest.
 ///
-/// Segments that another bundle filled than the newest, or whose columns differ, as they do where `host serve` replaced a
-/// transformer, are passed over: those rows are not of the same model.
-pub fn read_window(store: &Store, endpoint: &Name, rows_max: usize) -> Result<Option<Window>, DataError> {
+/// Segments whose columns differ from the newest's, as they do where `host serve` replaced a transformer, are passed over: those
+/// rows are not of the same model.
+pub fn read_window(
+    store: &Store,
+    endpoint: &Name,
+    bundle: Option<Digest>,
+    rows_max: usize,
+) -> Result<Option<Window>, DataError> {
+    let bundle = match bundle {
+        Some(bundle) => Some(bundle),
+        None => main_bundle(store, endpoint)?,
+    };
+    let Some(bundle) = bundle else { return Ok(None) };
     let mut segments = Vec::new();
     for _ in 0..READ_TRIES {
-        let (found, whole) = read_newest(store, endpoint, rows_max, WINDOW_BYTES)?;
+        let (found, whole) = read_newest(store, endpoint, bundle, rows_max, WINDOW_BYTES)?;
         segments = found;
         if whole {
             break;
         }
     }
-    let Some(bundle) = segments.first().map(|newest| newest.bundle) else { return Ok(None) };
+    let Some(newest) = segments.first() else { return Ok(None) };
+    let version = newest.version.clone();
     let mut rows = Batch::default();
     for segment in segments.into_iter().rev() {
         rows.append(&segment.rows)?;
     }
     let count = rows.rows();
     let rows = rows.slice_rows(count.saturating_sub(rows_max)..count).unwrap_or(rows);
-    Ok(Some(Window { bundle, rows }))
+    Ok(Some(Window { bundle, version, rows }))
 }
 
-/// Segments from the newest back, and whether none vanished meanwhile.
+/// The bundle that answered most rows of an endpoint in the minute before the newest, of several the one that did last; none if there
+/// are no rows. Rows of earlier builds do not say when they were answered: where the newest are such, it is theirs.
+fn main_bundle(store: &Store, endpoint: &Name) -> Result<Option<Digest>, DataError> {
+    let mut counts: Vec<(Digest, u64)> = Vec::new();
+    let mut newest = None;
+    for number in store.segments(Segments::Window(endpoint))?.into_iter().rev() {
+        // One that is gone meanwhile was joined with the next, which was read before it.
+        let Some((head, _)) = read_head(store, endpoint, number)? else { continue };
+        let RowsOrigin { bundle, answered, .. } = head.origin;
+        let last = answered.last_key_value().map_or(i64::MIN, |(&second, _)| second);
+        let newest = *newest.get_or_insert(last);
+        if last < newest && last.abs_diff(newest) >= RECENT_SECONDS {
+            break;
+        }
+        // What a segment says is of all rows of its bundle up to it.
+        if counts.iter().all(|(known, _)| *known != bundle) {
+            let recent = answered.iter().filter(|(second, _)| second.abs_diff(newest) < RECENT_SECONDS);
+            let rows = recent.fold(0_u64, |sum, (_, rows)| sum.saturating_add(*rows));
+            counts.push((bundle, rows));
+        }
+    }
+    Ok(counts.into_iter().rev().max_by_key(|(_, rows)| *rows).map(|(bundle, _)| bundle))
+}
+
+/// Segments of a bundle from the newest back, and whether none vanished meanwhile.
 fn read_newest(
     store: &Store,
     endpoint: &Name,
+    bundle: Digest,
     rows_max: usize,
     bytes_max: u64,
 ) -> Result<(Vec<Window>, bool), DataError> {
@@ -202,13 +299,17 @@ fn read_newest(
         if rows >= rows_max {
             break;
         }
+        let Some((head, _)) = read_head(store, endpoint, number)? else {
+            return Ok((segments, false));
+        };
+        if head.origin.bundle != bundle {
+            continue;
+        }
         let Some(segment) = read_segment(store, endpoint, number)? else {
             return Ok((segments, false));
         };
-        let continues = |newest: &Window| {
-            let columns = ColumnSpec::of_batch(&newest.rows);
-            newest.bundle == segment.bundle && columns == ColumnSpec::of_batch(&segment.rows)
-        };
+        let continues =
+            |newest: &Window| ColumnSpec::of_batch(&newest.rows) == ColumnSpec::of_batch(&segment.rows);
         if segments.first().is_none_or(continues) {
             rows += segment.rows.rows();
             bytes = bytes.saturating_add(segment.rows.byte_len() as u64);
@@ -223,8 +324,9 @@ fn read_newest(
 
 fn read_segment(store: &Store, endpoint: &Name, number: u64) -> Result<Option<Window>, DataError> {
     let Some(bytes) = store.read_segment(Segments::Window(endpoint), number)? else { return Ok(None) };
-    let (bundle, rows) = decode_rows_of(&bytes).map_err(damaged(endpoint, number))?;
-    Ok(Some(Window { bundle, rows }))
+    let (origin, rows) = decode_rows_of(&bytes).map_err(damaged(endpoint, number))?;
+    let RowsOrigin { bundle, version, .. } = origin;
+    Ok(Some(Window { bundle, version, rows }))
 }
 
 /// What a segment says of its rows, and its bytes; the rows are not read.
@@ -265,8 +367,16 @@ mod tests {
         Digest::of(name.as_bytes())
     }
 
+    fn append(writer: &mut WindowWriter, rows: &Batch) {
+        append_at(writer, rows, 0);
+    }
+
+    fn append_at(writer: &mut WindowWriter, rows: &Batch, second: i64) {
+        writer.append(rows, rows.rows() as u64, second * 1_000).unwrap();
+    }
+
     fn read(store: &Store, endpoint: &Name, rows_max: usize) -> Batch {
-        read_window(store, endpoint, rows_max).unwrap().map(|window| window.rows).unwrap_or_default()
+        read_window(store, endpoint, None, rows_max).unwrap().map(|window| window.rows).unwrap_or_default()
     }
 
     fn batch(column: &str, values: std::ops::Range<usize>) -> Batch {
@@ -283,9 +393,9 @@ mod tests {
     fn gives_the_newest_rows_in_order() {
         let (_folder, store, endpoint, mut writer) = open(50);
         assert_eq!(read(&store, &endpoint, 10), Batch::default());
-        writer.append(&Batch::default()).unwrap();
+        append(&mut writer, &Batch::default());
         for start in (0..200).step_by(10) {
-            writer.append(&batch("x", start..start + 10)).unwrap();
+            append(&mut writer, &batch("x", start..start + 10));
         }
         assert_eq!(values(&read(&store, &endpoint, 50)), (150..200).collect::<Vec<_>>());
         assert_eq!(values(&read(&store, &endpoint, 7)), (193..200).collect::<Vec<_>>());
@@ -296,14 +406,14 @@ mod tests {
     fn keeps_few_files_and_not_many_more_rows_than_asked() {
         let (_folder, store, endpoint, mut writer) = open(3_000);
         for start in (0..6_000).step_by(20) {
-            writer.append(&batch("x", start..start + 20)).unwrap();
+            append(&mut writer, &batch("x", start..start + 20));
         }
         let segments = store.segments(Segments::Window(&endpoint)).unwrap();
         assert!(segments.len() <= 16, "{} segments", segments.len());
         let all = read(&store, &endpoint, usize::MAX);
         assert!((3_000..3_000 + SEGMENT_ROWS).contains(&all.rows()), "{} rows", all.rows());
         assert_eq!(values(&all), (6_000 - all.rows()..6_000).collect::<Vec<_>>());
-        writer.append(&batch("x", 0..10_000)).unwrap();
+        append(&mut writer, &batch("x", 0..10_000));
         assert_eq!(values(&read(&store, &endpoint, usize::MAX)), (7_000..10_000).collect::<Vec<_>>());
     }
 
@@ -328,7 +438,7 @@ mod tests {
     fn rows_that_are_wide_are_kept_up_to_so_many_bytes() {
         let (_folder, store, endpoint, mut writer) = open(1_000);
         writer.bytes_max = 8 << 20;
-        (0..20).for_each(|value| writer.append(&wide(value)).unwrap());
+        (0..20).for_each(|value| append(&mut writer, &wide(value)));
         let found = lengths(&store, &endpoint);
         assert!(found.iter().all(|&length| length <= SEGMENT_BYTES), "{found:?}");
         assert!(found.iter().sum::<u64>() <= writer.bytes_max, "{found:?}");
@@ -336,7 +446,7 @@ mod tests {
         assert!(kept.len() >= 4, "{kept:?}");
         assert_eq!(kept, (20 - kept.len()..20).collect::<Vec<_>>());
         writer.bytes_max = 1;
-        writer.append(&wide(20)).unwrap();
+        append(&mut writer, &wide(20));
         assert_eq!(lengths(&store, &endpoint).len(), 1, "the newest stays");
         assert_eq!(wide_values(&read(&store, &endpoint, 1_000)).last(), Some(&20));
     }
@@ -344,9 +454,10 @@ mod tests {
     #[test]
     fn a_reader_takes_so_many_bytes() {
         let (_folder, store, endpoint, mut writer) = open(1_000);
-        (0..20).for_each(|value| writer.append(&wide(value)).unwrap());
+        (0..20).for_each(|value| append(&mut writer, &wide(value)));
         let rows = |bytes_max| {
-            let (segments, whole) = read_newest(&store, &endpoint, 1_000, bytes_max).unwrap();
+            let (segments, whole) =
+                read_newest(&store, &endpoint, bundle("first"), 1_000, bytes_max).unwrap();
             assert!(whole);
             segments.iter().map(|segment| segment.rows.rows()).sum::<usize>()
         };
@@ -363,7 +474,7 @@ mod tests {
         for value in 0..20 {
             for writer in &mut writers {
                 writer.bytes_max = 4 << 20;
-                writer.append(&wide(value)).unwrap();
+                append(writer, &wide(value));
             }
         }
         let bytes = |store| lengths(store, &endpoint).iter().sum::<u64>();
@@ -371,16 +482,16 @@ mod tests {
         // Who comes next has all of it to look after.
         let mut third = WindowWriter::open(&store, &endpoint, bundle("second"), 1_000).unwrap();
         third.bytes_max = 4 << 20;
-        third.append(&wide(20)).unwrap();
+        append(&mut third, &wide(20));
         assert!(bytes(&store) <= 4 << 20, "{}", bytes(&store));
-        let window = read_window(&store, &endpoint, 1_000).unwrap().unwrap();
+        let window = read_window(&store, &endpoint, None, 1_000).unwrap().unwrap();
         assert_eq!((window.bundle, wide_values(&window.rows).last()), (bundle("second"), Some(&20)));
     }
 
     #[test]
     fn a_window_is_opened_without_reading_its_rows() {
         let (folder, store, endpoint, mut writer) = open(1_000);
-        writer.append(&wide(0)).unwrap();
+        append(&mut writer, &wide(0));
         // More than is ever read at once, and nothing on the disk.
         let bytes_of_rows = 2_u64 << 30;
         let header = format!(
@@ -396,26 +507,26 @@ mod tests {
         assert_eq!(window_bundles(&store).unwrap(), BTreeSet::from([bundle("first")]));
         let mut writer = WindowWriter::open(&store, &endpoint, bundle("first"), 1_000).unwrap();
         assert_eq!(writer.segments.iter().map(|segment| segment.rows).collect::<Vec<_>>(), [1, 2]);
-        writer.append(&wide(1)).unwrap();
+        append(&mut writer, &wide(1));
         assert_eq!(wide_values(&read(&store, &endpoint, 1_000)), [1], "what is too much goes");
     }
 
     #[test]
     fn a_reopened_window_goes_on() {
         let (_folder, store, endpoint, mut writer) = open(10);
-        writer.append(&batch("x", 0..8)).unwrap();
+        append(&mut writer, &batch("x", 0..8));
         drop(writer);
         let mut writer = WindowWriter::open(&store, &endpoint, bundle("first"), 10).unwrap();
-        writer.append(&batch("x", 8..16)).unwrap();
+        append(&mut writer, &batch("x", 8..16));
         assert_eq!(values(&read(&store, &endpoint, 10)), (6..16).collect::<Vec<_>>());
     }
 
     #[test]
     fn rows_with_other_columns_are_left_out() {
         let (_folder, store, endpoint, mut writer) = open(100);
-        writer.append(&batch("x", 0..8)).unwrap();
-        writer.append(&batch("y", 8..12)).unwrap();
-        writer.append(&batch("y", 12..14)).unwrap();
+        append(&mut writer, &batch("x", 0..8));
+        append(&mut writer, &batch("y", 8..12));
+        append(&mut writer, &batch("y", 12..14));
         let window = read(&store, &endpoint, 100);
         assert_eq!(window.tensors()[0].name(), "y");
         assert_eq!(values(&window), (8..14).collect::<Vec<_>>());
@@ -424,20 +535,91 @@ mod tests {
     #[test]
     fn rows_of_another_bundle_are_neither_joined_nor_read() {
         let (_folder, store, endpoint, mut writer) = open(100);
-        writer.append(&batch("x", 0..4)).unwrap();
-        writer.append(&batch("x", 4..8)).unwrap();
+        append(&mut writer, &batch("x", 0..4));
+        append(&mut writer, &batch("x", 4..8));
         let mut second = WindowWriter::open(&store, &endpoint, bundle("second"), 100).unwrap();
-        assert_eq!(read_window(&store, &endpoint, 100).unwrap().unwrap().bundle, bundle("first"));
-        second.append(&batch("x", 8..12)).unwrap();
-        second.append(&batch("x", 12..16)).unwrap();
+        assert_eq!(read_window(&store, &endpoint, None, 100).unwrap().unwrap().bundle, bundle("first"));
+        append(&mut second, &batch("x", 8..12));
+        append(&mut second, &batch("x", 12..16));
         assert_eq!(store.segments(Segments::Window(&endpoint)).unwrap().len(), 2, "one for each bundle");
-        let window = read_window(&store, &endpoint, 100).unwrap().unwrap();
+        let window = read_window(&store, &endpoint, None, 100).unwrap().unwrap();
         assert_eq!((window.bundle, values(&window.rows)), (bundle("second"), (8..16).collect()));
         // Two that share an endpoint's requests write by turns: neither hides what the other has kept.
         let mut first_again = WindowWriter::open(&store, &endpoint, bundle("first"), 100).unwrap();
-        first_again.append(&batch("x", 16..18)).unwrap();
-        let window = read_window(&store, &endpoint, 100).unwrap().unwrap();
+        append(&mut first_again, &batch("x", 16..18));
+        let window = read_window(&store, &endpoint, None, 100).unwrap().unwrap();
         assert_eq!((window.bundle, values(&window.rows)), (bundle("first"), (0..8).chain(16..18).collect()));
+    }
+
+    /// Who is looked at where nobody is named.
+    fn main(store: &Store, endpoint: &Name) -> Digest {
+        main_bundle(store, endpoint).unwrap().unwrap()
+    }
+
+    #[test]
+    fn who_answers_most_is_looked_at_and_another_soon_after_it_has_taken_over() {
+        // No more than that is kept of each.
+        let (_folder, store, endpoint, champion) = open(20);
+        let mut champion = champion.of_version(Some("m@1".to_owned()));
+        let mut canary = WindowWriter::open(&store, &endpoint, bundle("canary"), 20).unwrap();
+        for second in 0..100 {
+            append_at(&mut champion, &batch("x", 0..19), second);
+            append_at(&mut canary, &batch("x", 100..101), second);
+            assert_eq!(main(&store, &endpoint), bundle("first"), "{second}");
+        }
+        let of = |bundle| read_window(&store, &endpoint, bundle, 100).unwrap();
+        let found = of(None).unwrap();
+        assert_eq!((found.bundle, found.version.as_deref()), (bundle("first"), Some("m@1")));
+        assert!(values(&found.rows).iter().all(|value| *value < 19));
+        let named = of(Some(bundle("canary"))).unwrap();
+        assert_eq!((named.bundle, named.version), (bundle("canary"), None));
+        assert!(named.rows.rows() >= 20 && values(&named.rows).iter().all(|value| *value == 100));
+        assert_eq!(of(Some(bundle("nobody"))), None);
+        let known = [(bundle("canary"), None), (bundle("first"), Some("m@1".to_owned()))];
+        let known = known.map(|(bundle, version)| WindowBundle { bundle, version });
+        assert_eq!(bundles_of_window(&store, &endpoint).unwrap(), known);
+
+        // It makes room for its own rows only where there is none.
+        let mut next = WindowWriter::open(&store, &endpoint, bundle("next"), 10_000).unwrap();
+        append_at(&mut next, &batch("x", 0..19), 100);
+        assert_eq!(main(&store, &endpoint), bundle("first"), "it has only begun");
+        (101..160).for_each(|second| append_at(&mut next, &batch("x", 0..19), second));
+        assert_eq!(main(&store, &endpoint), bundle("next"));
+    }
+
+    #[test]
+    fn it_counts_what_was_answered_and_not_what_is_kept() {
+        let (_folder, store, endpoint, mut champion) = open(20);
+        let mut canary = WindowWriter::open(&store, &endpoint, bundle("canary"), 20).unwrap();
+        champion.append(&batch("x", 0..10), 900, 7_999).unwrap();
+        canary.append(&batch("x", 0..20), 100, 8_001).unwrap();
+        assert_eq!(main(&store, &endpoint), bundle("first"));
+        // As many: who answered last.
+        canary.append(&batch("x", 0..1), 800, 8_001).unwrap();
+        assert_eq!(main(&store, &endpoint), bundle("canary"));
+        // Who opens it anew goes on.
+        let mut champion = WindowWriter::open(&store, &endpoint, bundle("first"), 20).unwrap();
+        champion.append(&batch("x", 0..1), 1, 9_000).unwrap();
+        assert_eq!(main(&store, &endpoint), bundle("first"));
+    }
+
+    #[test]
+    fn times_that_make_no_sense_leave_it_to_the_newest_rows() {
+        let (_folder, store, endpoint, mut first) = open(100);
+        let mut second = WindowWriter::open(&store, &endpoint, bundle("second"), 100).unwrap();
+        append_at(&mut first, &batch("x", 0..50), 10_000);
+        append_at(&mut second, &batch("x", 0..2), 5_000);
+        assert_eq!(main(&store, &endpoint), bundle("second"), "the clock was set back");
+        append_at(&mut first, &batch("x", 0..1), i64::MIN / 1_000);
+        append_at(&mut second, &batch("x", 0..1), i64::MAX / 1_000);
+        assert_eq!(main(&store, &endpoint), bundle("second"));
+        // As earlier builds wrote them.
+        let origin = RowsOrigin { bundle: bundle("old"), version: None, answered: BTreeMap::new() };
+        let bytes = encode_rows_of(&origin, &batch("x", 0..1)).unwrap();
+        store.append_segment(Segments::Window(&endpoint), &[&bytes]).unwrap();
+        assert_eq!(main(&store, &endpoint), bundle("old"));
+        append_at(&mut first, &batch("x", 0..1), 0);
+        assert_eq!(main(&store, &endpoint), bundle("first"));
     }
 
     #[test]
@@ -445,17 +627,17 @@ mod tests {
         let (_folder, store, endpoint, _writer) = open(100);
         let bytes = encode_safetensors(&batch("x", 0..8)).unwrap();
         store.append_segment(Segments::Window(&endpoint), &[&bytes]).unwrap();
-        assert!(matches!(read_window(&store, &endpoint, 100), Err(DataError::Window { .. })));
+        assert!(matches!(read_window(&store, &endpoint, None, 100), Err(DataError::Window { .. })));
         WindowWriter::open(&store, &endpoint, bundle("first"), 100).unwrap();
-        assert_eq!(read_window(&store, &endpoint, 100).unwrap(), None);
+        assert_eq!(read_window(&store, &endpoint, None, 100).unwrap(), None);
     }
 
     #[test]
     fn a_damaged_segment_is_named_and_does_not_stop_the_server() {
         let (_folder, store, endpoint, mut writer) = open(100);
-        writer.append(&batch("x", 0..8)).unwrap();
+        append(&mut writer, &batch("x", 0..8));
         let number = store.append_segment(Segments::Window(&endpoint), &[b"noise"]).unwrap();
-        let error = read_window(&store, &endpoint, 100).unwrap_err();
+        let error = read_window(&store, &endpoint, None, 100).unwrap_err();
         assert_eq!(
             error.to_string(),
             format!("segment {number} of the window of endpoint `mnist` is damaged")

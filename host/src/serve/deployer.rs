@@ -139,8 +139,7 @@ impl Deployer {
     }
 
     fn load(&self, endpoint: &Name, located: LocatedBundle) -> Result<Deployment, DeployError> {
-        let LocatedBundle { version, bundle } = located;
-        let manifest = read_bundle(&self.store, bundle)?;
+        let manifest = read_bundle(&self.store, located.bundle)?;
         let predictor = Predictor::load_by(&self.models, &self.store, &self.runtime, &manifest)?;
         let sample = match self.recorded_sample(&manifest)? {
             Some(sample) => {
@@ -151,6 +150,8 @@ impl Deployer {
             None => block_on(Sample::of_zeros(&predictor)),
         };
         let row_time = sample.as_ref().and_then(|sample| block_on(sample.time_of_row(&predictor)));
+        let window = self.window(endpoint, &located)?;
+        let LocatedBundle { version, bundle } = located;
         let config = DeploymentConfig {
             version,
             bundle,
@@ -158,7 +159,7 @@ impl Deployer {
             platform: manifest.model.platform(),
             work: Work::Bundle(predictor),
             is_of_bundle: true,
-            window: self.window(endpoint, bundle)?,
+            window,
             rows_max: self.rows_max,
             example: sample.and_then(Sample::into_first),
         };
@@ -198,11 +199,17 @@ impl Deployer {
     }
 
     /// Where the rows of an endpoint are kept that a bundle answers.
-    pub fn window(&self, endpoint: &Name, bundle: Digest) -> Result<Option<Arc<WindowCapture>>, DataError> {
+    pub fn window(
+        &self,
+        endpoint: &Name,
+        located: &LocatedBundle,
+    ) -> Result<Option<Arc<WindowCapture>>, DataError> {
         if self.window_rows == 0 {
             return Ok(None);
         }
-        let writer = WindowWriter::open(&self.store, endpoint, bundle, self.window_rows)?;
+        let version = located.version.as_ref().map(|(model, number)| format!("{model}@{number}"));
+        let writer = WindowWriter::open(&self.store, endpoint, located.bundle, self.window_rows)?;
+        let writer = writer.of_version(version);
         Ok(Some(Arc::new(WindowCapture::new(writer, Arc::clone(&self.window_memory)))))
     }
 }

@@ -58,6 +58,7 @@ impl Endpoint {
         let (first, _) = uuid::Uuid::new_v4().as_u64_pair();
         // The same on every server. No key begins with the zero.
         let key_basis = fnv(fnv(FNV_BASIS, name.as_str().as_bytes()), &[0]);
+        routing.open_windows();
         Self { name, routing: RwLock::new(Arc::new(routing)), requests: AtomicU64::new(first), key_basis }
     }
 
@@ -73,6 +74,7 @@ impl Endpoint {
 
     /// Lets others answer from the next request on.
     pub fn set_routing(&self, routing: Routing) {
+        routing.open_windows();
         *self.routing.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(routing);
     }
 
@@ -184,6 +186,20 @@ impl Routing {
         own.map(|route| route.weight).sum()
     }
 
+    /// Whether what a deployment answers is an answer of the endpoint's: who has no part of the requests is asked only by number.
+    pub(super) fn is_answered_by(&self, deployment: &Arc<Deployment>) -> bool {
+        self.weight(deployment) > 0
+    }
+
+    /// Lets windows have what the endpoint answers, and nothing else.
+    fn open_windows(&self) {
+        for deployment in self.loaded() {
+            if let Some(window) = deployment.window() {
+                window.set_open(self.is_answered_by(deployment));
+            }
+        }
+    }
+
     /// Deployments that are asked only by version.
     pub fn kept(&self) -> &[Arc<Deployment>] {
         &self.kept
@@ -278,8 +294,12 @@ fn fnv(hash: u64, bytes: &[u8]) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::deployment::tests::deployment;
+    use super::super::WindowCapture;
+    use super::super::deployment::tests::{deployment, deployment_with};
     use super::*;
+    use crate::data::WindowWriter;
+    use crate::domain::{Batch, Digest, Tensor};
+    use crate::store::Store;
 
     fn split(weights: &[u32]) -> Endpoint {
         split_at("e", weights)
@@ -379,6 +399,41 @@ mod tests {
         assert_eq!(number(routing.version(7).unwrap()), 7);
         assert!(routing.version(1).is_some() && routing.version(2).is_none());
         assert_eq!(routing.deployments().count(), 2);
+    }
+
+    /// A version with a window for this endpoint.
+    fn watched(store: &Store, number: i64) -> Arc<Deployment> {
+        let writer = WindowWriter::open(store, &"e".parse().unwrap(), Digest::of(b""), 100).unwrap();
+        let window = Arc::new(WindowCapture::new(writer, Arc::default()));
+        Arc::new(deployment_with(1, 1, Some(window)).1.named("m", number))
+    }
+
+    #[test]
+    fn windows_have_what_the_endpoint_answers_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let versions = [1, 2, 3].map(|number| watched(&store, number));
+        let row = Batch::new(vec![Tensor::from_f32("x", vec![1], &[0.0]).unwrap()]).unwrap();
+        let take = || {
+            versions.each_ref().map(|version| {
+                let window = version.window().unwrap();
+                window.offer(&row, &Batch::default());
+                window.flush().unwrap()
+            })
+        };
+        let [first, second, third] = versions.each_ref().map(Arc::clone);
+        let route = |deployment: &Arc<Deployment>, weight| Route {
+            deployment: Arc::clone(deployment),
+            weight,
+            model: None,
+        };
+        let routing = Routing::split(vec![route(&first, 1), route(&second, 0)], None).keeping(vec![third]);
+        let endpoint = Endpoint::new("e".parse().unwrap(), routing);
+        assert_eq!(take(), [1, 0, 0]);
+        let [first, _, third] = versions.each_ref().map(Arc::clone);
+        let routing = Routing::split(vec![route(&second, 9), route(&third, 1)], None).keeping(vec![first]);
+        endpoint.set_routing(routing);
+        assert_eq!(take(), [0, 1, 1]);
     }
 
     #[test]

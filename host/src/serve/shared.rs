@@ -240,8 +240,7 @@ impl Shared {
             let answered = Some(SeenAnswer { prediction: id.clone(), rows, times, is_cached, parts });
             Seen { asked: Some(asked.seen()), answered, ..Seen::default() }
         });
-        // What a version answers that is kept and was asked by its number is no answer of the endpoint's.
-        let shadows = routing.shadows().iter().filter(|_| routing.weight(deployment) > 0);
+        let shadows = routing.shadows().iter().filter(|_| routing.is_answered_by(deployment));
         for shadow in shadows {
             shadow.mirror(&answer.inputs, &deployment.signature().inputs, &answer.outputs);
         }

@@ -1,9 +1,10 @@
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::data::{DataError, WindowWriter};
 use crate::domain::{Batch, BatchError};
 use crate::task::rest;
+use crate::track::now_ms;
 
 /// Rows that are kept of one interval between two writes. Under load the rows are a uniform sample of all that came. Only
 /// rows that the sample takes are copied, some thousands in an interval however many come, so that the cost of
@@ -32,6 +33,8 @@ pub struct WindowCapture {
     reservoir: Mutex<Reservoir>,
     writer: Mutex<WindowWriter>,
     rows_written: AtomicU64,
+    /// Whether rows are taken.
+    is_open: AtomicBool,
 }
 
 /// The memory that the windows of a server share.
@@ -120,11 +123,11 @@ impl Reservoir {
         true
     }
 
-    /// What it has; it begins again.
-    fn drain(&mut self) -> Vec<Batch> {
-        (self.seen, self.bytes, self.places) = (0, 0, ROWS_PER_FLUSH);
+    /// What it has, and of how many rows that is a sample; it begins again.
+    fn drain(&mut self) -> (Vec<Batch>, u64) {
+        (self.bytes, self.places) = (0, ROWS_PER_FLUSH);
         self.memory.give_back(std::mem::take(&mut self.taken));
-        std::mem::take(&mut self.rows)
+        (std::mem::take(&mut self.rows), std::mem::take(&mut self.seen))
     }
 
     fn put(&mut self, place: usize, row: Batch) {
@@ -165,11 +168,24 @@ impl WindowCapture {
     /// Captures into `writer`, with a part of `memory`.
     pub fn new(writer: WindowWriter, memory: Arc<WindowMemory>) -> Self {
         let reservoir = Reservoir::new(memory);
-        Self { reservoir: Mutex::new(reservoir), writer: Mutex::new(writer), rows_written: AtomicU64::new(0) }
+        Self {
+            reservoir: Mutex::new(reservoir),
+            writer: Mutex::new(writer),
+            rows_written: AtomicU64::new(0),
+            is_open: AtomicBool::new(true),
+        }
+    }
+
+    /// Takes rows from now on, or no more.
+    pub(super) fn set_open(&self, is_open: bool) {
+        self.is_open.store(is_open, Ordering::Relaxed);
     }
 
     /// Offers the rows of an answered request.
     pub fn offer(&self, features: &Batch, scores: &Batch) {
+        if !self.is_open.load(Ordering::Relaxed) {
+            return;
+        }
         self.reservoir.lock().unwrap_or_else(PoisonError::into_inner).offer(features, scores);
     }
 
@@ -177,8 +193,8 @@ impl WindowCapture {
     /// is written too.
     pub fn flush(&self) -> Result<usize, WindowError> {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut rows = self.reservoir.lock().unwrap_or_else(PoisonError::into_inner).drain().into_iter();
-        let count = rows.len();
+        let (rows, seen) = self.reservoir.lock().unwrap_or_else(PoisonError::into_inner).drain();
+        let (count, mut rows) = (rows.len(), rows.into_iter());
         let Some(mut segment) = rows.next() else { return Ok(0) };
         segment.reserve_rows(count);
         for (index, row) in rows.enumerate() {
@@ -188,7 +204,7 @@ impl WindowCapture {
             }
         }
         if segment.rows() > 0 {
-            writer.append(&segment)?;
+            writer.append(&segment, seen, now_ms())?;
             self.rows_written.fetch_add(segment.rows() as u64, Ordering::Relaxed);
         }
         Ok(segment.rows())

@@ -1,7 +1,10 @@
 //! `host monitor run`: rows like the training's are stable, inverted ones are not, and it is the training of the model
 //! that answered.
 
-use host_tests::{Host, Server, pixels_json, plugin, test_images};
+use host_tests::{Host, Ran, Server, pixels_json, plugin, test_images};
+use serde_json::{Value, json};
+
+use super::endpoints::wait_for;
 
 fn send(server: &Server, images: impl Iterator<Item = Vec<u8>>) {
     for image in images {
@@ -107,10 +110,96 @@ fn a_window_is_compared_with_the_version_that_filled_it() {
     assert_eq!((&report["bundle"], &report["verdict"]), (&first.into(), &"stable".into()), "{report}");
     drop(server);
 
-    // Once it is served, the rows of the old one count no longer.
+    // Once it has answered as many, the rows of the old one count no longer.
     let server = host.serve(["--model", "moving"]);
     send_moving(&server, 1_000, 0);
     let report = monitor();
     assert_eq!((&report["bundle"], &report["verdict"]), (&second.into(), &"stable".into()), "{report}");
     assert_eq!(report["window_rows"], 500);
+}
+
+/// So many rows whose `x` begins at `start`.
+fn rows_from(start: u32, count: u32) -> String {
+    let rows: Vec<_> = (0..count).map(|row| json!({ "x": f64::from(start + row % 97) + 0.5 })).collect();
+    Value::from(rows).to_string()
+}
+
+fn monitor_moving(host: &Host, more: &[&str]) -> Ran {
+    let detector = plugin("psi");
+    let arguments = ["monitor", "run", "--endpoint", "moving", "--detector", &detector];
+    host.run(arguments.into_iter().chain(more.iter().copied()))
+}
+
+#[test]
+fn a_canary_does_not_hide_who_answers_most() {
+    let host = Host::new();
+    for start in [0, 1_000, 500] {
+        train_moving(&host, start);
+    }
+    let file = host.state_dir().join("endpoints.yaml");
+    let traffic = "[{ model: moving@1, weight: 95 }, { model: moving@2, weight: 5 }]";
+    std::fs::write(&file, format!("version: 1\nendpoints: {{ moving: {{ traffic: {traffic} }} }}\n"))
+        .unwrap();
+    let server = host.serve(["--endpoints", file.to_str().unwrap()]);
+    for request in 0..200 {
+        assert_eq!(server.post("/serve/moving", &rows_from(request * 5 % 95, 5)).status, 200);
+    }
+    // In a segment of its own, the newest.
+    server.wait_for_window(700);
+    assert_eq!(server.post("/serve/moving/2", &rows_from(0, 30)).status, 200);
+    assert_eq!(server.stop().code, 0);
+
+    let report = monitor_moving(&host, &["--json"]).json();
+    assert_eq!((&report["version"], &report["verdict"]), (&json!("moving@1"), &json!("stable")), "{report}");
+    let told = monitor_moving(&host, &[]);
+    assert!(told.stdout.contains(" rows of moving@1 against "), "{}", told.stdout);
+    let canary = monitor_moving(&host, &["--model", "moving@2", "--json"]);
+    assert_eq!(canary.code, 4, "{}", canary.stderr);
+    let report: Value = serde_json::from_str(&canary.stdout).unwrap();
+    assert_eq!((&report["version"], &report["verdict"]), (&json!("moving@2"), &json!("drifted")), "{report}");
+    let nobody = monitor_moving(&host, &["--model", "moving@3"]);
+    assert_eq!(nobody.code, 2);
+    let expected = "endpoint `moving` has no rows in its window that `moving@3` answered: it has rows of `moving@2`, `moving@1`";
+    assert!(nobody.stderr.contains(expected), "{}", nobody.stderr);
+
+    // A pipeline's steps look at the same.
+    let look = |more: &str| {
+        format!("{{ uses: monitor, with: {{ endpoint: moving, detector: '{}'{more} }} }}", plugin("psi"))
+    };
+    let pipeline = host.state_dir().join("look.yaml");
+    let steps = format!("{{ most: {}, canary: {} }}", look(""), look(", model: moving@2"));
+    std::fs::write(&pipeline, format!("version: 1\nname: look\nsteps: {steps}\n")).unwrap();
+    let report = host.run(["pipeline", "run", pipeline.to_str().unwrap(), "--json"]).json();
+    let verdicts: Vec<_> = report["steps"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|step| (&step["step"], &step["outputs"]["verdict"]))
+        .collect();
+    assert_eq!(
+        verdicts,
+        [(&json!("most"), &json!("stable")), (&json!("canary"), &json!("drifted"))],
+        "{report}"
+    );
+}
+
+#[test]
+fn what_is_asked_of_a_version_that_is_kept_is_not_watched() {
+    let host = Host::new();
+    let first = train_moving(&host, 0);
+    let server = host.serve(["--model", "moving"]);
+    train_moving(&host, 1_000);
+    let versions = || server.get("/serve").json()["endpoints"][0]["versions"].clone();
+    wait_for("the new version is not served", || versions().as_array().unwrap().len() == 2);
+    assert_eq!((&versions()[0]["version"], &versions()[0]["weight"]), (&json!(2), &json!(1)));
+    assert_eq!(server.post("/serve/moving", &rows_from(1_000, 100)).status, 200);
+    assert_eq!(server.post("/serve/moving/1", &rows_from(1_000, 500)).status, 200);
+    assert_eq!(server.stop().code, 0);
+
+    let report = monitor_moving(&host, &["--json"]).json();
+    assert_eq!((&report["version"], &report["window_rows"]), (&json!("moving@2"), &json!(100)), "{report}");
+    let old = monitor_moving(&host, &["--model", &first]);
+    assert_eq!(old.code, 2);
+    let expected = format!("no rows in its window that `{first}` answered: it has rows of `moving@2`");
+    assert!(old.stderr.contains(&expected), "{}", old.stderr);
 }

@@ -64,6 +64,7 @@ pub(super) fn program(
         StepKind::Monitor => line
             .words(&["monitor", "run"])
             .option("endpoint", "--endpoint")
+            .option("model", "--model")
             .option("detector", "--detector")
             .json("config", "--config"),
     };

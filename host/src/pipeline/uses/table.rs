@@ -273,7 +273,7 @@ pub const USES: &[Uses] = &[
             optional(
                 "model",
                 FieldKind::Text,
-                "The version to compare with; what the endpoint serves if not given.",
+                "The model whose rows to look at; the one that answered most of them in the last minute if not given.",
             ),
         ],
         outputs: &[

@@ -86,7 +86,7 @@ pub(crate) fn deployment(features: usize, scores: usize) -> (Arc<Zeros>, Deploym
     deployment_with(features, scores, None)
 }
 
-fn deployment_with(
+pub(crate) fn deployment_with(
     features: usize,
     scores: usize,
     window: Option<Arc<WindowCapture>>,
@@ -290,7 +290,7 @@ async fn what_a_version_has_seen_is_written_when_it_goes() {
     let store = crate::store::Store::open(folder.path()).unwrap();
     let endpoint: Name = "e".parse().unwrap();
     let rows_in_window = || {
-        let window = crate::data::read_window(&store, &endpoint, 100).unwrap();
+        let window = crate::data::read_window(&store, &endpoint, None, 100).unwrap();
         window.map_or(0, |window| window.rows.rows())
     };
     let writer = crate::data::WindowWriter::open(&store, &endpoint, Digest::of(b""), 100).unwrap();
