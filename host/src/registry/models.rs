@@ -1,10 +1,11 @@
 //! What a user of the command line calls a model, and the bundle that it means.
 
+use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use super::bundle::{MANIFEST_FILE, import_bundle};
+use super::bundle::{BLOBS_FOLDER, MANIFEST_FILE, import_bundle};
 use super::names::{check_alias, is_latest};
 use super::search::RegistrySearch;
 use super::{BundleManifest, ModelVersion, RegisteredModel, Registry, RegistryError, read_bundle};
@@ -18,14 +19,39 @@ const NAMES_SHOWN: i64 = 10;
 /// Models that are read at once.
 const MODELS_READ: i64 = 100;
 
-/// By what the bundle in a folder is told from another that takes its place. The times of files are not enough, which archives keep.
+/// Files of a bundle folder that are looked at for a change; a bundle has a few.
+const FILES_WATCHED_MAX: usize = 1_000;
+
+/// By what the files of a bundle folder are told from others that take their place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FolderState {
-    /// Device and number of the manifest.
+    manifest: FileState,
+    /// Sorted: a folder lists them in any order.
+    blobs: Vec<FileState>,
+}
+
+/// By what a file is told from another that takes its place. Its times are not enough, which archives keep.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct FileState {
+    /// Its device and number.
     file: (u64, u64),
     size: u64,
     /// When the system saw it change last, in seconds and nanoseconds.
     changed: (i64, i64),
+}
+
+impl FolderState {
+    /// Whether a folder that was taken in in the other state holds the same bundle: the manifest names all else by digests.
+    pub fn is_of_same_bundle(&self, other: &Self) -> bool {
+        self.manifest == other.manifest
+    }
+}
+
+impl FileState {
+    fn of(file: &Metadata) -> Self {
+        let changed = (file.ctime(), file.ctime_nsec());
+        Self { file: (file.dev(), file.ino()), size: file.size(), changed }
+    }
 }
 
 /// What a user may write for a model.
@@ -118,9 +144,12 @@ impl ModelReference {
     /// By what a change of the folder that it names is told; none where it names none.
     pub fn folder_state(&self) -> Option<FolderState> {
         let Self::Folder(folder) = self else { return None };
-        let manifest = std::fs::metadata(folder.join(MANIFEST_FILE)).ok()?;
-        let changed = (manifest.ctime(), manifest.ctime_nsec());
-        Some(FolderState { file: (manifest.dev(), manifest.ino()), size: manifest.size(), changed })
+        let manifest = FileState::of(&std::fs::metadata(folder.join(MANIFEST_FILE)).ok()?);
+        let blobs = std::fs::read_dir(folder.join(BLOBS_FOLDER)).into_iter().flatten();
+        let blobs = blobs.take(FILES_WATCHED_MAX).filter_map(|blob| blob.ok()?.metadata().ok());
+        let mut blobs: Vec<FileState> = blobs.map(|blob| FileState::of(&blob)).collect();
+        blobs.sort_unstable();
+        Some(FolderState { manifest, blobs })
     }
 }
 

@@ -81,6 +81,9 @@ pub enum DeployError {
     /// The program is closing.
     #[error("the work was given up")]
     Stopped,
+    /// A folder cannot be taken into the store; for all endpoints that are of it.
+    #[error("{0}")]
+    Folder(#[source] Arc<Self>),
     /// Several things at once.
     #[error("{0}")]
     Several(String),

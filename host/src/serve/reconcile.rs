@@ -1,6 +1,7 @@
 //! Brings endpoints to what they should be: new versions are loaded beside those that answer and take over as one. Each
 //! endpoint is looked at by itself, so that one whose versions load slowly, or not at all, keeps no other from moving.
 
+mod folders;
 mod look;
 mod wanted;
 
@@ -15,7 +16,8 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use self::look::{Change, Folders, Found, Look, Looked, Memory};
+use self::folders::Folders;
+use self::look::{Change, Found, Look, Looked, Memory};
 use self::wanted::{is_set_as, shape};
 use super::capture::with_causes;
 use super::deployer::{DeployError, Deployer};
@@ -138,6 +140,9 @@ impl Reconciler {
     /// Tries again what has failed for an endpoint, and tells it again.
     pub fn forget_failure(&mut self, endpoint: &Name) {
         self.told.remove(endpoint);
+        if let Some(spec) = self.specs.iter().find(|spec| spec.name == *endpoint) {
+            self.folders.forget_failures(|folder| spec.models().any(|model| model == folder));
+        }
         if let Some(memory) = self.memories.get_mut(endpoint) {
             memory.forget_failure();
         }
@@ -149,6 +154,7 @@ impl Reconciler {
     /// Tries again all that has failed, and tells it again.
     pub fn forget_failures(&mut self) {
         self.told.clear();
+        self.folders.forget_failures(|_| true);
         self.memories.values_mut().for_each(Memory::forget_failure);
         self.looked_at.values_mut().for_each(Ongoing::forget_and_look_again);
     }

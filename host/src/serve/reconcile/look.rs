@@ -1,18 +1,16 @@
 //! Finds the versions that an endpoint should have, and loads those that are not there.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::super::deployer::{DeployError, Deployer, LocatedBundle};
+use super::super::deployer::{DeployError, Deployer};
 use super::super::spec::EndpointSpec;
 use super::super::{Deployment, Routing};
+use super::folders::Folders;
 use super::wanted::{Target, Wanted, is_set_as, shape};
-use crate::registry::{FolderState, ModelReference};
-use crate::task::spawn_blocking;
 
 /// When what could not be deployed is tried again: after the first, and twice as long after each, up to the last.
 const RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
@@ -24,31 +22,6 @@ const TURNS_MAX: usize = 4;
 #[derive(Default)]
 pub(super) struct Memory {
     refused: Option<Refused>,
-}
-
-/// What folders hold, and in which state; for all endpoints, as several may be of one folder.
-#[derive(Default)]
-pub(super) struct Folders(Mutex<HashMap<ModelReference, (FolderState, LocatedBundle)>>);
-
-impl Folders {
-    fn find(&self, folder: &ModelReference, state: &FolderState) -> Option<LocatedBundle> {
-        let known = self.known();
-        let (_, located) = known.get(folder).filter(|(known, _)| known == state)?;
-        Some(located.clone())
-    }
-
-    fn insert(&self, folder: &ModelReference, state: FolderState, located: LocatedBundle) {
-        self.known().insert(folder.clone(), (state, located));
-    }
-
-    /// Forgets those that nobody wants any more.
-    pub(super) fn retain(&self, is_wanted: impl Fn(&ModelReference) -> bool) {
-        self.known().retain(|folder, _| is_wanted(folder));
-    }
-
-    fn known(&self) -> MutexGuard<'_, HashMap<ModelReference, (FolderState, LocatedBundle)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// What could not be deployed. It is tried again when something else is asked for, and after a while: a store may have failed.
@@ -106,9 +79,14 @@ impl Memory {
     /// Takes note of what could not be deployed, and when that is to be tried again.
     pub(super) fn note_failure(&mut self, wanted: Wanted, spec: &EndpointSpec) {
         let before = self.refused.take().filter(|refused| refused.is_of(&wanted, spec));
-        let waits = before.map_or(RETRY.0, |refused| (refused.waits * 2).min(RETRY.1));
+        let waits = waits_after(before.map(|refused| refused.waits));
         self.refused = Some(Refused { wanted, spec: spec.clone(), waits, until: Instant::now() + waits });
     }
+}
+
+/// How long to wait before what has failed is tried again, and was before after `waits`.
+pub(super) fn waits_after(waits: Option<Duration>) -> Duration {
+    waits.map_or(RETRY.0, |waits| (waits * 2).min(RETRY.1))
 }
 
 impl Refused {
@@ -162,8 +140,8 @@ impl Look {
         let routes = spec.routes.iter().map(|route| (&route.model, route.weight, true));
         let shadows = spec.shadows.iter().map(|shadow| (&shadow.model, shadow.percent, false));
         for (model, weight, answers) in routes.chain(shadows) {
-            let located =
-                locate(deployer, places, folders, model).await.map_err(|error| failed.push(error)).ok();
+            let located = folders.locate(deployer, places, model).await;
+            let located = located.map_err(|error| failed.push(error)).ok();
             let targets = if answers { &mut wanted.routes } else { &mut wanted.shadows };
             targets.push(Target { model: model.clone(), located, weight });
         }
@@ -192,26 +170,4 @@ impl Look {
             }
         }
     }
-}
-
-/// The bundle that `model` means now. A folder is read again only when it has changed.
-async fn locate(
-    deployer: &Deployer,
-    places: &Semaphore,
-    folders: &Folders,
-    model: &ModelReference,
-) -> Result<LocatedBundle, DeployError> {
-    let ModelReference::Folder(_) = model else { return deployer.locate(model).await };
-    // Each thread that reads folders keeps memory for that, so that few of them should.
-    let _place = places.acquire().await;
-    // A folder may be on a server that does not answer.
-    let folder = model.clone();
-    let state = spawn_blocking(move || folder.folder_state()).await.map_err(|_| DeployError::Stopped)?;
-    let Some(state) = state else { return deployer.locate(model).await };
-    if let Some(located) = folders.find(model, &state) {
-        return Ok(located);
-    }
-    let located = deployer.locate(model).await?;
-    folders.insert(model, state, located.clone());
-    Ok(located)
 }
