@@ -1,3 +1,5 @@
+use std::error::Error;
+use std::iter::successors;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -98,6 +100,12 @@ impl DeployError {
         }
         let texts: Vec<String> = errors.iter().chain([&last]).map(|error| with_causes(error)).collect();
         Err(Self::Several(texts.join("; ")))
+    }
+
+    /// Whether the store lacks a blob.
+    pub(super) fn is_of_missing_blob(&self) -> bool {
+        let mut causes = successors(Some(self as &dyn Error), |&error| error.source());
+        causes.any(|cause| matches!(cause.downcast_ref(), Some(StoreError::Missing { .. })))
     }
 }
 

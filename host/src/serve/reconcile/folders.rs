@@ -103,6 +103,11 @@ impl Folders {
         known.folders.retain(|folder, found| found.located.is_ok() || !is_meant(folder));
     }
 
+    /// Has a folder read again.
+    pub(super) fn forget(&self, folder: &ModelReference) {
+        self.known().folders.remove(folder);
+    }
+
     /// Forgets those that nobody wants any more.
     pub(super) fn retain(&self, is_wanted: impl Fn(&ModelReference) -> bool) {
         self.known().folders.retain(|folder, _| is_wanted(folder));
@@ -120,6 +125,7 @@ mod tests {
 
     use tempfile::TempDir;
 
+    use super::super::{EndpointSpec, Endpoints, Reconciler};
     use super::*;
     use crate::domain::Digest;
     use crate::model::OutputChoice;
@@ -207,5 +213,32 @@ mod tests {
         // What is taken in needs its folder no more.
         write_reference(&folder, b"r0ws");
         assert!(locate().await.is_ok() && !was_read(&deployer.store), "it is the same bundle");
+    }
+    #[tokio::test]
+    async fn a_folder_is_taken_in_again_when_what_it_holds_was_freed() {
+        let base = tempfile::tempdir().unwrap();
+        let model = ModelReference::Folder(bundle_folder(&base));
+        let deployer = deployer(&base.path().join("state"));
+        let store = deployer.store.clone();
+        let endpoints = Arc::new(Endpoints::default());
+        let mut reconciler = Reconciler::new(deployer, Arc::clone(&endpoints));
+        let specs = ["one", "two"].map(|name| EndpointSpec::of_model(name.parse().unwrap(), model.clone()));
+        for count in [1, 2] {
+            reconciler.want(specs[..count].to_vec());
+            let changes = reconciler.start().await;
+            assert!(changes.len() == 1 && changes[0].outcome.is_ok(), "{changes:?}");
+            let mut blobs = Vec::new();
+            store
+                .list_blobs(&mut |blob| {
+                    blobs.push(blob.digest);
+                    Ok(())
+                })
+                .unwrap();
+            assert_eq!(blobs.len(), 3);
+            blobs
+                .iter()
+                .for_each(|blob| assert!(store.remove_unused_blob(*blob, SystemTime::now()).unwrap()));
+        }
+        assert_eq!(endpoints.all().len(), 2);
     }
 }

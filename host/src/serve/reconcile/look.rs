@@ -6,11 +6,12 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::super::deployer::{DeployError, Deployer};
+use super::super::deployer::{DeployError, Deployer, LocatedBundle};
 use super::super::spec::EndpointSpec;
 use super::super::{Deployment, Routing};
 use super::folders::Folders;
 use super::wanted::{Target, Wanted, is_set_as, shape};
+use crate::registry::ModelReference;
 
 /// When what could not be deployed is tried again: after the first, and twice as long after each, up to the last.
 const RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
@@ -160,14 +161,31 @@ impl Look {
             if target.find(loaded).is_some() {
                 continue;
             }
-            let deployed = match Arc::clone(&self.places).acquire_owned().await {
-                Ok(place) => self.deployer.deploy(&self.spec.name, located.clone(), place).await,
-                Err(_) => Err(DeployError::Stopped),
-            };
+            let mut deployed = self.load(located).await;
+            // Nothing names what was taken from a folder: it may have been freed since.
+            let is_freed = deployed.as_ref().is_err_and(DeployError::is_of_missing_blob);
+            if is_freed && self.is_taken_in_again(&target.model, located).await {
+                deployed = self.load(located).await;
+            }
             match deployed {
                 Ok(deployment) => loaded.push(Arc::new(deployment)),
                 Err(error) => failed.push(error),
             }
         }
+    }
+
+    async fn load(&self, located: &LocatedBundle) -> Result<Deployment, DeployError> {
+        let place = Arc::clone(&self.places).acquire_owned().await.map_err(|_| DeployError::Stopped)?;
+        self.deployer.deploy(&self.spec.name, located.clone(), place).await
+    }
+
+    /// Takes a folder into the store again, if it is one; whether it still holds that bundle.
+    async fn is_taken_in_again(&self, model: &ModelReference, located: &LocatedBundle) -> bool {
+        if !matches!(model, ModelReference::Folder(_)) {
+            return false;
+        }
+        self.folders.forget(model);
+        let again = self.folders.locate(&self.deployer, &self.places, model).await;
+        again.is_ok_and(|again| again == *located)
     }
 }
