@@ -68,6 +68,12 @@ struct Reading {
     is_asked_for: bool,
 }
 
+impl Waiting {
+    fn is_for_load_of(&self, name: &Name) -> bool {
+        self.request.change == ControlChange::Load && self.request.name == *name
+    }
+}
+
 impl Watch {
     /// Leaves everything as it is.
     pub(super) fn never() -> Self {
@@ -222,17 +228,18 @@ impl Watched {
 
     /// Tells those who have asked what has become of it, where that is known.
     fn reply(&mut self) {
-        let is_known = |waiting: &mut Waiting| match waiting.request.change {
-            ControlChange::Load => !self.reconciler.is_awaited(&waiting.request.name, waiting.after),
+        let is_known = |waiting: &Waiting, reconciler: &Reconciler| match waiting.request.change {
+            ControlChange::Load => !reconciler.is_awaited(&waiting.request.name, waiting.after),
             ControlChange::Unload => true,
         };
-        for waiting in self.waiting.extract_if(.., is_known).collect::<Vec<_>>() {
+        while let Some(at) = self.waiting.iter().position(|waiting| is_known(waiting, &self.reconciler)) {
+            let waiting = self.waiting.remove(at);
             self.reply_to(waiting);
         }
     }
 
-    /// Tells who has asked what has become of it. What cannot be loaded is no longer wanted if only a client has asked for it, and
-    /// otherwise is what it was before: unloaded, or tried again when something has changed.
+    /// Tells who has asked what has become of it. What cannot be loaded is no longer wanted if only clients have asked for it and
+    /// none of them still waits, and otherwise is what it was before: unloaded, or tried again when something has changed.
     fn reply_to(&mut self, waiting: Waiting) {
         let Waiting { request: ControlRequest { name, change, reply }, was_unloaded, .. } = waiting;
         if change == ControlChange::Unload {
@@ -242,7 +249,9 @@ impl Watched {
         let mut failure = self.reconciler.endpoints().failure(&name);
         if self.reconciler.endpoints().get(name.as_str()).is_none() {
             failure.get_or_insert_with(|| "somebody else wants it to be gone".to_owned());
-            if self.added.remove(&name) {
+            if let Some(next) = self.waiting.iter_mut().find(|waiting| waiting.is_for_load_of(&name)) {
+                next.was_unloaded |= was_unloaded;
+            } else if self.added.remove(&name) {
                 self.specs.retain(|spec| spec.name != name);
                 self.forget_unloaded();
                 self.want();
@@ -378,5 +387,58 @@ fn note_changes(changes: &[EndpointChange], endpoints: &Endpoints, output: &Outp
             Ok(EndpointOutcome::Removed) => output.note(&format!("endpoint `{}`: removed", change.endpoint)),
             Err(_) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::plugin::{PluginRuntime, RuntimeConfig};
+    use crate::registry::ModelLoader;
+    use crate::serve::Deployer;
+    use crate::store::Store;
+
+    fn watched(store: Store) -> Watched {
+        let deployer = Deployer {
+            store,
+            runtime: PluginRuntime::new(RuntimeConfig::default()).unwrap(),
+            models: Arc::new(ModelLoader::default()),
+            registry: None,
+            window_rows: 0,
+            window_memory: Arc::default(),
+            rows_max: 1,
+        };
+        let reconciler = Reconciler::new(deployer, Arc::default());
+        Watch::new(reconciler, Vec::new(), None, EndpointPolicy::default(), Duration::ZERO).0.unwrap()
+    }
+
+    /// Asks for an endpoint whose model cannot be found.
+    fn ask_for_load(watched: &mut Watched) -> oneshot::Receiver<Result<(), String>> {
+        let (reply, replied) = oneshot::channel();
+        let name = "missing".parse().unwrap();
+        watched.change(ControlRequest { name, change: ControlChange::Load, reply });
+        replied
+    }
+
+    #[tokio::test]
+    async fn all_who_ask_for_what_cannot_be_loaded_are_told_why() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut watched = watched(Store::open(folder.path()).unwrap());
+        // It is looked at for the first of them, and once more for the others.
+        let mut replies = [(); 3].map(|()| ask_for_load(&mut watched));
+        while !watched.waiting.is_empty() {
+            watched.reconciler.next().await;
+            watched.reply();
+        }
+        for reply in &mut replies {
+            let refused = reply.try_recv().unwrap().unwrap_err();
+            assert!(!refused.contains("somebody else"), "{refused}");
+        }
+        assert!(watched.specs.is_empty() && watched.added.is_empty(), "nobody wants it any more");
+        assert_eq!(watched.reconciler.endpoints().failure(&"missing".parse().unwrap()), None);
     }
 }
