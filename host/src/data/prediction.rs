@@ -277,16 +277,24 @@ impl PredictionWriter {
         Ok(Self { store: store.clone(), bytes_max, segments })
     }
 
-    /// Adds a segment of what [`PredictionRecord::write_to`] has written to each of `parts`, and lets go of old ones. Durable
-    /// when it returns.
+    /// Adds a segment of what [`PredictionRecord::write_to`] has written to each of `parts`. Durable when it returns.
     pub fn append(&mut self, parts: &[&[u8]]) -> Result<(), DataError> {
         let number = self.store.append_segment(Segments::Predictions, parts)?;
         self.segments.push_back((number, parts.iter().map(|part| part.len() as u64).sum()));
+        Ok(())
+    }
+
+    /// Lets go of the oldest that are too much. What cannot be removed is tried again the next time.
+    pub fn trim(&mut self) -> Result<(), DataError> {
         let mut bytes: u64 = self.segments.iter().map(|(_, bytes)| bytes).sum();
-        while bytes > self.bytes_max && self.segments.len() > 1 {
-            let Some((number, freed)) = self.segments.pop_front() else { break };
-            self.store.remove_segment(Segments::Predictions, number)?;
+        // The newest stays, however large it is.
+        while let Some((oldest, freed)) = self.segments.front().filter(|_| self.segments.len() > 1) {
+            if bytes <= self.bytes_max {
+                break;
+            }
+            self.store.remove_segment(Segments::Predictions, *oldest)?;
             bytes -= freed;
+            self.segments.pop_front();
         }
         Ok(())
     }

@@ -142,11 +142,13 @@ impl Recorder {
         if written.is_err() {
             self.unrecorded.inc_by(records as u64);
         }
+        // What is written is there, also where older ones cannot be removed.
+        let trimmed = writer.trim();
         blocks.iter_mut().for_each(Vec::clear);
         let mut pending = self.pending();
         let places = KEPT_BLOCKS_MAX.saturating_sub(pending.spare.len());
         pending.spare.extend(blocks.into_iter().take(places));
-        written
+        written.and(trimmed)
     }
 }
 
@@ -249,6 +251,34 @@ mod tests {
         assert_eq!(recorder.unrecorded.get(), 3);
         assert!(!recorder.offer(BYTES_PER_FLUSH + 1, || record("0".to_owned(), 1)));
         assert_eq!(recorder.unrecorded.get(), 4);
+    }
+
+    #[test]
+    fn what_is_too_old_is_removed_when_that_works_and_counts_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let writer = PredictionWriter::open(&store, 0).unwrap();
+        let recorder = Recorder::new(writer, IntCounter::new("unrecorded", "x").unwrap());
+        let write = |id: &str| {
+            assert!(recorder.offer(8, || record(id.to_owned(), 1)));
+            recorder.flush()
+        };
+        write("0").unwrap();
+        // The only segment; a folder cannot be removed as a file is.
+        let oldest =
+            std::fs::read_dir(folder.path().join("predictions")).unwrap().next().unwrap().unwrap().path();
+        std::fs::remove_file(&oldest).unwrap();
+        std::fs::create_dir(&oldest).unwrap();
+        for id in ["1", "2"] {
+            assert!(write(id).is_err());
+            assert!(find_prediction(&store, id).unwrap().is_some());
+        }
+        assert_eq!(recorder.unrecorded.get(), 0, "they are recorded");
+        std::fs::remove_dir(&oldest).unwrap();
+        std::fs::write(&oldest, "").unwrap();
+        write("3").unwrap();
+        assert!(!oldest.exists());
+        assert!(find_prediction(&store, "2").unwrap().is_none());
     }
 
     #[test]

@@ -163,11 +163,13 @@ fn the_newest_are_kept_and_found() {
     // Another server goes on where this one has ended.
     let mut writer = PredictionWriter::open(&store, 2 * size).unwrap();
     writer.append(&[&write("c")]).unwrap();
+    writer.trim().unwrap();
     let is_there = |id: &str| find_prediction(&store, id).unwrap().is_some();
     assert_eq!((is_there("a"), is_there("b"), is_there("c")), (false, true, true));
     assert_eq!(prediction_bundles(&store).unwrap(), BTreeSet::from([Digest::of(b"bundle")]));
     let mut writer = PredictionWriter::open(&store, 0).unwrap();
     writer.append(&[&bytes(&record("d", of_graph()))]).unwrap();
+    writer.trim().unwrap();
     assert_eq!(store.segments(Segments::Predictions).unwrap().len(), 1, "the newest stays in any case");
     let of_parts = BTreeSet::from([Digest::of(b"1"), Digest::of(b"2")]);
     assert_eq!(prediction_bundles(&store).unwrap(), of_parts);
