@@ -55,17 +55,25 @@ impl Capture {
             if let Err(error) = setpriority_process(Some(gettid()), NICENESS) {
                 tracing::debug!(%error, "the thread that writes windows makes way for nobody");
             }
-            let mut is_broken = false;
+            let mut is_broken = [false; 2];
             while stopped.recv_timeout(FLUSH_INTERVAL) == Err(RecvTimeoutError::Timeout) {
                 // A mistake of ours in one write is no reason for no others.
                 let written = catch_unwind(AssertUnwindSafe(|| writing.flush()));
-                // Told once, until it works again.
-                match &written {
-                    Ok(Err(error)) if !is_broken => tracing::error!("{}", with_causes(error)),
-                    Err(_) if !is_broken => tracing::error!("the writer of what was captured failed"),
-                    _ => {}
+                // Each told once, until it works again.
+                let Ok(written) = written else {
+                    if is_broken != [true; 2] {
+                        tracing::error!("the writer of what was captured failed");
+                    }
+                    is_broken = [true; 2];
+                    continue;
+                };
+                for (written, is_broken) in written.iter().zip(&mut is_broken) {
+                    match written {
+                        Err(error) if !*is_broken => tracing::error!("{}", with_causes(error)),
+                        _ => {}
+                    }
+                    *is_broken = written.is_err();
                 }
-                is_broken = !matches!(written, Ok(Ok(())));
             }
         })?;
         Ok(Self { captured, stop, thread })
@@ -76,7 +84,12 @@ impl Capture {
         drop(self.stop);
         // It does not panic; if it did, what is left is written all the same.
         let _ = self.thread.join();
-        self.captured.flush()
+        let [windows, predictions] = self.captured.flush();
+        if let (Err(error), Err(_)) = (&windows, &predictions) {
+            // Only one can be given.
+            tracing::error!("{}", with_causes(error));
+        }
+        predictions.and(windows)
     }
 }
 
@@ -90,11 +103,51 @@ pub fn with_causes(error: &dyn Error) -> String {
 }
 
 impl Captured {
-    fn flush(&self) -> Result<(), CaptureError> {
-        let windows = self.endpoints.flush_windows();
-        if let Some(recorder) = &self.recorder {
-            recorder.flush()?;
+    /// Writes windows, and predictions.
+    fn flush(&self) -> [Result<(), CaptureError>; 2] {
+        let windows = self.endpoints.flush_windows().map_err(CaptureError::from);
+        let predictions = self.recorder.as_ref().map_or(Ok(()), |recorder| recorder.flush());
+        [windows, predictions.map_err(CaptureError::from)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus::IntCounter;
+
+    use super::super::deployment::tests::deployment_with;
+    use super::super::{Endpoint, Routing, WindowCapture};
+    use super::*;
+    use crate::data::{AnsweredBy, BundleRecord, PredictionRecord, PredictionWriter, WindowWriter};
+    use crate::domain::{Batch, Digest, Name, Tensor};
+    use crate::store::Store;
+
+    #[test]
+    fn of_windows_and_predictions_each_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let (name, bundle): (Name, _) = ("one".parse().unwrap(), Digest::of(b""));
+        let writer = WindowWriter::open(&store, &name, bundle, 10).unwrap();
+        let window = Arc::new(WindowCapture::new(writer, Arc::default()));
+        let endpoints = Endpoints::default();
+        let (_, deployment) = deployment_with(1, 1, Some(Arc::clone(&window)));
+        endpoints.insert(Endpoint::new(name.clone(), Routing::to(Arc::new(deployment))));
+        let writer = PredictionWriter::open(&store, 10).unwrap();
+        let recorder = Recorder::new(writer, IntCounter::new("unrecorded", "x").unwrap());
+        // A disk that takes no more.
+        for taken in ["windows", "predictions"] {
+            _ = std::fs::remove_dir_all(folder.path().join(taken));
+            std::fs::write(folder.path().join(taken), "").unwrap();
         }
-        Ok(windows?)
+        let rows = || Batch::new(vec![Tensor::from_f32("x", vec![1], &[0.5]).unwrap()]).unwrap();
+        window.offer(&rows(), &Batch::default());
+        let answered_by = AnsweredBy::Bundle(BundleRecord { version: None, bundle, is_of_bundle: true });
+        let (id, inputs, outputs) = ("0".to_owned(), rows(), Batch::default());
+        let record = PredictionRecord { id, answered_at: 1, endpoint: name, answered_by, inputs, outputs };
+        assert!(recorder.offer(4, || record));
+        let captured = Captured { endpoints: Arc::new(endpoints), recorder: Some(Arc::new(recorder)) };
+        let [windows, predictions] = captured.flush().map(|written| written.unwrap_err());
+        assert!(matches!(windows, CaptureError::Window(_)), "{windows}");
+        assert!(matches!(predictions, CaptureError::Predictions(_)), "{predictions}");
     }
 }
