@@ -28,9 +28,9 @@ use crate::domain::Name;
 use crate::plugin::Transformer;
 use crate::registry::{ModelLoader, ModelReference, Predictor, read_bundle};
 use crate::serve::{
-    AccessLog, Capture, Control, Deployer, Deployment, DeploymentConfig, Endpoint, EndpointPolicy,
-    EndpointSpec, Endpoints, Observer, PolicyFields, Reconciler, Recorder, Routes, Routing, ServeLimits,
-    ServeMetrics, ServeState, ShadowSpec, TraceError, Traces, Work, answered_call,
+    AccessLog, Capture, Control, Deployer, Deployment, DeploymentConfig, Endpoint, EndpointChange,
+    EndpointPolicy, EndpointSpec, Endpoints, Observer, PolicyFields, Reconciler, Recorder, Routes, Routing,
+    ServeLimits, ServeMetrics, ServeState, ShadowSpec, TraceError, Traces, Work, answered_call,
 };
 use crate::server::{Answers, Guarded, Refusal, Server, Workers};
 use crate::store::Store;
@@ -305,13 +305,23 @@ async fn deploy(
     reconciler.want(specs.clone());
     let changes = reconciler.start().await;
     if endpoints.all().is_empty() {
-        let error = changes.into_iter().find_map(|change| change.outcome.err());
-        return Err(error.map_or_else(|| anyhow::anyhow!("there is no endpoint to serve"), Into::into));
+        return Err(why_none(changes, output));
     }
     note_failures(&changes, output);
     let interval = Duration::from_secs(u64::from(arguments.refresh));
     let policy = arguments.policy.policy()?;
     Ok(Watch::new(reconciler, specs, file, policy, interval))
+}
+
+/// Why there is no endpoint to serve. Of several the first to fail is the error, and the others are told.
+fn why_none(mut changes: Vec<EndpointChange>, output: &Output) -> anyhow::Error {
+    let others = changes.split_off(changes.len().min(1));
+    note_failures(&others, output);
+    let Some(EndpointChange { endpoint, outcome: Err(error) }) = changes.pop() else {
+        return anyhow::anyhow!("there is no endpoint to serve");
+    };
+    let error = anyhow::Error::from(error);
+    if others.is_empty() { error } else { error.context(format!("endpoint `{endpoint}`")) }
 }
 
 /// The endpoints that `--model` asks for.

@@ -232,6 +232,10 @@ fn what_cannot_be_served_is_told_before_anything_is() {
     assert!(refused(&["--model", "d=nothing"]).contains("there is no model `nothing`"));
     assert!(refused(&["--model", "D=digits"]).contains("`D` is not a name"));
     assert!(refused(&["--model", "d=./nothing"]).contains("there is no bundle in `./nothing`"));
+    let all = refused(&["--model", "a=nothing", "--model", "b=./nothing", "--model", "c=digits@9"]);
+    assert!(all.contains("error: endpoint `a`: there is no model `nothing`"), "{all}");
+    assert!(all.contains("warning: endpoint `b`: there is no bundle in `./nothing`"), "{all}");
+    assert!(all.contains("warning: endpoint `c`: model `digits` has no version 9"), "{all}");
     assert!(refused(&["--endpoints", "/nowhere"]).contains("failed to read `/nowhere`"));
     assert!(refused(&[]).contains("--model"));
     let file = write(host, "version: 1\nendpoints: {}\n");
