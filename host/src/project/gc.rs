@@ -112,6 +112,12 @@ pub enum GcError {
          that one by `--database`; where it is gone and this one has all that it had, use `--adopt` once"
     )]
     OtherDatabase,
+    /// Nobody knows which database names blobs of this store.
+    #[error(
+        "nothing was freed, because these blobs were put for no database, and another one may name some of them\nhint: \
+         where there is none, or this one has all that it had, use `--adopt` once"
+    )]
+    NoDatabase,
     /// The database failed.
     #[error("{0}")]
     Track(#[from] TrackError),
@@ -186,8 +192,12 @@ impl Project {
                 is_empty = false;
                 Ok(())
             })?;
-            // Blobs without an owner were put by who knew no database.
-            if is_empty { Ok(()) } else { Err(GcError::OtherDatabase) }
+            match owner {
+                _ if is_empty => Ok(()),
+                Some(_) => Err(GcError::OtherDatabase),
+                // They were put by who knew no database.
+                None => Err(GcError::NoDatabase),
+            }
         })
         .await
     }

@@ -213,6 +213,22 @@ fn a_database_that_was_lost_frees_nothing_until_it_is_said() {
 }
 
 #[test]
+fn blobs_that_were_put_for_no_database_are_freed_when_it_is_said() {
+    let (elsewhere, place) = (Place::local(), Place::local());
+    elsewhere.add_table();
+    elsewhere.json(&["train", "--data", "table", "--name", "digits", "--rounds", "2"]);
+    let folder = elsewhere.host.state_dir().join("bundle").to_str().unwrap().to_owned();
+    elsewhere.run(&["model", "export", "digits", &folder]).expect_success();
+    // A folder is served without a database.
+    let server = place.host.serve(["--model", &folder, "--window-rows", "0", "--record-mib", "0"]);
+    assert_eq!(server.stop().code, 0);
+    let (code, said) = place.refused(&NOW);
+    assert!(code == 2 && said.contains("were put for no database") && said.contains("--adopt"), "{said}");
+    let freed = place.json(&[&NOW[..], &["--adopt"]].concat());
+    assert_ne!(freed["blobs"], 0, "{freed}");
+}
+
+#[test]
 fn what_is_no_blob_is_left_alone() {
     let place = Place::local();
     place.run(&["data", "add", "d", &place.write("a.txt", "a")]).expect_success();
