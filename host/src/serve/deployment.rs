@@ -407,8 +407,13 @@ impl Deployment {
         Ok(self.engine.compute(inputs, None, ()).await?.outputs)
     }
 
+    /// Bytes of the scores that are made of so many rows.
+    pub(super) fn score_bytes(&self, rows: usize) -> usize {
+        rows.saturating_mul(self.engine.work.score_count()).saturating_mul(size_of::<f32>())
+    }
+
     /// Refuses rows whose answer would be too large.
-    fn check_scores(&self, rows: usize) -> Result<(), ApiError> {
+    pub(super) fn check_scores(&self, rows: usize) -> Result<(), ApiError> {
         let scores = self.engine.work.score_count();
         let rows_max = ANSWER_SCORES_MAX / scores.max(1);
         if rows <= rows_max {

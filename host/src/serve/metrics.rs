@@ -83,7 +83,7 @@ pub enum ShadowOutcome {
     Different(Option<f64>),
     /// No answer.
     Failed,
-    /// It had too many to do.
+    /// It had too many to do, or its answer would be too large.
     Skipped,
 }
 

@@ -12,7 +12,7 @@ use crate::task::shared_threads;
 /// Requests that a shadow may have to do; what comes beyond that it is not given.
 const WORK_MAX: usize = 64;
 
-/// KiB of rows and answers that these may hold. One alone may be larger.
+/// KiB of rows, answers and its own scores that these may hold. One alone may be larger.
 const WORK_KIB_MAX: u32 = 64 * 1024;
 
 /// A version that is given the requests of an endpoint too, after they are answered, and whose answers nobody gets: they are only
@@ -87,11 +87,15 @@ impl Shadow {
         if mix(self.requests.fetch_add(1, Ordering::Relaxed)) % 100 >= u64::from(self.percent) {
             return;
         }
-        let kib = (inputs.byte_len() + outputs.byte_len()) / 1024;
+        let rows = inputs.rows();
+        let bytes = inputs.byte_len() + outputs.byte_len();
+        let kib = bytes.saturating_add(self.deployment.score_bytes(rows)) / 1024;
         let kib = u32::try_from(kib).unwrap_or(u32::MAX).min(WORK_KIB_MAX);
         let place = Arc::clone(&self.places).try_acquire_owned();
         let memory = Arc::clone(&self.memory).try_acquire_many_owned(kib);
-        let (Ok(place), Ok(memory)) = (place, memory) else {
+        // A client could not ask it for so much either.
+        let is_too_much = self.deployment.check_scores(rows).is_err();
+        let (Ok(place), Ok(memory), false) = (place, memory, is_too_much) else {
             self.deployment.metrics().count_shadow(ShadowOutcome::Skipped);
             return;
         };
@@ -140,7 +144,33 @@ fn compare(expected: &Batch, found: &Batch) -> ShadowOutcome {
 
 #[cfg(test)]
 mod tests {
+    use super::super::deployment::tests::{Zeros, deployment};
     use super::*;
+
+    fn shadow(features: usize, scores: usize) -> (Arc<Zeros>, Shadow) {
+        let (model, deployment) = deployment(features, scores);
+        (model, Shadow::new(Arc::new(deployment), "m@2".parse().unwrap(), 100))
+    }
+
+    fn rows(name: &str, count: usize) -> Batch {
+        Batch::new(vec![Tensor::from_f32(name, vec![count, 1], &vec![0.0; count]).unwrap()]).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_its_own_answers_would_take_is_limited() {
+        let (_, shadow) = shadow(1, 65_536);
+        let (mirror, skipped) = (
+            |count: usize| shadow.mirror(&rows("features", count), &[], &rows("y", count)),
+            || shadow.counts()["skipped"],
+        );
+        mirror(65);
+        assert_eq!(skipped(), 1, "the version itself would refuse so many rows");
+        // Each is 16 MiB of scores.
+        (0..4).for_each(|_| mirror(64));
+        assert_eq!(skipped(), 1);
+        mirror(64);
+        assert_eq!(skipped(), 2);
+    }
 
     fn answer(name: &str, values: &[f32]) -> Batch {
         let labels = Tensor::from_strings("text", values.iter().map(|_| b"t".as_slice())).unwrap();
