@@ -285,8 +285,10 @@ async fn deploy(
         None => (None, specs_of_models(arguments)?),
     };
     let is_named = |model: &ModelReference| matches!(model, ModelReference::Name(..));
+    // Clients load models by their names.
     let needs_registry = arguments.endpoints.is_some()
-        || specs.iter().flat_map(|spec| &spec.routes).any(|route| is_named(&route.model));
+        || arguments.model_control
+        || specs.iter().flat_map(EndpointSpec::models).any(is_named);
     let registry = if needs_registry { Some(state.open_registry().await?) } else { None };
     let deployer = Deployer {
         store,

@@ -50,6 +50,9 @@ pub enum DeployError {
     /// It is not there or cannot be loaded.
     #[error("{0}")]
     Registry(#[from] RegistryError),
+    /// It is a model's, and there are none.
+    #[error("`{0}` is a model's version: no registry is open")]
+    NoRegistry(ModelReference),
     /// It does not answer as it did when it was made.
     #[error("{0}")]
     Sample(#[from] SampleError),
@@ -114,8 +117,8 @@ impl Deployer {
     pub async fn locate(&self, model: &ModelReference) -> Result<LocatedBundle, DeployError> {
         match model {
             ModelReference::Name(name, selector) => {
-                let unknown = || RegistryError::Reference { text: model.to_string() };
-                let registry = self.registry.as_ref().ok_or_else(unknown)?;
+                let no_registry = || DeployError::NoRegistry(model.clone());
+                let registry = self.registry.as_ref().ok_or_else(no_registry)?;
                 let version = registry.find_version(name, selector).await?;
                 let none = || RegistryError::NoBundle { name: name.clone(), version: version.number };
                 let bundle = version.bundle.ok_or_else(none)?;

@@ -85,7 +85,7 @@ pub struct EndpointSpec {
 
 impl EndpointSpec {
     /// The models that it names.
-    pub(super) fn models(&self) -> impl Iterator<Item = &ModelReference> {
+    pub fn models(&self) -> impl Iterator<Item = &ModelReference> {
         self.routes.iter().map(|route| &route.model).chain(self.shadows.iter().map(|shadow| &shadow.model))
     }
 }

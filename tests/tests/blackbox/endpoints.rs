@@ -193,6 +193,22 @@ fn with_another_sample(registry: &Registry) -> PathBuf {
 }
 
 #[test]
+fn beside_a_folder_models_are_found_by_their_names() {
+    let registry = two_versions();
+    let folder = registry.host.state_dir().join("exported");
+    let folder = folder.to_str().unwrap();
+    registry.run(&["model", "export", "digits@1", folder]).expect_success();
+    let server = registry.host.serve(["--model", folder, "--shadow", "digits@2"]);
+    let shadows = server.get("/serve").json()["endpoints"][0]["shadows"].clone();
+    assert_eq!((&shadows[0]["model"], &shadows[0]["version"]), (&json!("digits"), &json!(2)), "{shadows}");
+    drop(server);
+    let server = registry.host.serve(["--model", folder, "--model-control"]);
+    let loaded = server.post("/v2/repository/models/digits/load", "");
+    assert_eq!(loaded.status, 200, "{}", loaded.body);
+    assert_eq!(ask(&server, "/serve/digits", &[]).1, "digits@2");
+}
+
+#[test]
 fn a_version_that_does_not_answer_its_sample_gets_no_requests() {
     let registry = two_versions();
     let host = &registry.host;
