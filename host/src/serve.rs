@@ -62,7 +62,7 @@ pub use reconcile::{EndpointChange, EndpointOutcome, Reconciler};
 pub use recorder::{PredictionIds, Recorder};
 pub use replay::{Replay, ReplayError, replay};
 pub use routes::Routes;
-pub use shadow::Shadow;
+pub use shadow::{Shadow, ShadowError};
 pub use shared::ServeState;
 pub use spec::{
     ENDPOINT_FILE_MAX_BYTES, EndpointFileError, EndpointPolicy, EndpointSpec, KEPT_DEFAULT, PolicyFields,

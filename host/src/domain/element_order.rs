@@ -23,6 +23,12 @@ pub fn elements_in_order(batch: Batch, from: &[ColumnSpec], to: &[ColumnSpec]) -
     Batch::new(ordered.collect()).unwrap_or(batch)
 }
 
+/// Whether the elements of a row of `from` can be what `to` means by its own, in whatever order.
+pub fn do_elements_fit(from: &ColumnSpec, to: &ColumnSpec) -> bool {
+    let (from, to) = (&from.element_names, &to.element_names);
+    from.is_empty() || to.is_empty() || places(from, to).is_some()
+}
+
 /// Where each of `to` stands in `from`; none where these are not the same names.
 fn places(from: &[String], to: &[String]) -> Option<Vec<usize>> {
     let known: HashMap<&String, usize> = from.iter().enumerate().map(|(place, name)| (name, place)).collect();

@@ -6,7 +6,9 @@ use serde_json::Value;
 
 use super::capture::with_causes;
 use super::graph::Graph;
-use super::{Deployment, DeploymentConfig, GraphError, WindowCapture, WindowMemory, Work, example};
+use super::{
+    Deployment, DeploymentConfig, GraphError, ShadowError, WindowCapture, WindowMemory, Work, example,
+};
 use crate::data::{DataError, WindowWriter};
 use crate::domain::{Digest, Name};
 use crate::plugin::{PluginRuntime, block_on};
@@ -79,6 +81,16 @@ pub enum DeployError {
         main: String,
         /// A column in which they differ.
         column: String,
+    },
+    /// It should be a shadow, and takes other columns than a version that answers.
+    #[error("shadow `{shadow}` does not take what `{version}` does, and is given no requests: {error}")]
+    Shadow {
+        /// The shadow.
+        shadow: ModelReference,
+        /// The version that answers.
+        version: String,
+        /// What does not fit.
+        error: Box<ShadowError>,
     },
     /// Its metrics cannot be named so.
     #[error("{0}")]

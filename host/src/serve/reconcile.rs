@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use self::folders::Folders;
 use self::look::{Change, Found, Look, Looked, Memory};
-use self::wanted::{is_set_as, shape};
+use self::wanted::{Wanted, is_set_as, shape};
 use super::capture::with_causes;
 use super::deployer::{DeployError, Deployer};
 use super::endpoint::main_of;
@@ -474,12 +474,8 @@ impl Reconciler {
             return DeployError::all(failed);
         }
         let routes = of_like(routes, present, &mut failed);
-        let mut shadows = Vec::with_capacity(wanted.shadows.len());
-        for target in &wanted.shadows {
-            let before = || present.and_then(|present| present.shadowing_for(&target.model));
-            let found = target.find(&loaded).or_else(before).map(Arc::clone);
-            shadows.extend(found.map(|found| Shadow::new(found, target.model.clone(), target.weight)));
-        }
+        let (shadows, unfit) = shadows_of(&wanted, &loaded, &routes, present);
+        failed.extend(unfit);
         let is_there = |present: &Routing| {
             shape(present.routes(), present.shadows()) == shape(&routes, &shadows) && is_set_as(present, spec)
         };
@@ -539,6 +535,33 @@ fn tell_other_columns(spec: &EndpointSpec, routes: &[Route], present: Option<&Ro
             before.version_label(),
         );
     }
+}
+
+/// Who is given requests too, and why that is not everybody who should be: whoever takes other columns than those who answer can
+/// answer nothing. Where a shadow could not be loaded the one that was there for its reference goes on.
+fn shadows_of(
+    wanted: &Wanted,
+    loaded: &[Arc<Deployment>],
+    routes: &[Route],
+    present: Option<&Routing>,
+) -> (Vec<Shadow>, Vec<DeployError>) {
+    let (mut shadows, mut unfit) = (Vec::with_capacity(wanted.shadows.len()), Vec::new());
+    for target in &wanted.shadows {
+        let before = || present.and_then(|present| present.shadowing_for(&target.model));
+        let Some(found) = target.find(loaded).or_else(before) else { continue };
+        let shadow = Shadow::new(Arc::clone(found), target.model.clone(), target.weight);
+        let answering = routes.iter().filter(|route| route.weight > 0).map(|route| &route.deployment);
+        match answering.into_iter().find_map(|version| Some((version, shadow.check_columns(version).err()?)))
+        {
+            None => shadows.push(shadow),
+            Some((version, error)) => {
+                let (shadow, version) = (target.model.clone(), version.version_label());
+                let error = Box::new(error);
+                unfit.push(DeployError::Shadow { shadow, version, error });
+            }
+        }
+    }
+    (shadows, unfit)
 }
 
 /// Takes who was at a place, or else the first.

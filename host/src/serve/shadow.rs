@@ -4,8 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::Semaphore;
 
+use super::graph::take_columns;
 use super::{Deployment, Route, Routing, ShadowOutcome};
-use crate::domain::{Batch, ColumnSpec, Tensor, elements_in_order, mix};
+use crate::domain::{Batch, ColumnSpec, SchemaError, Tensor, do_elements_fit, elements_in_order, mix};
 use crate::registry::ModelReference;
 use crate::task::shared_threads;
 
@@ -31,6 +32,17 @@ pub struct Shadow {
     before: BTreeMap<&'static str, u64>,
 }
 
+/// What a version takes that cannot be a shadow, and the one that answers does not.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ShadowError {
+    /// A column, or one of that type and shape.
+    #[error(transparent)]
+    Column(#[from] SchemaError),
+    /// A column whose elements have these names.
+    #[error("the elements of column `{0}` have other names")]
+    Elements(String),
+}
+
 impl Shadow {
     /// Gives `percent` of a hundred requests to `deployment`, which is what `model` meant.
     pub fn new(deployment: Arc<Deployment>, model: ModelReference, percent: u32) -> Self {
@@ -38,6 +50,11 @@ impl Shadow {
         let memory = Arc::new(Semaphore::new(WORK_KIB_MAX as usize));
         let before = deployment.metrics().shadow_counts();
         Self { deployment, model, percent, places, memory, requests: Arc::default(), before }
+    }
+
+    /// Refuses a version that takes other columns than `answering`, whose requests it should be given. It may take fewer.
+    pub(super) fn check_columns(&self, answering: &Deployment) -> Result<(), ShadowError> {
+        check_columns(&self.deployment.signature().inputs, &answering.signature().inputs)
     }
 
     /// The same, which goes on counting where its answers are compared with those of the routing before this one: where the same
@@ -99,7 +116,9 @@ impl Shadow {
             self.deployment.metrics().count_shadow(ShadowOutcome::Skipped);
             return;
         };
-        let inputs = elements_in_order(inputs.clone(), columns, &self.deployment.signature().inputs);
+        let taken = &self.deployment.signature().inputs;
+        let Ok(inputs) = take_columns(taken, inputs) else { return };
+        let inputs = elements_in_order(inputs, columns, taken);
         let (deployment, expected) = (Arc::clone(&self.deployment), outputs.clone());
         // Nobody waits for it, and whoever has a connection shall not wait either. There are no threads when the server has stopped.
         let Some(threads) = shared_threads() else { return };
@@ -112,6 +131,26 @@ impl Shadow {
             drop((place, memory));
         });
     }
+}
+
+fn check_columns(taken: &[ColumnSpec], given: &[ColumnSpec]) -> Result<(), ShadowError> {
+    for spec in taken {
+        let name = spec.name.clone();
+        let Some(found) = given.iter().find(|given| given.name == name) else {
+            return Err(SchemaError::Missing { name }.into());
+        };
+        if found.dtype != spec.dtype {
+            return Err(SchemaError::DataType { name, expected: spec.dtype, found: found.dtype }.into());
+        }
+        if found.shape != spec.shape {
+            let (expected, found) = (spec.shape.clone(), found.shape.clone());
+            return Err(SchemaError::Shape { name, expected, found }.into());
+        }
+        if !do_elements_fit(found, spec) {
+            return Err(ShadowError::Elements(name));
+        }
+    }
+    Ok(())
 }
 
 /// How two answers to the same rows compare.
@@ -146,6 +185,7 @@ fn compare(expected: &Batch, found: &Batch) -> ShadowOutcome {
 mod tests {
     use super::super::deployment::tests::{Zeros, deployment};
     use super::*;
+    use crate::domain::DataType;
 
     fn shadow(features: usize, scores: usize) -> (Arc<Zeros>, Shadow) {
         let (model, deployment) = deployment(features, scores);
@@ -154,6 +194,28 @@ mod tests {
 
     fn rows(name: &str, count: usize) -> Batch {
         Batch::new(vec![Tensor::from_f32(name, vec![count, 1], &vec![0.0; count]).unwrap()]).unwrap()
+    }
+
+    #[test]
+    fn a_shadow_may_take_fewer_columns_and_no_others() {
+        let column = |name: &str, dtype, shape: &[usize], elements: &[&str]| ColumnSpec {
+            name: name.to_owned(),
+            dtype,
+            shape: shape.to_vec(),
+            nullable: false,
+            element_names: elements.iter().map(|&name| name.to_owned()).collect(),
+        };
+        let given = [column("a", DataType::Fp32, &[], &[]), column("x", DataType::Fp32, &[2], &["p", "q"])];
+        let check = |taken| check_columns(&[taken], &given).map_err(|error| error.to_string());
+        for elements in [&["p", "q"][..], &["q", "p"], &[]] {
+            assert_eq!(check(column("x", DataType::Fp32, &[2], elements)), Ok(()), "{elements:?}");
+        }
+        let refused = |taken, why: &str| assert_eq!(check(taken), Err(why.to_owned()));
+        refused(column("b", DataType::Fp32, &[], &[]), "column `b` is missing");
+        refused(column("a", DataType::Int64, &[], &[]), "column `a`: expected INT64, found FP32");
+        refused(column("x", DataType::Fp32, &[3], &[]), "column `x`: expected rows of 3, found 2");
+        let others = column("x", DataType::Fp32, &[2], &["p", "r"]);
+        refused(others, "the elements of column `x` have other names");
     }
 
     #[tokio::test]

@@ -209,6 +209,49 @@ fn beside_a_folder_models_are_found_by_their_names() {
 }
 
 #[test]
+fn a_shadow_that_takes_other_columns_harms_nobody_and_is_told_until_it_fits() {
+    let registry = two_versions();
+    let host = &registry.host;
+    let model = |name: &str, columns: &str, row: &dyn Fn(usize) -> String| {
+        let file = host.state_dir().join(format!("{name}.csv"));
+        let rows: String = (0..60).map(|n| format!("{},{}\n", row(n), usize::from(n % 7 > 3))).collect();
+        std::fs::write(&file, format!("{columns},label\n{rows}")).unwrap();
+        registry.run(&["data", "add", name, file.to_str().unwrap()]).expect_success();
+        registry.run(&["train", "--data", name, "--name", name, "--rounds", "1"]).expect_success();
+    };
+    model("wide", "a,b,c", &|n| format!("{},{},{}", n % 7, n % 5, n % 3));
+    model("narrow", "a", &|n| (n % 7).to_string());
+    registry.run(&["model", "alias", "digits@1", "champion"]).expect_success();
+    let text = |shadow: &str| {
+        format!(
+            "version: 1\nendpoints: {{ one: {{ model: digits@champion, shadow: [{{ model: {shadow} }}] }} }}\n"
+        )
+    };
+    let server = host.serve(["--endpoints", &write(host, &text("wide@1"))]);
+    let listed = || server.get("/serve").json();
+    let failed = |version: &str| {
+        let why = format!(
+            "shadow `wide@1` does not take what `{version}` does, and is given no requests: column `c` is missing"
+        );
+        json!([{ "name": "one", "reason": why }])
+    };
+    assert_eq!(listed()["failed"], failed("digits@1"));
+    assert_eq!((&listed()["endpoints"][0]["shadows"], ask(&server, "/serve/one", &[]).0), (&json!([]), 200));
+    // What it is compared with may be loaded later.
+    registry.run(&["model", "alias", "digits@2", "champion"]).expect_success();
+    wait_for("the alias is not followed", || ask(&server, "/serve/one", &[]).1 == "digits@2");
+    wait_for("the shadow is not told beside another version", || listed()["failed"] == failed("digits@2"));
+    write(host, &text("narrow@1"));
+    wait_for("the shadow that fits is not told to be well", || listed()["failed"] == json!([]));
+    assert_eq!(ask(&server, "/serve/one", &[]).0, 200);
+    let answers = || listed()["endpoints"][0]["shadows"][0]["answers"].clone();
+    let compared = || ["same", "agrees", "different"].iter().any(|outcome| answers()[outcome] == 1);
+    wait_for("a shadow that takes fewer columns is not compared", compared);
+    let told = server.stop().stderr;
+    assert_eq!(told.matches("shadow `wide@1` does not take what `digits@1` does").count(), 1, "{told}");
+}
+
+#[test]
 fn a_version_that_does_not_answer_its_sample_gets_no_requests() {
     let registry = two_versions();
     let host = &registry.host;
