@@ -23,6 +23,8 @@ use opentelemetry::Context;
 use opentelemetry::trace::{Span as _, TraceContextExt as _};
 use opentelemetry_sdk::trace::Span;
 
+#[cfg(test)]
+pub(super) use self::access_log::tests::Kept;
 pub use self::access_log::{AccessLog, AccessLogError};
 pub use self::export::{TraceError, Traces};
 pub(super) use self::stream::ObservedStream;

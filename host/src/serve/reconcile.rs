@@ -474,7 +474,7 @@ impl Reconciler {
             return DeployError::all(failed);
         }
         let routes = of_like(routes, present, &mut failed);
-        let (shadows, unfit) = shadows_of(&wanted, &loaded, &routes, present);
+        let (shadows, unfit) = shadows_of(&spec.name, &wanted, &loaded, &routes, present);
         failed.extend(unfit);
         let is_there = |present: &Routing| {
             shape(present.routes(), present.shadows()) == shape(&routes, &shadows) && is_set_as(present, spec)
@@ -540,6 +540,7 @@ fn tell_other_columns(spec: &EndpointSpec, routes: &[Route], present: Option<&Ro
 /// Who is given requests too, and why that is not everybody who should be: whoever takes other columns than those who answer can
 /// answer nothing. Where a shadow could not be loaded the one that was there for its reference goes on.
 fn shadows_of(
+    endpoint: &Name,
     wanted: &Wanted,
     loaded: &[Arc<Deployment>],
     routes: &[Route],
@@ -549,7 +550,7 @@ fn shadows_of(
     for target in &wanted.shadows {
         let before = || present.and_then(|present| present.shadowing_for(&target.model));
         let Some(found) = target.find(loaded).or_else(before) else { continue };
-        let shadow = Shadow::new(Arc::clone(found), target.model.clone(), target.weight);
+        let shadow = Shadow::new(endpoint.clone(), Arc::clone(found), target.model.clone(), target.weight);
         let answering = routes.iter().filter(|route| route.weight > 0).map(|route| &route.deployment);
         match answering.into_iter().find_map(|version| Some((version, shadow.check_columns(version).err()?)))
         {

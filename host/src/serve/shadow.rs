@@ -1,12 +1,13 @@
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
 use super::graph::take_columns;
-use super::{Deployment, Route, Routing, ShadowOutcome};
-use crate::domain::{Batch, ColumnSpec, SchemaError, Tensor, do_elements_fit, elements_in_order, mix};
+use super::{ApiError, Deployment, Route, Routing, ShadowOutcome};
+use crate::domain::{Batch, ColumnSpec, Name, SchemaError, Tensor, do_elements_fit, elements_in_order, mix};
 use crate::registry::ModelReference;
 use crate::task::shared_threads;
 
@@ -15,6 +16,12 @@ const WORK_MAX: usize = 64;
 
 /// KiB of rows, answers and its own scores that these may hold. One alone may be larger.
 const WORK_KIB_MAX: u32 = 64 * 1024;
+
+/// How long after it was told that a shadow cannot answer that is not told again, though it has answered meanwhile.
+const TOLD_FOR: Duration = Duration::from_secs(60);
+
+/// Longest reason that is told of a shadow that cannot answer.
+const REASON_MAX_CHARS: usize = 500;
 
 /// A version that is given the requests of an endpoint too, after they are answered, and whose answers nobody gets: they are only
 /// compared.
@@ -30,6 +37,23 @@ pub struct Shadow {
     requests: Arc<AtomicU64>,
     /// What had been compared with others before those who answer now.
     before: BTreeMap<&'static str, u64>,
+    failing: Arc<Failing>,
+}
+
+/// What is told of answers that a shadow cannot give.
+struct Failing {
+    endpoint: Name,
+    model: ModelReference,
+    state: Mutex<FailingState>,
+}
+
+#[derive(Default)]
+struct FailingState {
+    /// Why there was no answer to the last request; none where there was one.
+    reason: Option<String>,
+    /// Whether that is told, and when something was told last.
+    is_told: bool,
+    told: Option<Instant>,
 }
 
 /// What a version takes that cannot be a shadow, and the one that answers does not.
@@ -44,12 +68,13 @@ pub enum ShadowError {
 }
 
 impl Shadow {
-    /// Gives `percent` of a hundred requests to `deployment`, which is what `model` meant.
-    pub fn new(deployment: Arc<Deployment>, model: ModelReference, percent: u32) -> Self {
+    /// Gives `percent` of a hundred requests of `endpoint` to `deployment`, which is what `model` meant.
+    pub fn new(endpoint: Name, deployment: Arc<Deployment>, model: ModelReference, percent: u32) -> Self {
         let places = Arc::new(Semaphore::new(WORK_MAX));
         let memory = Arc::new(Semaphore::new(WORK_KIB_MAX as usize));
         let before = deployment.metrics().shadow_counts();
-        Self { deployment, model, percent, places, memory, requests: Arc::default(), before }
+        let failing = Arc::new(Failing { endpoint, model: model.clone(), state: Mutex::default() });
+        Self { deployment, model, percent, places, memory, requests: Arc::default(), before, failing }
     }
 
     /// Refuses a version that takes other columns than `answering`, whose requests it should be given. It may take fewer.
@@ -70,6 +95,7 @@ impl Shadow {
         let is_this = |shadow: &&Self| Arc::ptr_eq(&shadow.deployment, &self.deployment);
         if let Some(known) = before.into_iter().find(is_this) {
             self.before.clone_from(&known.before);
+            self.failing = Arc::clone(&known.failing);
         }
         self
     }
@@ -81,6 +107,11 @@ impl Shadow {
             *count = count.saturating_sub(self.before.get(outcome).copied().unwrap_or(0));
         }
         counts
+    }
+
+    /// Why it could not answer the last request that it has computed; none where it could.
+    pub(super) fn failure(&self) -> Option<String> {
+        self.failing.state().reason.clone()
     }
 
     /// What it follows.
@@ -120,16 +151,43 @@ impl Shadow {
         let Ok(inputs) = take_columns(taken, inputs) else { return };
         let inputs = elements_in_order(inputs, columns, taken);
         let (deployment, expected) = (Arc::clone(&self.deployment), outputs.clone());
+        let failing = Arc::clone(&self.failing);
         // Nobody waits for it, and whoever has a connection shall not wait either. There are no threads when the server has stopped.
         let Some(threads) = shared_threads() else { return };
         threads.spawn(async move {
-            let outcome = match deployment.compute(inputs).await {
+            let computed = deployment.compute(inputs).await;
+            failing.note(computed.as_ref().err());
+            let outcome = match computed {
                 Ok(outputs) => compare(&expected, &outputs),
                 Err(_) => ShadowOutcome::Failed,
             };
             deployment.metrics().count_shadow(outcome);
             drop((place, memory));
         });
+    }
+}
+
+impl Failing {
+    /// Takes note of an error, or that there was none. It is told once until the shadow answers again, and not as often as it
+    /// answers some requests and not others.
+    fn note(&self, error: Option<&ApiError>) {
+        let mut state = self.state();
+        let Some(error) = error else {
+            (state.reason, state.is_told) = (None, false);
+            return;
+        };
+        let is_news = !state.is_told && state.told.is_none_or(|told| told.elapsed() >= TOLD_FOR);
+        let reason: String = error.message().chars().take(REASON_MAX_CHARS).collect();
+        if is_news {
+            (state.is_told, state.told) = (true, Some(Instant::now()));
+            let Self { endpoint, model, .. } = self;
+            tracing::warn!("endpoint `{endpoint}`: shadow `{model}` cannot answer: {reason}");
+        }
+        state.reason = Some(reason);
+    }
+
+    fn state(&self) -> MutexGuard<'_, FailingState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -183,17 +241,48 @@ fn compare(expected: &Batch, found: &Batch) -> ShadowOutcome {
 
 #[cfg(test)]
 mod tests {
-    use super::super::deployment::tests::{Zeros, deployment};
+    use super::super::deployment::tests::{REFUSED, Zeros, deployment};
+    use super::super::observe::Kept;
     use super::*;
     use crate::domain::DataType;
 
     fn shadow(features: usize, scores: usize) -> (Arc<Zeros>, Shadow) {
         let (model, deployment) = deployment(features, scores);
-        (model, Shadow::new(Arc::new(deployment), "m@2".parse().unwrap(), 100))
+        let deployment = Arc::new(deployment);
+        (model, Shadow::new("e".parse().unwrap(), deployment, "m@2".parse().unwrap(), 100))
     }
 
     fn rows(name: &str, count: usize) -> Batch {
         Batch::new(vec![Tensor::from_f32(name, vec![count, 1], &vec![0.0; count]).unwrap()]).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_shadow_that_cannot_answer_is_told_once_until_it_does() {
+        let (kept, subscriber) = Kept::subscriber();
+        let _told_here = tracing::subscriber::set_default(subscriber);
+        let (_, shadow) = shadow(1, 1);
+        let answer = async |feature: f32, outcome: &str| {
+            let counted = shadow.counts()[outcome];
+            let row =
+                Batch::new(vec![Tensor::from_f32("features", vec![1, 1], &[feature]).unwrap()]).unwrap();
+            shadow.mirror(&row, &[], &rows("y", 1));
+            while shadow.counts()[outcome] == counted {
+                tokio::task::yield_now().await;
+            }
+        };
+        answer(REFUSED, "failed").await;
+        answer(REFUSED, "failed").await;
+        let told = || kept.text().matches("endpoint `e`: shadow `m@2` cannot answer: ").count();
+        assert_eq!(told(), 1, "{}", kept.text());
+        assert!(shadow.failure().is_some());
+        answer(0.0, "different").await;
+        assert_eq!(shadow.failure(), None);
+        answer(REFUSED, "failed").await;
+        assert_eq!(told(), 1, "as often as it answers between: {}", kept.text());
+        let long_ago = Instant::now().checked_sub(TOLD_FOR);
+        shadow.failing.state().told = long_ago;
+        answer(REFUSED, "failed").await;
+        assert_eq!(told(), 2, "{}", kept.text());
     }
 
     #[test]

@@ -425,18 +425,18 @@ pub(super) mod tests {
 
     /// What was told, in memory.
     #[derive(Clone, Default)]
-    pub(in super::super) struct Kept(Arc<Mutex<Vec<u8>>>);
+    pub(in crate::serve) struct Kept(Arc<Mutex<Vec<u8>>>);
 
     impl Kept {
         /// Keeps what is told to the subscriber.
-        pub(in super::super) fn subscriber() -> (Self, impl tracing::Subscriber + Send + Sync) {
+        pub(in crate::serve) fn subscriber() -> (Self, impl tracing::Subscriber + Send + Sync) {
             let kept = Self::default();
             let writer = kept.clone();
             let told = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone());
             (kept, told.finish())
         }
 
-        pub(in super::super) fn text(&self) -> String {
+        pub(in crate::serve) fn text(&self) -> String {
             String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
         }
     }

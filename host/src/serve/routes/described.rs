@@ -35,6 +35,7 @@ pub(super) fn described(endpoint: &Endpoint) -> serde_json::Value {
                 "bundle": deployment.bundle(),
                 "percent": shadow.percent(),
                 "answers": shadow.counts(),
+                "failure": shadow.failure(),
             })
         })
         .collect();
