@@ -150,6 +150,7 @@ struct PolicyArguments {
     #[arg(long, value_name = "MIB", default_value_t = 0, conflicts_with = "endpoints")]
     cache_mib: u64,
     /// Give the requests to this model too, after they are answered, and compare the answers (`host endpoint list`, `/metrics`).
+    /// Of several models a file says whose shadow it is.
     #[arg(long, value_name = "MODEL", conflicts_with_all = ["endpoints", "replaced"])]
     shadow: Option<ModelReference>,
 }
@@ -332,6 +333,11 @@ fn specs_of_models(arguments: &ServeArguments) -> anyhow::Result<Vec<EndpointSpe
     if arguments.models.len() > 1 && (arguments.endpoint.is_some() || !arguments.plugins.is_empty()) {
         bail!("`--endpoint` and `--plugin` are for one model: name each with `--model ENDPOINT=MODEL`");
     }
+    if arguments.models.len() > 1 && arguments.policy.shadow.is_some() {
+        bail!(
+            "`--shadow` is for one model: a file of `--endpoints` says of each endpoint which are its shadows"
+        );
+    }
     for text in &arguments.models {
         let (name, model) = named_model(text)?;
         let of_model = match &model {
@@ -502,7 +508,27 @@ async fn constant(request: Request) -> Response<Body> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Served {
+        #[command(flatten)]
+        arguments: ServeArguments,
+    }
+
+    #[test]
+    fn a_shadow_is_of_one_model() {
+        let specs = |arguments: &str| {
+            let served = Served::try_parse_from(arguments.split(' ')).unwrap();
+            specs_of_models(&served.arguments).map_err(|error| error.to_string())
+        };
+        assert_eq!(specs("serve --model a@1 --shadow a@2").unwrap()[0].shadows.len(), 1);
+        assert_eq!(specs("serve --model a@1 --model b@1").unwrap().len(), 2);
+        let refused = specs("serve --model a@1 --model b@1 --shadow a@2").unwrap_err();
+        assert!(refused.starts_with("`--shadow` is for one model: "), "{refused}");
+    }
 
     #[test]
     fn an_endpoint_may_be_named_before_a_model() {

@@ -204,8 +204,7 @@ fn kept_answers_are_given_again_until_another_version_answers() {
 #[test]
 fn a_shadow_is_given_requests_and_only_compared() {
     let registry = two_versions();
-    let arguments = ["--model", "digits@1", "--model", "same=digits@1"];
-    let server = registry.host.serve(arguments.into_iter().chain(["--shadow", "digits@2"]));
+    let server = registry.host.serve(["--model", "digits@1", "--shadow", "digits@2"]);
     let alone = registry.host.serve(["--model", "digits@1"]);
     let expected = ask(&alone, "/serve/digits", &[]);
     for _ in 0..5 {
