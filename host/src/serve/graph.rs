@@ -465,7 +465,7 @@ impl Answering for Asking<'_> {
         let (outputs, times) = deployment.answer_rows(inputs, routing.call(self.deadline)).await?;
         for shadow in routing.shadows() {
             if let Some(asked) = &asked {
-                shadow.mirror(asked, wanted, &outputs);
+                shadow.mirror(deployment, asked, &outputs);
             }
         }
         let took = self.started.elapsed().saturating_sub(after);

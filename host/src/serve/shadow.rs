@@ -129,9 +129,12 @@ impl Shadow {
         self.percent
     }
 
-    /// Computes the rows of a request, whose columns are as `columns` says, and that was answered with `outputs`, later, and
-    /// compares.
-    pub(super) fn mirror(&self, inputs: &Batch, columns: &[ColumnSpec], outputs: &Batch) {
+    /// Computes the rows of a request that was answered with `outputs` by `answering`, later, and compares. What it has answered
+    /// itself, which would tell nothing, it is not given.
+    pub(super) fn mirror(&self, answering: &Deployment, inputs: &Batch, outputs: &Batch) {
+        if answering.bundle() == self.deployment.bundle() {
+            return;
+        }
         if mix(self.requests.fetch_add(1, Ordering::Relaxed)) % 100 >= u64::from(self.percent) {
             return;
         }
@@ -149,7 +152,7 @@ impl Shadow {
         };
         let taken = &self.deployment.signature().inputs;
         let Ok(inputs) = take_columns(taken, inputs) else { return };
-        let inputs = elements_in_order(inputs, columns, taken);
+        let inputs = elements_in_order(inputs, &answering.signature().inputs, taken);
         let (deployment, expected) = (Arc::clone(&self.deployment), outputs.clone());
         let failing = Arc::clone(&self.failing);
         // Nobody waits for it, and whoever has a connection shall not wait either. There are no threads when the server has stopped.
@@ -244,12 +247,17 @@ mod tests {
     use super::super::deployment::tests::{REFUSED, Zeros, deployment};
     use super::super::observe::Kept;
     use super::*;
-    use crate::domain::DataType;
+    use crate::domain::{DataType, Digest};
 
     fn shadow(features: usize, scores: usize) -> (Arc<Zeros>, Shadow) {
         let (model, deployment) = deployment(features, scores);
         let deployment = Arc::new(deployment);
         (model, Shadow::new("e".parse().unwrap(), deployment, "m@2".parse().unwrap(), 100))
+    }
+
+    /// A version of another bundle.
+    fn answering() -> Deployment {
+        deployment(1, 1).1.of_bundle(Digest::of(b"another"))
     }
 
     fn rows(name: &str, count: usize) -> Batch {
@@ -260,12 +268,12 @@ mod tests {
     async fn a_shadow_that_cannot_answer_is_told_once_until_it_does() {
         let (kept, subscriber) = Kept::subscriber();
         let _told_here = tracing::subscriber::set_default(subscriber);
-        let (_, shadow) = shadow(1, 1);
+        let ((_, shadow), answering) = (shadow(1, 1), answering());
         let answer = async |feature: f32, outcome: &str| {
             let counted = shadow.counts()[outcome];
             let row =
                 Batch::new(vec![Tensor::from_f32("features", vec![1, 1], &[feature]).unwrap()]).unwrap();
-            shadow.mirror(&row, &[], &rows("y", 1));
+            shadow.mirror(&answering, &row, &rows("y", 1));
             while shadow.counts()[outcome] == counted {
                 tokio::task::yield_now().await;
             }
@@ -283,6 +291,20 @@ mod tests {
         shadow.failing.state().told = long_ago;
         answer(REFUSED, "failed").await;
         assert_eq!(told(), 2, "{}", kept.text());
+    }
+
+    #[tokio::test]
+    async fn what_its_own_bundle_has_answered_is_not_computed_again() {
+        let (model, shadow) = shadow(1, 1);
+        shadow.mirror(&shadow.deployment, &rows("features", 1), &rows("y", 1));
+        shadow.mirror(&deployment(1, 1).1.named("m", 3), &rows("features", 1), &rows("y", 1));
+        assert_eq!(shadow.places.available_permits(), WORK_MAX);
+        shadow.mirror(&answering(), &rows("features", 2), &rows("y", 2));
+        while shadow.counts().values().sum::<u64>() == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(*model.rows.lock().unwrap(), [2]);
+        assert_eq!(shadow.counts()["different"], 1);
     }
 
     #[test]
@@ -310,8 +332,9 @@ mod tests {
     #[tokio::test]
     async fn what_its_own_answers_would_take_is_limited() {
         let (_, shadow) = shadow(1, 65_536);
+        let answering = answering();
         let (mirror, skipped) = (
-            |count: usize| shadow.mirror(&rows("features", count), &[], &rows("y", count)),
+            |count: usize| shadow.mirror(&answering, &rows("features", count), &rows("y", count)),
             || shadow.counts()["skipped"],
         );
         mirror(65);

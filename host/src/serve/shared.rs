@@ -242,7 +242,7 @@ impl Shared {
         });
         let shadows = routing.shadows().iter().filter(|_| routing.is_answered_by(deployment));
         for shadow in shadows {
-            shadow.mirror(&answer.inputs, &deployment.signature().inputs, &answer.outputs);
+            shadow.mirror(deployment, &answer.inputs, &answer.outputs);
         }
         if let Some(recorder) = &self.recorder {
             // What a record has beside rows and answer is short, unless it has a graph.

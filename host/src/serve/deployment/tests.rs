@@ -69,6 +69,11 @@ impl Deployment {
     pub(crate) fn named(self, model: &str, number: i64) -> Self {
         Self { version: Some((model.parse().unwrap(), number)), ..self }
     }
+
+    /// The same as another bundle.
+    pub(crate) fn of_bundle(self, bundle: Digest) -> Self {
+        Self { bundle, ..self }
+    }
 }
 
 pub(crate) fn call() -> Call {
