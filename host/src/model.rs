@@ -13,6 +13,8 @@ mod trees;
 mod ubjson;
 mod xgboost;
 
+use std::time::Instant;
+
 use crate::domain::{Batch, BatchError, ColumnSpec, DataType, Tensor, TensorError};
 
 pub use library_search::LibrarySearch;
@@ -74,6 +76,11 @@ pub trait Model: std::fmt::Debug + Send + Sync {
         false
     }
 
+    /// Whether what a row takes depends on what is in it, so that rows before it tell nothing.
+    fn cost_varies(&self) -> bool {
+        false
+    }
+
     /// Which of several outputs has the scores, and what they are; none where the file itself tells.
     fn output_choice(&self) -> Option<OutputChoice> {
         None
@@ -110,6 +117,12 @@ pub trait Model: std::fmt::Debug + Send + Sync {
     /// a row.
     fn predict(&self, batch: &Batch) -> Result<Batch, ModelError> {
         predict_by(self, batch, |features| self.score_exact(features))
+    }
+
+    /// The same for who waits until `deadline` and no longer: [`ModelError::Late`] where a row takes longer, of a model whose
+    /// [cost varies](Model::cost_varies).
+    fn predict_until(&self, batch: &Batch, _deadline: Option<Instant>) -> Result<Batch, ModelError> {
+        self.predict(batch)
     }
 
     /// The same for a thread that others wait for: [`ModelError::Busy`] where it would have to wait for others, or to make
@@ -185,6 +198,9 @@ pub enum ModelError {
         /// Its reason.
         reason: String,
     },
+    /// It was ended at the deadline.
+    #[error("the model did not answer by the deadline")]
+    Late,
     /// It computes for others, and whoever asked does not wait.
     #[error("the model is busy")]
     Busy,

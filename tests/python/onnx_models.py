@@ -120,6 +120,22 @@ def network(batch, last=()):
     return model(nodes, [tensor("image", [batch, 1, 2, 2])], [tensor(output, [batch, 3])], weights)
 
 
+def turns():
+    """A loop that turns as often as the first feature says; its answer is how often that was."""
+    ends = [tensor("turn", [], TensorProto.INT64), tensor("go", [], TensorProto.BOOL), tensor("sum", ["n", 1])]
+    nodes = [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Add", ["sum", "one"], ["more"])]
+    body = helper.make_graph(nodes, "body", ends, [tensor("on", [], TensorProto.BOOL), tensor("more", ["n", 1])])
+    weights = {"first": numpy.array([0]), "go": numpy.array(True), "one": numpy.ones((1, 1), numpy.float32)}
+    nodes = [
+        helper.make_node("Gather", ["x", "first"], ["count"], axis=1),
+        helper.make_node("Sub", ["count", "count"], ["zero"]),
+        helper.make_node("ReduceMax", ["count"], ["most"], keepdims=0),
+        helper.make_node("Cast", ["most"], ["turns"], to=TensorProto.INT64),
+        helper.make_node("Loop", ["turns", "go", "zero"], ["y"], body=body),
+    ]
+    return model(nodes, [tensor("x", ["n", 4])], [tensor("y", ["n", 1])], weights)
+
+
 def made_here():
     identity = [helper.make_node("Identity", ["x"], ["y"])]
     floats = [tensor("x", ["n", 4])], [tensor("y", ["n", 4])]
@@ -144,6 +160,7 @@ def made_here():
         "network_softmax": network("batch", ["Softmax"]),
         "whole": model([helper.make_node("Cast", ["x"], ["y"], to=1)], [tensor("x", ["n", 4], TensorProto.INT64)], floats[1]),
         "not_finite": model(log, *floats),
+        "turns": turns(),
         "two_outputs": model(two, floats[0], many),
         "softmax_of_parts": model(parts, floats[0], [tensor("y", ["n", 2, 2])], {"shape": numpy.array([-1, 2, 2])}),
         "bad_strings": model(identity, [tensor("x", ["n", 4], TensorProto.STRING)], [tensor("y", ["n", 4], TensorProto.STRING)]),

@@ -9,6 +9,7 @@
 //! version of the runtime on one kind of processor.
 
 mod classes;
+mod cost;
 mod graph;
 mod library;
 mod protobuf;
@@ -16,9 +17,10 @@ mod sessions;
 
 use std::borrow::Cow;
 use std::fmt::Debug;
+use std::time::Instant;
 
 use ort::session::SessionOutputs;
-use ort::value::{PrimitiveTensorElementType, TensorRef};
+use ort::value::PrimitiveTensorElementType;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{Batch, DataType, Tensor, map_parallel, whole_number};
@@ -90,6 +92,17 @@ pub(super) struct OnnxModel {
     scores: ScoreKind,
     score_count: usize,
     operators: usize,
+    /// Whether every row takes as long as any other.
+    is_of_fixed_cost: bool,
+}
+
+/// How long whoever asks waits.
+#[derive(Debug, Clone, Copy)]
+enum Patience {
+    /// Not for others, nor for what is to be made first.
+    None,
+    /// Until then, or as long as a row may take.
+    Until(Option<Instant>),
 }
 
 /// The input of a model.
@@ -122,16 +135,18 @@ impl OnnxModel {
             file.extend(graph::output_of(&scores.tensor));
         }
         Library::get()?;
+        let is_of_fixed_cost = graph.is_of_fixed_cost();
         let mut model = Self {
-            sessions: Sessions::new(file, scores.tensor),
+            sessions: Sessions::new(file, scores.tensor, !is_of_fixed_cost),
             input,
             output: scores.name,
             scores: scores.kind,
             score_count: 0,
             operators: graph.nodes.len(),
+            is_of_fixed_cost,
         };
         let zeros = vec![0.0; model.input.feature_count];
-        let found = model.sessions.with(|runner| model.run(runner, &zeros, 0)).map_err(unusable)?;
+        let found = model.sessions.with(None, |runner| model.run(runner, &zeros, 0)).map_err(unusable)?;
         if found.is_empty() || found.len() > SCORES_MAX {
             let reason = format!("it has {} scores a row: expected from 1 to {SCORES_MAX}", found.len());
             return Err(unusable(reason));
@@ -143,22 +158,22 @@ impl OnnxModel {
         Ok(model)
     }
 
-    /// Scores rows on as many threads as they are worth, each row by `run`, which is told its place; or `at_once`, by a session
-    /// that is free, on this one.
+    /// Scores rows on as many threads as they are worth, each row by `run`, which is told its place; or without patience by a
+    /// session that is free, on this one.
     fn score_by<T: Sync>(
         &self,
         features: &[T],
-        at_once: bool,
+        patience: Patience,
         run: impl Fn(&mut Runner, &[T], usize) -> Result<Vec<f32>, String> + Sync,
     ) -> Result<Vec<f32>, ModelError> {
         let columns = self.input.feature_count.max(1);
-        if at_once || features.len() / columns < 2 * ROWS_OF_THREAD {
-            return self.score_rows(features, 0, at_once, &run);
+        if matches!(patience, Patience::None) || features.len() / columns < 2 * ROWS_OF_THREAD {
+            return self.score_rows(features, 0, patience, &run);
         }
         let parts: Vec<(usize, &[T])> = (0..).zip(features.chunks(ROWS_OF_THREAD * columns)).collect();
         let stopped = || ModelError::OnnxRun { reason: "a thread has ended".to_owned() };
         let scores = map_parallel(&parts, self.sessions.count(), stopped, |(part, features)| {
-            self.score_rows(features, part * ROWS_OF_THREAD, at_once, &run)
+            self.score_rows(features, part * ROWS_OF_THREAD, patience, &run)
         });
         Ok(scores?.concat())
     }
@@ -167,7 +182,7 @@ impl OnnxModel {
         &self,
         features: &[T],
         first: usize,
-        at_once: bool,
+        patience: Patience,
         run: impl Fn(&mut Runner, &[T], usize) -> Result<Vec<f32>, String>,
     ) -> Result<Vec<f32>, ModelError> {
         let rows = features.chunks_exact(self.input.feature_count.max(1));
@@ -186,11 +201,14 @@ impl OnnxModel {
             }
             Ok(())
         };
-        let ran = match at_once {
-            true => self.sessions.with_free(run_all).ok_or(ModelError::Busy)?,
-            false => self.sessions.with(run_all),
-        };
-        ran.map_err(|reason| ModelError::OnnxRun { reason })?;
+        match patience {
+            Patience::None => self.sessions.with_free(run_all).ok_or(ModelError::Busy)?,
+            Patience::Until(deadline) => self.sessions.with(deadline, run_all),
+        }
+        .map_err(|reason| match patience {
+            Patience::Until(Some(deadline)) if deadline <= Instant::now() => ModelError::Late,
+            _ => ModelError::OnnxRun { reason },
+        })?;
         if self.scores == ScoreKind::Logits {
             let output = if self.score_count == 1 { Output::Binary } else { Output::Classes };
             output.apply(&mut scores, self.score_count);
@@ -199,20 +217,20 @@ impl OnnxModel {
     }
 
     /// Scores features of the type of the input; none where they are of another.
-    fn score_as_typed(&self, features: &Tensor, at_once: bool) -> Result<Option<Vec<f32>>, ModelError> {
+    fn score_as_typed(&self, features: &Tensor, patience: Patience) -> Result<Option<Vec<f32>>, ModelError> {
         fn each<T: PrimitiveTensorElementType + Debug + Clone + Sync + 'static>(
             model: &OnnxModel,
             features: Option<Cow<'_, [T]>>,
-            at_once: bool,
+            patience: Patience,
         ) -> Result<Option<Vec<f32>>, ModelError> {
             let run = |runner: &mut Runner, features: &[T], row| model.answer(runner, features, row);
-            features.map(|features| model.score_by(&features, at_once, run)).transpose()
+            features.map(|features| model.score_by(&features, patience, run)).transpose()
         }
         match self.input.element {
-            Element::Float | Element::Other(_) => each(self, features.as_f32(), at_once),
-            Element::Double => each(self, features.as_f64(), at_once),
-            Element::Int32 => each(self, features.as_i32(), at_once),
-            Element::Int64 => each(self, features.as_i64(), at_once),
+            Element::Float | Element::Other(_) => each(self, features.as_f32(), patience),
+            Element::Double => each(self, features.as_f64(), patience),
+            Element::Int32 => each(self, features.as_i32(), patience),
+            Element::Int64 => each(self, features.as_i64(), patience),
         }
     }
 
@@ -258,7 +276,9 @@ impl Model for OnnxModel {
     }
 
     fn score(&self, features: &[f32]) -> Result<Vec<f32>, ModelError> {
-        self.score_by(features, false, |runner, features, row| self.run(runner, features, row))
+        self.score_by(features, Patience::Until(None), |runner, features, row| {
+            self.run(runner, features, row)
+        })
     }
 
     fn feature_type(&self) -> DataType {
@@ -271,11 +291,19 @@ impl Model for OnnxModel {
     }
 
     fn score_exact(&self, features: &Tensor) -> Result<Option<Vec<f32>>, ModelError> {
-        self.score_as_typed(features, false)
+        self.score_as_typed(features, Patience::Until(None))
+    }
+
+    fn cost_varies(&self) -> bool {
+        !self.is_of_fixed_cost
+    }
+
+    fn predict_until(&self, batch: &Batch, deadline: Option<Instant>) -> Result<Batch, ModelError> {
+        predict_by(self, batch, |features| self.score_as_typed(features, Patience::Until(deadline)))
     }
 
     fn predict_at_once(&self, batch: &Batch) -> Result<Batch, ModelError> {
-        predict_by(self, batch, |features| self.score_as_typed(features, true))
+        predict_by(self, batch, |features| self.score_as_typed(features, Patience::None))
     }
 }
 
@@ -337,11 +365,7 @@ impl Input {
         features: &[T],
         read: impl Fn(&SessionOutputs<'_>) -> Result<R, String>,
     ) -> Result<R, String> {
-        let told = |error: ort::Error| sentence(error.message());
-        let Runner { session, options } = runner;
-        let tensor = TensorRef::from_array_view((self.shape.as_slice(), features)).map_err(told)?;
-        let outputs = session.run_with_options(ort::inputs![tensor], options).map_err(told)?;
-        read(&outputs)
+        runner.ask(&self.shape, features, read)
     }
 }
 

@@ -138,6 +138,11 @@ impl Predictor {
         self.parts.model.shares_cores(rows)
     }
 
+    /// Whether what the model takes for a row depends on what is in it.
+    pub fn cost_varies(&self) -> bool {
+        self.parts.model.cost_varies()
+    }
+
     /// Leaves out the columns of a dataset that it does not take, such as the label. Those that it takes as FP64 may be integers or
     /// truth values: so a file has them that misses none, whatever the one that was trained on missed.
     pub fn select_inputs(&self, batch: Batch) -> Result<Batch, BatchError> {
@@ -173,6 +178,15 @@ impl Predictor {
     /// Predicts a batch whose columns are checked against the signature.
     pub async fn predict(&self, inputs: &Batch) -> Result<Prediction, PredictionError> {
         self.predict_by(inputs, |model, features| model.predict(features)).await
+    }
+
+    /// The same for who waits until `deadline`: [`ModelError::Late`] where the model could take for ever.
+    pub async fn predict_until(
+        &self,
+        inputs: &Batch,
+        deadline: Option<Instant>,
+    ) -> Result<Prediction, PredictionError> {
+        self.predict_by(inputs, |model, features| model.predict_until(features, deadline)).await
     }
 
     /// The same for a thread that others wait for: [`ModelError::Busy`] where the model would have to wait.

@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::graph::OfRows;
 use super::inference::{CompressionError, InferenceError};
 use super::observe::SeenError;
+use super::queue::too_late;
 use crate::data::JsonError;
 use crate::domain::{Batch, Name};
 use crate::model::ModelError;
@@ -239,6 +240,7 @@ impl From<PredictionError> for ApiError {
                 ErrorCode::Internal,
                 format!("the transformers made something else than in training: {error}"),
             ),
+            PredictionError::Model(ModelError::Late) => too_late(),
             PredictionError::Model(error @ (ModelError::OnnxRun { .. } | ModelError::Device { .. })) => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Internal, error.to_string())
             }

@@ -231,6 +231,7 @@ impl Engine {
         // Whoever waits for a pool's threads holds up more than itself.
         rows <= INLINE_ROWS_MAX
             && !self.work.shares_cores(rows)
+            && !self.work.cost_varies()
             && inputs.byte_len() <= INLINE_BYTES_MAX
             && scores <= INLINE_SCORES_MAX
             && nanos <= INLINE_NANOS_MAX

@@ -74,12 +74,20 @@ impl Work {
         matches!(self, Self::Bundle(predictor) if predictor.shares_cores(rows))
     }
 
+    /// Whether what a row takes cannot be told by those before it.
+    pub(super) fn cost_varies(&self) -> bool {
+        matches!(self, Self::Bundle(predictor) if predictor.cost_varies())
+    }
+
     /// Whether requests may be computed together here. What a graph asks puts them together itself.
     pub(super) fn may_batch(&self, policy: BatchPolicy) -> bool {
         let Self::Bundle(predictor) = self else { return false };
         let is_said = policy != BatchPolicy::Auto;
         // Nobody who wants a fresh instance for every call wants others' rows in it, and what rounds may round otherwise in a batch.
-        predictor.rows_independent() && (is_said || (predictor.keeps_instances() && !predictor.may_round()))
+        predictor.rows_independent()
+            // All would wait for the row that takes long, and be late with it.
+            && !predictor.cost_varies()
+            && (is_said || (predictor.keeps_instances() && !predictor.may_round()))
     }
 
     /// The transformers before and after the model.
@@ -90,8 +98,8 @@ impl Work {
         }
     }
 
-    /// Computes a batch whose columns are the signature's; what a graph asks waits until `deadline`. Where it is to be done
-    /// `at_once` a model that has to wait is [`ModelError::Busy`].
+    /// Computes a batch whose columns are the signature's; what a graph asks waits until `deadline`, and a model that could take for
+    /// ever is ended then. Where it is to be done `at_once` a model that has to wait is [`ModelError::Busy`].
     pub(super) async fn compute(
         &self,
         inputs: &Batch,
@@ -102,7 +110,10 @@ impl Work {
             Self::Bundle(predictor) => {
                 let predicted = match at_once {
                     true => predictor.predict_at_once(inputs).await,
-                    false => predictor.predict(inputs).await,
+                    false => {
+                        let deadline = deadline.map(tokio::time::Instant::into_std);
+                        predictor.predict_until(inputs, deadline).await
+                    }
                 };
                 let prediction = predicted.map_err(WorkError::Prediction)?;
                 let times = times_of(&prediction, predictor.transformers().0.len());

@@ -1,5 +1,7 @@
 //! ONNX models, exported as their users do, imported and served as ONNX Runtime's own package predicts.
 
+use std::io::Write as _;
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -355,6 +357,47 @@ fn what_a_model_cannot_answer_is_an_error_and_nothing_else() {
     // The logarithms of 0 and of a negative number are no numbers of JSON.
     let scores = ask("not_finite", r#"{"a": 0, "b": -1, "c": 1, "d": 1}"#).json()["scores"].clone();
     assert_eq!(scores, json!([null, null, 0.0, 0.0]));
+}
+
+#[test]
+fn a_row_that_takes_for_ever_ends_at_its_deadline_and_holds_up_nobody() {
+    let (host, signature) = host_with_rows();
+    let file = model("turns");
+    host.run(["model", "import", &file, "--name", "turns", "--signature", &signature]).expect_success();
+    assert!(predicted(&host, "turns") == expected("turns"));
+    let server = host.serve(["--model", "turns", "--threads", "1"]);
+    let row = |turns: f64| json!({ "a": turns, "b": 0, "c": 0, "d": 0 }).to_string();
+    // It knows that rows are quick.
+    for turns in 0..20 {
+        let answered = server.post("/serve/turns", &row(turns.into()));
+        assert_eq!(answered.json()["scores"], json!([f64::from(turns)]), "{}", answered.body);
+    }
+    let endless = |time_ms: &str| {
+        server.post_with_headers("/serve/turns", &row(1e12), &[("x-request-timeout-ms", time_ms)]).0
+    };
+    let is_computing = || server.get("/metrics").body.contains("host_computing{endpoint=\"turns\"} 1");
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| endless("3000"));
+        while !is_computing() {}
+        let beside = server.post("/serve/turns", &row(7.0));
+        assert_eq!(beside.json()["scores"], json!([7.0]), "{}", beside.body);
+        assert!(!waiting.is_finished());
+        let late = waiting.join().unwrap();
+        assert_eq!((late.status, &late.json()["error"]["code"]), (504, &json!("deadline_exceeded")));
+    });
+    // Its session, which was ended, answers again.
+    assert_eq!(server.post("/serve/turns", &row(9.0)).json()["scores"], json!([9.0]));
+    // Nor does the end of the server wait for one.
+    let mut client = TcpStream::connect(server.address()).unwrap();
+    let body = row(1e12);
+    write!(
+        client,
+        "POST /serve/turns HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    while !is_computing() {}
+    assert_eq!(server.stop().code, 0);
 }
 
 /// What a server answers to all of these rows of one column at once, as bits: to people's JSON, and to a client's bytes.

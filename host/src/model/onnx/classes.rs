@@ -63,7 +63,10 @@ pub fn examine(bytes: &[u8], model: &dyn Model) -> Result<Option<Classifier>, Mo
     let classes = model.score_count().max(2);
     let named = class_labels(&graph, outlet, own).map_err(unusable)?.filter(|list| list.len() == classes);
     let answers = match own {
-        Some(own) => own_labels(bytes, Input::of(&graph).map_err(unusable)?, own.name, &scored),
+        Some(own) => {
+            let sessions = Sessions::new(bytes.to_vec(), own.name.to_owned(), !graph.is_of_fixed_cost());
+            own_labels(&sessions, &Input::of(&graph).map_err(unusable)?, &scored)
+        }
         None => Vec::new(),
     };
     let labels = ClassLabels::of(named.as_ref(), &answers, classes);
@@ -213,16 +216,10 @@ fn label_output<'graph>(graph: &'graph Graph<'graph>, scores: &Outlet<'_>) -> Op
 }
 
 /// The class of the largest score of each row, and the label that the model itself answers.
-fn own_labels(
-    bytes: &[u8],
-    input: Input,
-    output: &str,
-    scored: &[(Vec<f32>, Vec<f32>)],
-) -> Vec<(usize, String)> {
-    let sessions = Sessions::new(bytes.to_vec(), output.to_owned());
+fn own_labels(sessions: &Sessions, input: &Input, scored: &[(Vec<f32>, Vec<f32>)]) -> Vec<(usize, String)> {
     let ask = |(row, scores): &(Vec<f32>, Vec<f32>)| {
         let class = class_of(scores)?;
-        let label = sessions.with(|runner| input.ask_floats(runner, row, 0, label_of)).ok()?;
+        let label = sessions.with(None, |runner| input.ask_floats(runner, row, 0, label_of)).ok()?;
         Some((class, label))
     };
     scored.iter().filter_map(ask).collect()

@@ -19,6 +19,8 @@ pub(super) struct Graph<'a> {
     pub(super) nodes: Vec<Node<'a>>,
     /// Tensors with a value in the file, as they stand there.
     pub(super) tensors: Vec<(&'a str, &'a [u8])>,
+    /// Whether the file has operators of its own.
+    pub(super) has_functions: bool,
 }
 
 /// An input or output.
@@ -52,6 +54,8 @@ pub(super) enum Element {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(super) struct Node<'a> {
     pub(super) operator: &'a str,
+    /// Of the operator.
+    pub(super) domain: &'a str,
     pub(super) inputs: Vec<&'a str>,
     pub(super) outputs: Vec<&'a str>,
     /// As they stand in the file.
@@ -116,7 +120,7 @@ pub(in crate::model) fn is_onnx(bytes: &[u8]) -> bool {
 impl<'a> Graph<'a> {
     /// Reads a file, in words where something is wrong.
     pub(super) fn of_file(bytes: &'a [u8]) -> Result<Self, String> {
-        let mut graph = None;
+        let (mut graph, mut has_functions) = (None, false);
         for field in Fields::of(bytes) {
             match field? {
                 (7, value) => {
@@ -127,12 +131,16 @@ impl<'a> Graph<'a> {
                     }
                 }
                 // Functions and, in each of the steps of a training, two graphs.
-                (25, value) => check_nodes(value.bytes()?, 7, 0)?,
+                (25, value) => {
+                    has_functions = true;
+                    check_nodes(value.bytes()?, 7, 0)?;
+                }
                 (20, value) => check_graphs(value.bytes()?, &[1, 2], 0)?,
                 _ => {}
             }
         }
-        graph.ok_or_else(|| "it has no graph".to_owned())
+        let graph = graph.ok_or_else(|| "it has no graph".to_owned())?;
+        Ok(Self { has_functions, ..graph })
     }
 
     fn read(bytes: &'a [u8]) -> Result<Self, String> {
@@ -268,6 +276,7 @@ impl<'a> Node<'a> {
                 (2, value) => node.outputs.push(value.text()?),
                 (4, value) => node.operator = value.text()?,
                 (5, value) => node.attributes.push(value.bytes()?),
+                (7, value) => node.domain = value.text()?,
                 _ => {}
             }
         }

@@ -1,25 +1,128 @@
 //! Sessions of one model. A session answers one caller at a time, so there are as many as there are cores at most, each
 //! made when all others are busy: a server at rest has one.
 
+use std::fmt::Debug;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use ort::logging::LogLevel;
-use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions, Session};
+use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
+use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions, Session, SessionOutputs};
+use ort::value::{PrimitiveTensorElementType, Tensor, TensorRef};
 
 use super::library::Library;
 use super::sentence;
 
-/// A session, with what it is asked for.
+/// Longest time for a row that could take any time, where there is no deadline.
+const ROW_MAX: Duration = Duration::from_secs(60);
+
+/// A session, with how it is asked.
 pub(super) struct Runner {
-    pub(super) session: Session,
-    pub(super) options: RunOptions<HasSelectedOutputs>,
+    session: Session,
+    asking: Asking,
+}
+
+/// How a session is asked for the output.
+enum Asking {
+    /// Where a row always takes as long as another.
+    Plainly(RunOptions<HasSelectedOutputs>),
+    /// Where it may take for ever.
+    Watched { input: String, output: String, memory: MemoryInfo<'static>, watch: Arc<Watch> },
+}
+
+/// By what a run is ended from another thread.
+struct Watch {
+    /// Those with outputs cannot be shared.
+    options: RunOptions,
+    /// Since when the row has been computed.
+    since: Mutex<Instant>,
+}
+
+impl Runner {
+    /// Has the session answer a row of this shape.
+    pub(super) fn ask<T: PrimitiveTensorElementType + Debug + Clone + 'static, R>(
+        &mut self,
+        shape: &[usize],
+        features: &[T],
+        read: impl Fn(&SessionOutputs<'_>) -> Result<R, String>,
+    ) -> Result<R, String> {
+        let told = |error: ort::Error| sentence(error.message());
+        match &self.asking {
+            Asking::Plainly(options) => {
+                let tensor = TensorRef::from_array_view((shape, features)).map_err(told)?;
+                let outputs = self.session.run_with_options(ort::inputs![tensor], options).map_err(told)?;
+                read(&outputs)
+            }
+            Asking::Watched { input, output, memory, watch } => {
+                let tensor = Tensor::from_array((shape, features.to_vec())).map_err(told)?;
+                let mut binding = self.session.create_binding().map_err(told)?;
+                binding.bind_input(input.as_str(), &tensor).map_err(told)?;
+                binding.bind_output_to_device(output.as_str(), memory).map_err(told)?;
+                *watch.since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+                let ran = self.session.run_binding_with_options(&binding, &watch.options);
+                read(&ran.map_err(told)?)
+            }
+        }
+    }
+
+    /// Does something, in which a run ends that could take for ever: at `deadline` or, where there is none, after [`ROW_MAX`].
+    fn within<T>(
+        &mut self,
+        deadline: Option<Instant>,
+        work: impl FnOnce(&mut Self) -> Result<T, String>,
+    ) -> Result<T, String> {
+        let Asking::Watched { watch, .. } = &self.asking else { return work(self) };
+        let watch = Arc::clone(watch);
+        *watch.since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        let (working, worked) = channel::<()>();
+        let (done, is_ended) = thread::scope(|scope| {
+            let watch = &watch;
+            let end = move || {
+                is_over(deadline, &watch.since, ROW_MAX, &worked) && watch.options.terminate().is_ok()
+            };
+            let watching = thread::Builder::new().spawn_scoped(scope, end);
+            let watching = watching.map_err(|error| format!("it cannot be watched: {error}"))?;
+            let done = work(self);
+            drop(working);
+            Ok::<_, String>((done, watching.join().unwrap_or(true)))
+        })?;
+        if is_ended {
+            watch.options.unterminate().map_err(|error| sentence(error.message()))?;
+        }
+        match done {
+            Err(_) if is_ended => Err(format!("a row took longer than its limit of {} s", ROW_MAX.as_secs())),
+            done => done,
+        }
+    }
+}
+
+/// Waits until who works has done so, or its time is over, which is told.
+fn is_over(
+    deadline: Option<Instant>,
+    since: &Mutex<Instant>,
+    row_max: Duration,
+    worked: &Receiver<()>,
+) -> bool {
+    loop {
+        let of_row = || *since.lock().unwrap_or_else(PoisonError::into_inner) + row_max;
+        let left = deadline.unwrap_or_else(of_row).saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return true;
+        }
+        if worked.recv_timeout(left) == Err(RecvTimeoutError::Disconnected) {
+            return false;
+        }
+    }
 }
 
 /// Makes and lends them.
 pub(super) struct Sessions {
     file: Vec<u8>,
     output: String,
+    is_watched: bool,
     slots: Vec<Mutex<Option<Runner>>>,
     /// Where those who find all busy wait, one after another.
     next: AtomicUsize,
@@ -32,12 +135,13 @@ impl std::fmt::Debug for Sessions {
 }
 
 impl Sessions {
-    /// Prepares sessions of the model `file` that answer the tensor `output`.
-    pub(super) fn new(file: Vec<u8>, output: String) -> Self {
+    /// Prepares sessions of the model `file` that answer the tensor `output`, which are watched where a row may take for ever.
+    pub(super) fn new(file: Vec<u8>, output: String, is_watched: bool) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             file,
             output,
+            is_watched,
             slots: (0..cores).map(|_| Mutex::new(None)).collect(),
             next: AtomicUsize::new(0),
         }
@@ -54,15 +158,19 @@ impl Sessions {
         self.file.len() * (1 + self.slots.iter().filter(is_made).count())
     }
 
-    /// Has a session that is free do something; waits where there is none.
-    pub(super) fn with<T>(&self, work: impl FnOnce(&mut Runner) -> Result<T, String>) -> Result<T, String> {
+    /// Has a session that is free do something, until `deadline` where it is watched; waits where there is none.
+    pub(super) fn with<T>(
+        &self,
+        deadline: Option<Instant>,
+        work: impl FnOnce(&mut Runner) -> Result<T, String>,
+    ) -> Result<T, String> {
         let free = self.slots.iter().find_map(|slot| slot.try_lock().ok());
         let Some(mut slot) = free.or_else(|| self.wait()) else { return Err("it has no session".to_owned()) };
         if slot.is_none() {
             *slot = Some(self.make()?);
         }
         match slot.as_mut() {
-            Some(runner) => work(runner),
+            Some(runner) => runner.within(deadline, work),
             None => Err("it has no session".to_owned()),
         }
     }
@@ -97,8 +205,22 @@ impl Sessions {
                 // Never the runtime's own format, which is not checked when it is read.
                 .with_config_entry("session.load_model_format", "ONNX")?
                 .commit_from_memory(&self.file)?;
-            let outputs = OutputSelector::no_default().with(&*self.output);
-            Ok(Runner { session, options: RunOptions::new()?.with_outputs(outputs) })
+            let options = RunOptions::new()?;
+            let asking = match session.inputs().first() {
+                Some(input) if self.is_watched => Asking::Watched {
+                    input: input.name().to_owned(),
+                    output: self.output.clone(),
+                    memory: MemoryInfo::new(
+                        AllocationDevice::CPU,
+                        0,
+                        AllocatorType::Device,
+                        MemoryType::CPUOutput,
+                    )?,
+                    watch: Arc::new(Watch { options, since: Mutex::new(Instant::now()) }),
+                },
+                _ => Asking::Plainly(options.with_outputs(OutputSelector::no_default().with(&*self.output))),
+            };
+            Ok(Runner { session, asking })
         };
         make().map_err(|error| format!("ONNX Runtime refuses it: {}", sentence(error.message())))
     }
@@ -110,9 +232,21 @@ mod tests {
 
     #[test]
     fn who_does_not_wait_is_given_no_session_that_is_not_made() {
-        let sessions = Sessions::new(Vec::new(), "y".to_owned());
+        let sessions = Sessions::new(Vec::new(), "y".to_owned(), false);
         assert!(sessions.with_free(|_| Ok(())).is_none());
         let _busy: Vec<_> = sessions.slots.iter().map(|slot| slot.lock().unwrap()).collect();
         assert!(sessions.with_free(|_| Ok(())).is_none(), "and waits for none");
+    }
+
+    #[test]
+    fn who_has_no_deadline_has_the_time_of_a_row() {
+        let (hour, none) = (Duration::from_secs(3_600), Duration::ZERO);
+        let since = Mutex::new(Instant::now());
+        let (working, worked) = channel();
+        assert!(is_over(None, &since, none, &worked));
+        assert!(is_over(Some(Instant::now()), &since, hour, &worked), "the deadline counts");
+        drop(working);
+        assert!(!is_over(None, &since, hour, &worked), "who is done is not ended");
+        assert!(!is_over(Some(Instant::now() + hour), &since, none, &worked));
     }
 }

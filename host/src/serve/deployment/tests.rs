@@ -23,6 +23,8 @@ pub(crate) struct Zeros {
     pub(crate) shared_from: AtomicUsize,
     /// Whether those who do not wait are refused.
     is_busy: AtomicBool,
+    /// Whether a row may take any time, and does until after the deadline.
+    varies: AtomicBool,
 }
 
 impl Model for Zeros {
@@ -48,6 +50,18 @@ impl Model for Zeros {
 
     fn shares_cores(&self, rows: usize) -> bool {
         rows >= self.shared_from.load(Ordering::Relaxed)
+    }
+
+    fn cost_varies(&self) -> bool {
+        self.varies.load(Ordering::Relaxed)
+    }
+
+    fn predict_until(
+        &self,
+        batch: &Batch,
+        deadline: Option<std::time::Instant>,
+    ) -> Result<Batch, ModelError> {
+        if self.cost_varies() && deadline.is_some() { Err(ModelError::Late) } else { self.predict(batch) }
     }
 
     fn predict_at_once(&self, batch: &Batch) -> Result<Batch, ModelError> {
@@ -97,8 +111,8 @@ pub(crate) fn deployment_with(
     window: Option<Arc<WindowCapture>>,
 ) -> (Arc<Zeros>, Deployment) {
     let (asked_by, rows, shared_from) = (Mutex::default(), Mutex::default(), AtomicUsize::new(usize::MAX));
-    let is_busy = AtomicBool::new(false);
-    let model = Arc::new(Zeros { features, scores, asked_by, rows, shared_from, is_busy });
+    let (is_busy, varies) = (AtomicBool::new(false), AtomicBool::new(false));
+    let model = Arc::new(Zeros { features, scores, asked_by, rows, shared_from, is_busy, varies });
     let input = ColumnSpec {
         name: "features".to_owned(),
         dtype: DataType::Fp32,
@@ -206,6 +220,24 @@ async fn a_model_that_is_busy_holds_up_no_thread_that_reads() {
     let is_here: Vec<_> = model.asked_by.lock().unwrap().iter().map(|asked| *asked == here).collect();
     assert_eq!(is_here, [true, false, true]);
     assert_eq!(deployment.statistics().record("m", "1").inference_stats.success.count, 3);
+}
+
+#[tokio::test]
+async fn rows_that_may_take_any_time_hold_up_nobody_and_end_at_the_deadline() {
+    let (model, deployment) = deployment(20, 10);
+    model.varies.store(true, Ordering::Relaxed);
+    let call = call();
+    deployment.batch_by(Some(BatchPolicy::Rows { max: 8, delay_us: 0 }), &call.queue);
+    assert!(deployment.is_batching_by(None), "who is beside it would be late, too");
+    for _ in 0..2 {
+        answer(&deployment, rows(1, 20), call.clone()).await.unwrap();
+        deployment.engine.set_row_nanos(1_000);
+    }
+    let here = std::thread::current().id();
+    assert!(model.asked_by.lock().unwrap().iter().all(|asked| *asked != here));
+    let soon = Some(tokio::time::Instant::now() + Duration::from_secs(60));
+    let late = answer(&deployment, rows(1, 20), Call { deadline: soon, ..call }).await.unwrap_err();
+    assert_eq!((late.status().as_u16(), late.code()), (504, ErrorCode::DeadlineExceeded));
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ fn graph<'a>(nodes: &[Made<'a, '_>]) -> Graph<'a> {
         inputs: vec![input],
         outputs: outputs.to_vec(),
         attributes: attributes.to_vec(),
+        ..Default::default()
     };
     Graph {
         outputs: vec![outlet("label", Element::Int64), outlet("scores", Element::Float)],

@@ -48,7 +48,7 @@ fn ends_and_nodes_are_told_without_inputs_that_have_a_value() {
     let texts = |outlets: &[Outlet<'_>]| outlets.iter().map(Outlet::to_string).collect::<Vec<_>>();
     assert_eq!(texts(&graph.inputs), ["`x` FLOAT [?, 4]"]);
     assert_eq!(texts(&graph.outputs), ["`y` FLOAT [?, 3]"]);
-    let expected = Node { operator: "Softmax", inputs: vec!["x"], outputs: vec!["y"], attributes: vec![] };
+    let expected = Node { operator: "Softmax", inputs: vec!["x"], outputs: vec!["y"], ..Default::default() };
     assert_eq!(graph.nodes, [expected]);
 }
 
