@@ -136,6 +136,37 @@ def turns():
     return model(nodes, [tensor("x", ["n", 4])], [tensor("y", ["n", 1])], weights)
 
 
+def tree(splits, back=None):
+    """A tree of one more level than it has splits, each with a leaf beside the next; the last goes `back` instead."""
+    count = 2 * splits + 1
+    is_split = [place % 2 == 0 and place + 1 < count for place in range(count)]
+    below = [place + 2 if splitting else 0 for place, splitting in enumerate(is_split)]
+    if back is not None:
+        below[-3] = back
+    leaves = [place for place in range(count) if not is_split[place]]
+    node = helper.make_node(
+        "TreeEnsembleRegressor",
+        ["x"],
+        ["y"],
+        domain="ai.onnx.ml",
+        n_targets=1,
+        nodes_treeids=[0] * count,
+        nodes_nodeids=list(range(count)),
+        nodes_featureids=[0] * count,
+        nodes_values=[float(-place) for place in range(count)],
+        nodes_modes=["BRANCH_LEQ" if splitting else "LEAF" for splitting in is_split],
+        nodes_truenodeids=below,
+        nodes_falsenodeids=[place + 1 if splitting else 0 for place, splitting in enumerate(is_split)],
+        target_treeids=[0] * len(leaves),
+        target_nodeids=leaves,
+        target_ids=[0] * len(leaves),
+        target_weights=[float(place) for place in leaves],
+    )
+    graph = helper.make_graph([node], "graph", [tensor("x", ["n", 4])], [tensor("y", ["n", 1])])
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 3)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+
 def made_here():
     identity = [helper.make_node("Identity", ["x"], ["y"])]
     floats = [tensor("x", ["n", 4])], [tensor("y", ["n", 4])]
@@ -161,6 +192,9 @@ def made_here():
         "whole": model([helper.make_node("Cast", ["x"], ["y"], to=1)], [tensor("x", ["n", 4], TensorProto.INT64)], floats[1]),
         "not_finite": model(log, *floats),
         "turns": turns(),
+        "deep_tree": tree(16_383),
+        "bad_deep": tree(20_000),
+        "bad_way_back": tree(4, back=2),
         "two_outputs": model(two, floats[0], many),
         "softmax_of_parts": model(parts, floats[0], [tensor("y", ["n", 2, 2])], {"shape": numpy.array([-1, 2, 2])}),
         "bad_strings": model(identity, [tensor("x", ["n", 4], TensorProto.STRING)], [tensor("y", ["n", 4], TensorProto.STRING)]),
@@ -228,7 +262,7 @@ def main():
     for name, exported in models.items():
         data = exported.SerializeToString()
         (folder / f"{name}.onnx").write_bytes(data)
-        if not name.startswith(("bad_", "fails_", "labels")):
+        if not name.startswith(("bad_", "deep_", "fails_", "labels")):
             expected[name] = scores(onnxruntime.InferenceSession(data, options), rows)
     for name, (exported, own) in exact().items():
         data = exported.SerializeToString()

@@ -11,6 +11,7 @@
 mod classes;
 mod cost;
 mod graph;
+mod levels;
 mod library;
 mod protobuf;
 mod sessions;

@@ -306,6 +306,8 @@ fn files_that_cannot_be_taken_are_told() {
     hint: load it with its tensors by `onnx.load`, and save it by `onnx.save`
     ");
     assert_snapshot!(bad("sequence"), @"the ONNX model cannot be used: no output has scores: it has `y` a sequence");
+    assert_snapshot!(bad("deep"), @"the ONNX model cannot be used: `TreeEnsembleRegressor` has a tree of 20001 levels: expected at most 16384");
+    assert_snapshot!(bad("way_back"), @"the ONNX model cannot be used: `TreeEnsembleRegressor` has a tree with a way back");
     let whole = std::fs::read(model("forest")).unwrap();
     let written = |bytes: &[u8]| {
         let path: PathBuf = host.state_dir().join("file.onnx");
@@ -322,6 +324,17 @@ fn files_that_cannot_be_taken_are_told() {
     let told = written(&damaged);
     assert!(told.contains("ONNX model"), "{told}");
     assert_eq!(host.run(["model", "list", "--json"]).json(), json!([]));
+}
+
+#[test]
+fn a_tree_of_as_many_levels_as_are_taken_is_served() {
+    let host = Host::new();
+    host.run(["model", "import", &model("deep_tree"), "--name", "deep"]).expect_success();
+    let server = host.serve(["--model", "deep"]);
+    for (feature, leaf) in [(1.0, 1.0), (-1e6, 32_766.0)] {
+        let answered = server.post("/serve/deep", &json!({ "features": [feature, 0, 0, 0] }).to_string());
+        assert_eq!(answered.json()["scores"], json!([leaf]), "{}", answered.body);
+    }
 }
 
 #[test]

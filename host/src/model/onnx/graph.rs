@@ -2,6 +2,7 @@
 //! what. The runtime reads the file once more, as native code; what must not reach it is refused here, first of all
 //! tensors that stand elsewhere: a file could name any other file of the machine, or a place in memory.
 
+use super::levels;
 use super::protobuf::{Fields, Value, write_bytes, write_integer};
 
 /// Graphs in graphs: of loops and conditions. The runtime itself takes fewer than a hundred messages in each other.
@@ -388,15 +389,15 @@ fn check_graphs(bytes: &[u8], numbers: &[u64], depth: usize) -> Result<(), Strin
     Ok(())
 }
 
-/// Checks the attributes of the nodes in a field of a graph or function, and those that a function has by default.
+/// Checks the nodes in a field of a graph or function, and the attributes that a function has by default.
 fn check_nodes(bytes: &[u8], number: u64, depth: usize) -> Result<(), String> {
     for field in Fields::of(bytes) {
         match field? {
             (found, node) if found == number => {
-                for field in Fields::of(node.bytes()?) {
-                    if let (5, attribute) = field? {
-                        check_attribute(attribute.bytes()?, depth)?;
-                    }
+                let node = Node::read(node.bytes()?)?;
+                levels::check(&node)?;
+                for attribute in node.attributes {
+                    check_attribute(attribute, depth)?;
                 }
             }
             (11, attribute) if number == 7 => check_attribute(attribute.bytes()?, depth)?,

@@ -19,6 +19,9 @@ use super::sentence;
 /// Longest time for a row that could take any time, where there is no deadline.
 const ROW_MAX: Duration = Duration::from_secs(60);
 
+/// Stack of the thread that makes a session: several times what trees of the most levels take there.
+const STACK_BYTES: usize = 64 * 1024 * 1024;
+
 /// A session, with how it is asked.
 pub(super) struct Runner {
     session: Session,
@@ -222,7 +225,12 @@ impl Sessions {
             };
             Ok(Runner { session, asking })
         };
-        make().map_err(|error| format!("ONNX Runtime refuses it: {}", sentence(error.message())))
+        thread::scope(|scope| {
+            let making = thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, make);
+            let making = making.map_err(|error| format!("no thread can read it: {error}"))?;
+            let made = making.join().map_err(|_| "the thread that read it has ended".to_owned())?;
+            made.map_err(|error| format!("ONNX Runtime refuses it: {}", sentence(error.message())))
+        })
     }
 }
 
