@@ -167,8 +167,9 @@ impl Sessions {
         deadline: Option<Instant>,
         work: impl FnOnce(&mut Runner) -> Result<T, String>,
     ) -> Result<T, String> {
-        let free = self.slots.iter().find_map(|slot| slot.try_lock().ok());
-        let Some(mut slot) = free.or_else(|| self.wait()) else { return Err("it has no session".to_owned()) };
+        let Some(mut slot) = free(&self.slots).or_else(|| self.wait()) else {
+            return Err("it has no session".to_owned());
+        };
         if slot.is_none() {
             *slot = Some(self.make()?);
         }
@@ -183,9 +184,7 @@ impl Sessions {
         &self,
         work: impl FnOnce(&mut Runner) -> Result<T, String>,
     ) -> Option<Result<T, String>> {
-        let mut free = self.slots.iter().filter_map(|slot| slot.try_lock().ok());
-        let mut slot = free.find(|slot| slot.is_some())?;
-        slot.as_mut().map(work)
+        made(&self.slots)?.as_mut().map(work)
     }
 
     fn wait(&self) -> Option<MutexGuard<'_, Option<Runner>>> {
@@ -234,6 +233,16 @@ impl Sessions {
     }
 }
 
+/// A slot that is free: one of which something is made, where there is one.
+fn free<T>(slots: &[Mutex<Option<T>>]) -> Option<MutexGuard<'_, Option<T>>> {
+    made(slots).or_else(|| slots.iter().find_map(|slot| slot.try_lock().ok()))
+}
+
+/// A slot that is free and of which something is made.
+fn made<T>(slots: &[Mutex<Option<T>>]) -> Option<MutexGuard<'_, Option<T>>> {
+    slots.iter().filter_map(|slot| slot.try_lock().ok()).find(|slot| slot.is_some())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -244,6 +253,17 @@ mod tests {
         assert!(sessions.with_free(|_| Ok(())).is_none());
         let _busy: Vec<_> = sessions.slots.iter().map(|slot| slot.lock().unwrap()).collect();
         assert!(sessions.with_free(|_| Ok(())).is_none(), "and waits for none");
+    }
+
+    #[test]
+    fn nothing_is_made_where_what_is_made_is_free() {
+        let slots = [None, Some(1), None].map(Mutex::new);
+        let first = free(&slots).unwrap();
+        assert_eq!(*first, Some(1));
+        assert!(free(&slots).unwrap().is_none() && made(&slots).is_none(), "it is busy");
+        drop(first);
+        let _busy = slots[0].lock().unwrap();
+        assert_eq!(*free(&slots).unwrap(), Some(1));
     }
 
     #[test]
