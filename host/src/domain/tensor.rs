@@ -19,6 +19,8 @@ pub enum TensorError {
     NameLength { length: usize },
     #[error("column `{name}` has no dimensions: expected at least one, the row")]
     NoDimensions { name: String },
+    #[error("column `{name}`: expected at most {} dimensions, found {found}", Tensor::DIMENSIONS_MAX)]
+    TooManyDimensions { name: String, found: usize },
     #[error("column `{name}` of shape {shape:?} is too large to address")]
     TooLarge { name: String, shape: Vec<usize> },
     #[error("column `{name}` of shape {shape:?} and type {dtype}: expected {expected} bytes, found {found}")]
@@ -28,6 +30,9 @@ pub enum TensorError {
 }
 
 impl Tensor {
+    /// Dimensions that a tensor may have, the row among them; no column has ten. Lists are written as deep as that.
+    pub const DIMENSIONS_MAX: usize = 64;
+
     /// Makes a tensor of `data`, checked against `shape` and `dtype`.
     pub fn new(
         name: impl Into<String>,
@@ -42,6 +47,9 @@ impl Tensor {
         let Some((&rows, row_shape)) = shape.split_first() else {
             return Err(TensorError::NoDimensions { name });
         };
+        if shape.len() > Self::DIMENSIONS_MAX {
+            return Err(TensorError::TooManyDimensions { name, found: shape.len() });
+        }
         // The row by itself first: no rows of it would hide that it overflows.
         let row_elements = row_shape.iter().try_fold(1_usize, |product, &size| product.checked_mul(size));
         let row_elements =
@@ -388,6 +396,14 @@ mod tests {
         ));
         assert!(Tensor::new("", DataType::Fp64, vec![0], vec![]).is_err());
         assert!(Tensor::new("x", DataType::Fp64, vec![], vec![0; 8]).is_err());
+    }
+
+    #[test]
+    fn refuses_more_dimensions_than_lists_are_written_in() {
+        let of = |dimensions: usize| Tensor::new("x", DataType::Uint8, vec![1; dimensions], vec![0]);
+        assert!(of(Tensor::DIMENSIONS_MAX).is_ok());
+        let error = of(1_000_000).unwrap_err();
+        assert_eq!(error.to_string(), "column `x`: expected at most 64 dimensions, found 1000000");
     }
 
     #[test]

@@ -17,8 +17,8 @@ use crate::domain::{Batch, BatchError, ColumnSpec, SchemaError, Tensor};
 /// Bytes that the name of a request may have. The answer repeats it.
 const ID_MAX_BYTES: usize = 1_024;
 
-/// Dimensions that a shape may have; no column has ten.
-const DIMENSIONS_MAX: usize = 64;
+/// Dimensions that a shape may have.
+const DIMENSIONS_MAX: usize = Tensor::DIMENSIONS_MAX;
 
 /// Outputs that are read; more are refused by [`OutputSelection`].
 const OUTPUTS_READ_MAX: usize = 257;

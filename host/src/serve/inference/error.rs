@@ -152,6 +152,7 @@ impl InferenceError {
                 | BatchError::Append { name }
                 | BatchError::Tensor(
                     TensorError::NoDimensions { name }
+                    | TensorError::TooManyDimensions { name, .. }
                     | TensorError::TooLarge { name, .. }
                     | TensorError::DataLength { name, .. }
                     | TensorError::ByteStrings { name, .. },

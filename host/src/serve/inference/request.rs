@@ -14,8 +14,8 @@ pub const HEADER_LENGTH: &str = "inference-header-content-length";
 /// Bytes that the name of a request may have. The answer repeats it.
 const ID_MAX_BYTES: usize = 1_024;
 
-/// Dimensions that a shape may have; no column has ten.
-const DIMENSIONS_MAX: usize = 64;
+/// Dimensions that a shape may have.
+const DIMENSIONS_MAX: usize = Tensor::DIMENSIONS_MAX;
 
 /// A request, decoded.
 #[derive(Debug, Clone, PartialEq)]
