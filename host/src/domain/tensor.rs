@@ -2,6 +2,9 @@ use std::borrow::Cow;
 
 use super::{DataType, half_to_f64};
 
+/// Lists that a row without elements may be written in: they have no data that would bound them.
+const EMPTY_LISTS_MAX: usize = 1_024;
+
 /// One named column: elements in row-major order, little-endian, the first dimension being the row.
 #[derive(Clone, PartialEq)]
 pub struct Tensor {
@@ -21,6 +24,10 @@ pub enum TensorError {
     NoDimensions { name: String },
     #[error("column `{name}`: expected at most {} dimensions, found {found}", Tensor::DIMENSIONS_MAX)]
     TooManyDimensions { name: String, found: usize },
+    #[error(
+        "column `{name}` of shape {shape:?}: expected at most {EMPTY_LISTS_MAX} lists in a row of no elements"
+    )]
+    TooManyLists { name: String, shape: Vec<usize> },
     #[error("column `{name}` of shape {shape:?} is too large to address")]
     TooLarge { name: String, shape: Vec<usize> },
     #[error("column `{name}` of shape {shape:?} and type {dtype}: expected {expected} bytes, found {found}")]
@@ -57,6 +64,9 @@ impl Tensor {
         let Some(elements) = row_elements.and_then(|count| count.checked_mul(rows)) else {
             return Err(TensorError::TooLarge { name, shape });
         };
+        if row_elements == Some(0) && lists_of_row(row_shape) > EMPTY_LISTS_MAX {
+            return Err(TensorError::TooManyLists { name, shape });
+        }
         match dtype.size().map(|size| elements.checked_mul(size)) {
             Some(None) => return Err(TensorError::TooLarge { name, shape }),
             Some(Some(expected)) if expected != data.len() => {
@@ -347,6 +357,16 @@ fn converted<T>(
     }
 }
 
+/// Lists that a row is written in: one, one for each element of that, and so on up to those that have none.
+fn lists_of_row(row_shape: &[usize]) -> usize {
+    let (mut lists, mut in_last) = (0_usize, 1_usize);
+    for size in row_shape {
+        lists = lists.saturating_add(in_last);
+        in_last = in_last.saturating_mul(*size);
+    }
+    lists
+}
+
 struct ByteStrings<'a> {
     data: &'a [u8],
 }
@@ -404,6 +424,23 @@ mod tests {
         assert!(of(Tensor::DIMENSIONS_MAX).is_ok());
         let error = of(1_000_000).unwrap_err();
         assert_eq!(error.to_string(), "column `x`: expected at most 64 dimensions, found 1000000");
+    }
+
+    #[test]
+    fn refuses_rows_of_nothing_in_many_lists() {
+        let of = |shape: &[usize]| Tensor::new("x", DataType::Fp32, shape.to_vec(), Vec::new());
+        for few in [&[100_000, 0][..], &[2, 1_023, 0], &[2, 0, 1 << 40], &[0, 1 << 40], &[1, 1, 1, 0]] {
+            assert!(of(few).is_ok(), "{few:?}");
+        }
+        for many in
+            [&[1, 1_024, 0][..], &[0, 1_024, 0], &[1, 1 << 40, 0], &[1, 512, 1, 0], &[1, 1, 1 << 40, 3, 0]]
+        {
+            assert!(matches!(of(many), Err(TensorError::TooManyLists { .. })), "{many:?}");
+        }
+        let error = of(&[1, 3_000_000_000, 0]).unwrap_err();
+        let told =
+            "column `x` of shape [1, 3000000000, 0]: expected at most 1024 lists in a row of no elements";
+        assert_eq!(error.to_string(), told);
     }
 
     #[test]

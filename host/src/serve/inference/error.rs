@@ -153,6 +153,7 @@ impl InferenceError {
                 | BatchError::Tensor(
                     TensorError::NoDimensions { name }
                     | TensorError::TooManyDimensions { name, .. }
+                    | TensorError::TooManyLists { name, .. }
                     | TensorError::TooLarge { name, .. }
                     | TensorError::DataLength { name, .. }
                     | TensorError::ByteStrings { name, .. },
