@@ -26,7 +26,7 @@ pub use half::{half_from_f64, half_to_f64};
 pub use mix::{MIX_STEP, mix};
 pub use name::{Name, NameError};
 pub use parallel::map_parallel;
-pub use schema::{ColumnSpec, SchemaError, Signature};
+pub use schema::{ColumnSpec, SchemaError, Signature, SignatureError};
 pub use shared::SharedByDigest;
 pub use suggestion::closest;
 pub use tensor::{Tensor, TensorError, whole_number};

@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use super::{Batch, DataType, Tensor};
+use super::{Batch, BatchError, DataType, Tensor};
 
 /// What one column looks like: everything about a tensor but its rows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +31,32 @@ pub struct Signature {
     pub features: Vec<ColumnSpec>,
     /// Columns of the answer, after the last transformer.
     pub outputs: Vec<ColumnSpec>,
+}
+
+/// A signature that no batch could have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum SignatureError {
+    #[error("{found} columns: expected at most {}", Signature::COLUMNS_MAX)]
+    TooManyColumns { found: usize },
+    #[error(transparent)]
+    Columns(#[from] BatchError),
+}
+
+impl Signature {
+    /// Columns of a request, of features or of an answer; as many as a file of a dataset may have.
+    pub const COLUMNS_MAX: usize = 16_384;
+
+    /// Checks that batches can have these columns: their names, and the sizes of their rows.
+    pub fn check(&self) -> Result<(), SignatureError> {
+        for specs in [&self.inputs, &self.features, &self.outputs] {
+            if specs.len() > Self::COLUMNS_MAX {
+                return Err(SignatureError::TooManyColumns { found: specs.len() });
+            }
+            ColumnSpec::no_rows(specs)?;
+        }
+        Ok(())
+    }
 }
 
 /// A batch that is not what a signature promises.
@@ -88,6 +114,15 @@ impl ColumnSpec {
     /// The specs of every column of `batch`, in its order.
     pub fn of_batch(batch: &Batch) -> Vec<Self> {
         batch.tensors().iter().map(Self::of).collect()
+    }
+
+    /// A batch of these columns without rows.
+    pub fn no_rows(specs: &[Self]) -> Result<Batch, BatchError> {
+        let tensor = |spec: &Self| {
+            let shape = std::iter::once(0).chain(spec.shape.iter().copied()).collect();
+            Tensor::new(&*spec.name, spec.dtype, shape, Vec::new())
+        };
+        Batch::new(specs.iter().map(tensor).collect::<Result<_, _>>()?)
     }
 
     /// Number of elements in one row.
@@ -166,6 +201,42 @@ mod tests {
         assert_eq!(unlike(&[x.clone(), y.clone()], &[x.clone(), y.clone()]).as_deref(), Some("y"));
         let (one, other) = (signature(&[named], &[]), signature(&[turned], &[]));
         assert_eq!(one.column_unlike(&other), Some("x"));
+    }
+
+    #[test]
+    fn refuses_columns_that_no_batch_could_have() {
+        let column = |name: &str, shape: &[usize]| ColumnSpec {
+            name: name.to_owned(),
+            dtype: DataType::Fp32,
+            shape: shape.to_vec(),
+            nullable: false,
+            element_names: Vec::new(),
+        };
+        let honest = || Signature {
+            inputs: vec![column("two\nlines", &[28, 28])],
+            features: vec![column("features", &[784]), column("none", &[3, 0])],
+            outputs: vec![column("scores", &[10])],
+        };
+        assert_eq!(honest().check(), Ok(()));
+        let many = (0..=Signature::COLUMNS_MAX).map(|index| column(&format!("c{index}"), &[])).collect();
+        for (columns, told) in [
+            (vec![column("x", &[1; 50_000])], "column `x`: expected at most 64 dimensions, found 50001"),
+            (vec![column("x", &[1 << 40, 1 << 40])], "is too large to address"),
+            (vec![column("x", &[1 << 40, 0])], "expected at most 1024 lists in a row of no elements"),
+            (vec![column(&"x".repeat(100_000), &[])], "column name of 100000 bytes: expected 1 to 256"),
+            (vec![column("x", &[]), column("x", &[])], "column `x` appears twice"),
+            (many, "16385 columns: expected at most 16384"),
+        ] {
+            let changed = [
+                Signature { inputs: columns.clone(), ..honest() },
+                Signature { features: columns.clone(), ..honest() },
+                Signature { outputs: columns, ..honest() },
+            ];
+            for signature in changed {
+                let error = signature.check().unwrap_err().to_string();
+                assert!(error.contains(told), "{error}");
+            }
+        }
     }
 
     #[test]

@@ -343,6 +343,8 @@ impl BundleManifest {
                 manifest.media_type
             )));
         }
+        let signature = manifest.signature.check();
+        signature.map_err(|error| wrong(format!("its signature cannot be used: {error}")))?;
         Ok(manifest)
     }
 

@@ -134,7 +134,8 @@ pub fn bundle_external(store: &Store, external: &ExternalModel) -> Result<Digest
         None if preprocess.is_empty() => vec![model.features()],
         None => return Err(ExternalError::NoSignature),
     };
-    let no_rows = no_rows(&inputs)?;
+    // From it the columns can be told that transformers make.
+    let no_rows = ColumnSpec::no_rows(&inputs)?;
     check_element_names(&inputs)?;
     let features = match preprocess.is_empty() {
         true => {
@@ -199,15 +200,6 @@ fn open_all(transformers: &[ExternalTransformer]) -> Result<Vec<Transformer>, Ex
     transformers.iter().map(open).collect()
 }
 
-/// A batch without rows, from which the columns can be told that transformers make.
-fn no_rows(specs: &[ColumnSpec]) -> Result<Batch, ExternalError> {
-    let tensor = |spec: &ColumnSpec| {
-        let shape = std::iter::once(0).chain(spec.shape.iter().copied()).collect();
-        Tensor::new(&*spec.name, spec.dtype, shape, Vec::new())
-    };
-    Ok(Batch::new(specs.iter().map(tensor).collect::<Result<_, _>>()?)?)
-}
-
 fn transform(transformers: &[Transformer], mut batch: Batch) -> Result<Batch, ExternalError> {
     for transformer in transformers {
         batch = block_on(transformer.transform(&batch))?.batch;
@@ -216,7 +208,7 @@ fn transform(transformers: &[Transformer], mut batch: Batch) -> Result<Batch, Ex
 }
 
 fn check_features(features: &[ColumnSpec], model: &dyn Model) -> Result<(), ExternalError> {
-    assemble(&no_rows(features)?, features, model.feature_type())?;
+    assemble(&ColumnSpec::no_rows(features)?, features, model.feature_type())?;
     let found: usize = features.iter().map(ColumnSpec::row_elements).sum();
     let expected = model.feature_count();
     if found == expected {
