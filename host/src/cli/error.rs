@@ -36,7 +36,8 @@ pub(super) fn report(error: &anyhow::Error, output: &Output) -> ExitCode {
 
 fn exit_code(error: &anyhow::Error) -> u8 {
     for cause in error.chain() {
-        if let Some(error) = cause.downcast_ref::<PluginError>() {
+        let boxed = || cause.downcast_ref::<Box<PluginError>>().map(Box::as_ref);
+        if let Some(error) = cause.downcast_ref::<PluginError>().or_else(boxed) {
             return match error.fault.class() {
                 ErrorClass::User => USER_ERROR,
                 ErrorClass::Plugin => PLUGIN_FAILED,

@@ -64,6 +64,11 @@ impl Transformer {
         self.state.as_deref()
     }
 
+    /// The error of answers that are not those that were promised of it.
+    pub fn breach(&self, what: String) -> PluginError {
+        self.plugin.error(Fault::Contract(what))
+    }
+
     /// Maps a batch to a batch with as many rows.
     pub async fn transform(&self, batch: &Batch) -> Result<Transformed, PluginError> {
         let answer = self.call(batch).await;

@@ -60,7 +60,11 @@ pub enum PredictionError {
     Plugin(#[from] PluginError),
     /// A transformer after the model failed: what it got is no doing of whoever asked.
     #[error("{0}")]
-    Postprocess(Box<PluginError>),
+    Postprocess(#[source] Box<PluginError>),
+    /// A transformer after the model made other columns than the signature has: whoever asked alone would get them, and with others
+    /// all of these too.
+    #[error("{0}")]
+    Columns(#[source] Box<PluginError>),
     /// The transformers made something else than they did in training, or a row was sent with what the model cannot take.
     #[error("{0}")]
     Features(#[from] FeatureError),
@@ -170,6 +174,15 @@ impl Predictor {
         before.iter().chain(after).all(|transformer| transformer.plugin().keeps_instances())
     }
 
+    /// Takes from the transformers after the model what they answer, where they are others than those of the signature: they are asked
+    /// about no rows, as in training. If they refuse that, the signature stays.
+    pub async fn learn_outputs(&mut self) {
+        let Ok(none) = ColumnSpec::no_rows(&[self.scores()]) else { return };
+        if let Ok(Some(outputs)) = apply(&self.parts.postprocess, &none, &mut Vec::new()).await {
+            self.signature.outputs = ColumnSpec::of_batch(&outputs);
+        }
+    }
+
     /// Gives the parts away, so that some can be replaced.
     pub fn into_parts(self) -> (PredictorParts, Signature) {
         (self.parts, self.signature)
@@ -214,6 +227,10 @@ impl Predictor {
         let outputs = apply(postprocess, &scores, &mut calls)
             .await
             .map_err(|error| PredictionError::Postprocess(Box::new(error)))?;
+        if let (Some(outputs), Some(last)) = (&outputs, postprocess.last()) {
+            ColumnSpec::check(&self.signature.outputs, outputs)
+                .map_err(|error| other_columns(last, &error))?;
+        }
         let outputs = outputs.unwrap_or_else(|| scores.clone());
         Ok(Prediction { features, scores, outputs, calls, model_time })
     }
@@ -241,6 +258,12 @@ fn blamed(error: FeatureError, inputs: &Batch, transformed: &Batch) -> Predictio
     }
 }
 
+/// What the last of some transformers is to blame for.
+fn other_columns(last: &Transformer, error: &SchemaError) -> PredictionError {
+    let breach = last.breach(format!("it returned other columns than its bundle says: {error}"));
+    PredictionError::Columns(Box::new(breach))
+}
+
 /// Sends a batch through transformers; none where there are none.
 async fn apply(
     transformers: &[Transformer],
@@ -259,7 +282,7 @@ async fn apply(
 }
 
 /// Compares what the model takes and makes with what the signature promises. What postprocess transformers make of the
-/// scores is theirs to say, so without any alone the signature tells their number.
+/// scores is compared when they make it; without any alone the signature tells their number.
 fn check_counts(model: &dyn Model, manifest: &BundleManifest) -> Result<(), RegistryError> {
     let signature = &manifest.signature;
     let check = |what: &'static str, specs: &[ColumnSpec], found: usize| {

@@ -231,7 +231,7 @@ impl From<PredictionError> for ApiError {
             PredictionError::Postprocess(error) if matches!(error.fault, Fault::InvalidInput { .. }) => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::PluginFault, error.to_string())
             }
-            PredictionError::Postprocess(error) => (*error).into(),
+            PredictionError::Postprocess(error) | PredictionError::Columns(error) => (*error).into(),
             PredictionError::Features(FeatureError::NotWhole { row, ref column, .. }) => {
                 Self::invalid_input(error.to_string(), Some(row as u64), Some(column.clone()))
             }

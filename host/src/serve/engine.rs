@@ -256,7 +256,9 @@ impl Engine {
             PredictionError::Plugin(error) if !matches!(error.fault, Fault::InvalidInput { .. }) => {
                 self.metrics.count_fault(error);
             }
-            PredictionError::Postprocess(error) => self.metrics.count_fault(error),
+            PredictionError::Postprocess(error) | PredictionError::Columns(error) => {
+                self.metrics.count_fault(error)
+            }
             _ => {}
         }
     }

@@ -50,7 +50,7 @@ pub(super) async fn of_replaced(
 fn takes_other_columns(error: &PredictionError, predictor: &Predictor) -> bool {
     let Signature { inputs, features, outputs } = predictor.signature();
     match error {
-        PredictionError::Input(_) => true,
+        PredictionError::Input(_) | PredictionError::Columns(_) => true,
         PredictionError::Features(error) | PredictionError::Transformed(error) => {
             !matches!(error, FeatureError::NotWhole { .. })
         }

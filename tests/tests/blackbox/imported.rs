@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use host_tests::{Host, mnist_files, plugin, repository};
+use host_tests::{Host, guest, mnist_files, plugin, repository};
 use insta::assert_snapshot;
 use serde_json::{Value, json};
 
@@ -68,6 +68,26 @@ fn a_file_of_xgboost_becomes_a_version() {
     let elsewhere = Host::new();
     elsewhere.run(["import", archive]).expect_success();
     assert_eq!(elsewhere.run(["model", "show", "flowers@1", "--json"]).json()["bundle"], told["bundle"]);
+}
+
+#[test]
+fn rows_that_a_plugin_gives_other_columns_than_none_end_with_its_fault() {
+    let host = Host::new();
+    let names = ["a", "b", "c", "d", "e", "f"];
+    let inputs = names.map(|name| json!({ "name": name, "dtype": "FP64", "shape": [] }));
+    let signature = written(&host, "signature.json", &json!({ "inputs": inputs }).to_string());
+    let rows = written(&host, "rows.csv", &format!("{}\n0.5,0.5,0.5,0.5,0.5,0.5\n", names.join(",")));
+    host.run(["data", "add", "rows", &rows]).expect_success();
+    let (model, picky) = (model_file("softprob.json"), guest("picky"));
+    let import = ["model", "import", &model, "--name", "flowers", "--signature", &signature];
+    // Probabilities are more than 0, and of no rows there are none.
+    let renames = ["--postprocess", &picky, "--config", "picky={\"renames_above\":0}"];
+    host.run(import.into_iter().chain(renames)).expect_success();
+    let predicted = host.run(["predict", "--model", "flowers", "--data", "rows", "--split", "train"]);
+    assert_eq!(predicted.code, 3, "{}", predicted.stderr);
+    let told = "broke the contract: it returned other columns than its bundle says: column `scoresforged` is unknown: \
+                expected `scores`\n";
+    assert!(predicted.stderr.ends_with(told), "{}", predicted.stderr);
 }
 
 #[test]

@@ -76,6 +76,45 @@ fn requests_are_computed_together_and_a_bad_row_harms_only_its_own() {
     assert!(help.contains("computed together"), "{help}");
 }
 
+/// The greatest of the scores in an answer.
+fn greatest(answer: &Answer) -> f64 {
+    let scores = answer.json()["scores"].clone();
+    let scores = scores.as_array().cloned().unwrap_or_else(|| vec![scores]);
+    scores.iter().map(|score| score.as_f64().unwrap()).fold(f64::NEG_INFINITY, f64::max)
+}
+
+#[test]
+fn an_answer_with_other_columns_harms_only_its_own_row() {
+    let registry = two_versions();
+    let rows: Vec<i64> = (0..24).collect();
+    let alone = registry.host.serve(["--model", "digits@1"]);
+    let expected: Vec<Answer> = rows.iter().map(|&a| alone.post("/serve/digits", &row(a))).collect();
+    let most = expected.iter().map(greatest).fold(f64::NEG_INFINITY, f64::max);
+    let next = expected.iter().map(greatest).filter(|score| *score < most).fold(f64::NEG_INFINITY, f64::max);
+    assert!(next.is_finite(), "rows must be told apart");
+    let (file, config) = (guest("picky"), format!("picky={{\"renames_above\":{}}}", (most + next) / 2.0));
+    let model = ["--model", "digits@1", "--postprocess", &file, "--config", &config];
+    let batched = ["--batch-rows", "16", "--batch-delay-us", "50000"];
+    let together = registry.host.serve(model.into_iter().chain(batched));
+    for _ in 0..3 {
+        for (answer, expected) in ask_together(&together, &rows).iter().zip(&expected) {
+            if greatest(expected) < most {
+                assert_eq!(answer, expected);
+                continue;
+            }
+            let error = answer.json()["error"].clone();
+            assert_eq!((answer.status, &error["code"]), (500, &json!("plugin_fault")), "{}", answer.body);
+            let told = " broke the contract: it returned other columns than its bundle says: column `scoresforged` is \
+                        unknown: expected `scores`";
+            assert!(error["message"].as_str().unwrap().ends_with(told), "{error}");
+        }
+    }
+    let fault = "fault=\"contract\",plugin=\"picky\",version=\"digits@1\"";
+    assert!(metric(&together, &format!("host_plugin_faults_total{{endpoint=\"digits\",{fault}}}")) >= 3.0);
+    let stopped = together.stop();
+    assert!(!stopped.stderr.lines().any(|line| line.starts_with("forged")), "{}", stopped.stderr);
+}
+
 #[test]
 fn rows_that_depend_on_each_other_are_never_put_together() {
     let registry = two_versions();

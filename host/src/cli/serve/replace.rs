@@ -47,7 +47,11 @@ pub(super) fn replace_transformers(
     };
     let is_same_before = replace(&arguments.plugins, &mut parts.preprocess)?;
     let is_same_after = replace(&arguments.postprocess, &mut parts.postprocess)?;
-    Ok((Predictor::new(parts, signature), is_same_before && is_same_after))
+    let mut replaced = Predictor::new(parts, signature);
+    if !is_same_after {
+        block_on(replaced.learn_outputs());
+    }
+    Ok((replaced, is_same_before && is_same_after))
 }
 
 /// Whether two transformers answer the same.

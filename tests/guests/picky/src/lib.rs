@@ -1,5 +1,5 @@
-//! Gives back what it gets, after some work. It counts the rows, and panics where one holds the byte 255: rows that were
-//! sent with such a one must not suffer.
+//! Gives back what it gets, after some work. It counts the rows, and panics where one holds the byte 255, or calls its column
+//! otherwise where one holds a large number: rows that were sent with such a one must not suffer.
 
 use std::hint::black_box;
 
@@ -13,6 +13,8 @@ struct Picky {
     /// Rounds of a loop that does nothing, in each call; a million take some milliseconds.
     #[serde(default)]
     work: u64,
+    /// The number of FP32 above which the columns are called otherwise, and 255 is a byte like any other.
+    renames_above: Option<f32>,
 }
 
 contract::export_plugin!(Picky, Manifest { rows_independent: true, ..manifest("picky") });
@@ -38,7 +40,19 @@ impl GuestTransformer for Picky {
         }
         let rows = batch.first().and_then(|tensor| tensor.shape.first().copied()).unwrap_or_default();
         metrics::counter_add("rows_seen", rows as f64, &[]);
-        assert!(batch.iter().all(|tensor| !tensor.data.contains(&255)), "a row holds 255");
-        Ok(batch)
+        let Some(most) = self.renames_above else {
+            assert!(batch.iter().all(|tensor| !tensor.data.contains(&255)), "a row holds 255");
+            return Ok(batch);
+        };
+        let is_above = |number: &[u8]| number.try_into().is_ok_and(|bytes| f32::from_le_bytes(bytes) > most);
+        match batch.iter().any(|tensor| tensor.data.chunks_exact(4).any(is_above)) {
+            true => Ok(batch.into_iter().map(renamed).collect()),
+            false => Ok(batch),
+        }
     }
+}
+
+/// The column under a name that would be two lines.
+fn renamed(tensor: Tensor) -> Tensor {
+    Tensor { name: format!("{}\r\nforged", tensor.name), ..tensor }
 }
