@@ -61,8 +61,7 @@ pub enum PredictionError {
     /// A transformer after the model failed: what it got is no doing of whoever asked.
     #[error("{0}")]
     Postprocess(#[source] Box<PluginError>),
-    /// A transformer after the model made other columns than the signature has: whoever asked alone would get them, and with others
-    /// all of these too.
+    /// The last transformer before or after the model made other columns than the signature has.
     #[error("{0}")]
     Columns(#[source] Box<PluginError>),
     /// The transformers made something else than they did in training, or a row was sent with what the model cannot take.
@@ -217,9 +216,9 @@ impl Predictor {
         let mut calls = Vec::with_capacity(preprocess.len() + postprocess.len());
         let transformed = apply(preprocess, inputs, &mut calls).await?;
         let batch = transformed.as_ref().unwrap_or(inputs);
-        let exact = assemble_exact(batch, &self.signature.features, model.feature_type())
-            .map_err(|error| blamed(error, inputs, batch))?;
-        let assembled = assemble(batch, &self.signature.features, DataType::Fp32)?;
+        let misfit = |error| blamed(error, preprocess.last(), inputs, batch);
+        let exact = assemble_exact(batch, &self.signature.features, model.feature_type()).map_err(misfit)?;
+        let assembled = assemble(batch, &self.signature.features, DataType::Fp32).map_err(misfit)?;
         let features = assembled.or(transformed).unwrap_or_else(|| inputs.clone());
         let started = Instant::now();
         let scores = score(model.as_ref(), exact.as_ref().unwrap_or(&features))?;
@@ -248,10 +247,17 @@ fn assemble_exact(
     Ok(Some(assemble(batch, specs, dtype)?.unwrap_or_else(|| batch.clone())))
 }
 
-/// Whose mistake it is that a model cannot take an element: of a column that is still as it was sent, that of whoever asked.
-fn blamed(error: FeatureError, inputs: &Batch, transformed: &Batch) -> PredictionError {
-    match &error {
-        FeatureError::NotWhole { column, .. } if inputs.column(column) != transformed.column(column) => {
+/// Whose mistake it is that a model cannot take what it gets: of other columns the last transformer's, if there is one; of an
+/// element, in a column that is still as it was sent, that of whoever asked.
+fn blamed(
+    error: FeatureError,
+    last: Option<&Transformer>,
+    inputs: &Batch,
+    transformed: &Batch,
+) -> PredictionError {
+    match (&error, last) {
+        (FeatureError::Schema(error), Some(last)) => other_columns(last, error),
+        (FeatureError::NotWhole { column, .. }, _) if inputs.column(column) != transformed.column(column) => {
             PredictionError::Transformed(error)
         }
         _ => error.into(),
@@ -327,7 +333,8 @@ mod tests {
         };
         let blame = |inputs: &Batch, transformed: &Batch| {
             let specs = ColumnSpec::of_batch(transformed);
-            blamed(assemble_exact(transformed, &specs, DataType::Int64).unwrap_err(), inputs, transformed)
+            let error = assemble_exact(transformed, &specs, DataType::Int64).unwrap_err();
+            blamed(error, None, inputs, transformed)
         };
         let sent = batch(&[1.0, 1.5], &[2.0, 3.0]);
         assert!(matches!(blame(&sent, &sent), PredictionError::Features(_)));

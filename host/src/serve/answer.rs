@@ -12,6 +12,9 @@ use crate::model::ModelError;
 use crate::plugin::{ErrorClass, Fault, PluginError};
 use crate::registry::{FeatureError, PredictionError};
 
+/// Longest sentence of an error that is no mistake in a request.
+const MESSAGE_MAX_CHARS: usize = 4_096;
+
 /// What kind of error a response tells of; stable, for programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorCode {
@@ -92,7 +95,7 @@ pub struct ApiError {
 impl ApiError {
     /// An error without a place in the input.
     pub fn new(status: StatusCode, code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), row: None, column: None }
+        Self { status, code, message: told(message.into()), row: None, column: None }
     }
 
     /// What it is.
@@ -153,6 +156,19 @@ impl ApiError {
         }
         marked(response, self)
     }
+}
+
+/// A sentence as it is told, in one line of bounded length: names of columns, and what is in files, may hold anything.
+fn told(message: String) -> String {
+    if message.len() <= MESSAGE_MAX_CHARS && !message.contains(char::is_control) {
+        return message;
+    }
+    let mut letters = message.chars().map(|letter| if letter.is_control() { ' ' } else { letter });
+    let mut told: String = letters.by_ref().take(MESSAGE_MAX_CHARS).collect();
+    if letters.next().is_some() {
+        told.push('…');
+    }
+    told
 }
 
 impl OfRows for ApiError {
@@ -297,6 +313,17 @@ pub(super) fn json_response(status: StatusCode, body: impl Into<Body>) -> Respon
 mod tests {
     use super::*;
     use crate::domain::DataType;
+
+    #[test]
+    fn an_error_is_told_in_one_line_of_bounded_length() {
+        let told = |message: &str| {
+            ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Internal, message).message
+        };
+        assert_eq!(told("column `x\r\nforged\u{1b}[31m`"), "column `x  forged [31m`");
+        assert_eq!(told("column `größe` is missing"), "column `größe` is missing");
+        assert_eq!(told(&"é".repeat(MESSAGE_MAX_CHARS)), "é".repeat(MESSAGE_MAX_CHARS));
+        assert_eq!(told(&"é".repeat(5_000_000)), format!("{}…", "é".repeat(MESSAGE_MAX_CHARS)));
+    }
 
     #[test]
     fn a_number_that_transformers_made_is_no_mistake_of_whoever_asked() {

@@ -116,6 +116,23 @@ fn an_answer_with_other_columns_harms_only_its_own_row() {
 }
 
 #[test]
+fn features_with_other_columns_are_the_plugins_fault() {
+    let registry = two_versions();
+    // Half of an integer as a float that is hardly more than 0: this one is between 71 and 72.
+    let (file, config) = (guest("picky"), "picky={\"renames_above\":1e-43}");
+    let server = registry.host.serve(["--model", "digits@1", "--plugin", &file, "--config", config]);
+    assert_eq!(server.post("/serve/digits", &row(1)).status, 200);
+    let answer = server.post("/serve/digits", &row(200));
+    let error = answer.json()["error"].clone();
+    assert_eq!((answer.status, &error["code"]), (500, &json!("plugin_fault")), "{}", answer.body);
+    let told = " broke the contract: it returned other columns than its bundle says: column `aforged` is unknown: \
+                expected `a`, `b`";
+    assert!(error["message"].as_str().unwrap().ends_with(told), "{error}");
+    let fault = "fault=\"contract\",plugin=\"picky\",version=\"digits@1\"";
+    assert_eq!(metric(&server, &format!("host_plugin_faults_total{{endpoint=\"digits\",{fault}}}")), 1.0);
+}
+
+#[test]
 fn rows_that_depend_on_each_other_are_never_put_together() {
     let registry = two_versions();
     let (file, config) = (guest("misbehaving"), "misbehaving={\"behaviour\":\"none\"}");

@@ -88,13 +88,11 @@ pub(super) fn trailers(ended: Result<(), &ApiError>) -> HeaderMap {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::StatusCode;
-
     use super::*;
 
     #[test]
     fn errors_have_a_code_and_a_message_that_any_header_can_hold() {
-        let error = ApiError::new(StatusCode::BAD_REQUEST, ErrorCode::InvalidInput, "100 % of\n28 × 28");
+        let error = ApiError::invalid_input("100 % of\n28 × 28".to_owned(), None, None);
         let headers = refused(&error).headers().clone();
         assert_eq!(headers["grpc-status"], "3");
         assert_eq!(headers["grpc-message"], "100 %25 of%0A28 %C3%97 28");
