@@ -442,10 +442,10 @@ impl Deployment {
             output: times.encode,
         };
         let now = u64::try_from(now_ms()).unwrap_or_default();
-        self.statistics.count_answer(rows, &durations, now);
         match answer.is_cached {
-            Some(true) => self.statistics.count_cached(total),
+            Some(true) => self.statistics.count_cached(&durations, now),
             is_cached => {
+                self.statistics.count_answer(rows, &durations, now);
                 if answer.is_first {
                     self.statistics.count_execution(answer.batch_rows, &durations);
                 }

@@ -265,6 +265,23 @@ async fn whose_client_goes_away_is_counted_as_what_ended_it() {
 }
 
 #[tokio::test]
+async fn kept_answers_are_no_inferences_in_the_statistics() {
+    let (model, deployment) = deployment(2, 1);
+    let call = Call { cache: Some(Arc::new(AnswerCache::new(1 << 20))), ..call() };
+    for _ in 0..10 {
+        answer(&deployment, rows(1, 2), call.clone()).await.unwrap();
+    }
+    assert_eq!(*model.rows.lock().unwrap(), [1]);
+    let statistics = deployment.statistics().record("m", "1");
+    assert_eq!((statistics.inference_count, statistics.execution_count), (1, 1));
+    let sums = statistics.inference_stats;
+    assert_eq!((sums.success.count, sums.queue.count), (10, 10));
+    let computed = [sums.compute_input, sums.compute_infer, sums.compute_output, sums.cache_miss];
+    assert_eq!(computed.map(|sum| sum.count), [1; 4]);
+    assert_eq!(sums.cache_hit.count, 9);
+}
+
+#[tokio::test]
 async fn rows_that_a_part_does_not_take_are_no_mistake_of_whoever_asked() {
     let (_, deployment) = deployment(2, 1);
     let inputs = Batch::new(vec![crate::domain::Tensor::from_f32("other", vec![1, 2], &[1.0, 2.0]).unwrap()]);

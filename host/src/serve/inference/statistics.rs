@@ -39,7 +39,7 @@ pub struct StatisticsRecord {
     pub version: String,
     /// When the last request was answered, in milliseconds since 1970.
     pub last_inference: u64,
-    /// Rows that were answered.
+    /// Rows that were computed and answered; as in Triton, those of kept answers are none.
     pub inference_count: u64,
     /// Batches that were computed.
     pub execution_count: u64,
@@ -97,7 +97,7 @@ impl ModelStatistics {
         lock(self.counters.of(Slot::own()))
     }
 
-    /// Counts a request of `rows` rows that was answered at `now_ms`, milliseconds since 1970.
+    /// Counts a request of `rows` rows that was computed and answered at `now_ms`, milliseconds since 1970.
     pub fn count_answer(&self, rows: usize, durations: &Durations, now_ms: u64) {
         let mut counters = self.own();
         counters.last_inference_ms = counters.last_inference_ms.max(now_ms);
@@ -125,9 +125,14 @@ impl ModelStatistics {
         }
     }
 
-    /// Counts a request whose answer was kept from before.
-    pub fn count_cached(&self, total: Duration) {
-        self.own().sums.cache_hit.add(total);
+    /// Counts a request that was answered at `now_ms` with what was kept from before: nothing was computed for it.
+    pub fn count_cached(&self, durations: &Durations, now_ms: u64) {
+        let mut counters = self.own();
+        counters.last_inference_ms = counters.last_inference_ms.max(now_ms);
+        let sums = &mut counters.sums;
+        sums.success.add(durations.total);
+        sums.queue.add(durations.queue);
+        sums.cache_hit.add(durations.total);
     }
 
     /// Counts a request whose answer was looked for among those that are kept, in vain.
@@ -235,24 +240,24 @@ mod tests {
             statistics.count_answer(rows, &durations(ns), now);
             statistics.count_execution(rows, &durations(ns));
         }
-        statistics.count_cached(Duration::from_nanos(7));
+        statistics.count_cached(&durations(7), 8_000);
         statistics.count_uncached(Duration::from_nanos(8));
         statistics.count_failure(Duration::from_nanos(9));
         let sum = |count, ns| serde_json::json!({"count": count, "ns": ns});
         let expected = serde_json::json!({
             "name": "mnist",
             "version": "3",
-            "last_inference": 7_000,
+            "last_inference": 8_000,
             "inference_count": 66,
             "execution_count": 3,
             "inference_stats": {
-                "success": sum(3, 1_110),
+                "success": sum(4, 1_180),
                 "fail": sum(1, 9),
-                "queue": sum(3, 111),
+                "queue": sum(4, 118),
                 "compute_input": sum(3, 222),
                 "compute_infer": sum(3, 333),
                 "compute_output": sum(3, 444),
-                "cache_hit": sum(1, 7),
+                "cache_hit": sum(1, 70),
                 "cache_miss": sum(1, 8),
             },
             "batch_stats": [
@@ -294,7 +299,7 @@ mod tests {
                     }
                     statistics.count_execution(1, &durations(1));
                     statistics.count_failure(Duration::from_nanos(9));
-                    statistics.count_cached(Duration::from_nanos(1));
+                    statistics.count_cached(&durations(1), 0);
                     statistics.count_uncached(Duration::from_nanos(2));
                 });
             }
@@ -306,10 +311,10 @@ mod tests {
         );
         let sums = record.inference_stats;
         let sum = |count, ns| DurationSum { count, ns };
-        assert_eq!((sums.success, sums.fail), (sum(120, 1_200), sum(3, 27)));
-        assert_eq!((sums.queue, sums.compute_input), (sum(120, 120), sum(120, 240)));
+        assert_eq!((sums.success, sums.fail), (sum(123, 1_230), sum(3, 27)));
+        assert_eq!((sums.queue, sums.compute_input), (sum(123, 123), sum(120, 240)));
         assert_eq!((sums.compute_infer, sums.compute_output), (sum(120, 360), sum(120, 480)));
-        assert_eq!((sums.cache_hit, sums.cache_miss), (sum(3, 3), sum(3, 6)));
+        assert_eq!((sums.cache_hit, sums.cache_miss), (sum(3, 30), sum(3, 6)));
         assert_eq!(record.batch_stats.len(), 120);
         let first = record.batch_stats[0];
         assert_eq!((first.batch_size, first.compute_infer), (1, sum(4, 12)));
