@@ -412,6 +412,13 @@ fn a_call_of_grpc_tells_as_much_as_a_request_of_rest() {
     let told = |span: &Value| {
         let attributes = &span["attributes"];
         let [system, status] = ["rpc.system", "rpc.grpc.status_code"].map(|name| attributes[name].clone());
+        let (service, method) = (&attributes["rpc.service"], &attributes["rpc.method"]);
+        let name = match service.as_str().zip(method.as_str()) {
+            Some((service, method)) => format!("{service}/{method}"),
+            None => "POST /serve/{endpoint}".to_owned(),
+        };
+        assert_eq!((&span["name"], &attributes["url.scheme"]), (&json!(name), &json!("http")));
+        assert_eq!(method.is_string(), system.is_string(), "{span}");
         (span["error"].clone(), attributes["host.endpoint"].clone(), system, status)
     };
     let (digits, grpc) = (json!("digits"), json!("grpc"));
@@ -469,6 +476,8 @@ fn each_request_of_a_stream_is_told_as_a_call_of_its_own_and_the_stream_at_its_e
     let parents: Vec<&Value> = spans.iter().map(|span| &span["parent"]).collect();
     let (none, own) = (&json!(""), &spans[6]["id"]);
     assert_eq!(parents, [none, none, none, own, own, own, none], "a stream's requests are below it");
+    let names = spans[3..].iter().map(|span| &span["name"]);
+    assert!(names.into_iter().all(|name| *name == json!(&STREAM[1..])), "{spans:?}");
     for (span, line) in spans.iter().zip(&lines) {
         for (attribute, name) in [
             ("rpc.grpc.status_code", "grpc_status"),

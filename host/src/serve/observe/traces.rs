@@ -11,6 +11,28 @@ use opentelemetry_sdk::trace::Span;
 use super::{Client, Deployment, Part, Seen, SeenCall, StageTimes, Told, Traces};
 use crate::domain::Name;
 
+/// The methods of gRPC that spans are named by, with their services. What else clients ask for could be anything.
+const METHODS: [(&str, &[&str]); 2] = [
+    (
+        "inference.GRPCInferenceService",
+        &[
+            "ServerLive",
+            "ServerReady",
+            "ModelReady",
+            "ServerMetadata",
+            "ModelMetadata",
+            "ModelInfer",
+            "ModelStreamInfer",
+            "ModelConfig",
+            "ModelStatistics",
+            "RepositoryIndex",
+            "RepositoryModelLoad",
+            "RepositoryModelUnload",
+        ],
+    ),
+    ("grpc.health.v1.Health", &["Check", "Watch"]),
+];
+
 /// The span of the caller, as the header `traceparent` names it (W3C Trace Context).
 pub(super) fn parent_of(headers: &HeaderMap) -> Context {
     TraceContextPropagator::new().extract_with_context(&Context::new(), &HeaderExtractor(headers))
@@ -24,7 +46,10 @@ pub(super) fn below(span: &Span) -> Context {
 impl Traces {
     /// The span of a request or stream, which may not be over yet: what is below it names it.
     pub(super) fn begin(&self, told: &Told<'_>, parent: &Context) -> Span {
-        let name = format!("{} {}", told.method, told.route.unwrap_or("unknown"));
+        let name = match method_of(told.path) {
+            Some((service, method)) => format!("{service}/{method}"),
+            None => format!("{} {}", told.method, told.route.unwrap_or("unknown")),
+        };
         let span = self.tracer().span_builder(name);
         let span = span.with_kind(SpanKind::Server).with_start_time(told.started_at);
         self.tracer().build_with_context(span, parent)
@@ -113,6 +138,7 @@ impl Traces {
 fn attributes_of(told: &Told<'_>) -> Vec<KeyValue> {
     let mut attributes = vec![
         KeyValue::new("http.request.method", told.method.to_owned()),
+        KeyValue::new("url.scheme", "http"),
         KeyValue::new("url.path", told.path.chars().take(500).collect::<String>()),
         KeyValue::new("http.response.status_code", i64::from(told.status)),
     ];
@@ -120,10 +146,15 @@ fn attributes_of(told: &Told<'_>) -> Vec<KeyValue> {
     attributes.extend(address.map(|address| KeyValue::new("client.address", address)));
     attributes.extend(told.route.map(|route| KeyValue::new("http.route", route.to_owned())));
     attributes.extend(told.error.map(|error| KeyValue::new("error.type", error.code.as_str())));
-    if let Some(call) = &told.call {
+    let method = method_of(told.path);
+    if told.call.is_some() || method.is_some() {
         attributes.push(KeyValue::new("rpc.system", "grpc"));
-        attributes.extend(call.status.map(|status| KeyValue::new("rpc.grpc.status_code", i64::from(status))));
     }
+    if let Some((service, method)) = method {
+        attributes.extend([KeyValue::new("rpc.service", service), KeyValue::new("rpc.method", method)]);
+    }
+    let status = told.call.and_then(|call| call.status);
+    attributes.extend(status.map(|status| KeyValue::new("rpc.grpc.status_code", i64::from(status))));
     let requests = told.requests.map(|requests| i64::try_from(requests).unwrap_or(i64::MAX));
     attributes.extend(requests.map(|requests| KeyValue::new("host.requests", requests)));
     if let Some(asked) = told.seen.and_then(|seen| seen.asked.as_ref()) {
@@ -138,6 +169,13 @@ fn attributes_of(told: &Told<'_>) -> Vec<KeyValue> {
     attributes
 }
 
+/// The service and the method of gRPC that a path asks for; none of what is no method of ours.
+fn method_of(path: &str) -> Option<(&'static str, &'static str)> {
+    let (service, method) = path.strip_prefix('/')?.split_once('/')?;
+    let (service, methods) = METHODS.iter().find(|(known, _)| *known == service)?;
+    methods.iter().find(|known| **known == method).map(|method| (*service, *method))
+}
+
 /// Who was asked, and who answered.
 fn who(endpoint: &Name, version: Option<String>, bundle: Option<String>) -> Vec<KeyValue> {
     let version = version.map(|version| KeyValue::new("host.model.version", version));
@@ -149,4 +187,25 @@ fn who(endpoint: &Name, version: Option<String>, bundle: Option<String>) -> Vec<
 fn is_fault(call: SeenCall) -> bool {
     // UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE and DATA_LOSS.
     matches!(call.status, Some(2 | 4 | 12 | 13 | 14 | 15))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_methods_of_the_protocol_name_their_spans_and_nothing_else_does() {
+        let protocol = include_str!("../grpc/inference.proto");
+        let methods = protocol.lines().filter_map(|line| line.trim().strip_prefix("rpc ")?.split('(').next());
+        let methods: Vec<_> = methods.collect();
+        assert_eq!(methods, METHODS[0].1);
+        for method in methods {
+            let named = method_of(&format!("/inference.GRPCInferenceService/{method}"));
+            assert_eq!(named, Some(("inference.GRPCInferenceService", method)));
+        }
+        assert_eq!(method_of("/grpc.health.v1.Health/Check"), Some(("grpc.health.v1.Health", "Check")));
+        for other in ["", "/", "/serve/ModelInfer", "/inference.GRPCInferenceService/Modelinfer"] {
+            assert_eq!(method_of(other), None, "{other}");
+        }
+    }
 }
