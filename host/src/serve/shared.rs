@@ -280,12 +280,13 @@ impl Asked {
 /// not say.
 pub(super) fn deadline_of(headers: &HeaderMap) -> Result<Option<tokio::time::Instant>, ApiError> {
     let timeout = headers.get(TIMEOUT_HEADER).map(timeout_of).transpose()?;
-    Ok(timeout.map(|timeout| tokio::time::Instant::now() + timeout))
+    // What is further away than the clock goes is never.
+    Ok(timeout.and_then(|timeout| tokio::time::Instant::now().checked_add(timeout)))
 }
 
 fn timeout_of(value: &HeaderValue) -> Result<Duration, ApiError> {
-    let ms = value.to_str().ok().and_then(|text| text.trim().parse::<u32>().ok());
-    ms.map(|ms| Duration::from_millis(u64::from(ms))).ok_or_else(|| {
+    let ms = value.to_str().ok().and_then(|text| text.trim().parse().ok());
+    ms.map(Duration::from_millis).ok_or_else(|| {
         let message = format!("`{TIMEOUT_HEADER}` is {value:?}: expected a number of milliseconds");
         ApiError::new(StatusCode::BAD_REQUEST, ErrorCode::InvalidInput, message)
     })

@@ -194,6 +194,11 @@ fn who_comes_when_too_many_wait_is_told_to_come_again() {
 fn the_client_s_time_runs_while_its_body_comes() {
     let registry = two_versions();
     let server = registry.host.serve(["--model", "digits"]);
+    for never in ["4294967296", "9223372036854775807", "18446744073709551615"] {
+        let (answer, _) =
+            server.post_with_headers("/serve/digits", &row(1), &[("x-request-timeout-ms", never)]);
+        assert_eq!(answer.status, 200, "{never}: {}", answer.body);
+    }
     let tensor = |name: &str| json!({"name": name, "shape": [1], "datatype": "INT64", "data": [1]});
     let tensors = json!({"inputs": [tensor("a"), tensor("b")]}).to_string();
     for (path, body) in [
