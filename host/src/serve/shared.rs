@@ -218,9 +218,7 @@ impl Shared {
         let headers = response.headers_mut();
         let id = self.next_prediction_id();
         headers.extend(asked.answered_by(&id, &answer.parts));
-        if let Some(is_cached) = answer.is_cached {
-            headers.insert(CACHE_HEADER, HeaderValue::from_static(if is_cached { "hit" } else { "miss" }));
-        }
+        headers.extend(cache_header(answer.is_cached));
         if let Some(seen) = self.keep(id, asked, answer) {
             response.extensions_mut().insert(seen);
         }
@@ -253,6 +251,11 @@ impl Shared {
         }
         seen
     }
+}
+
+/// The header that tells whether an answer was kept from before, where answers are.
+pub(super) fn cache_header(is_cached: Option<bool>) -> Option<(HeaderName, HeaderValue)> {
+    Some((CACHE_HEADER, HeaderValue::from_static(if is_cached? { "hit" } else { "miss" })))
 }
 
 impl Asked {

@@ -8,6 +8,8 @@ use std::time::Duration;
 use host_tests::{Host, Http2, Server, pixels_json, python, ran, repository, test_images};
 use serde_json::{Value, json};
 
+use super::endpoints::two_versions;
+use super::observed::call;
 use super::serving::slow_model;
 
 pub(super) const INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
@@ -23,6 +25,21 @@ fn the_official_client_of_grpc_works_unmodified() {
     let script = repository().join("tests/python/grpc_client.py");
     let output = Command::new(python()).arg(script).arg(server.address()).arg(file).output().unwrap();
     assert!(ran(output).expect_success().contains("all as documented"));
+}
+
+#[test]
+fn metadata_tell_whether_an_answer_was_kept() {
+    let registry = two_versions();
+    let server = registry.host.serve(["--model", "digits", "--cache-mib", "4"]);
+    let script = "import grpc, sys\n\
+        infer = grpc.insecure_channel(sys.argv[1]).unary_unary(sys.argv[2])\n\
+        for _ in range(2):\n    \
+            _, call = infer.with_call(bytes.fromhex(sys.argv[3]))\n    \
+            print(dict(call.initial_metadata())['x-cache'])";
+    let message: String = call("digits", 3)[5..].iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut asking = Command::new(python());
+    asking.args(["-c", script, server.address(), INFER, &message]);
+    assert_eq!(ran(asking.output().unwrap()).expect_success(), "miss\nhit\n");
 }
 
 #[test]

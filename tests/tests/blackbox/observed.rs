@@ -315,7 +315,7 @@ fn variables_that_ask_for_what_is_not_there_are_told() {
 }
 
 /// A call of `model` with the row `a`, 2.
-fn call(model: &str, a: i64) -> Vec<u8> {
+pub(super) fn call(model: &str, a: i64) -> Vec<u8> {
     let mut message = field(1, model.as_bytes());
     for name in [b"a", b"b"] {
         message.extend(field(5, &[field(1, name), field(2, b"INT64"), field(3, &[1])].concat()));

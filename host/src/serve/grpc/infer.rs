@@ -11,7 +11,7 @@ use super::super::body::RequestBody;
 use super::super::endpoint::number_of;
 use super::super::observe::{Begun, ObservedStream, Seen, SeenError};
 use super::super::protocol::asked;
-use super::super::shared::Asked;
+use super::super::shared::{Asked, cache_header};
 use super::super::{ApiError, Decoded, ErrorCode};
 use super::message::framed;
 use super::request::{InferHead, decode_infer_request};
@@ -200,7 +200,8 @@ async fn computed(
     let mut answer = answer.await?;
     let message = shared.bodies.hold(std::mem::take(&mut answer.body));
     let message = shared.with_room(asked, message)?;
-    let metadata = asked.answered_by(&prediction, &answer.parts).collect();
+    let metadata = asked.answered_by(&prediction, &answer.parts);
+    let metadata = metadata.chain(cache_header(answer.is_cached)).collect();
     let seen = shared.keep(prediction, asked, answer);
     Ok(Computed { message, metadata, seen })
 }
