@@ -207,12 +207,12 @@ fn no_document(what: &str) -> ApiError {
     ApiError::new(StatusCode::NOT_FOUND, ErrorCode::NotFound, message)
 }
 
-async fn all_statistics(State(shared): Server) -> Response<Body> {
+async fn all_statistics(State(shared): Server, headers: HeaderMap) -> Response<Body> {
     let make = |endpoints: &Endpoints| {
         let document = serde_json::json!({ "model_stats": statistics_of_endpoints(endpoints) });
         Ok(serde_json::to_vec(&document).unwrap_or_default())
     };
-    let document = shared.document(Document::Statistics, make).await;
+    let document = shared.document(Document::Statistics, accepted_by(&headers), make).await;
     told(document.map(|text| text.into_response("application/json")))
 }
 
@@ -282,12 +282,13 @@ async fn index(State(shared): Server, request: Request) -> Response<Body> {
 }
 
 async fn indexed(shared: &Shared, request: Request) -> Result<Response<Body>, ApiError> {
+    let accepted = accepted_by(request.headers());
     let body = body_of(shared, request).await?;
     let only_ready = decode_index_request(body.bytes())?;
     let make = move |endpoints: &Endpoints| {
         Ok(serde_json::to_vec(&index_of(endpoints, only_ready)).unwrap_or_default())
     };
-    let text = shared.document(Document::Index { only_ready }, make).await?;
+    let text = shared.document(Document::Index { only_ready }, accepted, make).await?;
     Ok(text.into_response("application/json"))
 }
 

@@ -196,9 +196,9 @@ async fn respond(shared: &Shared, name: &str, version: Option<&str>, request: Re
     answered(shared, &asked, answer, write, ApiError::into_response).await
 }
 
-async fn openapi(State(shared): Server) -> Response<Body> {
+async fn openapi(State(shared): Server, headers: HeaderMap) -> Response<Body> {
     let make = |endpoints: &Endpoints| Ok(openapi::document(endpoints).to_string().into());
-    told(shared.document(Document::OpenApi, make).await, "application/json")
+    told(shared.document(Document::OpenApi, accepted_by(&headers), make).await, "application/json")
 }
 
 async fn exposition(State(shared): Server, headers: HeaderMap) -> Response<Body> {
@@ -214,8 +214,8 @@ fn told(document: Result<Text, ApiError>, content_type: &'static str) -> Respons
     document.map_or_else(ApiError::into_response, |text| text.into_response(content_type))
 }
 
-async fn list(State(shared): Server) -> Response<Body> {
-    told(shared.document(Document::Endpoints, listed).await, "application/json")
+async fn list(State(shared): Server, headers: HeaderMap) -> Response<Body> {
+    told(shared.document(Document::Endpoints, accepted_by(&headers), listed).await, "application/json")
 }
 
 fn listed(endpoints: &Endpoints) -> Result<Vec<u8>, ApiError> {

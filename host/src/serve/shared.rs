@@ -98,11 +98,12 @@ impl Shared {
     pub(super) async fn document(
         &self,
         document: Document,
+        accepted: ContentEncoding,
         make: impl FnOnce(&Endpoints) -> Result<Vec<u8>, ApiError> + Send + 'static,
     ) -> Result<Text, ApiError> {
         let endpoints = Arc::clone(&self.endpoints);
         let make = move || make(&endpoints);
-        self.documents.get(document, ContentEncoding::Identity, &self.bodies, make).await
+        self.documents.get(document, accepted, &self.bodies, make).await
     }
 
     /// The metrics, by `make`.

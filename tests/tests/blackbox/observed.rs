@@ -9,7 +9,7 @@ use std::time::Duration;
 use host_tests::{Http2, guest, python, repository};
 use serde_json::{Value, json};
 
-use super::endpoints::{ROW, two_versions, wait_for};
+use super::endpoints::{ROW, two_versions, wait_for, write};
 use super::grpc::{GRPC, INFER, field, framed};
 
 const STREAM: &str = "/inference.GRPCInferenceService/ModelStreamInfer";
@@ -41,29 +41,43 @@ fn parsed(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-#[test]
-fn metrics_are_packed_for_who_likes_that() {
-    let registry = two_versions();
-    let server = registry.host.serve(["--model", "digits"]);
+/// The head of an answer that was to be packed, and its body unpacked.
+fn packed(server: &host_tests::Server, what: &str) -> (String, String) {
     let mut stream = TcpStream::connect(server.address()).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    let head =
-        "GET /metrics HTTP/1.1\r\nhost: localhost\r\naccept-encoding: gzip\r\nconnection: close\r\n\r\n";
+    let head = format!(
+        "{what} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\naccept-encoding: gzip\r\nconnection: close\r\n\r\n"
+    );
     stream.write_all(head.as_bytes()).unwrap();
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).unwrap();
     let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap() + 4;
     let head = String::from_utf8_lossy(&answer[..end]).into_owned();
-    assert!(head.contains("\r\ncontent-encoding: gzip\r\n"), "{head}");
-    assert!(head.contains("\r\ncontent-type: text/plain; version=0.0.4"), "{head}");
+    assert!(head.contains("\r\ncontent-encoding: gzip\r\n"), "{what}: {head}");
     let script = "import sys,gzip\nsys.stdout.buffer.write(gzip.decompress(sys.stdin.buffer.read()))";
     let mut unpacking = Command::new(python());
     unpacking.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut unpacking = unpacking.spawn().unwrap();
     unpacking.stdin.take().unwrap().write_all(&answer[end..]).unwrap();
     let text = unpacking.wait_with_output().unwrap().stdout;
-    let text = String::from_utf8(text).unwrap();
+    (head, String::from_utf8(text).unwrap())
+}
+
+#[test]
+fn what_tells_of_all_endpoints_is_packed_for_who_likes_that() {
+    let registry = two_versions();
+    let endpoints: String = (0..50).map(|number| format!("  e{number}: {{ model: digits }}\n")).collect();
+    let file = write(&registry.host, &format!("version: 1\nendpoints:\n{endpoints}"));
+    let server = registry.host.serve(["--endpoints", &file]);
+    let (head, text) = packed(&server, "GET /metrics");
+    assert!(head.contains("\r\ncontent-type: text/plain; version=0.0.4"), "{head}");
     assert!(text.starts_with("# HELP ") && text.contains("host_build_info"), "{text}");
+    for what in ["GET /openapi.json", "GET /serve", "GET /v2/models/stats", "POST /v2/repository/index"] {
+        let (head, text) = packed(&server, what);
+        assert!(head.contains("\r\ncontent-type: application/json\r\n"), "{what}: {head}");
+        let document: Value = serde_json::from_str(&text).unwrap();
+        assert!(document.to_string().contains("e49"), "{what}: {text}");
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use prost::Message;
 
 use super::super::documents::Document;
 use super::super::inference::{
-    BatchSums, DurationSum, EXTENSIONS, InferenceSums, ModelState, StatisticsRecord,
+    BatchSums, ContentEncoding, DurationSum, EXTENSIONS, InferenceSums, ModelState, StatisticsRecord,
 };
 use super::super::protocol::{
     ask, asked, config_of, control_of, index_of, metadata_of, statistics_of, statistics_of_all,
@@ -65,7 +65,8 @@ pub(super) async fn answer(shared: &Shared, method: &str, message: &[u8]) -> Res
             let request: ModelStatisticsRequest = decoded(message)?;
             if request.name.is_empty() {
                 let make = |endpoints: &Endpoints| framed_statistics(statistics_of_endpoints(endpoints));
-                return Ok(shared.document(Document::StatisticsMessage, make).await?.into_bytes());
+                let identity = ContentEncoding::Identity;
+                return Ok(shared.document(Document::StatisticsMessage, identity, make).await?.into_bytes());
             }
             framed_statistics(statistics(shared, &request)?)
         }
@@ -98,7 +99,7 @@ async fn index(shared: &Shared, request: RepositoryIndexRequest) -> Result<Bytes
         framed(&RepositoryIndexResponse { models })
     };
     let index = Document::IndexMessage { only_ready: ready };
-    Ok(shared.document(index, make).await?.into_bytes())
+    Ok(shared.document(index, ContentEncoding::Identity, make).await?.into_bytes())
 }
 
 fn framed_statistics(records: Vec<StatisticsRecord>) -> Result<Vec<u8>, ApiError> {
