@@ -79,6 +79,9 @@ impl Serialize for ErrorCode {
     }
 }
 
+/// The status of a request whose client has gone, as nginx logs it. It is sent to nobody.
+pub(super) const CLIENT_CLOSED_REQUEST: u16 = 499;
+
 /// An error as every route answers it: `{"error": {"code", "message", "row", "column"}}`.
 #[derive(Debug, Clone, Serialize)]
 pub struct ApiError {
@@ -96,6 +99,12 @@ impl ApiError {
     /// An error without a place in the input.
     pub fn new(status: StatusCode, code: ErrorCode, message: impl Into<String>) -> Self {
         Self { status, code, message: told(message.into()), row: None, column: None }
+    }
+
+    /// What is told of a request whose client has gone, and sent to nobody.
+    pub(super) fn cancelled() -> Self {
+        let status = StatusCode::from_u16(CLIENT_CLOSED_REQUEST).unwrap_or(StatusCode::REQUEST_TIMEOUT);
+        Self::new(status, ErrorCode::Cancelled, "the client went away before the answer was there")
     }
 
     /// What it is.

@@ -1,3 +1,4 @@
+use std::error::Error;
 use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
@@ -121,6 +122,30 @@ impl Share {
     }
 }
 
+/// The error of a body that came to no end: its client has gone, or has sent what is none.
+pub(super) fn broken_off(error: &axum::Error) -> ApiError {
+    let causes = std::iter::successors(Some(error as &dyn Error), |error| (**error).source());
+    if causes.into_iter().any(is_of_who_has_gone) {
+        return ApiError::cancelled();
+    }
+    let message = format!("the body broke off: {error}");
+    ApiError::new(StatusCode::BAD_REQUEST, ErrorCode::InvalidInput, message)
+}
+
+/// Whether an error says that a connection has ended, or a stream of HTTP/2.
+fn is_of_who_has_gone(error: &(dyn Error + 'static)) -> bool {
+    let is_closed = |kind| {
+        use std::io::ErrorKind::{
+            BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof,
+        };
+        matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | UnexpectedEof)
+    };
+    let of_connection = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+    let of_stream = error.downcast_ref::<h2::Error>();
+    of_connection.is_some_and(is_closed)
+        || of_stream.is_some_and(|error| error.is_io() || (error.is_reset() && error.is_remote()))
+}
+
 /// Bytes of an answer that are counted until the last of them is sent.
 pub(super) struct Held {
     bytes: Vec<u8>,
@@ -236,10 +261,7 @@ impl BodyReader {
         self.check_size(announced)?;
         let mut bytes = Vec::with_capacity(announced.min(UNCOUNTED_MAX_BYTES));
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| {
-                let message = format!("the body broke off: {error}");
-                ApiError::new(StatusCode::BAD_REQUEST, ErrorCode::InvalidInput, message)
-            })?;
+            let frame = frame.map_err(|error| broken_off(&error))?;
             // What is no data are trailers, which mean nothing here.
             let Some(data) = frame.data_ref() else { continue };
             self.grow(&mut share, bytes.len() + data.len())?;

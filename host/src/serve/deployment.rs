@@ -25,9 +25,6 @@ const INLINE_BODY_MAX_BYTES: usize = 100 * 1024;
 /// this of few rows, so the limits on body and rows do not bound it.
 const ANSWER_SCORES_MAX: usize = 4 * 1024 * 1024;
 
-/// The status of a request whose client has gone, as nginx logs it. It is sent to nobody.
-pub(super) const CLIENT_CLOSED_REQUEST: u16 = 499;
-
 /// Carries the digest of the bundle that answered.
 pub(super) const BUNDLE_HEADER: HeaderName = HeaderName::from_static("x-bundle-digest");
 
@@ -514,15 +511,9 @@ impl Drop for UnderWay<'_> {
             return;
         }
         let is_late = self.deadline.is_some_and(|deadline| deadline <= tokio::time::Instant::now());
-        let error = if is_late { too_late() } else { cancelled() };
+        let error = if is_late { too_late() } else { ApiError::cancelled() };
         self.deployment.count_failure(&error, self.started.elapsed());
     }
-}
-
-fn cancelled() -> ApiError {
-    // nginx's status of what nobody is there to read.
-    let status = StatusCode::from_u16(CLIENT_CLOSED_REQUEST).unwrap_or(StatusCode::REQUEST_TIMEOUT);
-    ApiError::new(status, ErrorCode::Cancelled, "the client went away before the answer was there")
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ pub(super) use self::access_log::tests::Kept;
 pub use self::access_log::{AccessLog, AccessLogError};
 pub use self::export::{TraceError, Traces};
 pub(super) use self::stream::ObservedStream;
-use super::deployment::CLIENT_CLOSED_REQUEST;
+use super::answer::CLIENT_CLOSED_REQUEST;
 use super::graph::{bundles_of, versions_of};
 use super::{ApiError, Deployment, ErrorCode, Part, StageTimes};
 use crate::domain::Name;

@@ -599,6 +599,40 @@ fn a_client_that_goes_away_leaves_a_line_and_a_count() {
     assert_eq!(span["attributes"]["http.response.status_code"], 499);
 }
 
+#[test]
+fn a_client_that_goes_away_in_its_body_has_sent_no_wrong_one() {
+    let (lines, _) = told_of(0, &[], |server| {
+        let begin = |head: &str| {
+            let mut client = TcpStream::connect(server.address()).unwrap();
+            let head = format!("POST /serve/digits HTTP/1.1\r\nhost: localhost\r\n{head}");
+            client.write_all(head.as_bytes()).unwrap();
+            client
+        };
+        drop(begin("content-length: 1000\r\n\r\n{"));
+        drop(begin("transfer-encoding: chunked\r\n\r\n5\r\n{"));
+        let mut client = Http2::connect(server);
+        client.post(1, "localhost", "/serve/digits", &[], b"");
+        assert!(client.send(Http2::DATA, 0, 1, b"{"));
+        assert!(client.send(Http2::RST_STREAM, 0, 1, &8_u32.to_be_bytes()));
+        client.settle();
+        let count = || {
+            let metrics = server.get("/metrics").body;
+            metrics.contains("host_refused_requests_total{code=\"cancelled\"} 3\n").then_some(())
+        };
+        eventually(count);
+        // What is no body at all is wrong, whoever sends it.
+        let mut client = begin("transfer-encoding: chunked\r\nconnection: close\r\n\r\nxyz\r\n");
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    });
+    let told = lines.iter().filter(|line| line["path"] == "/serve/digits");
+    let told: Vec<_> = told.map(|line| (&line["status"], &line["error"])).collect();
+    let (gone, wrong) = ((json!(499), json!("cancelled")), (json!(400), json!("invalid_input")));
+    let expected = [&gone, &gone, &gone, &wrong].map(|(status, error)| (status, error));
+    assert_eq!(told, expected);
+}
+
 /// What `look` finds within ten seconds.
 fn eventually<T>(mut look: impl FnMut() -> Option<T>) -> T {
     let until = std::time::Instant::now() + Duration::from_secs(10);

@@ -2,7 +2,7 @@ use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, StatusCode};
 use http_body_util::BodyExt as _;
 
-use super::super::body::{BodyReader, RequestBody, Share, UNCOUNTED_MAX_BYTES};
+use super::super::body::{BodyReader, RequestBody, Share, UNCOUNTED_MAX_BYTES, broken_off};
 use super::super::inference::ContentEncoding;
 use super::super::{ApiError, ErrorCode};
 use super::GrpcError;
@@ -132,11 +132,6 @@ pub(super) fn framed(message: &impl prost::Message) -> Result<Vec<u8>, ApiError>
     framed.extend_from_slice(&frame_head(length)?);
     message.encode_raw(&mut framed);
     Ok(framed)
-}
-
-fn broken_off(error: &axum::Error) -> ApiError {
-    let message = format!("the body broke off: {error}");
-    ApiError::new(StatusCode::BAD_REQUEST, ErrorCode::InvalidInput, message)
 }
 
 fn wrong_frame(found: &'static str) -> ApiError {
