@@ -8,10 +8,9 @@ use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::engine::stopping;
+use super::engine::{on_blocking_pool, stopping};
 use super::inference::ContentEncoding;
 use super::{ApiError, ErrorCode};
-use crate::task::spawn_blocking;
 
 /// Bodies up to this size are not counted, which most are. There are never more of them than connections, and
 /// requests of HTTP/2.
@@ -244,14 +243,14 @@ impl BodyReader {
             return Ok(body);
         }
         let (reader, RequestBody { bytes, mut share }) = (self.clone(), body);
-        let unpacked = spawn_blocking(move || {
+        on_blocking_pool(move || {
             let packed_bytes = bytes.len();
             let room = |unpacked_bytes: usize| reader.take_room(&mut share, packed_bytes + unpacked_bytes);
             let bytes = encoding.unpack(bytes, reader.limits.body_max_bytes, room)?;
             share.shrink(units_of(bytes.len()));
             Ok(RequestBody { bytes, share })
-        });
-        unpacked.await.unwrap_or_else(|_| Err(stopping()))
+        })
+        .await?
     }
 
     async fn collect(&self, mut body: Body) -> Result<RequestBody, ApiError> {
@@ -309,11 +308,11 @@ impl BodyReader {
         accepted: ContentEncoding,
     ) -> Result<(Held, Option<&'static str>), ApiError> {
         let place = Arc::clone(&self.packers).acquire_owned().await.map_err(|_| stopping())?;
-        let packing = spawn_blocking(move || {
+        on_blocking_pool(move || {
             let _place = place;
             held.packed(accepted)
-        });
-        packing.await.map_err(|_| stopping())
+        })
+        .await
     }
 
     /// Makes `share` large enough for so many bytes of a request.

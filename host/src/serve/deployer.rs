@@ -3,6 +3,7 @@ use std::iter::successors;
 use std::sync::Arc;
 
 use serde_json::Value;
+use tokio::task::JoinError;
 
 use super::capture::with_causes;
 use super::graph::Graph;
@@ -101,9 +102,18 @@ pub enum DeployError {
     /// A folder cannot be taken into the store; for all endpoints that are of it.
     #[error("{0}")]
     Folder(#[source] Arc<Self>),
+    /// A bug has ended it.
+    #[error("a bug of the host's ended the work: {0}")]
+    Panicked(JoinError),
     /// Several things at once.
     #[error("{0}")]
     Several(String),
+}
+
+impl From<JoinError> for DeployError {
+    fn from(error: JoinError) -> Self {
+        if error.is_cancelled() { Self::Stopped } else { Self::Panicked(error) }
+    }
 }
 
 impl DeployError {
@@ -140,7 +150,7 @@ impl Deployer {
             ModelReference::Folder(_) => {
                 let (store, folder) = (self.store.clone(), model.clone());
                 let taken = tokio::task::spawn_blocking(move || resolve_unnamed(&store, &folder)).await;
-                let taken = taken.map_err(|_| DeployError::Stopped)??;
+                let taken = taken??;
                 let taken = taken.ok_or_else(|| RegistryError::Reference { text: model.to_string() })?;
                 Ok(LocatedBundle { version: None, bundle: taken.digest })
             }
@@ -161,7 +171,7 @@ impl Deployer {
             drop(held);
             loaded
         });
-        loaded.await.map_err(|_| DeployError::Stopped)?
+        loaded.await?
     }
 
     fn load(&self, endpoint: &Name, located: LocatedBundle) -> Result<Deployment, DeployError> {

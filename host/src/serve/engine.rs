@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use axum::http::StatusCode;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::task::JoinError;
 
 use super::capture::with_causes;
 use super::graph::Part;
@@ -293,7 +294,7 @@ fn computed(inputs: Batch, worked: Worked) -> Computed {
 pub(super) async fn on_blocking_pool<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ApiError> {
-    spawn_blocking(work).await.map_err(|error| internal(&error))
+    spawn_blocking(work).await.map_err(|error| joined(&error))
 }
 
 /// Does `work` where it holds up no connection.
@@ -301,7 +302,12 @@ async fn on_shared_threads<T: Send + 'static>(
     work: impl Future<Output = T> + Send + 'static,
 ) -> Result<T, ApiError> {
     let threads = shared_threads().ok_or_else(stopping)?;
-    threads.spawn(work).await.map_err(|error| internal(&error))
+    threads.spawn(work).await.map_err(|error| joined(&error))
+}
+
+/// The error of work that came to no end: it panicked, which is a bug, or the server stops.
+fn joined(error: &JoinError) -> ApiError {
+    if error.is_cancelled() { stopping() } else { internal(error) }
 }
 
 pub(super) fn internal(error: &dyn std::fmt::Display) -> ApiError {
@@ -311,4 +317,26 @@ pub(super) fn internal(error: &dyn std::fmt::Display) -> ApiError {
 /// What is answered to those who wait when the server stops, or who answered them is unloaded.
 pub(super) fn stopping() -> ApiError {
     ApiError::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Overloaded, "the server is stopping")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::DeployError;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_bug_is_told_from_the_end_of_the_server() {
+        let panicked = || tokio::spawn(async { panic!("as no work should") });
+        let given_up = || {
+            let work = tokio::spawn(std::future::pending::<()>());
+            work.abort();
+            work
+        };
+        assert_eq!(joined(&panicked().await.unwrap_err()).code(), ErrorCode::Internal);
+        assert_eq!(joined(&given_up().await.unwrap_err()).code(), ErrorCode::Overloaded);
+        let error = DeployError::from(panicked().await.unwrap_err());
+        assert!(matches!(error, DeployError::Panicked(_)), "{error}");
+        let error = DeployError::from(given_up().await.unwrap_err());
+        assert!(matches!(error, DeployError::Stopped), "{error}");
+    }
 }

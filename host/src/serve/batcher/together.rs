@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use tokio::sync::{Mutex, MutexGuard, OwnedSemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 
-use super::super::engine::{Computed, Engine, stopping};
+use super::super::engine::{Computed, Engine, internal};
 use super::super::queue::too_late;
 use super::super::{ApiError, ErrorCode, StageTimes};
 use super::gathering::Job;
@@ -104,7 +104,8 @@ fn share_out(engine: &Arc<Engine>, jobs: Vec<Job>, computed: Computed, begun: In
             parts: Vec::new(),
             is_first,
         });
-        if job.reply.send(part.ok_or_else(stopping)).is_ok() {
+        let part = part.ok_or_else(|| internal(&"the answer to a batch lacks rows of it"));
+        if job.reply.send(part).is_ok() {
             is_first = false;
         }
         start = end;
