@@ -7,6 +7,7 @@ mod histogram;
 mod plugins;
 mod process;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -384,15 +385,7 @@ impl ShadowOutcome {
 /// All metrics as Prometheus' text format, version 0.0.4.
 pub fn exposition(metrics: &ServeMetrics, endpoints: &Endpoints) -> Result<String, prometheus::Error> {
     let mut families: BTreeMap<String, MetricFamily> = BTreeMap::new();
-    let mut add = |family: MetricFamily| {
-        let name = family.name().to_owned();
-        match families.get_mut(&name) {
-            // Plugins may call things of two kinds alike.
-            Some(present) if present.get_field_type() != family.get_field_type() => {}
-            Some(present) => present.mut_metric().extend(family.get_metric().iter().cloned()),
-            None => drop(families.insert(name, family)),
-        }
-    };
+    let mut add = |family| add(&mut families, family);
     metrics.refused.collect().into_iter().for_each(&mut add);
     metrics.unrecorded.collect().into_iter().for_each(&mut add);
     process::families().into_iter().for_each(&mut add);
@@ -419,6 +412,28 @@ pub fn exposition(metrics: &ServeMetrics, endpoints: &Endpoints) -> Result<Strin
     let mut families: Vec<MetricFamily> = families.into_values().collect();
     families.retain(|family| !family.get_metric().is_empty());
     TextEncoder::new().encode_to_string(&families)
+}
+
+/// Adds a family to those of its name. Plugins may call a gauge and a histogram alike, which Prometheus takes for one: then the
+/// gauge is told as `NAME_gauge`, whichever was there first, so that nobody's series goes.
+fn add(families: &mut BTreeMap<String, MetricFamily>, mut family: MetricFamily) {
+    loop {
+        match families.entry(family.name().to_owned()) {
+            Entry::Vacant(free) => {
+                free.insert(family);
+                return;
+            }
+            Entry::Occupied(mut present) if present.get().get_field_type() == family.get_field_type() => {
+                return present.get_mut().mut_metric().extend(family.take_metric());
+            }
+            Entry::Occupied(mut present) => {
+                if family.get_field_type() == MetricType::HISTOGRAM {
+                    family = present.insert(family);
+                }
+                family.set_name(format!("{}_gauge", family.name()));
+            }
+        }
+    }
 }
 
 fn families_of(endpoint: &Endpoint) -> Vec<MetricFamily> {
@@ -471,4 +486,48 @@ fn label(name: &str, value: &str) -> LabelPair {
     pair.set_name(name.to_owned());
     pair.set_value(value.to_owned());
     pair
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugin::{MetricKind, MetricPoint};
+
+    #[test]
+    fn a_gauge_and_a_histogram_of_one_name_are_both_told() {
+        let of = |endpoint: &str, kind| {
+            let metrics = PluginMetrics::new(endpoint, "m@1").unwrap();
+            let point = MetricPoint { name: "ratio".to_owned(), kind, value: 0.25, labels: Vec::new() };
+            metrics.record("p", &[point]);
+            metrics.collect().into_iter().filter(|family| family.name() == "plugin_ratio")
+        };
+        let mut families: Vec<MetricFamily> = [
+            of("a", MetricKind::Gauge),
+            of("b", MetricKind::Histogram),
+            of("c", MetricKind::Gauge),
+            of("d", MetricKind::Histogram),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        for _ in 0..families.len() {
+            families.rotate_left(1);
+            let mut added = BTreeMap::new();
+            families.iter().for_each(|family| add(&mut added, family.clone()));
+            let added: Vec<MetricFamily> = added.into_values().collect();
+            let text = TextEncoder::new().encode_to_string(&added).unwrap();
+            for endpoint in ["a", "c"] {
+                let line = format!(
+                    "plugin_ratio_gauge{{endpoint=\"{endpoint}\",version=\"m@1\",plugin=\"p\"}} 0.25"
+                );
+                assert!(text.contains(&line), "{line} in\n{text}");
+            }
+            for endpoint in ["b", "d"] {
+                let line =
+                    format!("plugin_ratio_sum{{endpoint=\"{endpoint}\",version=\"m@1\",plugin=\"p\"}} 0.25");
+                assert!(text.contains(&line), "{line} in\n{text}");
+            }
+            assert_eq!(text.matches("# TYPE").count(), 2, "{text}");
+        }
+    }
 }

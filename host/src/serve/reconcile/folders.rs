@@ -57,7 +57,7 @@ impl Folders {
         let _place = places.acquire().await;
         // A folder may be on a server that does not answer.
         let folder = model.clone();
-        let state = spawn_blocking(move || folder.folder_state()).await.map_err(|_| DeployError::Stopped)?;
+        let state = spawn_blocking(move || folder.folder_state()).await?;
         let Some(state) = state else { return deployer.locate(model).await };
         let begun = Instant::now();
         let waits = match self.find(model, &state, begun) {
