@@ -469,8 +469,10 @@ fn what_could_not_be_loaded_is_tried_again() {
     let server = registry.host.serve(["--model", "one=digits@champion"]);
     std::fs::rename(&blob, &elsewhere).unwrap();
     registry.run(&["model", "alias", "digits@2", "champion"]).expect_success();
-    // It is looked at each second.
-    std::thread::sleep(Duration::from_secs(3));
+    wait_for("it was not tried to load what is not there", || {
+        let failed = server.get("/serve").json()["failed"].clone();
+        failed.as_array().is_some_and(|failed| !failed.is_empty())
+    });
     assert_eq!(ask(&server, "/serve/one", &[]).1, "digits@1");
     std::fs::rename(&elsewhere, &blob).unwrap();
     wait_for("a version that was not there is not tried again", || {

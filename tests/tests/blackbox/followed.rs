@@ -1,6 +1,6 @@
 //! Files and folders that `host serve` follows while they change.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use host_tests::{Host, Server, plugin};
 use serde_json::{Value, json};
@@ -67,15 +67,17 @@ fn half_a_file_takes_no_endpoint_away_and_no_request_keeps_it_from_being_read() 
     let registry = two_versions();
     let whole = "version: 1\nendpoints:\n  one: { model: digits@1 }\n  two: { model: digits@2 }\n";
     let file = write(&registry.host, whole);
-    let server = registry.host.serve(["--endpoints", &file, "--model-control"]);
-    // Each half of a second what is there is half of it, and never the same half.
+    let server = registry.host.serve(["--endpoints", &file, "--model-control", "--refresh", "3"]);
+    // No two looks find the same half of it, as long as this thread is not held up for the seconds between them.
     let half = &whole[..whole.find("  two").unwrap()];
-    for number in 0..6 {
-        std::fs::write(&file, format!("{half}# {number}\n")).unwrap();
-        std::thread::sleep(Duration::from_millis(250));
-        std::fs::write(&file, whole).unwrap();
-        std::thread::sleep(Duration::from_millis(250));
+    let until = Instant::now() + Duration::from_secs(10);
+    for number in 0.. {
+        write(&registry.host, &format!("{half}# {number}\n"));
         assert_eq!(ask(&server, "/serve/two", &[]).0, 200);
+        if Instant::now() > until {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
     write(&registry.host, &format!("{half}  new: {{ model: digits@2 }}\n"));
     wait_for("the file is not read while clients ask for something", || {
@@ -94,7 +96,7 @@ fn a_file_that_is_replaced_by_what_never_ends_holds_up_nobody() {
     std::fs::remove_file(&file).unwrap();
     let made = std::process::Command::new("mkfifo").arg(&file).status().unwrap();
     assert!(made.success());
-    std::thread::sleep(Duration::from_secs(3));
+    wait_for("what is no file is not told", || server.get("/serve").json()["file_failed"] != Value::Null);
     assert_eq!(ask(&server, "/serve/one", &[]).0, 200);
     let ran = server.stop();
     assert_eq!(ran.code, 0, "{}", ran.stderr);

@@ -1,9 +1,11 @@
 //! What is told of requests to `host serve`: the access log, and traces.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use host_tests::{Http2, guest, python, repository};
@@ -685,12 +687,18 @@ fn variables_of_traces_go_before_those_of_all_signals() {
 fn a_collector_that_is_not_there_is_told_once() {
     let registry = two_versions();
     let mut command = registry.host.command();
-    command.env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1").env("OTEL_BSP_SCHEDULE_DELAY", "50");
+    // Who tries to reach it is counted and gets no answer.
+    let (nobody, tried) = (TcpListener::bind("127.0.0.1:0").unwrap(), Arc::new(AtomicUsize::new(0)));
+    let address = nobody.local_addr().unwrap();
+    let counted = Arc::clone(&tried);
+    std::thread::spawn(move || nobody.incoming().for_each(|_| _ = counted.fetch_add(1, Ordering::SeqCst)));
+    command.env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{address}"));
+    command.env("OTEL_BSP_SCHEDULE_DELAY", "50");
     let server = host_tests::Server::start_serve(command, ["--model", "digits"]);
     for _ in 0..4 {
+        let before = tried.load(Ordering::SeqCst);
         assert_eq!(server.post("/serve/digits", ROW).status, 200);
-        // Each goes on its own.
-        std::thread::sleep(Duration::from_millis(200));
+        wait_for("the spans of a request are not sent", || tried.load(Ordering::SeqCst) > before);
     }
     let stderr = server.stop().stderr;
     assert_eq!(stderr.matches("spans do not reach the collector").count(), 1, "{stderr}");
