@@ -308,6 +308,15 @@ pub fn feature_names(bytes: &[u8]) -> Result<Vec<String>, ModelError> {
     xgboost::feature_names(bytes)
 }
 
+/// Of a training that was stopped early the rounds up to the best one, and all that the model has, where these are more; only
+/// XGBoost's files tell that. All of them answer.
+pub fn best_rounds(bytes: &[u8]) -> Result<Option<(usize, usize)>, ModelError> {
+    if network::is_safetensors(bytes) || onnx::is_onnx(bytes) {
+        return Ok(None);
+    }
+    xgboost::best_rounds(bytes)
+}
+
 /// The version of the ONNX Runtime that evaluates ONNX models here.
 pub fn onnx_runtime_version() -> Result<String, ModelError> {
     Ok(onnx::framework()?.version)

@@ -17,6 +17,7 @@ mod json;
 mod linear;
 mod names;
 mod objective;
+mod stopped;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -25,6 +26,7 @@ use file::{BoosterModel, File, Learner, LearnerParameters, Tree, number};
 use linear::Linear;
 use names::NamesFile;
 use objective::Objective;
+use stopped::StoppedFile;
 
 use super::trees::{Forest, ForestBuilder, Node, TreeError};
 use super::{Framework, Model, ModelError, ubjson};
@@ -131,6 +133,12 @@ pub(super) fn framework(bytes: &[u8]) -> Result<Framework, ModelError> {
 pub(super) fn feature_names(bytes: &[u8]) -> Result<Vec<String>, ModelError> {
     let (format, file): (_, NamesFile) = read(bytes)?;
     file.learner.names().map_err(|error| error.of_format(format))
+}
+
+/// Of a training that was stopped early the rounds up to the best one, and all that there are, where these are more.
+pub(super) fn best_rounds(bytes: &[u8]) -> Result<Option<(usize, usize)>, ModelError> {
+    let (_, file): (_, StoppedFile) = read(bytes)?;
+    Ok(file.best_rounds())
 }
 
 /// Reads what `T` names of a file, and tells its format.

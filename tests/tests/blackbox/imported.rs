@@ -91,6 +91,22 @@ fn rows_that_a_plugin_gives_other_columns_than_none_end_with_its_fault() {
 }
 
 #[test]
+fn rounds_after_the_best_one_of_a_training_that_was_stopped_early_are_warned_of() {
+    let host = Host::new();
+    let mut file: Value =
+        serde_json::from_str(&std::fs::read_to_string(model_file("softprob.json")).unwrap()).unwrap();
+    for (best, is_warned_of) in [("0", true), ("1", false)] {
+        file["learner"]["attributes"] = json!({ "best_iteration": best });
+        let stopped = written(&host, "stopped.json", &file.to_string());
+        let ran = host.run(["model", "import", &stopped, "--name", "flowers"]);
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        let warning =
+            "warning: the training was stopped early, with its best round as number 1 of 2: all 2 answer";
+        assert_eq!(ran.stderr.contains(warning), is_warned_of, "{}", ran.stderr);
+    }
+}
+
+#[test]
 fn null_is_taken_where_the_signature_says_that_elements_may_be_missing() {
     let host = Host::new();
     let softmax = model_file("softprob.json");

@@ -9,7 +9,7 @@ use crate::cli::output::Output;
 use crate::cli::plugin::{PluginOptions, load, parse_pair};
 use crate::cli::state::{StateArguments, start_threads, wait};
 use crate::domain::Name;
-use crate::model::{OutputChoice, ScoreKind};
+use crate::model::{self, OutputChoice, ScoreKind};
 use crate::plugin::PluginRuntime;
 use crate::registry::{self, BundleOrigin, ExternalModel, ExternalTransformer, ModelReference, ModelVersion};
 use crate::track::Pair;
@@ -141,6 +141,15 @@ pub(super) fn import(
             .with_context(|| format!("`{}` cannot be imported", file.display()))?,
         None => threads.block_on(registry.resolve(&ModelReference::Folder(file.clone())))?.digest,
     };
+    if let Some(external) = &external
+        && let Some((best, all)) = model::best_rounds(&external.file)?
+    {
+        output.warn(&format!(
+            "the training was stopped early, with its best round as number {best} of {all}: all {all} answer, as with \
+             `Booster.predict`, where `XGBClassifier` and MLflow take the first {best} alone; to have these answer, \
+             import what `model.get_booster()[:{best}].save_model(…)` writes"
+        ));
+    }
     let (tags, origin) = (pairs(arguments.tags), origin("host model import"));
     let version = threads.block_on(registry.register(&arguments.name, bundle, tags, origin))?;
     tell(&version, output)
