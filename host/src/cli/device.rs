@@ -1,3 +1,4 @@
+use super::output::Output;
 use crate::model::Device;
 
 /// The option that says where models are computed.
@@ -17,10 +18,16 @@ enum Choice {
 }
 
 impl DeviceArguments {
-    pub(super) fn device(&self) -> Device {
+    /// The device; warns where this program has none like it, which only networks are refused for.
+    pub(super) fn device(&self, output: &Output) -> Device {
         match self.device {
             Choice::Cpu => Device::Cpu,
-            Choice::Cuda => Device::Cuda,
+            Choice::Cuda => {
+                if !cfg!(feature = "cuda") {
+                    output.warn("this program was built without CUDA: `--device cuda` changes nothing for trees, and networks are refused");
+                }
+                Device::Cuda
+            }
         }
     }
 }

@@ -42,7 +42,7 @@ pub(super) fn run(
     let dataset = state.resolve_dataset(&arguments.data)?;
     let resolved = state.resolve_model(&store, &arguments.model)?;
     let runtime = arguments.options.start()?;
-    let models = ModelLoader::new(arguments.device.device());
+    let models = ModelLoader::new(arguments.device.device(output));
     let predictor = Predictor::load_by(&models, &store, &runtime, &resolved.manifest)?;
     match &arguments.out {
         Some(path) => {

@@ -294,7 +294,7 @@ async fn deploy(
     let deployer = Deployer {
         store,
         runtime: arguments.options.start()?,
-        models: Arc::new(ModelLoader::new(arguments.device.device())),
+        models: Arc::new(ModelLoader::new(arguments.device.device(output))),
         registry,
         window_rows: arguments.window_rows,
         window_memory: Arc::default(),

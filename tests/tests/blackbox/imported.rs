@@ -107,6 +107,16 @@ fn rounds_after_the_best_one_of_a_training_that_was_stopped_early_are_warned_of(
 }
 
 #[test]
+fn a_device_that_this_program_was_not_built_for_is_told_also_where_it_is_not_needed() {
+    let host = Host::new();
+    host.run(["model", "import", &model_file("softprob.json"), "--name", "flowers"]).expect_success();
+    let server = host.serve(["--model", "flowers", "--device", "cuda"]);
+    assert_eq!(server.post("/serve/flowers", r#"{"features": [0.1, -0.5, 1, 0, null, 2]}"#).status, 200);
+    let told = server.stop().stderr;
+    assert_eq!(told.matches("warning: this program was built without CUDA").count(), 1, "{told}");
+}
+
+#[test]
 fn null_is_taken_where_the_signature_says_that_elements_may_be_missing() {
     let host = Host::new();
     let softmax = model_file("softprob.json");
