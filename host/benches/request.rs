@@ -31,7 +31,9 @@ fn folder() -> PathBuf {
 
 fn open_predictor(folder: &Path) -> Predictor {
     let store = Store::open(&folder.join("state")).expect("the store opens");
-    let runtime = PluginRuntime::new(RuntimeConfig::default()).expect("the runtime starts");
+    let compiler = PathBuf::from(env!("CARGO_BIN_EXE_host"));
+    let runtime = PluginRuntime::new(RuntimeConfig { compiler, ..RuntimeConfig::default() });
+    let runtime = runtime.expect("the runtime starts");
     let model = "mnist".parse().expect("it is a model's name");
     let threads = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let resolved = threads.expect("threads start").block_on(async {

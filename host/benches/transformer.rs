@@ -34,7 +34,8 @@ fn component() -> Vec<u8> {
 }
 
 fn open(component: &[u8], instances: InstancePolicy) -> Transformer {
-    let config = RuntimeConfig { instances: Some(instances), ..RuntimeConfig::default() };
+    let compiler = PathBuf::from(env!("CARGO_BIN_EXE_host"));
+    let config = RuntimeConfig { instances: Some(instances), compiler, ..RuntimeConfig::default() };
     let runtime = PluginRuntime::new(config).expect("the runtime starts");
     let plugin = Plugin::load(&runtime, component).expect("the component loads");
     let state = serde_json::to_vec(&BRIGHTEST).expect("a number is JSON");

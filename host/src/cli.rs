@@ -3,6 +3,7 @@
 //! Data goes to standard output, everything else to standard error. `--json` output is stable.
 
 mod archive;
+mod compile;
 mod data;
 mod device;
 mod endpoint;
@@ -115,6 +116,9 @@ enum Command {
     Import(archive::ImportArguments),
     /// Free the space of what nothing needs any more.
     Gc(gc::GcArguments),
+    /// Compile a component that comes on standard input.
+    #[command(hide = true)]
+    Compile(compile::CompileArguments),
     /// Become the program of a job, with its limits.
     #[command(hide = true)]
     Job(job::JobArguments),
@@ -156,6 +160,7 @@ fn run(cli: Cli, output: &Output) -> anyhow::Result<ExitCode> {
         Command::Export(arguments) => archive::export(arguments, &cli.state, output)?,
         Command::Import(arguments) => archive::import(arguments, &cli.state, output)?,
         Command::Gc(arguments) => gc::run(arguments, &cli.state, output)?,
+        Command::Compile(arguments) => return compile::run(&arguments, output),
         Command::Job(arguments) => return job::run(arguments),
         Command::Completions { shell } => {
             let mut script = Vec::new();

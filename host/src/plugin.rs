@@ -1,7 +1,7 @@
 //! Loads, checks, limits and calls WASM components; the only place that knows wasmtime.
 //!
 //! A component goes through four gates before it computes anything: its bytes are parsed and its interfaces compared
-//! with the contract ([`Interfaces`]), it is compiled, its imports are linked against `log` and `metrics` and nothing
+//! with the contract ([`Interfaces`]), it is compiled by another process ([`compile()`]), its imports are linked against `log` and `metrics` and nothing
 //! else, and its manifest is read and checked ([`Plugin::load`]). After that a [`Transformer`] or a [`Detector`] is a
 //! plugin with config and state. Every call runs under [`Limits`]; whatever a guest does ends that call with a
 //! [`PluginError`] and nothing else.
@@ -12,6 +12,8 @@
 mod bindings;
 mod build;
 mod call;
+mod code;
+mod compile;
 mod detector;
 mod error;
 mod idle;
@@ -26,6 +28,7 @@ mod transformer;
 mod v0_1;
 
 pub use build::{BuildError, BuildReport, Toolchain, ToolchainError, build};
+pub use compile::{NOT_A_COMPONENT, compile};
 pub use detector::{Detector, Score, Verdict};
 pub use error::{ErrorClass, Fault, LoadError, PluginError};
 pub use interfaces::{CONTRACT_VERSION, Interfaces};

@@ -1,7 +1,7 @@
 use std::process::ExitCode;
 
 use super::output::Output;
-use crate::plugin::{ErrorClass, PluginError};
+use crate::plugin::{ErrorClass, LoadError, PluginError};
 use crate::serve::WindowError;
 use crate::store::{DatabaseError, StoreError};
 use crate::train::TrainError;
@@ -38,11 +38,10 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     for cause in error.chain() {
         let boxed = || cause.downcast_ref::<Box<PluginError>>().map(Box::as_ref);
         if let Some(error) = cause.downcast_ref::<PluginError>().or_else(boxed) {
-            return match error.fault.class() {
-                ErrorClass::User => USER_ERROR,
-                ErrorClass::Plugin => PLUGIN_FAILED,
-                ErrorClass::Overload | ErrorClass::Host => HOST_FAILED,
-            };
+            return code_of(error.fault.class());
+        }
+        if let Some(error) = cause.downcast_ref::<LoadError>() {
+            return code_of(error.class());
         }
         if let Some(TrainError::Stopped) = cause.downcast_ref() {
             return CANCELLED;
@@ -57,6 +56,14 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         }
     }
     USER_ERROR
+}
+
+fn code_of(class: ErrorClass) -> u8 {
+    match class {
+        ErrorClass::User => USER_ERROR,
+        ErrorClass::Plugin => PLUGIN_FAILED,
+        ErrorClass::Overload | ErrorClass::Host => HOST_FAILED,
+    }
 }
 
 /// Whether a failure of a file is nobody's mistake.

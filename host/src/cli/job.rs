@@ -14,6 +14,9 @@ pub(super) struct JobArguments {
     /// Bytes of memory that it may write to.
     #[arg(long)]
     memory: Option<u64>,
+    /// Seconds of processors that it may take.
+    #[arg(long)]
+    processor: Option<u64>,
     /// Cores that it may run on.
     #[arg(long, value_delimiter = ',')]
     cores: Vec<usize>,
@@ -23,8 +26,10 @@ pub(super) struct JobArguments {
 }
 
 pub(super) fn run(arguments: JobArguments) -> anyhow::Result<ExitCode> {
-    let JobArguments { parent, memory, cores, command } = arguments;
+    let JobArguments { parent, memory, processor, cores, command } = arguments;
     let program = command.first().map(|program| program.display().to_string()).unwrap_or_default();
-    let error = exec_limited(&LimitedCommand { parent, memory_bytes: memory, cores, command });
+    let limited =
+        LimitedCommand { parent, memory_bytes: memory, processor_seconds: processor, cores, command };
+    let error = exec_limited(&limited);
     Err(error).with_context(|| format!("failed to start `{program}`"))
 }

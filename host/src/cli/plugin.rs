@@ -91,7 +91,8 @@ impl PluginOptions {
             Some(folder) => Some(folder.clone()),
             None => default_code_cache(),
         };
-        Ok(PluginRuntime::new(RuntimeConfig { ceiling, instances, code_cache })?)
+        let config = RuntimeConfig { ceiling, instances, code_cache, ..RuntimeConfig::default() };
+        Ok(PluginRuntime::new(config)?)
     }
 }
 

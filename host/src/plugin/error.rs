@@ -151,6 +151,24 @@ pub enum LoadError {
         /// The limit.
         limit: usize,
     },
+    /// The compiler wanted more memory than it may have.
+    #[error("compiling it takes more memory than the limit of {max_bytes} bytes")]
+    CompileMemory {
+        /// The limit.
+        max_bytes: u64,
+    },
+    /// The compiler took too long.
+    #[error("compiling it takes longer than the limit of {max_seconds} s of a processor")]
+    CompileTime {
+        /// The limit.
+        max_seconds: u64,
+    },
+    /// The compiler did not survive it.
+    #[error("the compiler cannot take it: it {0}")]
+    CompilerCrash(String),
+    /// The host could not compile it.
+    #[error("it could not be compiled: {0}")]
+    NotCompiled(String),
     /// Imports something that the host does not provide.
     #[error(
         "it imports `{import}`, which is not granted: only `mlops:plugin/log` and `mlops:plugin/metrics` are"
@@ -183,6 +201,19 @@ pub enum LoadError {
     /// `describe` failed.
     #[error("it could not describe itself: it {0}")]
     Describe(Fault),
+}
+
+impl LoadError {
+    /// Whose fault it is.
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::CompileMemory { .. } | Self::CompileTime { .. } | Self::CompilerCrash(_) => {
+                ErrorClass::Plugin
+            }
+            Self::NotCompiled(_) => ErrorClass::Host,
+            _ => ErrorClass::User,
+        }
+    }
 }
 
 fn place(row: Option<u64>, column: Option<&str>) -> String {

@@ -11,6 +11,9 @@ const GRANTED_IMPORTS: [&str; 3] = ["log", "metrics", "types"];
 /// Longest name of an import or export that is told whole.
 const NAME_MAX_CHARS: usize = 256;
 
+/// Imports and exports that a component may have; those of the contract are six.
+const NAMES_MAX: usize = 1_000;
+
 /// Largest component that is taken. Components made from Python or JavaScript, interpreter included, have 12–19 MB.
 const COMPONENT_MAX_BYTES: usize = 64 * 1024 * 1024;
 
@@ -31,8 +34,7 @@ impl Interfaces {
     /// Reads and checks the interfaces of a component.
     pub fn read(bytes: &[u8]) -> Result<Self, LoadError> {
         check_header(bytes)?;
-        let (imports, exports) =
-            top_level_names(bytes).map_err(|error| LoadError::Invalid(error.to_string()))?;
+        let (imports, exports) = top_level_names(bytes)?;
         let mut contract_version = None;
         for name in imports.iter().chain(&exports) {
             if let Some((_, version)) = contract_interface(name) {
@@ -102,27 +104,38 @@ fn shown(name: &str) -> String {
 }
 
 /// Names of imports and exports of the outermost component; nested ones are its own business.
-fn top_level_names(bytes: &[u8]) -> Result<(Vec<String>, Vec<String>), wasmparser::BinaryReaderError> {
+fn top_level_names(bytes: &[u8]) -> Result<(Vec<String>, Vec<String>), LoadError> {
+    let invalid = |error: wasmparser::BinaryReaderError| LoadError::Invalid(error.to_string());
     let mut depth = 0_usize;
     let (mut imports, mut exports) = (Vec::new(), Vec::new());
     for payload in Parser::new(0).parse_all(bytes) {
-        match payload? {
+        match payload.map_err(invalid)? {
             Payload::Version { encoding: Encoding::Component | Encoding::Module, .. } => depth += 1,
             Payload::End(_) => depth = depth.saturating_sub(1),
             Payload::ComponentImportSection(section) if depth == 1 => {
+                check_count(imports.len(), section.count())?;
                 for import in section {
-                    imports.push(shown(import?.name.name));
+                    imports.push(shown(import.map_err(invalid)?.name.name));
                 }
             }
             Payload::ComponentExportSection(section) if depth == 1 => {
+                check_count(exports.len(), section.count())?;
                 for export in section {
-                    exports.push(shown(export?.name.name));
+                    exports.push(shown(export.map_err(invalid)?.name.name));
                 }
             }
             _ => {}
         }
     }
     Ok((imports, exports))
+}
+
+/// Refuses so many names that they would fill memory.
+fn check_count(known: usize, more: u32) -> Result<(), LoadError> {
+    if known.saturating_add(more as usize) <= NAMES_MAX {
+        return Ok(());
+    }
+    Err(LoadError::Invalid(format!("more than {NAMES_MAX} imports or exports")))
 }
 
 /// Splits `mlops:plugin/transformer@0.1.0` into interface and version.
@@ -154,6 +167,13 @@ mod tests {
         assert!(refusal(b"\0asm\x0d\0").contains("ends within its header"));
         assert!(refusal(b"\0asm\x0d\0\x01\0").contains("no world that this host knows"));
         assert!(refusal(b"\0asm\x0d\0\x01\0\x0b\xff").contains("not a valid component"));
+    }
+
+    #[test]
+    fn refuses_more_names_than_memory_should_hold() {
+        // A section of imports that says that it has 1,001.
+        assert!(refusal(b"\0asm\x0d\0\x01\0\x0a\x02\xe9\x07").contains("more than 1000 imports or exports"));
+        assert!(!refusal(b"\0asm\x0d\0\x01\0\x0a\x02\xe8\x07").contains("more than"));
     }
 
     #[test]

@@ -1,7 +1,5 @@
 use std::sync::Arc;
 
-use wasmtime::component::Component;
-
 use super::bindings::detector::DriftDetectorPre;
 use super::bindings::transformer::PreprocessorPre;
 use super::call::CallState;
@@ -39,7 +37,7 @@ impl Inner {
     fn load(runtime: &PluginRuntime, digest: Digest, bytes: &[u8]) -> Result<Self, LoadError> {
         let interfaces = Interfaces::read(bytes)?;
         let invalid = |error: wasmtime::Error| LoadError::Invalid(format!("{error:#}"));
-        let component = Component::from_binary(&runtime.inner.engine, bytes).map_err(invalid)?;
+        let component = runtime.component(bytes)?;
         let linked = runtime.inner.linker.instantiate_pre(&component).map_err(invalid)?;
         let exports = match interfaces.kind {
             Kind::Transformer => ExportsPre::Transformer(PreprocessorPre::new(linked).map_err(invalid)?),

@@ -1,18 +1,16 @@
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use wasmtime::component::{HasSelf, Linker};
-use wasmtime::{
-    Cache, CacheConfig, Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig,
-};
+use wasmtime::component::{Component, HasSelf, Linker};
+use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use super::bindings::transformer::mlops::plugin::{log, metrics};
 use super::call::CallState;
+use super::code::{self, CodeFolder};
+use super::compile::compile_apart;
 use super::idle::AllIdle;
-use super::{InstancePolicy, LimitsCeiling, load};
+use super::{InstancePolicy, LimitsCeiling, LoadError, load};
 use crate::domain::SharedByDigest;
 
 /// How often a running guest is looked at: the granularity of time limits. It holds a thread for twice as long at most.
@@ -33,19 +31,26 @@ const TABLES_MAX: u32 = 4;
 /// and faulting them in again. Linux since 6.7 tells which those are; before, the first so many bytes are reset.
 const KEEP_RESIDENT_BYTES: usize = 512 * 1024;
 
-/// Compiled code that is kept; what was not used for longest goes first.
-const CODE_CACHE_MAX_BYTES: u64 = 512 * 1024 * 1024;
-
 /// What an operator decides for all plugins.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct RuntimeConfig {
     /// The most any plugin may have.
     pub ceiling: LimitsCeiling,
     /// Overrides every manifest's instance policy.
     pub instances: Option<InstancePolicy>,
-    /// Folder where compiled code is kept, so that a component is compiled once on a machine; none compiles it each time.
-    /// Whoever can write there decides what this program runs, so it is made for its owner alone.
+    /// Folder where compiled code is kept, so that a component is compiled once on a machine; with none it is once in the life
+    /// of the runtime. Whoever can write there decides what this program runs, so it is made for its owner alone.
     pub code_cache: Option<PathBuf>,
+    /// The program `host`, which compiles components in a process of its own. By default it is the program that runs; one that
+    /// only has this library, such as a bench, names it.
+    pub compiler: PathBuf,
+}
+
+impl Default for RuntimeConfig {
+    fn default() -> Self {
+        let compiler = PathBuf::from("/proc/self/exe");
+        Self { ceiling: LimitsCeiling::default(), instances: None, code_cache: None, compiler }
+    }
 }
 
 /// The engine that all plugins of a process share: compiler, instance pool, clock, imports.
@@ -58,6 +63,7 @@ pub(super) struct Inner {
     pub(super) engine: Engine,
     pub(super) linker: Linker<CallState>,
     pub(super) config: RuntimeConfig,
+    code: CodeFolder,
     /// Plugins that are in use.
     pub(super) plugins: SharedByDigest<load::Inner>,
     /// Instances that wait for a call.
@@ -73,39 +79,44 @@ impl PluginRuntime {
     /// Starts the engine and its clock. The clock's thread ends with the last handle.
     pub fn new(config: RuntimeConfig) -> Result<Self, RuntimeError> {
         let fail = |error: wasmtime::Error| RuntimeError(format!("{error:#}"));
-        let mut engine_config = engine_config(&config.ceiling);
-        if let Some(folder) = &config.code_cache {
-            engine_config.cache(open_code_cache(folder));
-        }
+        let code = CodeFolder::open(config.code_cache.as_deref());
+        let code = code.map_err(|error| {
+            RuntimeError(format!("no folder for compiled code, name one by `--code-cache`: {error}"))
+        })?;
+        let mut engine_config = engine_config();
+        engine_config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(&config.ceiling)));
+        engine_config.cache(Some(code::cache(code.path()).map_err(fail)?));
+        // Other processes compile.
+        engine_config.enable_compiler(false);
         let engine = Engine::new(&engine_config).map_err(fail)?;
         let mut linker = Linker::new(&engine);
         log::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut CallState| state).map_err(fail)?;
         metrics::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut CallState| state).map_err(fail)?;
         start_clock(&engine).map_err(|error| RuntimeError(error.to_string()))?;
         let (plugins, idle) = (SharedByDigest::default(), AllIdle::default());
-        Ok(Self { inner: Arc::new(Inner { engine, linker, config, plugins, idle }) })
+        Ok(Self { inner: Arc::new(Inner { engine, linker, config, code, plugins, idle }) })
     }
-}
 
-/// Opens the folder of compiled code. Where that fails there is none, which costs time and nothing else.
-fn open_code_cache(folder: &Path) -> Option<Cache> {
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
-    let absolute = made.and_then(|()| folder.canonicalize());
-    let opened = absolute.map_err(wasmtime::Error::from).and_then(|folder| {
-        let mut config = CacheConfig::new();
-        config.with_directory(folder).with_files_total_size_soft_limit(CODE_CACHE_MAX_BYTES);
-        Cache::new(config)
-    });
-    match opened {
-        Ok(cache) => Some(cache),
-        Err(error) => {
-            tracing::warn!("compiled code is not kept in `{}`: {error:#}", folder.display());
-            None
+    /// A component, ready to be linked; where nobody has compiled it yet, another process does.
+    pub(super) fn component(&self, bytes: &[u8]) -> Result<Component, LoadError> {
+        let Inner { engine, code, config, .. } = &*self.inner;
+        // What an engine without a compiler does not find is an error, and nothing else of the component is looked at.
+        if let Ok(component) = Component::from_binary(engine, bytes) {
+            return Ok(component);
         }
+        let turn = code::lock(code.path());
+        let _turn = turn.map_err(|error| LoadError::NotCompiled(error.to_string()))?;
+        // Another process may have been at it.
+        if let Ok(component) = Component::from_binary(engine, bytes) {
+            return Ok(component);
+        }
+        compile_apart(&config.compiler, code.path(), bytes)?;
+        Component::from_binary(engine, bytes).map_err(|error| LoadError::Invalid(format!("{error:#}")))
     }
 }
 
-fn engine_config(ceiling: &LimitsCeiling) -> Config {
+/// Instances of all plugins, within the limits of an operator.
+fn pool(ceiling: &LimitsCeiling) -> PoolingAllocationConfig {
     let memory_max_bytes = usize::try_from(ceiling.memory_max_bytes).unwrap_or(usize::MAX);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(INSTANCES_MAX)
@@ -121,9 +132,13 @@ fn engine_config(ceiling: &LimitsCeiling) -> Config {
         .table_keep_resident(16 * 1024)
         .pagemap_scan(Enabled::Auto)
         .async_stack_keep_resident(64 * 1024);
+    pool
+}
+
+/// What code is compiled for.
+pub(super) fn engine_config() -> Config {
     let mut config = Config::new();
     config
-        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
         .epoch_interruption(true)
         .max_wasm_stack(WASM_STACK_MAX_BYTES)
         .async_stack_size(WASM_STACK_MAX_BYTES * 2)

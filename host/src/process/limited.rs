@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, getppid, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getppid, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 /// The hidden subcommand of this program that calls [`exec_limited`].
@@ -18,6 +18,8 @@ pub struct LimitedCommand {
     pub parent: i32,
     /// Bytes of memory that it may write to.
     pub memory_bytes: Option<u64>,
+    /// Time of processors that it may take; the signal `XCPU` ends it then.
+    pub processor_seconds: Option<u64>,
     /// Cores that it may run on; all where there are none.
     pub cores: Vec<usize>,
     /// What it becomes: a program and its arguments.
@@ -39,6 +41,9 @@ impl LimitedCommand {
         command.arg(SUBCOMMAND).arg("--parent").arg(self.parent.to_string());
         if let Some(bytes) = self.memory_bytes {
             command.arg("--memory").arg(bytes.to_string());
+        }
+        if let Some(seconds) = self.processor_seconds {
+            command.arg("--processor").arg(seconds.to_string());
         }
         if !self.cores.is_empty() {
             let cores: Vec<String> = self.cores.iter().map(usize::to_string).collect();
@@ -72,7 +77,11 @@ fn limit(limited: &LimitedCommand) -> rustix::io::Result<()> {
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     if let Some(bytes) = limited.memory_bytes {
         // Not the address space, of which sandboxes reserve much more than they use.
-        setrlimit(Resource::Data, Rlimit { current: Some(bytes), maximum: Some(bytes) })?;
+        set_limit(Resource::Data, bytes, bytes)?;
+    }
+    if let Some(seconds) = limited.processor_seconds {
+        // A program that passes over the signal is killed.
+        set_limit(Resource::Cpu, seconds, seconds.saturating_add(1))?;
     }
     if !limited.cores.is_empty() {
         let mut set = CpuSet::new();
@@ -80,4 +89,12 @@ fn limit(limited: &LimitedCommand) -> rustix::io::Result<()> {
         sched_setaffinity(None, &set)?;
     }
     Ok(())
+}
+
+/// Sets a limit, or keeps the one that there is where that is lower: a program within limits must not get out of them, and only
+/// root could.
+fn set_limit(resource: Resource, current: u64, maximum: u64) -> rustix::io::Result<()> {
+    let bound = getrlimit(resource).maximum.unwrap_or(u64::MAX);
+    let (current, maximum) = (Some(current.min(bound)), Some(maximum.min(bound)));
+    setrlimit(resource, Rlimit { current, maximum })
 }

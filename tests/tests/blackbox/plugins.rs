@@ -237,6 +237,106 @@ fn with_core_instances(component: &str, count: u8) -> Vec<u8> {
     bytes
 }
 
+/// A component with one more section.
+fn with_section(component: &str, kind: u8, content: &[u8]) -> Vec<u8> {
+    let mut bytes = std::fs::read(component).unwrap();
+    bytes.push(kind);
+    bytes.extend(leb(content.len()));
+    bytes.extend_from_slice(content);
+    bytes
+}
+
+/// A number as WebAssembly has it.
+fn leb(mut number: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while number >= 0x80 {
+        bytes.push((number & 0x7f) as u8 | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+    bytes
+}
+
+#[test]
+fn what_a_component_does_to_the_compiler_is_an_error_and_no_crash() {
+    let host = Host::new();
+    // A type of a component that declares one that declares one (Component Model, "Binary Format").
+    let nested = [&[1][..], &b"\x41\x01\x01".repeat(20_000), b"\x41\0"].concat();
+    let nested = written(&host, "nested.wasm", &with_section(&plugin("argmax-label"), 7, &nested));
+    let refused = host.run(["plugin", "inspect", &nested]).failure(&host);
+    assert!(
+        refused.starts_with(
+            "exit 3\nerror: `[STATE]/nested.wasm` cannot be loaded: the compiler cannot take it: it was killed by signal 6"
+        ),
+        "{refused}"
+    );
+    let bomb = written(&host, "bomb.wasm", &with_section(&plugin("argmax-label"), 1, &bomb(2_000, 1_000)));
+    let refused = host.run(["plugin", "inspect", &bomb]).failure(&host);
+    assert!(
+        refused.starts_with("exit 3\nerror: `[STATE]/bomb.wasm` cannot be loaded: compiling it takes "),
+        "{refused}"
+    );
+    assert!(
+        refused.contains("more memory than the limit of 2147483648 bytes")
+            || refused.contains("longer than the limit of 120 s of a processor"),
+        "{refused}"
+    );
+}
+
+/// A module of some kilobytes: blocks in blocks with so many results each, and a branch to all of them, each of which the
+/// compiler gives all values.
+fn bomb(blocks: usize, results: usize) -> Vec<u8> {
+    let section = |kind: u8, content: Vec<u8>| [vec![kind], leb(content.len()), content].concat();
+    let types = [b"\x02\x60\0\0\x60\0".to_vec(), leb(results), b"\x7f".repeat(results)].concat();
+    let targets = (0..blocks).flat_map(leb).collect();
+    let body = [
+        b"\0".to_vec(),
+        b"\x02\x01".repeat(blocks),
+        b"\x41\0".repeat(results + 1),
+        b"\x0e".to_vec(),
+        leb(blocks - 1),
+        targets,
+        b"\x0b".repeat(blocks),
+        b"\x1a".repeat(results),
+        b"\x0b".to_vec(),
+    ]
+    .concat();
+    let code = [b"\x01".to_vec(), leb(body.len()), body].concat();
+    [b"\0asm\x01\0\0\0".to_vec(), section(1, types), section(3, b"\x01\0".to_vec()), section(10, code)]
+        .concat()
+}
+
+#[test]
+fn a_component_is_compiled_once_and_nothing_is_left_where_no_code_is_kept() {
+    use std::os::unix::fs::MetadataExt as _;
+    let host = Host::new();
+    let folder = host.state_dir().join("code");
+    let scores = r#"{"inputs":[{"name":"scores","datatype":"FP32","shape":[1,2],"data":[0.25,0.75]}]}"#;
+    let batch = written(&host, "scores.json", scores.as_bytes());
+    let run = |code_cache: &str| {
+        let component = plugin("argmax-label");
+        let arguments = ["plugin", "run", &component, "--in", &batch, "--code-cache", code_cache];
+        let ran =
+            ran(host.command().env("TMPDIR", host.state_dir().join("tmp")).args(arguments).output().unwrap());
+        assert_eq!(ran.expect_success().trim_end(), r#"[{"label":1,"probability":0.75}]"#);
+    };
+    let code = || {
+        let versions = std::fs::read_dir(folder.join("modules")).unwrap().map(|entry| entry.unwrap().path());
+        let files =
+            versions.flat_map(|version| std::fs::read_dir(version).unwrap()).map(|entry| entry.unwrap());
+        let code = files.filter(|file| file.path().extension().is_none());
+        code.map(|file| (file.file_name(), file.metadata().unwrap().ino())).collect::<Vec<_>>()
+    };
+    std::fs::create_dir(host.state_dir().join("tmp")).unwrap();
+    run(folder.to_str().unwrap());
+    let compiled = code();
+    assert_eq!(compiled.len(), 1, "{compiled:?}");
+    run(folder.to_str().unwrap());
+    assert_eq!(code(), compiled, "it was not compiled again");
+    run("none");
+    assert_eq!(std::fs::read_dir(host.state_dir().join("tmp")).unwrap().count(), 0);
+}
+
 #[test]
 fn a_plugin_that_misbehaves_has_an_exit_code_of_its_own() {
     let host = Host::new();

@@ -1,5 +1,6 @@
 //! Programs that are killed, restarted, or several at a time.
 
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
@@ -284,4 +285,26 @@ fn many_that_open_a_new_store_at_once_all_can() {
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         }
     }
+}
+
+#[test]
+fn a_program_ends_when_it_has_had_its_time_of_processors() {
+    let parent = std::process::id().to_string();
+    let endless = ["--processor", "1", "--", "sh", "-c", "while :; do :; done"];
+    let status = Host::new().command().args(["job", "--parent", &parent]).args(endless).status().unwrap();
+    assert_eq!(status.signal(), Some(24), "SIGXCPU");
+}
+
+#[test]
+fn a_program_within_limits_starts_others_within_them() {
+    let host = Host::new();
+    let (parent, program) = (std::process::id().to_string(), host.command());
+    // A shell that becomes another job, of the same parent.
+    let inner = "exec \"$0\" job --parent $PPID --memory 2147483648 --processor 120 -- sh -c 'ulimit -Hd; ulimit -Ht'";
+    let limits = ["--memory", "1073741824", "--processor", "60", "--", "sh", "-c", inner];
+    let mut job = host.command();
+    job.args(["job", "--parent", &parent]).args(limits).arg(program.get_program());
+    let ran = job.output().unwrap();
+    let printed = String::from_utf8_lossy(&ran.stdout);
+    assert_eq!(printed.split_whitespace().collect::<Vec<_>>(), ["1048576", "61"], "{ran:?}");
 }

@@ -1,0 +1,159 @@
+//! Compiles components in a process of their own: what a component makes of the compiler, which is not bounded by the size of the
+//! component, ends that process and no other.
+//!
+//! The process leaves the code in the folder of compiled code, where this one finds it. This one's engine has no compiler, so
+//! what is not there is an error and not work.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{Seek as _, Write as _};
+use std::ops::ControlFlow;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::process::Signal;
+use wasmtime::Engine;
+use wasmtime::component::Component;
+
+use super::runtime::engine_config;
+use super::session::clean;
+use super::{LoadError, code};
+use crate::process::{self, Cancel, Ended, LimitedCommand, Stopped, Waiting, how_it_ended};
+
+/// The hidden subcommand of this program that calls [`compile`].
+const SUBCOMMAND: &str = "compile";
+
+/// Exit code of the subcommand for what is no component; standard output has the reason.
+pub const NOT_A_COMPONENT: u8 = 3;
+
+/// Memory that compiling a component may take.
+const MEMORY_MAX_BYTES: u64 = 2 * 1024 * 1024 * 1024;
+
+/// Time of processors that it may take, all its threads together.
+const PROCESSOR_MAX_SECONDS: u64 = 120;
+
+/// Time that it may take by the clock, on a machine that has much else to do.
+const WALL_MAX: Duration = Duration::from_secs(300);
+
+/// Longest reason that is read.
+const REASON_MAX_BYTES: usize = 4 * 1024;
+
+/// What Rust says last of a process that gets no memory.
+const OUT_OF_MEMORY: &[u8] = b"memory allocation of ";
+
+/// Compiles `component` by way of `host`, this program, and leaves the code in `folder`.
+pub(super) fn compile_apart(host: &Path, folder: &Path, component: &[u8]) -> Result<(), LoadError> {
+    let ended = run(host, folder, component).map_err(|error| LoadError::NotCompiled(error.to_string()))?;
+    outcome(ended)
+}
+
+fn run(host: &Path, folder: &Path, component: &[u8]) -> std::io::Result<Ended> {
+    let mut input = File::from(memfd_create("component", MemfdFlags::CLOEXEC)?);
+    input.write_all(component)?;
+    input.rewind()?;
+    let command: [OsString; 4] = [host.into(), SUBCOMMAND.into(), "--code-cache".into(), folder.into()];
+    let limited = LimitedCommand {
+        memory_bytes: Some(MEMORY_MAX_BYTES),
+        processor_seconds: Some(PROCESSOR_MAX_SECONDS),
+        ..LimitedCommand::of_this_process(command.into())
+    };
+    let mut command = limited.to_command(host);
+    let child = command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let waiting = Waiting {
+        timeout: Some(WALL_MAX),
+        grace: Duration::ZERO,
+        answer_max_bytes: REASON_MAX_BYTES,
+        cancel: &Cancel::default(),
+        progress: None,
+        printed: &mut |_| {},
+        tick: &mut || ControlFlow::Continue(()),
+    };
+    process::wait(child, waiting)
+}
+
+fn outcome(ended: Ended) -> Result<(), LoadError> {
+    let Ended { status, stopped, answer, log, .. } = ended;
+    if status.success() {
+        return Ok(());
+    }
+    let last_line = log.last_line();
+    let is_out_of_time = stopped == Some(Stopped::TimedOut) || status.signal() == Some(Signal::XCPU.as_raw());
+    let printed = log.into_bytes();
+    Err(match status.code() {
+        _ if is_out_of_time => LoadError::CompileTime { max_seconds: PROCESSOR_MAX_SECONDS },
+        Some(code) if code == i32::from(NOT_A_COMPONENT) => {
+            LoadError::Invalid(clean(&String::from_utf8_lossy(&answer), REASON_MAX_BYTES))
+        }
+        _ if printed.windows(OUT_OF_MEMORY.len()).any(|text| text == OUT_OF_MEMORY) => {
+            LoadError::CompileMemory { max_bytes: MEMORY_MAX_BYTES }
+        }
+        // It has told why.
+        Some(1 | 2) => {
+            let reason = last_line.unwrap_or_default();
+            LoadError::NotCompiled(reason.trim_start_matches("error: ").to_owned())
+        }
+        _ => LoadError::CompilerCrash(how_it_ended(status, last_line)),
+    })
+}
+
+/// Compiles `component` in this process and leaves the code in `folder` for those that cannot: what the hidden subcommand does.
+///
+/// # Errors
+/// [`LoadError::Invalid`] for what is no component, and [`LoadError::NotCompiled`].
+pub fn compile(folder: &Path, component: &[u8]) -> Result<(), LoadError> {
+    let failed = |error: wasmtime::Error| LoadError::NotCompiled(format!("{error:#}"));
+    let mut config = engine_config();
+    let loading = Engine::new(config.clone().enable_compiler(false)).map_err(failed)?;
+    config.cache(Some(code::cache(folder).map_err(failed)?));
+    let compiling = Engine::new(&config).map_err(failed)?;
+    let compiled = Component::from_binary(&compiling, component);
+    let handed_over = code::hand_over(folder, component, &compiling, &loading);
+    match (handed_over, compiled) {
+        // Whether it can be used is for those to say who load it.
+        (Ok(true), _) => Ok(()),
+        (_, Err(error)) => Err(LoadError::Invalid(format!("{error:#}"))),
+        (Ok(false), Ok(_)) => {
+            Err(LoadError::NotCompiled(format!("its code could not be written to `{}`", folder.display())))
+        }
+        (Err(error), Ok(_)) => {
+            let folder = folder.display();
+            Err(LoadError::NotCompiled(format!("its code could not be kept in `{folder}`: {error}")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::ExitStatus;
+
+    use super::*;
+
+    fn error(status: i32, answer: &str, printed: &str) -> String {
+        let mut log = process::Log::default();
+        log.add(printed.as_bytes());
+        let (status, answer) = (ExitStatus::from_raw(status), answer.as_bytes().to_vec());
+        outcome(Ended { status, stopped: None, answer, answer_cut: false, log }).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn whatever_ends_the_compiler_is_told() {
+        let exited = |code: i32| code << 8;
+        assert!(
+            error(Signal::XCPU.as_raw(), "", "").contains("longer than the limit of 120 s of a processor")
+        );
+        let no_memory = "memory allocation of 4096 bytes failed\nstack backtrace:\n";
+        assert!(
+            error(Signal::ABORT.as_raw(), "", no_memory).contains("more memory than the limit of 2147483648")
+        );
+        let crash = "the compiler cannot take it: it was killed by signal 11: last words";
+        assert_eq!(error(Signal::SEGV.as_raw(), "", "first\nlast words\n"), crash);
+        let reason = "not a valid component: [31mbad";
+        assert_eq!(error(exited(3), "\x1b[31mbad\n", ""), reason);
+        assert_eq!(error(exited(1), "", "error: no disk\n"), "it could not be compiled: no disk");
+        let panicked = "the compiler cannot take it: it exited with code 101: thread panicked";
+        assert_eq!(error(exited(101), "", "thread panicked\n"), panicked);
+    }
+}
