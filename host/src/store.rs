@@ -57,6 +57,7 @@ impl Store {
 
     /// Like [`Store::open`], with blobs kept at `blobs`.
     pub fn open_with(folder: &Path, blobs: &BlobsUrl) -> Result<Self, StoreError> {
+        files::create_private_folder(folder)?;
         let store = Self { root: Arc::from(folder), blobs: Blobs::open(blobs, folder)?, owner: None };
         for folder in [store.windows(), store.temporary(), store.known_files_folder()] {
             files::create_folders(&folder)?;
@@ -100,6 +101,21 @@ mod tests {
         let error = Store::open(&file.join("state")).unwrap_err();
         assert!(error.to_string().starts_with("failed to create `"), "{error}");
         assert!(error.is_host_failure());
+    }
+
+    #[test]
+    fn a_folder_that_it_makes_is_for_its_user_alone() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let base = tempfile::tempdir().unwrap();
+        let mode = |folder: &Path| folder.metadata().unwrap().permissions().mode() & 0o777;
+        let made = base.path().join("above/state");
+        Store::open(&made).unwrap();
+        assert_eq!(mode(&made), 0o700);
+        let given = base.path().join("given");
+        std::fs::create_dir(&given).unwrap();
+        std::fs::set_permissions(&given, std::fs::Permissions::from_mode(0o750)).unwrap();
+        Store::open(&given).unwrap();
+        assert_eq!(mode(&given), 0o750, "as somebody else wanted it");
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! The folder of compiled code: wasmtime's own cache of it, in which this process looks and which another one fills.
 
 use std::borrow::Cow;
-use std::fs::{DirBuilder, File};
+use std::fs::{DirBuilder, File, Metadata};
 use std::hash::{Hash, Hasher};
 use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -69,12 +69,50 @@ impl Drop for CodeFolder {
     }
 }
 
-/// Makes `folder` if it is not there, and sees that files can be made in it.
+/// Makes `folder` if it is not there, and sees that files can be made in it, by nobody else.
 fn usable(folder: &Path) -> std::io::Result<PathBuf> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let folder = folder.canonicalize()?;
+    check_owners(&folder)?;
     tempfile::tempfile_in(&folder)?;
     Ok(folder)
+}
+
+/// Refuses a folder in which others could put code that this program would run: one that they can write to, or that has such a
+/// folder above or below it.
+fn check_owners(folder: &Path) -> std::io::Result<()> {
+    let refuse =
+        |path: &Path| Err(std::io::Error::other(format!("others may write to `{}`", path.display())));
+    for above in folder.ancestors() {
+        let metadata = above.symlink_metadata()?;
+        // Of a folder such as `/tmp` nobody can take away what is another's.
+        let is_sticky = above != folder && metadata.mode() & 0o1000 != 0;
+        if !is_ours(&metadata, is_sticky) {
+            return refuse(above);
+        }
+    }
+    if folder.symlink_metadata()?.mode() & 0o011 == 0 {
+        // Others do not get at what is below.
+        return Ok(());
+    }
+    let modules = folder.join("modules");
+    let Ok(versions) = std::fs::read_dir(&modules) else { return Ok(()) };
+    let versions: Vec<PathBuf> = versions.flatten().map(|version| version.path()).collect();
+    for below in std::iter::once(modules).chain(versions) {
+        let metadata = below.symlink_metadata()?;
+        if metadata.is_symlink() || !is_ours(&metadata, false) {
+            return refuse(&below);
+        }
+    }
+    Ok(())
+}
+
+/// Whether a folder is this user's or root's, and nobody else writes to it, or is free to: `others_may_write`.
+fn is_ours(metadata: &Metadata, others_may_write: bool) -> bool {
+    let user = rustix::process::geteuid().as_raw();
+    // The group that has the number of its user is that user's alone.
+    let writers = if metadata.gid() == metadata.uid() { 0o002 } else { 0o022 };
+    (metadata.uid() == user || metadata.uid() == 0) && (others_may_write || metadata.mode() & writers == 0)
 }
 
 /// What an engine looks in.
@@ -142,9 +180,36 @@ impl Hasher for Sha256Hasher {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt as _;
+    use std::fs::Permissions;
 
     use super::*;
+
+    #[test]
+    fn a_folder_that_others_may_write_to_is_not_used() {
+        let base = tempfile::tempdir().unwrap();
+        let base = base.path().canonicalize().unwrap();
+        let (above, folder) = (base.join("above"), base.join("above/code"));
+        let version = folder.join("modules/version");
+        std::fs::create_dir_all(&version).unwrap();
+        let is_used = || CodeFolder::open(Some(&folder)).unwrap().path() == folder;
+        let set = |path: &Path, mode| std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+        for path in [&above, &folder, &folder.join("modules"), &version] {
+            set(path, 0o755);
+        }
+        assert!(is_used());
+        for path in [&above, &folder, &folder.join("modules"), &version] {
+            set(path, 0o777);
+            assert!(!is_used(), "{}", path.display());
+            set(path, 0o755);
+        }
+        set(&above, 0o1777);
+        assert!(is_used());
+        set(&version, 0o777);
+        set(&folder, 0o700);
+        assert!(is_used(), "nobody gets there");
+        assert!(usable(&base.join("made/by/it")).is_ok());
+        assert_eq!(base.join("made/by/it").metadata().unwrap().mode() & 0o777, 0o700);
+    }
 
     #[test]
     fn a_temporary_folder_goes_with_who_made_it() {

@@ -39,7 +39,8 @@ pub struct RuntimeConfig {
     /// Overrides every manifest's instance policy.
     pub instances: Option<InstancePolicy>,
     /// Folder where compiled code is kept, so that a component is compiled once on a machine; with none it is once in the life
-    /// of the runtime. Whoever can write there decides what this program runs, so it is made for its owner alone.
+    /// of the runtime. Whoever can write there decides what this program runs, so it is made for its owner alone, and one that
+    /// others can write to is not used.
     pub code_cache: Option<PathBuf>,
     /// The program `host`, which compiles components in a process of its own. By default it is the program that runs; one that
     /// only has this library, such as a bench, names it.

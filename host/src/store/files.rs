@@ -1,5 +1,6 @@
-use std::fs::{File, Metadata};
+use std::fs::{DirBuilder, File, Metadata};
 use std::io::{ErrorKind, Read as _, Write as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -87,12 +88,21 @@ pub(super) fn sync_folder(folder: &Path) -> Result<(), StoreError> {
 
 /// Creates a folder, and those above it that are missing, durably.
 pub(super) fn create_folders(folder: &Path) -> Result<(), StoreError> {
+    create(folder, &DirBuilder::new())
+}
+
+/// The same, and nobody else sees what is in the folder.
+pub(super) fn create_private_folder(folder: &Path) -> Result<(), StoreError> {
+    create(folder, DirBuilder::new().mode(0o700))
+}
+
+fn create(folder: &Path, builder: &DirBuilder) -> Result<(), StoreError> {
     if folder.is_dir() {
         return Ok(());
     }
     let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     create_folders(parent)?;
-    match std::fs::create_dir(folder) {
+    match builder.create(folder) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists || !folder.is_dir() => {
             Err(StoreError::io("create", folder)(error))
         }
