@@ -17,6 +17,7 @@ mod compile;
 mod detector;
 mod error;
 mod idle;
+mod imports;
 mod interfaces;
 mod limits;
 mod load;

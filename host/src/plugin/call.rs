@@ -3,12 +3,9 @@ use std::time::{Duration, Instant};
 
 use wasmtime::{ResourceLimiter, UpdateDeadline};
 
-use super::bindings::transformer::mlops::plugin::{log, metrics};
+use super::bindings::transformer::mlops::plugin::log;
 use super::runtime::EPOCH_TICK;
-use super::{Limits, MetricKind, MetricPoint};
-
-/// Longest piece of a plugin's log line that is repeated in an error.
-const QUOTED_LOG_MAX_CHARS: usize = 300;
+use super::{Limits, MetricPoint};
 
 /// How many times as long a call may take as it may have of a processor: a busy machine must not end what does little.
 const WALL_MAX: u32 = 10;
@@ -26,8 +23,10 @@ pub(super) struct CallState {
     /// What the call has taken; from its first epoch tick on, because most calls end before one and a clock costs more than many of
     /// them do.
     clock: Option<CallClock>,
-    log_bytes_left: usize,
-    log_lines_dropped: u64,
+    /// What the host has done for the call since it was looked at last.
+    pub(super) in_host: Duration,
+    pub(super) log_bytes_left: usize,
+    pub(super) log_lines_dropped: u64,
     /// Memory that the instance has.
     pub(super) memory_bytes: u64,
     /// A growth of memory was refused in this call.
@@ -67,21 +66,23 @@ impl Reading {
 }
 
 impl CallClock {
-    fn start(now: Reading) -> Self {
-        Self { started: now.at, last: now, spent: Duration::ZERO }
+    fn start(now: Reading, in_host: Duration) -> Self {
+        Self { started: now.at, last: now, spent: in_host }
     }
 
     /// Whether the call has had all of its time: `call_max` of a processor, or [`WALL_MAX`] times as long altogether. The time in
-    /// which other threads have its core is not its own.
-    fn is_over(&mut self, now: Reading, call_max: Duration) -> bool {
+    /// which other threads have its core is not its own. What the host does for it, `in_host` since the last look, is.
+    fn is_over(&mut self, now: Reading, in_host: Duration, call_max: Duration) -> bool {
         let before = std::mem::replace(&mut self.last, now);
         let taken = match now.thread == before.thread {
             true => now.processor.saturating_sub(before.processor),
             // What it has taken of another thread's nobody knows.
             false => now.at - before.at,
         };
-        // Since it made way others may have had the thread; it is looked at each tick that it runs.
-        self.spent += taken.min(LOOK_MAX);
+        let in_host = in_host.min(taken);
+        // Since it made way others may have had the thread; it is looked at each tick that it runs, but for the time in which the
+        // host does something for it.
+        self.spent += (taken - in_host).min(LOOK_MAX) + in_host;
         self.spent >= call_max || now.at - self.started >= call_max * WALL_MAX
     }
 }
@@ -92,6 +93,7 @@ impl CallState {
             plugin: plugin.to_owned(),
             limits: limits.clone(),
             clock: None,
+            in_host: Duration::ZERO,
             log_bytes_left: 0,
             log_lines_dropped: 0,
             memory_bytes: 0,
@@ -107,6 +109,7 @@ impl CallState {
     /// Starts the clock and the budgets of the next call.
     pub(super) fn begin_call(&mut self) {
         self.clock = None;
+        self.in_host = Duration::ZERO;
         self.log_bytes_left = self.limits.log_max_bytes;
         self.log_lines_dropped = 0;
         self.memory_refused = false;
@@ -127,12 +130,13 @@ impl CallState {
     pub(super) fn on_epoch_tick(&mut self) -> wasmtime::Result<UpdateDeadline> {
         let call_max = Duration::from_millis(u64::from(self.limits.call_max_ms));
         let now = Reading::now();
+        let in_host = std::mem::take(&mut self.in_host);
         let Some(clock) = &mut self.clock else {
-            self.clock = Some(CallClock::start(now));
+            self.clock = Some(CallClock::start(now, in_host));
             // The tick may have come at once: a call of some microseconds would wait for all others, and who waits for it too.
             return Ok(UpdateDeadline::Continue(1));
         };
-        if clock.is_over(now, call_max) {
+        if clock.is_over(now, in_host, call_max) {
             self.timed_out = true;
             return Err(wasmtime::Trap::Interrupt.into());
         }
@@ -141,11 +145,20 @@ impl CallState {
         Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
     }
 
-    fn record_point(&mut self, kind: MetricKind, name: String, value: f64, labels: Vec<metrics::Label>) {
-        let labels = labels.into_iter().map(|label| (label.name, label.value)).collect();
-        let point = MetricPoint { name, kind, value, labels };
-        if self.metric_points.len() < self.limits.metric_points_max && point.is_valid() {
-            self.metric_points.push(point);
+    /// Whether one more point may be reported in this call.
+    pub(super) fn has_room_for_a_point(&self) -> bool {
+        self.metric_points.len() < self.limits.metric_points_max
+    }
+
+    /// Writes a line of the plugin's, in which there is nothing that could forge another.
+    pub(super) fn write_log(&self, level: log::Level, message: &str, fields: &str) {
+        let plugin = self.plugin.as_str();
+        match level {
+            log::Level::Trace => tracing::trace!(target: "plugin", plugin, fields, "{message}"),
+            log::Level::Debug => tracing::debug!(target: "plugin", plugin, fields, "{message}"),
+            log::Level::Info => tracing::info!(target: "plugin", plugin, fields, "{message}"),
+            log::Level::Warn => tracing::warn!(target: "plugin", plugin, fields, "{message}"),
+            log::Level::Error => tracing::error!(target: "plugin", plugin, fields, "{message}"),
         }
     }
 }
@@ -165,48 +178,6 @@ impl ResourceLimiter for CallState {
     }
 }
 
-impl log::Host for CallState {
-    fn log(&mut self, level: log::Level, message: String, fields: Vec<(String, String)>) {
-        if level == log::Level::Error {
-            self.last_error = Some(message.chars().take(QUOTED_LOG_MAX_CHARS).collect());
-        }
-        // Every line and field costs something, or endless empty ones would be free.
-        let of_fields = fields.iter().map(|(name, value)| name.len() + value.len() + 16).sum::<usize>();
-        let Some(left) = self.log_bytes_left.checked_sub(message.len() + of_fields + 16) else {
-            self.log_lines_dropped += 1;
-            return;
-        };
-        self.log_bytes_left = left;
-        let plugin = self.plugin.as_str();
-        // Control characters could forge lines or drive a terminal.
-        let clean = |text: &str| text.chars().filter(|c| !c.is_control()).collect::<String>();
-        let message = clean(&message);
-        let fields = fields.iter().map(|(name, value)| format!("{}={}", clean(name), clean(value)));
-        let fields = fields.collect::<Vec<_>>().join(" ");
-        match level {
-            log::Level::Trace => tracing::trace!(target: "plugin", plugin, fields, "{message}"),
-            log::Level::Debug => tracing::debug!(target: "plugin", plugin, fields, "{message}"),
-            log::Level::Info => tracing::info!(target: "plugin", plugin, fields, "{message}"),
-            log::Level::Warn => tracing::warn!(target: "plugin", plugin, fields, "{message}"),
-            log::Level::Error => tracing::error!(target: "plugin", plugin, fields, "{message}"),
-        }
-    }
-}
-
-impl metrics::Host for CallState {
-    fn counter_add(&mut self, name: String, amount: f64, labels: Vec<metrics::Label>) {
-        self.record_point(MetricKind::Counter, name, amount, labels);
-    }
-
-    fn gauge_set(&mut self, name: String, value: f64, labels: Vec<metrics::Label>) {
-        self.record_point(MetricKind::Gauge, name, value, labels);
-    }
-
-    fn histogram_record(&mut self, name: String, value: f64, labels: Vec<metrics::Label>) {
-        self.record_point(MetricKind::Histogram, name, value, labels);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,24 +185,38 @@ mod tests {
     #[test]
     fn the_time_in_which_others_have_the_core_is_not_the_calls() {
         let start = Reading::now();
-        let ms = Duration::from_millis;
+        let (none, ms) = (Duration::ZERO, Duration::from_millis);
         let after = |wall, processor| Reading {
             at: start.at + ms(wall),
             processor: start.processor + ms(processor),
             ..start
         };
-        let mut clock = CallClock::start(start);
-        assert!(!clock.is_over(after(900, 5), ms(100)));
+        let mut clock = CallClock::start(start, none);
+        assert!(!clock.is_over(after(900, 5), none, ms(100)));
         // A tick each, and all of a core.
-        let ended = (1..).find(|tick| clock.is_over(after(900 + 2 * tick, 5 + 2 * tick), ms(100)));
+        let ended = (1..).find(|tick| clock.is_over(after(900 + 2 * tick, 5 + 2 * tick), none, ms(100)));
         assert_eq!(ended, Some(48));
-        let mut clock = CallClock::start(start);
-        assert!(!clock.is_over(after(999, 999), ms(100)), "others had the thread since it made way");
-        assert!(clock.is_over(after(1_000, 999), ms(100)), "whatever it does");
-        let mut clock = CallClock::start(start);
+        let mut clock = CallClock::start(start, none);
+        assert!(!clock.is_over(after(999, 999), none, ms(100)), "others had the thread since it made way");
+        assert!(clock.is_over(after(1_000, 999), none, ms(100)), "whatever it does");
+        let mut clock = CallClock::start(start, none);
         let elsewhere = Reading { thread: std::thread::spawn(|| ()).thread().id(), ..after(6, 0) };
-        assert!(!clock.is_over(elsewhere, ms(8)));
-        assert!(clock.is_over(after(8, 0), ms(8)), "what cannot be told counts");
+        assert!(!clock.is_over(elsewhere, none, ms(8)));
+        assert!(clock.is_over(after(8, 0), none, ms(8)), "what cannot be told counts");
+    }
+
+    #[test]
+    fn what_the_host_does_for_a_call_counts_in_full() {
+        let start = Reading::now();
+        let ms = Duration::from_millis;
+        let after =
+            |wall| Reading { at: start.at + ms(wall), processor: start.processor + ms(wall), ..start };
+        let mut clock = CallClock::start(start, ms(20));
+        assert!(!clock.is_over(after(69), ms(69), ms(100)));
+        assert!(clock.is_over(after(81), ms(11), ms(100)));
+        let mut clock = CallClock::start(start, ms(0));
+        let other = Reading { processor: start.processor + ms(5), ..after(900) };
+        assert!(!clock.is_over(other, ms(900), ms(100)), "others had the core");
     }
 
     #[test]

@@ -1,3 +1,9 @@
+/// Labels that a point may have.
+pub(super) const LABELS_MAX: usize = 8;
+
+/// Longest value of a label. Names are shorter.
+pub(super) const TEXT_MAX_BYTES: usize = 128;
+
 /// What a metric point does to its series.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MetricKind {
@@ -29,8 +35,8 @@ impl MetricPoint {
         self.value.is_finite()
             && counts_up
             && is_metric_name(&self.name)
-            && self.labels.len() <= 8
-            && self.labels.iter().all(|(name, value)| is_metric_name(name) && value.len() <= 128)
+            && self.labels.len() <= LABELS_MAX
+            && self.labels.iter().all(|(name, value)| is_metric_name(name) && value.len() <= TEXT_MAX_BYTES)
     }
 }
 

@@ -2,15 +2,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use wasmtime::component::{Component, HasSelf, Linker};
+use wasmtime::component::{Component, Linker};
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
-use super::bindings::transformer::mlops::plugin::{log, metrics};
 use super::call::CallState;
 use super::code::{self, CodeFolder};
 use super::compile::compile_apart;
 use super::idle::AllIdle;
-use super::{InstancePolicy, LimitsCeiling, LoadError, load};
+use super::{InstancePolicy, LimitsCeiling, LoadError, imports, load};
 use crate::domain::SharedByDigest;
 
 /// How often a running guest is looked at: the granularity of time limits. It holds a thread for twice as long at most.
@@ -91,8 +90,7 @@ impl PluginRuntime {
         engine_config.enable_compiler(false);
         let engine = Engine::new(&engine_config).map_err(fail)?;
         let mut linker = Linker::new(&engine);
-        log::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut CallState| state).map_err(fail)?;
-        metrics::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut CallState| state).map_err(fail)?;
+        imports::add_to_linker(&mut linker).map_err(fail)?;
         start_clock(&engine).map_err(|error| RuntimeError(error.to_string()))?;
         let (plugins, idle) = (SharedByDigest::default(), AllIdle::default());
         Ok(Self { inner: Arc::new(Inner { engine, linker, config, code, plugins, idle }) })

@@ -394,6 +394,21 @@ fn a_plugin_that_misbehaves_has_an_exit_code_of_its_own() {
 }
 
 #[test]
+fn of_what_a_plugin_says_no_more_is_copied_than_it_may_say() {
+    let host = Host::new();
+    let config = r#"{"behaviour":"long-lists"}"#;
+    let arguments = ["plugin", "run", &guest("misbehaving"), "--in", "-", "--config", config, "-v"];
+    let ran = run_with_input(&host, &arguments, "[{\"x\": 1}]");
+    assert_eq!((ran.code, ran.stdout.trim_end()), (0, r#"[{"x":1}]"#), "{}", ran.stderr);
+    for told in ["enough", "field=value", "dropped=1", r#"metric points Counter 2 [("label", "value")]"#] {
+        assert!(ran.stderr.contains(told), "{told}: {}", ran.stderr);
+    }
+    for dropped in ["too much", "points Counter 1", "xxxx"] {
+        assert!(!ran.stderr.contains(dropped), "{dropped}: {}", &ran.stderr[..ran.stderr.len().min(1_000)]);
+    }
+}
+
+#[test]
 fn every_malformed_answer_is_refused() {
     let host = Host::new();
     for how in [

@@ -63,6 +63,8 @@ enum Behaviour {
     Chatty,
     /// Writes metric points, then does what it should.
     Counting,
+    /// Hands lists to `log` and `metrics` that are longer than any line or point may be, then does what it should.
+    LongLists,
     /// Answers with more than a host should take.
     HugeOutput,
     /// Fails with a message longer than a host should take.
@@ -181,6 +183,7 @@ impl Misbehaving {
                     metrics::counter_add("points", 1.0, &[]);
                 }
             }
+            Behaviour::LongLists => long_lists(),
             Behaviour::HugeError => return Err(Error::Other("x".repeat(config.bytes))),
             Behaviour::WrongPlace => {
                 return Err(Error::InvalidInput(InvalidInput {
@@ -203,6 +206,29 @@ fn recurse(depth: u64) -> u64 {
 
 fn tensor(name: &str, dtype: Dtype, shape: &[u64], data: Vec<u8>) -> Tensor {
     Tensor { name: name.to_owned(), dtype, shape: shape.to_vec(), data }
+}
+
+/// A hundred megabytes in a list, all of which are the same one.
+fn long_lists() {
+    let shared = vec![b'x'; 1 << 20].leak();
+    let (pointer, length) = (shared.as_mut_ptr(), shared.len());
+    // SAFETY: none; as in `huge_output`, and the strings are forgotten below.
+    let text = || unsafe { String::from_raw_parts(pointer, length, length) };
+    let fields: Vec<_> = (0..100).map(|_| ("field".to_owned(), text())).collect();
+    log::log(log::Level::Info, "too much", &fields);
+    std::mem::forget(fields);
+    let label = |_| metrics::Label { name: "label".to_owned(), value: text() };
+    for count in [8, 100] {
+        let labels: Vec<_> = (0..count).map(label).collect();
+        metrics::counter_add("points", 1.0, &labels);
+        std::mem::forget(labels);
+    }
+    log::log(log::Level::Info, "enough", &[("field".to_owned(), "value".to_owned())]);
+    metrics::counter_add(
+        "points",
+        2.0,
+        &[metrics::Label { name: "label".to_owned(), value: "value".to_owned() }],
+    );
 }
 
 fn huge_output(rows: u64, config: &Config) -> Vec<Tensor> {
