@@ -67,6 +67,16 @@ pub struct Deployment {
     batcher: RwLock<Option<Arc<Batcher>>>,
 }
 
+/// What is given to a request, and by whom.
+pub(super) struct Given {
+    /// The columns.
+    pub(super) outputs: Batch,
+    /// Who answered for an endpoint that is made of others.
+    pub(super) parts: Vec<Part>,
+    /// Whether it was kept from before; none where answers are not kept.
+    pub(super) is_cached: Option<bool>,
+}
+
 /// What a request brings along beside its body.
 #[derive(Clone)]
 pub struct Call {
@@ -256,15 +266,15 @@ impl Deployment {
     }
 
     /// Answers a body that `decode` makes a batch of, by the columns of the signature and the most rows that there may be;
-    /// `encode` writes the outputs, with what `decode` has noted beside the batch.
+    /// `encode` writes what was given to it, with what `decode` has noted beside the batch.
     ///
     /// Small requests go all of their way on the thread that calls; what takes longer goes to the blocking pool.
-    pub async fn answer_as<N, T>(
+    pub(super) async fn answer_as<N, T>(
         &self,
         body: RequestBody,
         call: Call,
         decode: impl FnOnce(&[u8], &[ColumnSpec], usize) -> Result<Decoded<N>, ApiError> + Send + 'static,
-        encode: impl FnOnce(&Batch, N) -> Result<T, ApiError> + Send + 'static,
+        encode: impl FnOnce(&Given, N) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<Answer<T>, ApiError>
     where
         N: Send + 'static,
@@ -282,7 +292,7 @@ impl Deployment {
         body: RequestBody,
         call: Call,
         decode: impl FnOnce(&[u8], &[ColumnSpec], usize) -> Result<Decoded<N>, ApiError> + Send + 'static,
-        encode: impl FnOnce(&Batch, N) -> Result<T, ApiError> + Send + 'static,
+        encode: impl FnOnce(&Given, N) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<Answer<T>, ApiError>
     where
         N: Send + 'static,
@@ -309,12 +319,15 @@ impl Deployment {
         let encode_started = Instant::now();
         let Computed { inputs, outputs, times, batch_rows, parts, is_first, .. } = computed;
         let scores = outputs.rows().saturating_mul(self.engine.work.score_count());
-        let (outputs, body) = if outputs.rows() <= INLINE_ROWS_MAX && scores <= INLINE_SCORES_MAX {
-            let body = encode(&outputs, note)?;
-            (outputs, body)
+        let is_quick = outputs.rows() <= INLINE_ROWS_MAX && scores <= INLINE_SCORES_MAX;
+        let given = Given { outputs, parts, is_cached };
+        let (given, body) = if is_quick {
+            let body = encode(&given, note)?;
+            (given, body)
         } else {
-            on_blocking_pool(move || encode(&outputs, note).map(|body| (outputs, body))).await??
+            on_blocking_pool(move || encode(&given, note).map(|body| (given, body))).await??
         };
+        let Given { outputs, parts, is_cached } = given;
         let times = StageTimes { decode: decode_time, encode: encode_started.elapsed(), ..times };
         Ok(Answer { body, inputs, outputs, times, is_cached, parts, batch_rows, is_first })
     }

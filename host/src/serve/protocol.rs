@@ -241,14 +241,14 @@ pub(super) async fn inferred(
             let note = (request.id, request.outputs);
             Ok(Decoded { inputs: request.inputs, note, timeout: request.timeout })
         },
-        move |outputs, (id, selection)| {
+        move |given, (id, selection)| {
             let head = ResponseHead {
                 model_name: &name,
                 model_version: Some(&number),
                 id: id.as_deref(),
                 parameters: &[],
             };
-            Ok(encode_response(head, outputs, &selection)?)
+            Ok(encode_response(head, &given.outputs, &selection)?)
         },
     );
     let write = async |body| packed_response(&shared.bodies, body, accepted_by(&head.headers)).await;

@@ -2,6 +2,7 @@
 
 use axum::http::{HeaderMap, StatusCode, header};
 
+use super::deployment::Given;
 use super::{Answer, ApiError, Call, Decoded, Deployment, ErrorCode, RequestBody};
 use crate::data::{self, RowForm, UnknownColumns};
 use crate::domain::{Batch, ColumnSpec, DataType, Tensor};
@@ -55,8 +56,9 @@ impl BodyFormat {
             };
             Ok(Decoded { inputs, note, timeout: None })
         };
-        let encode =
-            |outputs: &Batch, form| data::encode_rows(outputs, form).map_err(|error| not_in_json(&error));
+        let encode = |given: &Given, form| {
+            data::encode_rows(&given.outputs, form).map_err(|error| not_in_json(&error))
+        };
         deployment.answer_as(body, call, decode, encode).await
     }
 }

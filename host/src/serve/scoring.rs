@@ -13,12 +13,13 @@ use axum::routing::{get, post};
 
 use super::answer::error_response;
 use super::body::{accepted_by, packed_json};
+use super::deployment::Given;
 use super::exchange::{answered, arrived, refused};
 use super::rows::not_in_json;
 use super::shared::Shared;
 use super::{ApiError, Decoded, ErrorCode};
 use crate::data::{self, UnknownColumns};
-use crate::domain::{Batch, ColumnSpec};
+use crate::domain::ColumnSpec;
 
 pub(super) fn router() -> Router<Arc<Shared>> {
     Router::new()
@@ -88,7 +89,8 @@ async fn scored(shared: &Shared, endpoint: &str, request: Request) -> Response<B
         };
         Ok(Decoded { inputs, note: (), timeout: None })
     };
-    let encode = |outputs: &Batch, ()| data::encode_predictions(outputs).map_err(|error| not_in_json(&error));
+    let encode =
+        |given: &Given, ()| data::encode_predictions(&given.outputs).map_err(|error| not_in_json(&error));
     let answer = asked.deployment.answer_as(body, call, decode, encode);
     let write = async |body| packed_json(&shared.bodies, body, accepted_by(&head.headers)).await;
     answered(shared, &asked, answer, write, told).await

@@ -254,6 +254,14 @@ impl Shared {
     }
 }
 
+/// What an answer says of the parts that gave it, where its endpoint is made of others.
+pub(super) fn answered_by_parts(parts: &[Part]) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+    let of_parts = (!parts.is_empty())
+        .then(|| [(BUNDLE_HEADER, bundles_of(parts)), (VERSION_HEADER, versions_of(parts))]);
+    let of_parts = of_parts.into_iter().flatten();
+    of_parts.filter_map(|(header, text)| Some((header, HeaderValue::from_str(&text).ok()?)))
+}
+
 /// The header that tells whether an answer was kept from before, where answers are.
 pub(super) fn cache_header(is_cached: Option<bool>) -> Option<(HeaderName, HeaderValue)> {
     Some((CACHE_HEADER, HeaderValue::from_static(if is_cached? { "hit" } else { "miss" })))
@@ -270,13 +278,8 @@ impl Asked {
         id: &str,
         parts: &[Part],
     ) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
-        let of_parts = (!parts.is_empty())
-            .then(|| [(BUNDLE_HEADER, bundles_of(parts)), (VERSION_HEADER, versions_of(parts))]);
-        let of_parts = of_parts.into_iter().flatten();
-        let of_parts =
-            of_parts.filter_map(|(header, text)| Some((header, HeaderValue::from_str(&text).ok()?)));
         let id = HeaderValue::from_str(id).ok().map(|id| (PREDICTION_HEADER, id));
-        id.into_iter().chain(self.deployment.headers().iter().cloned()).chain(of_parts)
+        id.into_iter().chain(self.deployment.headers().iter().cloned()).chain(answered_by_parts(parts))
     }
 }
 

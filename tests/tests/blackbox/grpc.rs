@@ -8,7 +8,7 @@ use std::time::Duration;
 use host_tests::{Host, Http2, Server, pixels_json, python, ran, repository, test_images};
 use serde_json::{Value, json};
 
-use super::endpoints::two_versions;
+use super::endpoints::{two_versions, write};
 use super::observed::call;
 use super::serving::slow_model;
 
@@ -28,18 +28,39 @@ fn the_official_client_of_grpc_works_unmodified() {
 }
 
 #[test]
-fn metadata_tell_whether_an_answer_was_kept() {
+fn metadata_and_parameters_tell_who_gave_an_answer_and_whether_it_was_kept() {
     let registry = two_versions();
-    let server = registry.host.serve(["--model", "digits", "--cache-mib", "4"]);
-    let script = "import grpc, sys\n\
-        infer = grpc.insecure_channel(sys.argv[1]).unary_unary(sys.argv[2])\n\
-        for _ in range(2):\n    \
-            _, call = infer.with_call(bytes.fromhex(sys.argv[3]))\n    \
-            print(dict(call.initial_metadata())['x-cache'])";
-    let message: String = call("digits", 3)[5..].iter().map(|byte| format!("{byte:02x}")).collect();
+    let file = write(
+        &registry.host,
+        "version: 1
+endpoints:
+  one: { model: digits@1, cache_mib: 4 }
+  two: { model: digits@2 }
+  e: { ensemble: [two, two, one] }
+",
+    );
+    let server = registry.host.serve(["--endpoints", &file]);
+    let script = "import sys, grpc\n\
+        from tritonclient.grpc import service_pb2, service_pb2_grpc\n\
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(grpc.insecure_channel(sys.argv[1]))\n\
+        for message in sys.argv[2:]:\n    \
+            request = service_pb2.ModelInferRequest.FromString(bytes.fromhex(message))\n    \
+            response, call = stub.ModelInfer.with_call(request)\n    \
+            metadata = dict(call.initial_metadata())\n    \
+            [streamed] = list(stub.ModelStreamInfer(iter([request])))\n    \
+            streamed = streamed.infer_response.parameters\n    \
+            names = ['x-model-version', 'x-bundle-digest', 'x-cache']\n    \
+            told = [metadata.get(name) for name in names]\n    \
+            assert told == [response.parameters[name].string_param or None for name in names], (response, metadata)\n    \
+            assert told[:2] == [streamed[name].string_param for name in names[:2]], (streamed, metadata)\n    \
+            print(told[0], len(told[1].split(', ')), told[2])";
+    let message = |endpoint: &str| -> String {
+        call(endpoint, 3)[5..].iter().map(|byte| format!("{byte:02x}")).collect()
+    };
     let mut asking = Command::new(python());
-    asking.args(["-c", script, server.address(), INFER, &message]);
-    assert_eq!(ran(asking.output().unwrap()).expect_success(), "miss\nhit\n");
+    asking.args(["-c", script, server.address(), &message("one"), &message("one"), &message("e")]);
+    let expected = "digits@1 1 miss\ndigits@1 1 hit\ndigits@1, digits@2 2 None\n";
+    assert_eq!(ran(asking.output().unwrap()).expect_success(), expected);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::super::body::RequestBody;
 use super::super::endpoint::number_of;
 use super::super::observe::{Begun, ObservedStream, Seen, SeenError};
 use super::super::protocol::asked;
-use super::super::shared::{Asked, cache_header};
+use super::super::shared::{Asked, answered_by_parts, cache_header};
 use super::super::{ApiError, Decoded, ErrorCode};
 use super::message::framed;
 use super::request::{InferHead, decode_infer_request};
@@ -178,13 +178,14 @@ async fn computed(
     let asked = known.insert(asked(shared, head.model_name, version, Some(headers))?);
     let request = asked.routing.call(deadline.at());
     let prediction = shared.next_prediction_id();
-    let known: Vec<_> = asked.answered_by(&prediction, &[]).collect();
-    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-    let head = InferResponseHead {
+    let parameter = |(name, value): (HeaderName, HeaderValue)| {
+        (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+    };
+    let mut head = InferResponseHead {
         model_name: asked.endpoint.name().to_string(),
         model_version: number_of(&asked.deployment).to_string(),
         id: head.id.to_owned(),
-        parameters: known.iter().map(|(name, value)| (name.to_string(), text(value))).collect(),
+        parameters: asked.answered_by(&prediction, &[]).map(parameter).collect(),
     };
     let answer = asked.deployment.answer_as(
         message,
@@ -195,7 +196,11 @@ async fn computed(
             let request = decode_infer_request(message, specs, rows_max)?;
             Ok(Decoded { inputs: request.inputs, note: request.outputs, timeout: request.timeout })
         },
-        move |outputs, selection| encode_infer_response(head, outputs, &selection, envelope),
+        move |given, selection| {
+            let of_answer = answered_by_parts(&given.parts).chain(cache_header(given.is_cached));
+            head.parameters.extend(of_answer.map(parameter));
+            encode_infer_response(head, &given.outputs, &selection, envelope)
+        },
     );
     let mut answer = answer.await?;
     let message = shared.bodies.hold(std::mem::take(&mut answer.body));
