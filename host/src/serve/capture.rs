@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use rustix::process::setpriority_process;
 use rustix::thread::gettid;
@@ -14,6 +15,9 @@ use crate::data::DataError;
 
 /// How much the thread that writes makes way for others: it gets about a tenth of a core that is wanted by one of them.
 const NICENESS: i32 = 10;
+
+/// How long it rests where one write takes longer than there is between two.
+const REST_MIN: Duration = Duration::from_millis(100);
 
 /// What was captured of requests could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -31,65 +35,77 @@ pub enum CaptureError {
 
 /// Writes what was captured of requests, their rows and predictions, about once a second, and at the end.
 ///
-/// It has a thread of its own, which makes way for those that answer: the work is some milliseconds, and whoever would wait for it
-/// is late.
+/// Each has a thread of its own, so that the windows of many endpoints do not keep predictions waiting. They make way for those that
+/// answer: the work is some milliseconds, and whoever would wait for it is late.
 pub struct Capture {
-    captured: Captured,
-    stop: Sender<()>,
-    thread: JoinHandle<()>,
-}
-
-#[derive(Clone)]
-struct Captured {
     endpoints: Arc<Endpoints>,
     recorder: Option<Arc<Recorder>>,
+    writers: Vec<Writer>,
+}
+
+/// A thread that writes.
+struct Writer {
+    stop: Sender<()>,
+    thread: JoinHandle<()>,
 }
 
 impl Capture {
     /// Begins to write what `endpoints` capture, and predictions where they are recorded.
     pub fn start(endpoints: Arc<Endpoints>, recorder: Option<Arc<Recorder>>) -> Result<Self, CaptureError> {
-        let captured = Captured { endpoints, recorder };
-        let (stop, stopped) = mpsc::channel();
-        let writing = captured.clone();
-        let thread = std::thread::Builder::new().name("capture".to_owned()).spawn(move || {
-            if let Err(error) = setpriority_process(Some(gettid()), NICENESS) {
-                tracing::debug!(%error, "the thread that writes windows makes way for nobody");
-            }
-            let mut is_broken = [false; 2];
-            while stopped.recv_timeout(FLUSH_INTERVAL) == Err(RecvTimeoutError::Timeout) {
-                // A mistake of ours in one write is no reason for no others.
-                let written = catch_unwind(AssertUnwindSafe(|| writing.flush()));
-                // Each told once, until it works again.
-                let Ok(written) = written else {
-                    if is_broken != [true; 2] {
-                        tracing::error!("the writer of what was captured failed");
-                    }
-                    is_broken = [true; 2];
-                    continue;
-                };
-                for (written, is_broken) in written.iter().zip(&mut is_broken) {
-                    match written {
-                        Err(error) if !*is_broken => tracing::error!("{}", with_causes(error)),
-                        _ => {}
-                    }
-                    *is_broken = written.is_err();
-                }
-            }
-        })?;
-        Ok(Self { captured, stop, thread })
+        let windows = Arc::clone(&endpoints);
+        let mut writers = vec![Writer::start("windows", move || Ok(windows.flush_windows()?))?];
+        if let Some(recorder) = recorder.clone() {
+            writers.push(Writer::start("predictions", move || Ok(recorder.flush()?))?);
+        }
+        Ok(Self { endpoints, recorder, writers })
     }
 
     /// Writes what is left, and ends. Waits for it.
     pub fn finish(self) -> Result<(), CaptureError> {
-        drop(self.stop);
-        // It does not panic; if it did, what is left is written all the same.
-        let _ = self.thread.join();
-        let [windows, predictions] = self.captured.flush();
+        for Writer { stop, thread } in self.writers {
+            drop(stop);
+            // It does not panic; if it did, what is left is written all the same.
+            let _ = thread.join();
+        }
+        let windows = self.endpoints.flush_windows().map_err(CaptureError::from);
+        let predictions = self.recorder.map_or(Ok(()), |recorder| recorder.flush());
+        let predictions = predictions.map_err(CaptureError::from);
         if let (Err(error), Err(_)) = (&windows, &predictions) {
             // Only one can be given.
             tracing::error!("{}", with_causes(error));
         }
         predictions.and(windows)
+    }
+}
+
+impl Writer {
+    fn start(
+        name: &str,
+        write: impl Fn() -> Result<(), CaptureError> + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let (stop, stopped) = mpsc::channel();
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            if let Err(error) = setpriority_process(Some(gettid()), NICENESS) {
+                tracing::debug!(%error, "a thread that writes makes way for nobody");
+            }
+            let (mut waits, mut is_broken) = (FLUSH_INTERVAL, false);
+            while stopped.recv_timeout(waits) == Err(RecvTimeoutError::Timeout) {
+                let begun = Instant::now();
+                // A mistake of ours in one write is no reason for no others.
+                let failure = match catch_unwind(AssertUnwindSafe(&write)) {
+                    Ok(Ok(())) => None,
+                    Ok(Err(error)) => Some(with_causes(&error)),
+                    Err(_) => Some("the writer of what was captured failed".to_owned()),
+                };
+                // Told once, until it works again.
+                if let Some(failure) = failure.as_ref().filter(|_| !is_broken) {
+                    tracing::error!("{failure}");
+                }
+                is_broken = failure.is_some();
+                waits = FLUSH_INTERVAL.saturating_sub(begun.elapsed()).max(REST_MIN);
+            }
+        })?;
+        Ok(Self { stop, thread })
     }
 }
 
@@ -100,15 +116,6 @@ pub fn with_causes(error: &dyn Error) -> String {
     // Some errors only pass on what another says.
     causes.dedup();
     causes.join(": ")
-}
-
-impl Captured {
-    /// Writes windows, and predictions.
-    fn flush(&self) -> [Result<(), CaptureError>; 2] {
-        let windows = self.endpoints.flush_windows().map_err(CaptureError::from);
-        let predictions = self.recorder.as_ref().map_or(Ok(()), |recorder| recorder.flush());
-        [windows, predictions.map_err(CaptureError::from)]
-    }
 }
 
 #[cfg(test)]
@@ -123,7 +130,27 @@ mod tests {
     use crate::store::Store;
 
     #[test]
-    fn of_windows_and_predictions_each_is_told() {
+    fn a_writer_goes_on_after_what_fails_and_ends_when_it_is_told_to() {
+        let (written, writes) = mpsc::channel();
+        let turn = std::sync::atomic::AtomicUsize::new(0);
+        let writer = Writer::start("test", move || {
+            written.send(()).unwrap();
+            match turn.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+                0 => panic!("a mistake of ours"),
+                1 => Err(std::io::Error::other("full").into()),
+                _ => Ok(()),
+            }
+        });
+        let Writer { stop, thread } = writer.unwrap();
+        for _ in 0..3 {
+            writes.recv().unwrap();
+        }
+        drop(stop);
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_written_at_the_end_is_told() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
         let (name, bundle): (Name, _) = ("one".parse().unwrap(), Digest::of(b""));
@@ -145,9 +172,15 @@ mod tests {
         let (id, inputs, outputs) = ("0".to_owned(), rows(), Batch::default());
         let record = PredictionRecord { id, answered_at: 1, endpoint: name, answered_by, inputs, outputs };
         assert!(recorder.offer(4, || record));
-        let captured = Captured { endpoints: Arc::new(endpoints), recorder: Some(Arc::new(recorder)) };
-        let [windows, predictions] = captured.flush().map(|written| written.unwrap_err());
-        assert!(matches!(windows, CaptureError::Window(_)), "{windows}");
+        let endpoints = Arc::new(endpoints);
+        let end = |recorder| {
+            let endpoints = Arc::clone(&endpoints);
+            Capture { endpoints, recorder, writers: Vec::new() }.finish().unwrap_err()
+        };
+        let predictions = end(Some(Arc::new(recorder)));
         assert!(matches!(predictions, CaptureError::Predictions(_)), "{predictions}");
+        window.offer(&rows(), &Batch::default());
+        let windows = end(None);
+        assert!(matches!(windows, CaptureError::Window(_)), "{windows}");
     }
 }

@@ -6,7 +6,7 @@ use prometheus::IntCounter;
 
 use crate::data::{DataError, PredictionRecord, PredictionWriter};
 
-/// Predictions that are kept of one interval between two writes.
+/// Predictions that are kept of a second.
 const RECORDS_PER_FLUSH: usize = 4_096;
 
 /// Predictions of an interval that are kept however fast they come. Others are spread over it, so that a second under load is
@@ -35,7 +35,7 @@ const KEPT_BLOCKS_MAX: usize = 64;
 /// Keeps what was asked and answered, and writes it to the store now and then.
 ///
 /// Requests only write into memory, which is used again and again: rows that stayed where they are until they are written would
-/// make every request after them take memory that no cache holds. [`Self::flush`], called by a task of the server's about once a
+/// make every request after them take memory that no cache holds. [`Self::flush`], called by a thread about once a
 /// second and at its end, does the rest. What is not written when the process is killed is lost.
 pub struct Recorder {
     pending: Mutex<Pending>,
@@ -84,11 +84,12 @@ impl Pending {
     }
 }
 
-/// Predictions that may have been kept when so much of an interval has passed.
+/// Predictions that may have been kept when so much time has passed since the last write, which may take longer than usual.
 fn records_until(elapsed: Duration) -> usize {
-    let part = elapsed.as_secs_f64() / FLUSH_INTERVAL.as_secs_f64();
+    let intervals = elapsed.as_secs_f64() / FLUSH_INTERVAL.as_secs_f64();
     let spread = (RECORDS_PER_FLUSH - RECORDS_AT_ONCE) as f64;
-    RECORDS_AT_ONCE + (spread * part.min(1.0)) as usize
+    let late = RECORDS_PER_FLUSH as f64 * (intervals - 1.0).max(0.0);
+    RECORDS_AT_ONCE + (spread * intervals.min(1.0) + late) as usize
 }
 
 impl Recorder {
@@ -219,9 +220,15 @@ mod tests {
         assert!(offer(first.clone(), 1));
         assert_eq!(1 + keeps(), RECORDS_AT_ONCE, "as many as come at once");
         started(now.checked_sub(FLUSH_INTERVAL).unwrap());
-        assert_eq!(RECORDS_AT_ONCE + keeps(), RECORDS_PER_FLUSH, "the others until the end of the interval");
+        assert!(RECORDS_AT_ONCE + keeps() >= RECORDS_PER_FLUSH, "the others until the end of the interval");
+        assert_eq!(records_until(FLUSH_INTERVAL), RECORDS_PER_FLUSH);
         let half = RECORDS_AT_ONCE.midpoint(RECORDS_PER_FLUSH);
         assert_eq!(records_until(FLUSH_INTERVAL / 2), half, "evenly");
+        assert_eq!(
+            records_until(3 * FLUSH_INTERVAL),
+            3 * RECORDS_PER_FLUSH,
+            "also where one write takes long"
+        );
         recorder.flush().unwrap();
         recorder.flush().unwrap();
         assert!(find_prediction(&store, &first).unwrap().is_some());

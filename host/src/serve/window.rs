@@ -28,7 +28,7 @@ const ROWS_BEFORE_REST: usize = 64;
 /// Keeps what an endpoint saw and answered, and writes it to the store now and then.
 ///
 /// A window holds the features and the scores side by side. Requests only push into memory; [`Self::flush`], called
-/// by a task of the server's about once a second and at its end, does the writing.
+/// by a thread about once a second and at its end, does the writing.
 pub struct WindowCapture {
     reservoir: Mutex<Reservoir>,
     writer: Mutex<WindowWriter>,
