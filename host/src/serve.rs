@@ -28,6 +28,7 @@ mod grpc;
 pub mod inference;
 mod metrics;
 mod observe;
+mod offload;
 mod openapi;
 mod protocol;
 mod queue;

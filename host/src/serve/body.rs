@@ -8,8 +8,8 @@ use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::engine::{on_blocking_pool, stopping};
 use super::inference::ContentEncoding;
+use super::offload::{on_blocking_pool, stopping};
 use super::{ApiError, ErrorCode};
 
 /// Bodies up to this size are not counted, which most are. There are never more of them than connections, and

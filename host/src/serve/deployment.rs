@@ -5,10 +5,11 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 
 use super::batcher::Batcher;
 use super::cache::{AnswerCache, CachedAnswer, Key};
-use super::engine::{Computed, Engine, INLINE_ROWS_MAX, INLINE_SCORES_MAX, internal, on_blocking_pool};
+use super::engine::{Computed, Engine};
 use super::graph::{Graph, Part};
 use super::inference::{Durations, ModelStatistics};
 use super::metrics::DeploymentMetrics;
+use super::offload::{INLINE_ROWS_MAX, INLINE_SCORES_MAX, internal, on_blocking_pool};
 use super::queue::too_late;
 use super::window::WindowCapture;
 use super::work::Work;

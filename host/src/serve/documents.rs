@@ -10,8 +10,8 @@ use tokio::sync::Semaphore;
 
 use super::ApiError;
 use super::body::{BodyReader, Held};
-use super::engine::{on_blocking_pool, stopping};
 use super::inference::ContentEncoding;
+use super::offload::{on_blocking_pool, stopping};
 
 /// How old a document may be where so much waits for clients that there would soon be no memory for another.
 const SHARED_MAX_AGE: Duration = Duration::from_secs(1);

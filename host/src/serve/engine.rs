@@ -3,34 +3,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use axum::http::StatusCode;
-
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::task::JoinError;
 
 use super::capture::with_causes;
 use super::graph::Part;
 use super::metrics::DeploymentMetrics;
+use super::offload::{
+    INLINE_BYTES_MAX, INLINE_NANOS_MAX, INLINE_ROWS_MAX, INLINE_SCORES_MAX, on_blocking_pool,
+    on_shared_threads,
+};
 use super::queue::too_late;
 use super::window::WindowCapture;
 use super::work::{Work, WorkError, Worked};
-use super::{ApiError, ErrorCode, StageTimes};
+use super::{ApiError, StageTimes};
 use crate::domain::Batch;
 use crate::plugin::{Fault, block_on};
 use crate::registry::PredictionError;
-use crate::task::{shared_threads, spawn_blocking};
-
-/// Rows up to which a batch may be computed on the thread that asks.
-pub(super) const INLINE_ROWS_MAX: usize = 64;
-
-/// Bytes of the elements of such a batch.
-const INLINE_BYTES_MAX: usize = 100 * 1024;
-
-/// Scores up to which an answer is made on that thread.
-pub(super) const INLINE_SCORES_MAX: usize = 16 * 1024;
-
-/// Time, in nanoseconds, up to which a batch is computed on that thread, judging by the rows before it: others wait so long.
-pub(super) const INLINE_NANOS_MAX: u64 = 1_000_000;
+use crate::task::shared_threads;
 
 /// What a deployment has loaded, at work: computes batches, offers what it saw to the window, and counts.
 pub(super) struct Engine {
@@ -288,55 +277,4 @@ impl Drop for Engine {
 fn computed(inputs: Batch, worked: Worked) -> Computed {
     let (batch_rows, Worked { outputs, seen, times, parts, .. }) = (inputs.rows(), worked);
     Computed { inputs, outputs, seen, times, batch_rows, parts, is_first: true }
-}
-
-/// Does `work` where it holds up nobody.
-pub(super) async fn on_blocking_pool<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, ApiError> {
-    spawn_blocking(work).await.map_err(|error| joined(&error))
-}
-
-/// Does `work` where it holds up no connection.
-async fn on_shared_threads<T: Send + 'static>(
-    work: impl Future<Output = T> + Send + 'static,
-) -> Result<T, ApiError> {
-    let threads = shared_threads().ok_or_else(stopping)?;
-    threads.spawn(work).await.map_err(|error| joined(&error))
-}
-
-/// The error of work that came to no end: it panicked, which is a bug, or the server stops.
-fn joined(error: &JoinError) -> ApiError {
-    if error.is_cancelled() { stopping() } else { internal(error) }
-}
-
-pub(super) fn internal(error: &dyn std::fmt::Display) -> ApiError {
-    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Internal, error.to_string())
-}
-
-/// What is answered to those who wait when the server stops, or who answered them is unloaded.
-pub(super) fn stopping() -> ApiError {
-    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Overloaded, "the server is stopping")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::DeployError;
-    use super::*;
-
-    #[tokio::test]
-    async fn a_bug_is_told_from_the_end_of_the_server() {
-        let panicked = || tokio::spawn(async { panic!("as no work should") });
-        let given_up = || {
-            let work = tokio::spawn(std::future::pending::<()>());
-            work.abort();
-            work
-        };
-        assert_eq!(joined(&panicked().await.unwrap_err()).code(), ErrorCode::Internal);
-        assert_eq!(joined(&given_up().await.unwrap_err()).code(), ErrorCode::Overloaded);
-        let error = DeployError::from(panicked().await.unwrap_err());
-        assert!(matches!(error, DeployError::Panicked(_)), "{error}");
-        let error = DeployError::from(given_up().await.unwrap_err());
-        assert!(matches!(error, DeployError::Stopped), "{error}");
-    }
 }

@@ -109,7 +109,7 @@ impl Queue {
     /// Waits for a turn, however long that takes.
     pub(super) async fn turn(&self) -> Result<OwnedSemaphorePermit, ApiError> {
         // It is never closed.
-        Arc::clone(&self.free).acquire_owned().await.map_err(|_| super::engine::stopping())
+        Arc::clone(&self.free).acquire_owned().await.map_err(|_| super::offload::stopping())
     }
 }
 

@@ -7,7 +7,8 @@ use futures_util::future::join_all;
 use tokio::sync::{Mutex, MutexGuard, OwnedSemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 
-use super::super::engine::{Computed, Engine, internal};
+use super::super::engine::{Computed, Engine};
+use super::super::offload::internal;
 use super::super::queue::too_late;
 use super::super::{ApiError, ErrorCode, StageTimes};
 use super::gathering::Job;

@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use futures_util::{StreamExt as _, stream};
 
 use super::super::ApiError;
-use super::super::engine::INLINE_ROWS_MAX;
+use super::super::offload::INLINE_ROWS_MAX;
 use super::Node;
 use super::batches::{beside, in_order, wrong};
 use super::ensemble::Combined;
