@@ -21,7 +21,7 @@ pub use batch::{Batch, BatchError};
 pub use digest::{Digest, DigestError};
 pub use direction::Direction;
 pub use dtype::DataType;
-pub use element_order::{do_elements_fit, elements_in_order};
+pub use element_order::{do_elements_fit, elements_in_order, have_other_order};
 pub use half::{half_from_f64, half_to_f64};
 pub use mix::{MIX_STEP, mix};
 pub use name::{Name, NameError};

@@ -5,22 +5,29 @@ use super::{Batch, ColumnSpec, Tensor};
 /// `batch`, whose columns are as `from` says, with the elements of each row where `to` has those of the same names. A column whose
 /// elements have no names in one of them, or others, stays as it is.
 pub fn elements_in_order(batch: Batch, from: &[ColumnSpec], to: &[ColumnSpec]) -> Batch {
-    let has_other_order = |spec: &&ColumnSpec| {
-        let known = from.iter().find(|known| known.name == spec.name);
-        let known = known.map(|known| known.element_names.as_slice()).unwrap_or_default();
-        !spec.element_names.is_empty() && !known.is_empty() && known != spec.element_names
-    };
-    if !to.iter().any(|spec| has_other_order(&spec)) {
+    if !have_other_order(from, to) {
         return batch;
     }
     let ordered = batch.tensors().iter().map(|tensor| {
-        let spec = to.iter().find(|spec| spec.name == tensor.name()).filter(has_other_order);
+        let spec =
+            to.iter().find(|spec| spec.name == tensor.name()).filter(|spec| has_other_order(from, spec));
         let known = from.iter().find(|known| known.name == tensor.name());
         let places =
             spec.zip(known).and_then(|(spec, known)| places(&known.element_names, &spec.element_names));
         places.and_then(|places| permuted(tensor, &places)).unwrap_or_else(|| tensor.clone())
     });
     Batch::new(ordered.collect()).unwrap_or(batch)
+}
+
+/// Whether elements of rows have names in both that do not stand in the same order.
+pub fn have_other_order(from: &[ColumnSpec], to: &[ColumnSpec]) -> bool {
+    to.iter().any(|spec| has_other_order(from, spec))
+}
+
+fn has_other_order(from: &[ColumnSpec], spec: &ColumnSpec) -> bool {
+    let known = from.iter().find(|known| known.name == spec.name);
+    let known = known.map(|known| known.element_names.as_slice()).unwrap_or_default();
+    !spec.element_names.is_empty() && !known.is_empty() && known != spec.element_names
 }
 
 /// Whether the elements of a row of `from` can be what `to` means by its own, in whatever order.

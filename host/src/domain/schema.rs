@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use super::{Batch, BatchError, DataType, Tensor};
+use super::{Batch, BatchError, DataType, Tensor, do_elements_fit};
 
 /// What one column looks like: everything about a tensor but its rows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,11 +75,11 @@ pub enum SchemaError {
 
 impl Signature {
     /// A column of requests or answers in which another signature differs, so that who is used to the one cannot ask by the other;
-    /// none where there is none. What both call elements of a row shall be the same.
+    /// none where there is none. Elements of a row that have names may stand in another order.
     pub fn column_unlike<'a>(&'a self, other: &'a Self) -> Option<&'a str> {
         let unlike = |one: &'a [ColumnSpec], other: &'a [ColumnSpec]| {
             let is_missing = |spec: &&ColumnSpec| {
-                !other.iter().any(|known| known.name == spec.name && known.is_like(spec))
+                !other.iter().any(|known| known.name == spec.name && is_asked_alike(known, spec))
             };
             let added = |spec: &&ColumnSpec| !one.iter().any(|known| known.name == spec.name);
             let found = one.iter().find(is_missing).or_else(|| other.iter().find(added));
@@ -89,8 +89,14 @@ impl Signature {
     }
 }
 
+/// Whether what is asked by one can be asked by the other, in the other's order.
+fn is_asked_alike(one: &ColumnSpec, other: &ColumnSpec) -> bool {
+    (one.dtype, &one.shape) == (other.dtype, &other.shape) && do_elements_fit(one, other)
+}
+
 impl ColumnSpec {
-    /// Whether rows of both have the same type and shape, and call their elements the same, as far as both have names for them.
+    /// Whether rows of both have the same type and shape, and call their elements the same in the same order, as far as both have
+    /// names for them.
     pub fn is_like(&self, other: &Self) -> bool {
         let (names, of_other) = (&self.element_names, &other.element_names);
         (self.dtype, &self.shape) == (other.dtype, &other.shape)
@@ -210,8 +216,9 @@ mod tests {
         assert_eq!(unlike(&[double, y.clone()], std::slice::from_ref(&x)).as_deref(), Some("x"));
         assert_eq!(unlike(std::slice::from_ref(&x), std::slice::from_ref(&x)).as_deref(), Some("y"));
         assert_eq!(unlike(&[x.clone(), y.clone()], &[x.clone(), y.clone()]).as_deref(), Some("y"));
-        let (one, other) = (signature(&[named], &[]), signature(&[turned], &[]));
-        assert_eq!(one.column_unlike(&other), Some("x"));
+        let strange = column("x", DataType::Fp32, &["a", "c"]);
+        let [named, turned, strange] = [named, turned, strange].map(|column| signature(&[column], &[]));
+        assert_eq!((named.column_unlike(&turned), named.column_unlike(&strange)), (None, Some("x")));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::window::WindowCapture;
 use super::work::Work;
 use super::{ApiError, BatchPolicy, ErrorCode, Queue, RequestBody, StageTimes};
 use crate::data::{AnsweredBy, BundleRecord, PredictionRecord};
-use crate::domain::{Batch, ColumnSpec, Digest, Name, Signature};
+use crate::domain::{Batch, ColumnSpec, Digest, Name, Signature, elements_in_order};
 use crate::plugin::Transformer;
 use crate::track::now_ms;
 
@@ -87,6 +87,8 @@ pub struct Call {
     pub cache: Option<Arc<AnswerCache>>,
     /// Until when it may wait.
     pub deadline: Option<tokio::time::Instant>,
+    /// Whom it is asked as, where this is another version, which has the elements of rows in another order.
+    pub speaker: Option<Arc<Deployment>>,
 }
 
 /// What was decoded of a request's body.
@@ -301,15 +303,15 @@ impl Deployment {
     {
         // The body stays, so that its bytes are counted as long as there are rows of it.
         let (Decoded { inputs, note, timeout }, body) = if body.bytes().len() > INLINE_BODY_MAX_BYTES {
-            let (engine, rows_max) = (Arc::clone(&self.engine), self.rows_max);
+            let (engine, rows_max, speaker) = (Arc::clone(&self.engine), self.rows_max, call.speaker.clone());
             on_blocking_pool(move || {
-                let decoded = decode(body.bytes(), &engine.work.signature().inputs, rows_max);
+                let decoded = decode_as(&engine, speaker.as_deref(), body.bytes(), rows_max, decode);
                 decoded.map(|decoded| (decoded, body))
             })
             .await??
         } else {
-            let specs = &self.engine.work.signature().inputs;
-            (decode(body.bytes(), specs, self.rows_max)?, body)
+            let speaker = call.speaker.as_deref();
+            (decode_as(&self.engine, speaker, body.bytes(), self.rows_max, decode)?, body)
         };
         self.check_scores(inputs.rows())?;
         let decode_time = started.elapsed();
@@ -493,6 +495,21 @@ impl Deployment {
     pub(super) fn bundle_record(&self) -> BundleRecord {
         BundleRecord { version: self.version_name(), bundle: self.bundle, is_of_bundle: self.is_of_bundle }
     }
+}
+
+/// What `decode` makes of a body by the columns of whom it is asked as, as the one that answers has them.
+fn decode_as<N>(
+    engine: &Engine,
+    speaker: Option<&Deployment>,
+    body: &[u8],
+    rows_max: usize,
+    decode: impl FnOnce(&[u8], &[ColumnSpec], usize) -> Result<Decoded<N>, ApiError>,
+) -> Result<Decoded<N>, ApiError> {
+    let own = &engine.work.signature().inputs;
+    let Some(speaker) = speaker else { return decode(body, own, rows_max) };
+    let asked = &speaker.signature().inputs;
+    let decoded = decode(body, asked, rows_max)?;
+    Ok(Decoded { inputs: elements_in_order(decoded.inputs, asked, own), ..decoded })
 }
 
 /// A request until it is counted. One whose answer nobody waits for any more is counted, too: as what its deadline ended, or its

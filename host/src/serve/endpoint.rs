@@ -177,7 +177,7 @@ impl Routing {
     /// What a request brings along whose client waits until `of_client`.
     pub(super) fn call(&self, of_client: Option<tokio::time::Instant>) -> Call {
         let deadline = self.queue.deadline(of_client);
-        Call { queue: Arc::clone(&self.queue), cache: self.cache.clone(), deadline }
+        Call { queue: Arc::clone(&self.queue), cache: self.cache.clone(), deadline, speaker: None }
     }
 
     /// The part of the requests that a deployment gets.
@@ -192,12 +192,18 @@ impl Routing {
     }
 
     /// Lets windows have what the endpoint answers, and nothing else.
-    fn open_windows(&self) {
+    pub(super) fn open_windows(&self) {
         for deployment in self.loaded() {
             if let Some(window) = deployment.window() {
                 window.set_open(self.is_answered_by(deployment));
             }
         }
+    }
+
+    /// Lets windows have what those who have a part of the requests answer, and closes none.
+    pub(super) fn open_answering_windows(&self) {
+        let answering = self.routes.iter().filter(|route| route.weight > 0);
+        answering.filter_map(|route| route.deployment.window()).for_each(|window| window.set_open(true));
     }
 
     /// Deployments that are asked only by version.

@@ -25,7 +25,7 @@ pub(super) async fn arrived(
     let (encoding, deadline) = (encoding_of(headers)?, deadline_of(headers)?);
     let body = shared.bodies.unpack(shared.bodies.read(body).await?, encoding).await?;
     let asked = shared.ask(endpoint, version, Some(headers))?;
-    let call = asked.routing.call(deadline);
+    let call = asked.call(deadline);
     Ok((asked, body, call))
 }
 

@@ -62,11 +62,10 @@ pub struct Graph {
 
 /// The endpoints that a graph is made of as they were when it was known that they fit together: where one of them has moved on to
 /// what does not, the graph goes on with what it has. None is made of others, so that no graph comes to ask itself.
-#[derive(Clone)]
 struct Parts {
     by_name: BTreeMap<Name, (Arc<Endpoint>, Arc<Routing>)>,
-    /// One that is there no more, without which nothing is answered.
-    missing: Option<Name>,
+    /// Why nothing is answered: one of them is there no more.
+    broken: Option<GraphError>,
 }
 
 /// A graph that cannot be made of the endpoints that there are.
@@ -337,7 +336,7 @@ impl Parts {
             Ok((name.clone(), (endpoint, routing)))
         };
         let by_name = node.endpoints().into_iter().map(part).collect::<Result<_, GraphError>>()?;
-        Ok(Self { by_name, missing: None })
+        Ok(Self { by_name, broken: None })
     }
 
     /// Who speaks for an endpoint.
@@ -351,8 +350,8 @@ impl Parts {
 
     /// Who answers for each endpoint.
     fn choose(&self) -> Result<BTreeMap<&Name, Chosen>, ApiError> {
-        if let Some(name) = &self.missing {
-            return Err(missing(name));
+        if let Some(error) = &self.broken {
+            return Err(not_ready(error));
         }
         let choose = |(name, (endpoint, routing)): (_, &(Arc<Endpoint>, Arc<Routing>))| {
             let deployment = endpoint.choose(routing, &HeaderMap::new());
@@ -383,13 +382,22 @@ impl Graph {
 
     /// Goes on with the parts of one that is like it.
     pub(super) fn go_on_with(&self, other: &Self) {
-        self.set_parts(other.parts());
+        let parts = other.parts();
+        // Who has answered for them until now does so no more.
+        parts.by_name.values().for_each(|(_, routing)| routing.open_windows());
+        self.set_parts(parts);
     }
 
-    /// Takes note that a part is there no more.
-    pub(super) fn note_missing(&self, name: &Name) {
-        let parts = self.parts();
-        self.set_parts(Arc::new(Parts { missing: Some(name.clone()), ..Parts::clone(&parts) }));
+    /// Takes note that nothing can be answered any more. Its parts are let go.
+    pub(super) fn note_broken(&self, error: GraphError) {
+        self.set_parts(Arc::new(Parts { by_name: BTreeMap::new(), broken: Some(error) }));
+    }
+
+    /// Has the windows of those that answer for its parts take their rows.
+    pub(super) fn open_windows(&self) {
+        for (_, routing) in self.parts().by_name.values() {
+            routing.open_answering_windows();
+        }
     }
 
     /// The versions that answer for its parts.
@@ -433,7 +441,7 @@ impl Graph {
 
     /// Whether all that it is made of is loaded; otherwise what is not.
     pub(super) fn check_ready(&self) -> Result<(), ApiError> {
-        self.parts().missing.as_ref().map_or(Ok(()), |name| Err(missing(name)))
+        self.parts().broken.as_ref().map_or(Ok(()), |error| Err(not_ready(error)))
     }
 
     /// The answer to a batch, for which its endpoints wait until `deadline`, and who gave it, by their places.
@@ -478,7 +486,14 @@ impl Answering for Asking<'_> {
 
 /// What is answered while an endpoint is not loaded that this one is made of.
 fn missing(name: &Name) -> ApiError {
-    let message = format!("endpoint `{name}`, which this one is made of, is not loaded");
+    not_ready(&GraphError::Missing(name.clone()))
+}
+
+fn not_ready(error: &GraphError) -> ApiError {
+    let message = match error {
+        GraphError::Missing(name) => format!("endpoint `{name}`, which this one is made of, is not loaded"),
+        error => format!("what this endpoint is made of does not fit together: {error}"),
+    };
     ApiError::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::NotReady, message)
 }
 

@@ -1,6 +1,7 @@
 //! Brings endpoints to what they should be: new versions are loaded beside those that answer and take over as one. Each
 //! endpoint is looked at by itself, so that one whose versions load slowly, or not at all, keeps no other from moving.
 
+mod columns;
 mod folders;
 mod look;
 mod wanted;
@@ -8,6 +9,7 @@ mod wanted;
 use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -16,12 +18,12 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use self::columns::{of_like, shadows_of, tell_other_columns};
 use self::folders::Folders;
 use self::look::{Change, Found, Look, Looked, Memory};
-use self::wanted::{Wanted, is_set_as, shape};
+use self::wanted::{is_set_as, shape};
 use super::capture::with_causes;
 use super::deployer::{DeployError, Deployer};
-use super::endpoint::main_of;
 use super::graph::{Graph, GraphError};
 use super::spec::EndpointSpec;
 use super::{Deployment, Endpoint, Endpoints, Node, Route, Routing, Shadow};
@@ -34,6 +36,9 @@ const LOADS_MAX: usize = 2;
 
 /// How long who is wanted no more stays there for those that come, and what is made of others waits for those that may be moving.
 const WAITS_MAX: Duration = Duration::from_secs(30);
+
+/// How often it is looked whether what has waited for so long can go on.
+const LATE_PAUSE: Duration = Duration::from_secs(1);
 
 /// What became of an endpoint.
 #[derive(Debug)]
@@ -70,10 +75,17 @@ pub struct Reconciler {
     /// Of loads at once.
     places: Arc<Semaphore>,
     folders: Arc<Folders>,
-    /// Whether something is made of others that may be moving, and waits for them.
-    is_graph_waiting: bool,
+    /// What is made of others of which one has moved, until it is known whether the others move too.
+    following: HashMap<Name, Following>,
     /// The failures that were told last.
     told: HashMap<Name, String>,
+}
+
+/// An endpoint that waits for those it is made of.
+struct Following {
+    since: Instant,
+    /// The number of the last look that was begun when one of them moved: those that were begun later tell what has moved with it.
+    after: u64,
 }
 
 /// A look that is under way.
@@ -83,6 +95,8 @@ struct Ongoing {
     /// What the endpoint should be.
     spec: EndpointSpec,
     giving_up: AbortHandle,
+    /// Whether it has found what to load.
+    is_loading: Arc<AtomicBool>,
     /// Whether the endpoint is to be looked at once more after that.
     is_once_more: bool,
     /// Whether what has failed until then is to be forgotten.
@@ -114,7 +128,7 @@ impl Reconciler {
             ended: HashMap::new(),
             places: Arc::new(Semaphore::new(1)),
             folders: Arc::default(),
-            is_graph_waiting: false,
+            following: HashMap::new(),
             told: HashMap::new(),
         }
     }
@@ -197,11 +211,24 @@ impl Reconciler {
     /// Waits until it is known of one more endpoint whether it is what it should be, and gives what has changed and what has failed,
     /// the same failure only once. Nothing is lost where it is not waited for to the end; where nobody is looked at it has none.
     pub async fn next(&mut self) -> Vec<EndpointChange> {
-        match self.looks.next().await {
-            Some(Ok(looked)) => self.take(looked),
-            // Somebody may have waited for it.
-            Some(Err(Aborted)) => self.settle(),
-            None => std::future::pending().await,
+        // One that is late is looked at now and then.
+        let pause =
+            |following: &Following| WAITS_MAX.saturating_sub(following.since.elapsed()).max(LATE_PAUSE);
+        let waits = self.following.values().map(pause).min();
+        let looked = async {
+            match self.looks.next().await {
+                Some(looked) => looked,
+                None => std::future::pending().await,
+            }
+        };
+        let looked = match waits {
+            Some(waits) => tokio::time::timeout(waits, looked).await,
+            None => Ok(looked.await),
+        };
+        match looked {
+            Ok(Ok(looked)) => self.take(looked),
+            // Somebody may have waited for it, or has for long enough.
+            Ok(Err(Aborted)) | Err(_) => self.settle(),
         }
     }
 
@@ -222,24 +249,24 @@ impl Reconciler {
     fn begin(&mut self, spec: EndpointSpec) {
         let (giving_up, registration) = AbortHandle::new_pair();
         self.last_begun += 1;
-        let (number, begun) = (self.last_begun, Instant::now());
-        self.looked_at.insert(
-            spec.name.clone(),
-            Ongoing {
-                number,
-                begun,
-                spec: spec.clone(),
-                giving_up,
-                is_once_more: false,
-                is_forgetting: false,
-            },
-        );
+        let is_loading = Arc::new(AtomicBool::new(false));
+        let ongoing = Ongoing {
+            number: self.last_begun,
+            begun: Instant::now(),
+            spec: spec.clone(),
+            giving_up,
+            is_loading: Arc::clone(&is_loading),
+            is_once_more: false,
+            is_forgetting: false,
+        };
+        self.looked_at.insert(spec.name.clone(), ongoing);
         let look = Look {
             deployer: self.deployer.clone(),
             places: Arc::clone(&self.places),
             folders: Arc::clone(&self.folders),
             present: self.endpoints.get(spec.name.as_str()).map(|endpoint| endpoint.routing()),
             memory: self.memories.remove(&spec.name).unwrap_or_default(),
+            is_loading,
             spec,
         };
         self.looks.push(Abortable::new(Box::pin(look.run()), registration));
@@ -266,18 +293,24 @@ impl Reconciler {
         if ongoing.is_some_and(|ongoing| ongoing.is_once_more) {
             self.begin(spec);
         }
-        if was_coming || is_change || self.is_graph_waiting || self.looks.is_empty() {
+        if was_coming || is_change || !self.following.is_empty() || self.looks.is_empty() {
             changes.extend(self.settle());
         }
         changes
     }
 
-    /// Looks once more at those with which one that has moved is part of others: they may have been looked at before whatever moved
-    /// it, which may move them too.
+    /// Has what is made of one that has moved wait until the others were looked at once more: they may have been looked at before
+    /// whatever moved it, which may move them too.
     fn look_beside(&mut self, moved: &Name) {
-        let graphs = self.specs.iter().filter_map(|spec| spec.graph.as_ref());
-        let with_it = graphs.map(Node::endpoints).filter(|parts| parts.contains(&moved));
-        let beside: HashSet<&Name> = with_it.flatten().filter(|name| *name != moved).collect();
+        let mut beside: HashSet<Name> = HashSet::new();
+        for spec in &self.specs {
+            let parts = spec.graph.as_ref().map(Node::endpoints).unwrap_or_default();
+            if parts.contains(&moved) {
+                let following = Following { since: Instant::now(), after: self.last_begun };
+                self.following.entry(spec.name.clone()).or_insert(following).after = self.last_begun;
+                beside.extend(parts.into_iter().filter(|name| *name != moved).cloned());
+            }
+        }
         let specs = self.specs.iter().filter(|spec| spec.graph.is_none() && beside.contains(&spec.name));
         for spec in specs.cloned().collect::<Vec<_>>() {
             match self.looked_at.get_mut(&spec.name) {
@@ -315,20 +348,21 @@ impl Reconciler {
     fn settle(&mut self) -> Vec<EndpointChange> {
         let mut changes = Vec::new();
         let specs = std::mem::take(&mut self.specs);
-        self.is_graph_waiting = false;
         for spec in &specs {
             let Some(node) = &spec.graph else { continue };
             if self.is_awaited_by(node) {
                 continue;
             }
             // All that something moves shall move as one.
-            if self.is_answering(&spec.name) && self.is_moving(node) {
-                self.is_graph_waiting = true;
+            if self.is_answering(&spec.name) && self.is_following(&spec.name, node) {
                 continue;
             }
+            self.following.remove(&spec.name);
             let outcome = self.one_graph(spec, node);
             changes.extend(self.news(&spec.name, outcome));
         }
+        self.following.retain(|name, _| specs.iter().any(|spec| spec.name == *name && spec.graph.is_some()));
+        self.open_windows_of_parts();
         // Who comes in the place of others shall be there before they go, if that does not take for ever.
         let is_soon = |name| self.looked_at.get(name).is_some_and(Ongoing::ends_soon);
         let comes_soon = |name| is_soon(name) && self.is_coming(name);
@@ -352,14 +386,31 @@ impl Reconciler {
         main.is_some_and(|main| main.check_ready().is_ok())
     }
 
-    /// Whether one of those that something is made of may be on its way to something else.
-    fn is_moving(&self, node: &Node) -> bool {
-        node.endpoints().into_iter().any(|part| self.looked_at.get(part).is_some_and(Ongoing::ends_soon))
+    /// Whether one of those that something is made of has moved, and it is not known yet whether others move with it. Who hangs is
+    /// not waited for, but who loads is.
+    fn is_following(&self, name: &Name, node: &Node) -> bool {
+        let Some(Following { since, after }) = self.following.get(name) else { return false };
+        let is_late = since.elapsed() >= WAITS_MAX;
+        let is_awaited = |part: &&Name| {
+            let is_new = self.ended.get(*part).is_none_or(|ended| ended <= after);
+            let ongoing = self.looked_at.get(*part).filter(|_| is_new);
+            ongoing.is_some_and(|ongoing| !is_late || ongoing.is_loading.load(Ordering::Relaxed))
+        };
+        node.endpoints().iter().any(is_awaited)
     }
 
     /// Whether what is made of others has to wait for one of them.
     fn is_awaited_by(&self, node: &Node) -> bool {
         node.endpoints().into_iter().any(|part| self.is_coming(part))
+    }
+
+    /// Has windows take rows of the versions that are answering for parts of others, also where their own endpoint has moved on.
+    fn open_windows_of_parts(&self) {
+        for endpoint in self.endpoints.all() {
+            if let Some(graph) = endpoint.routing().main().and_then(|main| main.graph()) {
+                graph.open_windows();
+            }
+        }
     }
 
     fn remove_unwanted(&mut self, specs: &[EndpointSpec]) -> Vec<EndpointChange> {
@@ -400,13 +451,17 @@ impl Reconciler {
     /// Makes an endpoint of others. One that is made so already goes on with these as they are now, if they fit together, and
     /// otherwise as they were.
     fn one_graph(&self, spec: &EndpointSpec, node: &Node) -> Result<Option<EndpointOutcome>, DeployError> {
-        let graph = Graph::new(node.clone(), &self.endpoints).inspect_err(|error| {
-            if let GraphError::Missing(name) = error {
-                self.note_missing(spec, node, name);
-            }
-        })?;
         let present = self.endpoints.get(spec.name.as_str()).map(|endpoint| endpoint.routing());
         let main = present.as_ref().and_then(|present| present.main());
+        let graph = Graph::new(node.clone(), &self.endpoints).inspect_err(|error| {
+            let of_main = main.and_then(|main| main.graph()).filter(|of_main| of_main.node() == node);
+            // What has all of its parts goes on with them.
+            let is_broken =
+                |of_main: &&Graph| matches!(error, GraphError::Missing(_)) || of_main.check_ready().is_err();
+            if let Some(of_main) = of_main.filter(is_broken) {
+                of_main.note_broken(error.clone());
+            }
+        })?;
         let deployment = match main.and_then(|main| main.graph().map(|of_main| (main, of_main))) {
             Some((main, of_main)) if of_main.is_like(&graph) => {
                 of_main.go_on_with(&graph);
@@ -429,7 +484,7 @@ impl Reconciler {
         let present = self.endpoints.get(spec.name.as_str()).map(|endpoint| endpoint.routing());
         let main = present.as_ref().and_then(|present| present.main());
         if let Some(graph) = main.and_then(|main| main.graph()).filter(|graph| graph.node() == node) {
-            graph.note_missing(part);
+            graph.note_broken(GraphError::Missing(part.clone()));
         }
     }
 
@@ -503,66 +558,6 @@ impl Reconciler {
             .going_on(&spec.policy, present);
         self.set_routing(spec, routing);
     }
-}
-
-/// Those of the routes whose versions take and answer with the same columns as the one that gets most requests, and for the others
-/// the version that was there before, if that one does: whoever asks shall not be refused by chance.
-fn of_like(routes: Vec<Route>, present: Option<&Routing>, failed: &mut Vec<DeployError>) -> Vec<Route> {
-    let Some(main) = main_of(&routes).map(Arc::clone) else { return routes };
-    let unlike =
-        |deployment: &Deployment| main.signature().column_unlike(deployment.signature()).map(str::to_owned);
-    let keep = |route: Route| {
-        if route.weight == 0 {
-            return Some(route);
-        }
-        let Some(column) = unlike(&route.deployment) else { return Some(route) };
-        let (version, main) = (route.deployment.version_label(), main.version_label());
-        failed.push(DeployError::Columns { version, main, column });
-        let before = present?.answering_for(route.model.as_ref()?)?;
-        unlike(before).is_none().then(|| Route { deployment: Arc::clone(before), ..route })
-    };
-    routes.into_iter().filter_map(keep).collect()
-}
-
-/// Warns where who answers from now on takes or answers with other columns than who did before.
-fn tell_other_columns(spec: &EndpointSpec, routes: &[Route], present: Option<&Routing>) {
-    let (Some(before), Some(now)) = (present.and_then(Routing::main), main_of(routes)) else { return };
-    if let Some(column) = before.signature().column_unlike(now.signature()) {
-        tracing::warn!(
-            "endpoint `{}`: `{}` differs from `{}`, which answered before, in column `{column}`",
-            spec.name,
-            now.version_label(),
-            before.version_label(),
-        );
-    }
-}
-
-/// Who is given requests too, and why that is not everybody who should be: whoever takes other columns than those who answer can
-/// answer nothing. Where a shadow could not be loaded the one that was there for its reference goes on.
-fn shadows_of(
-    endpoint: &Name,
-    wanted: &Wanted,
-    loaded: &[Arc<Deployment>],
-    routes: &[Route],
-    present: Option<&Routing>,
-) -> (Vec<Shadow>, Vec<DeployError>) {
-    let (mut shadows, mut unfit) = (Vec::with_capacity(wanted.shadows.len()), Vec::new());
-    for target in &wanted.shadows {
-        let before = || present.and_then(|present| present.shadowing_for(&target.model));
-        let Some(found) = target.find(loaded).or_else(before) else { continue };
-        let shadow = Shadow::new(endpoint.clone(), Arc::clone(found), target.model.clone(), target.weight);
-        let answering = routes.iter().filter(|route| route.weight > 0).map(|route| &route.deployment);
-        match answering.into_iter().find_map(|version| Some((version, shadow.check_columns(version).err()?)))
-        {
-            None => shadows.push(shadow),
-            Some((version, error)) => {
-                let (shadow, version) = (target.model.clone(), version.version_label());
-                let error = Box::new(error);
-                unfit.push(DeployError::Shadow { shadow, version, error });
-            }
-        }
-    }
-    (shadows, unfit)
 }
 
 /// Takes who was at a place, or else the first.

@@ -13,9 +13,10 @@ use super::inference::ContentEncoding;
 use super::metrics::ServeMetrics;
 use super::observe::{Client, ObservedStream, Seen, SeenAnswer, SeenAsked, SeenCall, SeenError};
 use super::{
-    Answer, ApiError, Control, Deployment, Endpoint, Endpoints, ErrorCode, Observer, Part, PredictionIds,
-    Recorder, Routing, ServeLimits,
+    Answer, ApiError, Call, Control, Deployment, Endpoint, Endpoints, ErrorCode, Observer, Part,
+    PredictionIds, Recorder, Routing, ServeLimits,
 };
+use crate::domain::have_other_order;
 use crate::track::now_ms;
 
 /// Carries the id of the prediction.
@@ -71,6 +72,8 @@ pub(super) struct Asked {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) routing: Arc<Routing>,
     pub(super) deployment: Arc<Deployment>,
+    /// Whose columns the request has, where the elements of their rows stand in another order.
+    speaker: Option<Arc<Deployment>>,
 }
 
 impl Shared {
@@ -165,7 +168,14 @@ impl Shared {
                 })?
             }
         };
-        Ok(Asked { endpoint, routing, deployment })
+        // Who asks no version means the columns that the endpoint says it takes.
+        let is_other = |main: &&Arc<Deployment>| {
+            !Arc::ptr_eq(main, &deployment)
+                && have_other_order(&main.signature().inputs, &deployment.signature().inputs)
+        };
+        let main = if version.is_none() { routing.main() } else { None };
+        let speaker = main.filter(is_other).map(Arc::clone);
+        Ok(Asked { endpoint, routing, deployment, speaker })
     }
 
     /// Counts an answer for whose bytes there was no memory as an error too.
@@ -232,7 +242,7 @@ impl Shared {
 
     /// Records an answer and lets shadows answer it too; gives what is told of it, where anything is.
     pub(super) fn keep<T>(&self, id: String, asked: &Asked, answer: Answer<T>) -> Option<Seen> {
-        let Asked { endpoint, routing, deployment } = asked;
+        let Asked { endpoint, routing, deployment, .. } = asked;
         let seen = self.observer.is_some().then(|| {
             let (rows, times, is_cached) = (answer.inputs.rows(), answer.times, answer.is_cached);
             let parts = answer.parts.clone();
@@ -268,6 +278,11 @@ pub(super) fn cache_header(is_cached: Option<bool>) -> Option<(HeaderName, Heade
 }
 
 impl Asked {
+    /// What the request brings along whose client waits until `of_client`.
+    pub(super) fn call(&self, of_client: Option<tokio::time::Instant>) -> Call {
+        Call { speaker: self.speaker.clone(), ..self.routing.call(of_client) }
+    }
+
     fn seen(&self) -> SeenAsked {
         SeenAsked { endpoint: self.endpoint.name().clone(), deployment: Arc::clone(&self.deployment) }
     }

@@ -374,6 +374,16 @@ fn no_endpoint_comes_to_ask_itself() {
     );
 }
 
+/// Bytes of all files below a folder.
+fn size_of(folder: &std::path::Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let size = |entry: std::fs::DirEntry| match entry.path().is_dir() {
+        true => size_of(&entry.path()),
+        false => entry.metadata().map_or(0, |metadata| metadata.len()),
+    };
+    entries.map(size).sum()
+}
+
 /// A third version of `digits`, which answers with scores of three classes.
 fn train_other(registry: &Registry) {
     let file = registry.host.state_dir().join("w.csv");
@@ -392,7 +402,7 @@ fn a_part_that_moves_to_what_does_not_fit_leaves_the_whole_as_it_was() {
         &registry.host,
         "version: 1\nendpoints: { one: { model: digits@1 }, two: { model: digits@champion }, e: { ensemble: [one, two] } }\n",
     );
-    let server = registry.host.serve(["--endpoints", &file]);
+    let server = registry.host.serve(["--endpoints", &file, "--model-control"]);
     let before = ask(&server, "/serve/e", &[]);
     registry.run(&["model", "alias", "digits@3", "champion"]).expect_success();
     wait_for("the alias is not followed", || ask(&server, "/serve/two", &[]).1 == "digits@3");
@@ -406,6 +416,18 @@ fn a_part_that_moves_to_what_does_not_fit_leaves_the_whole_as_it_was() {
     let counted = "host_requests_total{endpoint=\"two\",version=\"digits@1\"} ";
     let metrics = server.get("/metrics").body;
     assert_eq!(metrics.matches(counted).count(), 1, "{metrics}");
+    let window = registry.host.state_dir().join("windows/two");
+    let rows = || size_of(&window);
+    let before_rows = rows();
+    assert_eq!(ask(&server, "/serve/e", &[]), before);
+    wait_for("its rows are not captured", || rows() > before_rows);
+    // Once `two` was away, `e` cannot go on with what it was.
+    assert_eq!(server.post("/v2/repository/models/two/unload", "").status, 200);
+    assert_eq!(ask(&server, "/serve/e", &[]).0, 503);
+    assert!(!server.get("/metrics").body.contains("endpoint=\"two\""), "nothing is left of it");
+    assert_eq!(server.post("/v2/repository/models/two/load", "").status, 200);
+    let refused = || server.post("/serve/e", super::endpoints::ROW).body;
+    wait_for("it is not told why", || refused().contains("its endpoints answer with different columns"));
     registry.run(&["model", "alias", "digits@2", "champion"]).expect_success();
     wait_for("the whole does not follow", || ask(&server, "/serve/e", &[]).1 == "digits@1, digits@2");
     assert!(!failed());
@@ -513,7 +535,16 @@ fn versions_with_other_columns_share_no_requests() {
         assert_eq!((status, version.as_str()), (200, "digits@1"), "{body}");
     }
     let reason = "`digits@3` differs from `digits@1` in column `scores`: versions that share requests take and answer the same";
-    assert_eq!(server.get("/serve").json()["failed"][0]["reason"], reason);
+    let listed = server.get("/serve").json();
+    assert_eq!(listed["failed"][0]["reason"], reason);
+    let weights: Vec<_> = listed["endpoints"][0]["versions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|version| &version["weight"])
+        .collect();
+    assert_eq!(weights, [1, 0], "it is there to be asked by its number");
+    assert_eq!(ask(&server, "/serve/e/3", &[]).1, "digits@3");
     let told = server.stop().stderr;
     assert!(told.contains(reason), "{told}");
 }

@@ -117,6 +117,53 @@ fn a_table_in_another_order_than_the_features_of_the_file_is_put_into_theirs() {
 }
 
 #[test]
+fn versions_whose_features_are_in_another_order_share_requests() {
+    let host = Host::new();
+    let ([file, _], score) = named_models(&host);
+    let turned = NAMED.replace(
+        "names = ['income', 'age', 'debt']",
+        "rows = rows[:, [2, 0, 1]]; names = ['debt', 'income', 'age']",
+    );
+    let turned =
+        turned.replace("@ [1, -2, 3]", "@ [3, 1, -2]").replace("51.25, 35.5, 5.25", "5.25, 51.25, 35.5");
+    let second = host.state_dir().join("turned.ubj");
+    let second = second.to_str().unwrap();
+    let printed = ran(Command::new(python()).args(["-c", &turned, second]).output().unwrap());
+    let score_of_second: f64 = serde_json::from_str(&printed.expect_success()).unwrap();
+    for file in [&file, second] {
+        host.run(["model", "import", file, "--name", "m"]).expect_success();
+    }
+    let endpoints = host.state_dir().join("endpoints.yaml");
+    let traffic = "traffic: [{ model: m@1, weight: 51 }, { model: m@2, weight: 49 }]";
+    std::fs::write(&endpoints, format!("version: 1\nendpoints: {{ e: {{ {traffic} }} }}\n")).unwrap();
+    let server = host.serve(["--endpoints", endpoints.to_str().unwrap()]);
+    let expected = std::collections::BTreeMap::from([
+        ("m@1".to_owned(), score),
+        ("m@2".to_owned(), score_of_second as f32),
+    ]);
+    // What has no names is in the order that the endpoint says.
+    let bodies = [
+        json!({ "dataframe_split": { "columns": ["age", "debt", "income"], "data": [[35.5, 5.25, 51.25]] } }),
+        json!({ "inputs": [[51.25, 35.5, 5.25]] }),
+    ];
+    for body in &bodies {
+        let mut found = std::collections::BTreeMap::new();
+        for _ in 0..40 {
+            let (answer, headers) =
+                server.post_with_headers("/endpoints/e/invocations", &body.to_string(), &[]);
+            assert_eq!(answer.status, 200, "{}", answer.body);
+            let answered = answer.json()["predictions"][0].as_f64().unwrap() as f32;
+            found.insert(headers["x-model-version"].clone(), answered);
+        }
+        assert_eq!(found, expected, "{body}");
+    }
+    // Who asks for a version asks in its own order.
+    let row = json!({ "features": [5.25, 51.25, 35.5] }).to_string();
+    let answered = server.post("/serve/e/2", &row).json()["scores"][0].as_f64().unwrap() as f32;
+    assert_eq!(answered, score_of_second as f32);
+}
+
+#[test]
 fn columns_of_a_signature_are_the_features_of_the_same_names() {
     let host = Host::new();
     let ([file, _], score) = named_models(&host);

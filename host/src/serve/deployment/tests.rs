@@ -91,7 +91,12 @@ impl Deployment {
 }
 
 pub(crate) fn call() -> Call {
-    Call { queue: Arc::new(Queue::new(crate::serve::QueueLimits::default())), cache: None, deadline: None }
+    Call {
+        queue: Arc::new(Queue::new(crate::serve::QueueLimits::default())),
+        cache: None,
+        deadline: None,
+        speaker: None,
+    }
 }
 
 impl Deployment {

@@ -176,7 +176,7 @@ async fn computed(
     let head = InferHead::read(message.bytes()).map_err(ApiError::from)?;
     let version = (!head.model_version.is_empty()).then_some(head.model_version);
     let asked = known.insert(asked(shared, head.model_name, version, Some(headers))?);
-    let request = asked.routing.call(deadline.at());
+    let request = asked.call(deadline.at());
     let prediction = shared.next_prediction_id();
     let parameter = |(name, value): (HeaderName, HeaderValue)| {
         (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())

@@ -1,6 +1,7 @@
 //! Finds the versions that an endpoint should have, and loads those that are not there.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -43,6 +44,8 @@ pub(super) struct Look {
     /// What it is.
     pub(super) present: Option<Arc<Routing>>,
     pub(super) memory: Memory,
+    /// Whether it has found what to load; tells those who wait for it.
+    pub(super) is_loading: Arc<AtomicBool>,
 }
 
 /// What a look has come to.
@@ -175,6 +178,7 @@ impl Look {
     }
 
     async fn load(&self, located: &LocatedBundle) -> Result<Deployment, DeployError> {
+        self.is_loading.store(true, Ordering::Relaxed);
         let place = Arc::clone(&self.places).acquire_owned().await.map_err(|_| DeployError::Stopped)?;
         self.deployer.deploy(&self.spec.name, located.clone(), place).await
     }
