@@ -24,7 +24,7 @@ pub(super) struct CallState {
     /// them do.
     clock: Option<CallClock>,
     /// What the host has done for the call since it was looked at last.
-    pub(super) in_host: Duration,
+    in_host: HostWork,
     pub(super) log_bytes_left: usize,
     pub(super) log_lines_dropped: u64,
     /// Memory that the instance has.
@@ -48,6 +48,17 @@ struct Reading {
     processor: Duration,
 }
 
+/// What the host does for a call between two looks.
+#[derive(Debug, Default)]
+struct HostWork {
+    /// Time in `metrics`, which waits for nobody.
+    metrics: Duration,
+    /// Time in `log`.
+    log: Duration,
+    /// When the first line began.
+    log_began: Option<Reading>,
+}
+
 /// What a call has taken.
 #[derive(Debug)]
 struct CallClock {
@@ -63,6 +74,22 @@ impl Reading {
         let processor = Duration::try_from(processor).unwrap_or_default();
         Self { at: Instant::now(), thread: std::thread::current().id(), processor }
     }
+
+    /// What the thread has taken of a processor until `now`. What another has taken of it nobody knows: then all of the time.
+    fn taken_until(&self, now: &Self) -> Duration {
+        match now.thread == self.thread {
+            true => now.processor.saturating_sub(self.processor),
+            false => now.at - self.at,
+        }
+    }
+}
+
+impl HostWork {
+    /// What counts of it at a look: not the time in which a line waited for who reads the log.
+    fn taken_until(&self, now: &Reading) -> Duration {
+        let log = self.log_began.map_or(Duration::ZERO, |began| self.log.min(began.taken_until(now)));
+        self.metrics + log
+    }
 }
 
 impl CallClock {
@@ -74,11 +101,7 @@ impl CallClock {
     /// which other threads have its core is not its own. What the host does for it, `in_host` since the last look, is.
     fn is_over(&mut self, now: Reading, in_host: Duration, call_max: Duration) -> bool {
         let before = std::mem::replace(&mut self.last, now);
-        let taken = match now.thread == before.thread {
-            true => now.processor.saturating_sub(before.processor),
-            // What it has taken of another thread's nobody knows.
-            false => now.at - before.at,
-        };
+        let taken = before.taken_until(&now);
         let in_host = in_host.min(taken);
         // Since it made way others may have had the thread; it is looked at each tick that it runs, but for the time in which the
         // host does something for it.
@@ -93,7 +116,7 @@ impl CallState {
             plugin: plugin.to_owned(),
             limits: limits.clone(),
             clock: None,
-            in_host: Duration::ZERO,
+            in_host: HostWork::default(),
             log_bytes_left: 0,
             log_lines_dropped: 0,
             memory_bytes: 0,
@@ -109,7 +132,7 @@ impl CallState {
     /// Starts the clock and the budgets of the next call.
     pub(super) fn begin_call(&mut self) {
         self.clock = None;
-        self.in_host = Duration::ZERO;
+        self.in_host = HostWork::default();
         self.log_bytes_left = self.limits.log_max_bytes;
         self.log_lines_dropped = 0;
         self.memory_refused = false;
@@ -126,11 +149,28 @@ impl CallState {
         }
     }
 
+    /// Begins a line of the log, which [`CallState::end_line`] ends.
+    pub(super) fn begin_line(&mut self) -> Instant {
+        // Only before the first until the next look, in which a call stays with its thread: a processor's clock costs more.
+        self.in_host.log_began.get_or_insert_with(Reading::now);
+        Instant::now()
+    }
+
+    /// Counts what a line took as the call's own time.
+    pub(super) fn end_line(&mut self, began: Instant) {
+        self.in_host.log += began.elapsed();
+    }
+
+    /// Counts what a point took as the call's own time.
+    pub(super) fn end_point(&mut self, began: Instant) {
+        self.in_host.metrics += began.elapsed();
+    }
+
     /// At every epoch tick: goes on, after yielding from the second on, or ends the call.
     pub(super) fn on_epoch_tick(&mut self) -> wasmtime::Result<UpdateDeadline> {
         let call_max = Duration::from_millis(u64::from(self.limits.call_max_ms));
         let now = Reading::now();
-        let in_host = std::mem::take(&mut self.in_host);
+        let in_host = std::mem::take(&mut self.in_host).taken_until(&now);
         let Some(clock) = &mut self.clock else {
             self.clock = Some(CallClock::start(now, in_host));
             // The tick may have come at once: a call of some microseconds would wait for all others, and who waits for it too.
@@ -182,6 +222,16 @@ impl ResourceLimiter for CallState {
 mod tests {
     use super::*;
 
+    fn limits(call_max_ms: u32) -> Limits {
+        Limits {
+            memory_max_bytes: 0,
+            call_max_ms,
+            output_max_bytes: 0,
+            log_max_bytes: 0,
+            metric_points_max: 0,
+        }
+    }
+
     #[test]
     fn the_time_in_which_others_have_the_core_is_not_the_calls() {
         let start = Reading::now();
@@ -220,14 +270,35 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_yields_from_the_second_tick_on_and_ends_at_its_deadline() {
-        let limits = |call_max_ms| Limits {
-            memory_max_bytes: 0,
-            call_max_ms,
-            output_max_bytes: 0,
-            log_max_bytes: 0,
-            metric_points_max: 0,
+    fn the_time_in_which_the_host_waits_is_not_the_calls() {
+        let began = Reading::now();
+        let ms = Duration::from_millis;
+        let after = |wall, processor| Reading {
+            at: began.at + ms(wall),
+            processor: began.processor + ms(processor),
+            ..began
         };
+        let work = HostWork { metrics: ms(1), log: ms(900), log_began: Some(began) };
+        assert_eq!(work.taken_until(&after(2_000, 5)), ms(6), "a log that nobody reads");
+        assert_eq!(work.taken_until(&after(2_000, 1_000)), ms(901));
+        let elsewhere = Reading { thread: std::thread::spawn(|| ()).thread().id(), ..after(2_000, 5) };
+        assert_eq!(work.taken_until(&elsewhere), ms(901), "what cannot be told counts");
+    }
+
+    #[test]
+    fn a_call_that_waits_for_the_log_goes_on() {
+        let mut state = CallState::new("p", &limits(500));
+        // Before its first look and after it, each longer than the limit.
+        for _ in 0..2 {
+            let line = state.begin_line();
+            state.end_line(line - Duration::from_secs(1));
+            assert!(state.on_epoch_tick().is_ok());
+        }
+        assert!(state.on_epoch_tick().is_ok() && !state.timed_out);
+    }
+
+    #[test]
+    fn a_guest_yields_from_the_second_tick_on_and_ends_at_its_deadline() {
         let mut state = CallState::new("p", &limits(60_000));
         for _ in 0..2 {
             // Whatever the call before did.

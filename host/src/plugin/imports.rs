@@ -35,7 +35,10 @@ pub(super) fn add_to_linker(linker: &mut Linker<CallState>) -> Result<()> {
     linker.instance("mlops:plugin/log@0.1.0")?.func_wrap(
         "log",
         |mut store: StoreContextMut<'_, CallState>, (level, message, fields): (Level, WasmStr, Fields)| {
-            timed(&mut store, |store| log(store, level, &message, &fields))
+            let began = store.data_mut().begin_line();
+            let done = log(&mut store, level, &message, &fields);
+            store.data_mut().end_line(began);
+            done
         },
     )?;
     let mut metrics = linker.instance("mlops:plugin/metrics@0.1.0")?;
@@ -47,22 +50,14 @@ pub(super) fn add_to_linker(linker: &mut Linker<CallState>) -> Result<()> {
         metrics.func_wrap(
             name,
             move |mut store: StoreContextMut<'_, CallState>, (name, value, labels): Metric| {
-                timed(&mut store, |store| record(store, kind, &name, value, &labels))
+                let began = Instant::now();
+                let done = record(&mut store, kind, &name, value, &labels);
+                store.data_mut().end_point(began);
+                done
             },
         )?;
     }
     Ok(())
-}
-
-/// Counts what the host does for a call as the call's own time.
-fn timed(
-    store: &mut StoreContextMut<'_, CallState>,
-    work: impl FnOnce(&mut StoreContextMut<'_, CallState>) -> Result<()>,
-) -> Result<()> {
-    let started = Instant::now();
-    let done = work(store);
-    store.data_mut().in_host += started.elapsed();
-    done
 }
 
 fn log(
