@@ -293,6 +293,21 @@ impl<'a> Node<'a> {
         Ok(None)
     }
 
+    /// The graph among the attributes; none where there are several.
+    pub(super) fn only_graph(&self) -> Result<Option<Graph<'a>>, String> {
+        let mut graph = None;
+        for attribute in &self.attributes {
+            for field in Fields::of(attribute) {
+                if let (6 | 11, value) = field?
+                    && graph.replace(value.bytes()?).is_some()
+                {
+                    return Ok(None);
+                }
+            }
+        }
+        graph.map(Graph::read).transpose()
+    }
+
     /// An attribute that is a text.
     pub(super) fn text(&self, name: &str) -> Result<Option<&'a str>, String> {
         self.attribute(name)?.map_or(Ok(None), |attribute| text_of(attribute, 4))
