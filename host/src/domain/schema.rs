@@ -44,8 +44,9 @@ pub enum SignatureError {
 }
 
 impl Signature {
-    /// Columns of a request, of features or of an answer; as many as a file of a dataset may have.
-    pub const COLUMNS_MAX: usize = 16_384;
+    /// Columns of a request, of features or of an answer. A file of a dataset has fewer; a model of elsewhere may have a column for
+    /// each of more features.
+    pub const COLUMNS_MAX: usize = 65_536;
 
     /// Checks that batches can have these columns: their names, and the sizes of their rows.
     pub fn check(&self) -> Result<(), SignatureError> {
@@ -243,7 +244,7 @@ mod tests {
             (vec![column("x", &[1 << 40, 0])], "expected at most 1024 lists in a row of no elements"),
             (vec![column(&"x".repeat(100_000), &[])], "column name of 100000 bytes: expected 1 to 256"),
             (vec![column("x", &[]), column("x", &[])], "column `x` appears twice"),
-            (many, "16385 columns: expected at most 16384"),
+            (many, "65537 columns: expected at most 65536"),
         ] {
             let changed = [
                 Signature { inputs: columns.clone(), ..honest() },

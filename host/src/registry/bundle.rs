@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::data::DataError;
-use crate::domain::{Digest, Name, Signature};
+use crate::domain::{Digest, Name, Signature, SignatureError};
 use crate::model::{ModelError, OutputChoice};
 use crate::plugin::{LoadError, PluginError};
 use crate::store::{Store, StoreError};
@@ -266,6 +266,9 @@ pub enum RegistryError {
         /// The digits.
         text: String,
     },
+    /// No batch could have the columns of its signature.
+    #[error("the bundle's signature cannot be used: {0}")]
+    Signature(#[from] SignatureError),
     /// The model file cannot be used.
     #[error("the bundle's model file cannot be loaded")]
     Model(#[from] ModelError),
@@ -334,6 +337,9 @@ impl BundleManifest {
     }
 
     /// Reads a manifest; `origin` says in errors where it came from.
+    ///
+    /// Whether batches can have its columns is told by [`Signature::check`], and not here: also a bundle that cannot be used is
+    /// counted, copied and shown.
     pub fn from_bytes(bytes: &[u8], origin: &str) -> Result<Self, RegistryError> {
         let wrong = |reason: String| RegistryError::Manifest { origin: origin.to_owned(), reason };
         let manifest: Self = serde_json::from_slice(bytes).map_err(|error| wrong(error.to_string()))?;
@@ -343,8 +349,6 @@ impl BundleManifest {
                 manifest.media_type
             )));
         }
-        let signature = manifest.signature.check();
-        signature.map_err(|error| wrong(format!("its signature cannot be used: {error}")))?;
         Ok(manifest)
     }
 
@@ -367,9 +371,10 @@ pub fn read_bundle(store: &Store, digest: Digest) -> Result<BundleManifest, Regi
     BundleManifest::from_bytes(&store.get(digest)?, &digest.to_string())
 }
 
-/// Checks that every blob of the bundle `digest` is there and what its digest says.
+/// Checks that the bundle `digest` can be used, and that every blob of it is there and what its digest says.
 pub(super) fn check_bundle(store: &Store, digest: Digest) -> Result<(), RegistryError> {
     let manifest = read_bundle(store, digest)?;
+    manifest.signature.check()?;
     manifest.blobs().try_for_each(|blob| Ok(store.check_blob(blob.digest)?))
 }
 
@@ -418,6 +423,7 @@ pub(super) fn import_bundle(store: &Store, folder: &Path) -> Result<Digest, Regi
         error => error,
     })?;
     let manifest = BundleManifest::from_bytes(&manifest_bytes, &manifest_path.display().to_string())?;
+    manifest.signature.check()?;
     for blob in manifest.blobs() {
         let limit = blob.size.min(BLOB_MAX_BYTES);
         let bytes = read_limited(&folder.join(BLOBS_FOLDER).join(blob.digest.hex()), limit)?;
@@ -454,4 +460,48 @@ fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), RegistryError> {
     let mut file = std::fs::File::create_new(path).map_err(io)?;
     file.write_all(bytes).map_err(io)?;
     file.sync_all().map_err(io)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::OutputChoice;
+    use crate::plugin::{PluginRuntime, RuntimeConfig};
+    use crate::registry::{ExternalModel, Predictor, bundle_external};
+
+    const MODEL: &[u8] = include_bytes!("../model/fixtures/forest.ubj");
+
+    fn external() -> ExternalModel {
+        ExternalModel {
+            file: MODEL.to_vec(),
+            output: OutputChoice::default(),
+            signature: None,
+            preprocess: Vec::new(),
+            postprocess: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_bundle_with_columns_that_no_batch_could_have_is_read_and_copied_but_not_used() {
+        let base = tempfile::tempdir().unwrap();
+        let store = Store::open(&base.path().join("state")).unwrap();
+        let honest = bundle_external(&store, &external()).unwrap();
+        check_bundle(&store, honest).unwrap();
+        let mut manifest = read_bundle(&store, honest).unwrap();
+        manifest.signature.outputs.iter_mut().for_each(|spec| spec.shape = vec![1; 50_000]);
+        // As an earlier version of the program has written it.
+        let deep = write_bundle(&store, &manifest).unwrap();
+        assert_eq!(read_bundle(&store, deep).unwrap(), manifest);
+        let folder = base.path().join("bundle");
+        export_bundle(&store, deep, &folder).unwrap();
+
+        let told = "the bundle's signature cannot be used: column `scores`: expected at most 64 dimensions, found 50001";
+        assert_eq!(check_bundle(&store, deep).unwrap_err().to_string(), told);
+        let runtime = PluginRuntime::new(RuntimeConfig::default()).unwrap();
+        let refused = Predictor::load(&store, &runtime, &manifest).err();
+        assert_eq!(refused.map(|error| error.to_string()).as_deref(), Some(told));
+        let other = Store::open(&base.path().join("other")).unwrap();
+        assert_eq!(import_bundle(&other, &folder).unwrap_err().to_string(), told);
+        assert!(other.get(Digest::of(MODEL)).is_err(), "nothing of it is kept");
+    }
 }

@@ -153,6 +153,7 @@ pub fn bundle_external(store: &Store, external: &ExternalModel) -> Result<Digest
         check_said("outputs", said.outputs.as_deref(), &outputs)?;
     }
     let signature = Signature { inputs, features, outputs };
+    signature.check().map_err(RegistryError::from)?;
     let parts = PredictorParts { preprocess, model: model.into(), postprocess };
     let predictor = Predictor::new(parts, signature.clone());
     let answer = block_on(predictor.predict(&no_rows))?;

@@ -93,6 +93,7 @@ impl Predictor {
         runtime: &PluginRuntime,
         manifest: &BundleManifest,
     ) -> Result<Self, RegistryError> {
+        manifest.signature.check()?;
         let model = models.load(store, &manifest.model)?;
         check_counts(model.as_ref(), manifest)?;
         let open = |entries: &[TransformerEntry]| {
