@@ -49,6 +49,9 @@ pub struct TransformerCall {
     pub points: Vec<MetricPoint>,
 }
 
+/// In what an answer differs from the signature, and the columns that it has.
+type Unlike = (SchemaError, Vec<ColumnSpec>);
+
 /// A batch that could not be predicted.
 #[derive(Debug, thiserror::Error)]
 pub enum PredictionError {
@@ -104,7 +107,16 @@ impl Predictor {
             model,
             postprocess: open(&manifest.postprocess)?,
         };
-        Ok(Self::new(parts, manifest.signature.clone()))
+        let mut predictor = Self::new(parts, manifest.signature.clone());
+        if let Some(Err((difference, outputs))) = block_on(predictor.check_outputs()) {
+            let name = predictor.parts.postprocess.last().map_or("", |last| &last.plugin().manifest().name);
+            tracing::warn!(
+                "plugin `{name}` answers rows with other columns than its bundle says, which are taken for those of the \
+                 answer: {difference}"
+            );
+            predictor.signature.outputs = outputs;
+        }
+        Ok(predictor)
     }
 
     /// Puts parts together; `signature` says what they take.
@@ -175,12 +187,37 @@ impl Predictor {
     }
 
     /// Takes from the transformers after the model what they answer, where they are others than those of the signature: they are asked
-    /// about no rows, as in training. If they refuse that, the signature stays.
+    /// about scores that are made up, or else about no rows, as in training. If they refuse that too, the signature stays.
     pub async fn learn_outputs(&mut self) {
-        let Ok(none) = ColumnSpec::no_rows(&[self.scores()]) else { return };
-        if let Ok(Some(outputs)) = apply(&self.parts.postprocess, &none, &mut Vec::new()).await {
-            self.signature.outputs = ColumnSpec::of_batch(&outputs);
+        let answered = match self.check_outputs().await {
+            None => match ColumnSpec::no_rows(&[self.scores()]) {
+                Ok(none) => self.check_answer(&none).await,
+                Err(_) => None,
+            },
+            answered => answered,
+        };
+        if let Some(Err((_, outputs))) = answered {
+            self.signature.outputs = outputs;
         }
+    }
+
+    /// Compares what made-up scores are answered with. They differ if none of the answers is what the signature says: what is made up
+    /// may be answered in a way of its own. None where nobody answers.
+    async fn check_outputs(&self) -> Option<Result<(), Unlike>> {
+        let mut answered = None;
+        for scores in made_up_scores(&self.scores()) {
+            match self.check_answer(&scores).await {
+                Some(Ok(())) => return Some(Ok(())),
+                differs => answered = answered.or(differs),
+            }
+        }
+        answered
+    }
+
+    async fn check_answer(&self, scores: &Batch) -> Option<Result<(), Unlike>> {
+        let outputs = apply(&self.parts.postprocess, scores, &mut Vec::new()).await.ok()??;
+        let checked = ColumnSpec::check(&self.signature.outputs, &outputs);
+        Some(checked.map_err(|difference| (difference, ColumnSpec::of_batch(&outputs))))
     }
 
     /// Gives the parts away, so that some can be replaced.
@@ -227,7 +264,10 @@ impl Predictor {
         let outputs = apply(postprocess, &scores, &mut calls)
             .await
             .map_err(|error| PredictionError::Postprocess(Box::new(error)))?;
-        if let (Some(outputs), Some(last)) = (&outputs, postprocess.last()) {
+        // Some answer no rows with other columns than rows; nobody misses any of these.
+        if let (Some(outputs), Some(last)) = (&outputs, postprocess.last())
+            && outputs.rows() > 0
+        {
             ColumnSpec::check(&self.signature.outputs, outputs)
                 .map_err(|error| other_columns(last, &error))?;
         }
@@ -269,6 +309,16 @@ fn blamed(
 fn other_columns(last: &Transformer, error: &SchemaError) -> PredictionError {
     let breach = last.breach(format!("it returned other columns than its bundle says: {error}"));
     PredictionError::Columns(Box::new(breach))
+}
+
+/// Rows of scores to ask transformers about, one at a time: some take nothing but probabilities whose sum is 1.
+pub(super) fn made_up_scores(spec: &ColumnSpec) -> impl Iterator<Item = Batch> {
+    let row = |score: f32| {
+        let shape = std::iter::once(1).chain(spec.shape.iter().copied()).collect();
+        let scores = Tensor::from_f32(&*spec.name, shape, &vec![score; spec.row_elements()]).ok()?;
+        Batch::new(vec![scores]).ok()
+    };
+    [0.0, 1.0 / spec.row_elements().max(1) as f32].into_iter().filter_map(row)
 }
 
 /// Sends a batch through transformers; none where there are none.

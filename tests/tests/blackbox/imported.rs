@@ -91,6 +91,42 @@ fn rows_that_a_plugin_gives_other_columns_than_none_end_with_its_fault() {
 }
 
 #[test]
+fn answers_have_the_columns_that_rows_are_answered_with() {
+    let host = Host::new();
+    let (model, picky, label) = (model_file("softprob.json"), guest("picky"), plugin("argmax-label"));
+    let import = ["model", "import", &model, "--name", "flowers", "--postprocess"];
+    let flat = [&picky, "--config", "picky={\"no_rows\":\"flat\"}", "--json"];
+    let imported = host.run(import.into_iter().chain(flat)).json();
+    let shown = host.run(["model", "show", "flowers", "--json"]).json();
+    assert_eq!(shown["manifest"]["signature"]["outputs"][0]["shape"], json!([3]));
+    let body = r#"{"features": [0.1, -0.5, 1, 0, null, 2]}"#;
+    let server = host.serve(["--model", "flowers"]);
+    let expected = server.post("/serve/flowers", body);
+    assert_eq!(expected.status, 200, "{}", expected.body);
+    let stderr = server.stop().stderr;
+    assert!(!stderr.contains("other columns"), "{stderr}");
+    // A bundle of before, whose signature is what no rows were answered with.
+    let folder = host.state_dir().join("bundle");
+    let path = folder.to_str().unwrap();
+    host.run(["model", "export", imported["bundle"].as_str().unwrap(), path]).expect_success();
+    let file = folder.join("bundle.json");
+    let mut manifest: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    manifest["signature"]["outputs"][0]["shape"] = json!([]);
+    std::fs::write(&file, manifest.to_string()).unwrap();
+    let server = host.serve(["--model", &format!("before={path}")]);
+    assert_eq!(server.post("/serve/before", body).json(), expected.json());
+    let told = "plugin `picky` answers rows with other columns than its bundle says, which are taken for those of the \
+                answer: column `scores`: expected rows of one element, found 3";
+    let stderr = server.stop().stderr;
+    assert_eq!(stderr.matches(told).count(), 1, "{stderr}");
+    // One that refuses no rows, in place of a transformer that answers with other columns.
+    host.run(import.into_iter().chain([label.as_str()])).expect_success();
+    let refused = ["--postprocess", &picky, "--config", "picky={\"no_rows\":\"refused\"}"];
+    let server = host.serve(["--model", "flowers"].into_iter().chain(refused));
+    assert_eq!(server.post("/serve/flowers", body).json(), expected.json());
+}
+
+#[test]
 fn rounds_after_the_best_one_of_a_training_that_was_stopped_early_are_warned_of() {
     let host = Host::new();
     let mut file: Value =

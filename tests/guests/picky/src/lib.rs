@@ -15,6 +15,21 @@ struct Picky {
     work: u64,
     /// The number of FP32 above which the columns are called otherwise, and 255 is a byte like any other.
     renames_above: Option<f32>,
+    /// What it does with no rows.
+    #[serde(default)]
+    no_rows: NoRows,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum NoRows {
+    /// Gives them back.
+    #[default]
+    Same,
+    /// Gives back columns of one element a row.
+    Flat,
+    /// Refuses them.
+    Refused,
 }
 
 contract::export_plugin!(Picky, Manifest { rows_independent: true, ..manifest("picky") });
@@ -40,6 +55,13 @@ impl GuestTransformer for Picky {
         }
         let rows = batch.first().and_then(|tensor| tensor.shape.first().copied()).unwrap_or_default();
         metrics::counter_add("rows_seen", rows as f64, &[]);
+        match self.no_rows {
+            NoRows::Flat if rows == 0 => return Ok(batch.into_iter().map(flat).collect()),
+            NoRows::Refused if rows == 0 => {
+                return Err(Error::InvalidConfig("expected at least one row".to_owned()));
+            }
+            _ => {}
+        }
         let Some(most) = self.renames_above else {
             assert!(batch.iter().all(|tensor| !tensor.data.contains(&255)), "a row holds 255");
             return Ok(batch);
@@ -55,4 +77,9 @@ impl GuestTransformer for Picky {
 /// The column under a name that would be two lines.
 fn renamed(tensor: Tensor) -> Tensor {
     Tensor { name: format!("{}\r\nforged", tensor.name), ..tensor }
+}
+
+/// The column without rows, of one element a row.
+fn flat(tensor: Tensor) -> Tensor {
+    Tensor { shape: vec![0], ..tensor }
 }
