@@ -24,6 +24,8 @@ pub(super) fn run(arguments: &CompileArguments, output: &Output) -> anyhow::Resu
             output.line(&reason)?;
             Ok(ExitCode::from(plugin::NOT_A_COMPONENT))
         }
+        // The other process says what could not be done.
+        Err(LoadError::NotCompiled(reason)) => Err(anyhow::Error::msg(reason)),
         Err(error) => Err(error.into()),
     }
 }

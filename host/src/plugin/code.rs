@@ -17,6 +17,9 @@ use wasmtime::{Cache, CacheConfig, Engine};
 /// Compiled code that is kept; what was not used for longest goes first.
 const CODE_CACHE_MAX_BYTES: u64 = 512 * 1024 * 1024;
 
+/// Room that a disk must have for code: what a few plugins take.
+const ROOM_MIN_BYTES: u64 = 16 * 1024 * 1024;
+
 /// How often a temporary folder in which something appears is removed, and the pause before each time but the first.
 const REMOVALS_MAX: u32 = 10;
 const REMOVAL_PAUSE: Duration = Duration::from_millis(10);
@@ -43,8 +46,10 @@ impl CodeFolder {
         }
         let mut builder = tempfile::Builder::new();
         builder.prefix("host-code-").permissions(PermissionsExt::from_mode(0o700));
-        // Memory, where a container has no disk to write to.
-        let temporary = builder.tempdir().or_else(|_| builder.tempdir_in("/dev/shm"))?;
+        // Memory, where a container has no disk to write to or a full one.
+        let temporary = with_room(builder.tempdir(), ROOM_MIN_BYTES)
+            .or_else(|_| with_room(builder.tempdir_in("/dev/shm"), ROOM_MIN_BYTES))
+            .or_else(|_| builder.tempdir())?;
         let path = temporary.path().canonicalize()?;
         Ok(Self { path, temporary: Some(temporary) })
     }
@@ -75,7 +80,26 @@ fn usable(folder: &Path) -> std::io::Result<PathBuf> {
     let folder = folder.canonicalize()?;
     check_owners(&folder)?;
     tempfile::tempfile_in(&folder)?;
+    check_room(&folder, ROOM_MIN_BYTES)?;
     Ok(folder)
+}
+
+/// Passes on a folder that has so much room.
+fn with_room(folder: std::io::Result<TempDir>, min_bytes: u64) -> std::io::Result<TempDir> {
+    let folder = folder?;
+    check_room(folder.path(), min_bytes)?;
+    Ok(folder)
+}
+
+/// Refuses a folder on a disk that is full, where each plugin would fail to load.
+fn check_room(folder: &Path, min_bytes: u64) -> std::io::Result<()> {
+    let disk = rustix::fs::statvfs(folder)?;
+    let room = disk.f_bavail.saturating_mul(disk.f_frsize);
+    if room < min_bytes {
+        let missing = format!("{room} bytes are free there, expected {min_bytes} at least");
+        return Err(std::io::Error::new(ErrorKind::StorageFull, missing));
+    }
+    Ok(())
 }
 
 /// Refuses a folder in which others could put code that this program would run: one that they can write to, or that has such a
@@ -131,6 +155,27 @@ pub(super) fn lock(folder: &Path) -> std::io::Result<File> {
         Err(error) if error.kind() != ErrorKind::Unsupported => Err(error),
         _ => Ok(file),
     }
+}
+
+/// Removes what was left by somebody who was stopped, or found the disk full, while writing the code of `component` for `engine`.
+pub(super) fn remove_unfinished(folder: &Path, component: &[u8], engine: &Engine) -> std::io::Result<()> {
+    let unfinished = unfinished(component, engine);
+    let versions = match std::fs::read_dir(folder.join("modules")) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        versions => versions?,
+    };
+    for version in versions {
+        match std::fs::remove_file(version?.path().join(&unfinished)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The name of the file to which wasmtime writes the code before it has its own name, which it does only where there is none.
+pub(super) fn unfinished(component: &[u8], engine: &Engine) -> String {
+    format!("{}.wip-atomic-write-mod", key(engine, component))
 }
 
 /// Gives the code of `component` that engine `from` has left to engine `to`; says whether there was any.
@@ -209,6 +254,16 @@ mod tests {
         assert!(is_used(), "nobody gets there");
         assert!(usable(&base.join("made/by/it")).is_ok());
         assert_eq!(base.join("made/by/it").metadata().unwrap().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn a_folder_on_a_full_disk_is_not_used() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(check_room(folder.path(), 0).is_ok());
+        let refused = check_room(folder.path(), u64::MAX).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::StorageFull);
+        assert!(with_room(tempfile::tempdir(), u64::MAX).is_err());
+        assert!(with_room(tempfile::tempdir(), 0).is_ok());
     }
 
     #[test]

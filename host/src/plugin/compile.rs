@@ -109,8 +109,14 @@ pub fn compile(folder: &Path, component: &[u8]) -> Result<(), LoadError> {
     let loading = Engine::new(config.clone().enable_compiler(false)).map_err(failed)?;
     config.cache(Some(code::cache(folder).map_err(failed)?));
     let compiling = Engine::new(&config).map_err(failed)?;
+    let remove_unfinished = || code::remove_unfinished(folder, component, &compiling);
+    remove_unfinished().map_err(|error| failed(error.into()))?;
     let compiled = Component::from_binary(&compiling, component);
     let handed_over = code::hand_over(folder, component, &compiling, &loading);
+    if !matches!(handed_over, Ok(true)) {
+        // On a full disk it takes what room there was. The next one removes it too.
+        let _ = remove_unfinished();
+    }
     match (handed_over, compiled) {
         // Whether it can be used is for those to say who load it.
         (Ok(true), _) => Ok(()),
@@ -136,6 +142,20 @@ mod tests {
         log.add(printed.as_bytes());
         let (status, answer) = (ExitStatus::from_raw(status), answer.as_bytes().to_vec());
         outcome(Ended { status, stopped: None, answer, answer_cut: false, log }).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn code_is_written_where_somebody_was_stopped_while_writing_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let component = b"\0asm\x0d\0\x01\0";
+        compile(folder.path(), component).unwrap();
+        let version = std::fs::read_dir(folder.path().join("modules")).unwrap().next().unwrap().unwrap();
+        let version = version.path();
+        let engine = Engine::new(&engine_config()).unwrap();
+        let unfinished = version.join(code::unfinished(component, &engine));
+        std::fs::write(&unfinished, "").unwrap();
+        compile(folder.path(), component).unwrap();
+        assert!(!unfinished.exists());
     }
 
     #[test]
