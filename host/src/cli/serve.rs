@@ -4,6 +4,7 @@ mod watch;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZero;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -195,7 +196,7 @@ async fn serve(
     workers: &Workers,
     output: &Output,
 ) -> anyhow::Result<()> {
-    let told_to_stop = stop_signal()?;
+    let mut told_to_stop = pin!(stop_signal()?);
     let hangup = hangup_signal()?;
     let hosts = arguments.hosts.allowed(arguments.ip)?;
     let log = arguments.access_log.as_deref().map(AccessLog::open).transpose()?;
@@ -217,7 +218,14 @@ async fn serve(
             Some(Arc::new(Recorder::new(writer, metrics.unrecorded())))
         }
     };
-    let watch = deploy(arguments, state, store, &endpoints, output).await?;
+    let watch = tokio::select! {
+        watch = deploy(arguments, state, store, &endpoints, output) => watch?,
+        // What is loaded may be compiled first, or wait for others that compile.
+        () = &mut told_to_stop => {
+            output.note("stopped");
+            return Ok(());
+        }
+    };
     let server = listen(arguments.ip, arguments.port).await?;
     let limits = ServeLimits {
         body_max_bytes: arguments.body_max_bytes,

@@ -1,12 +1,12 @@
 //! The folder of compiled code: wasmtime's own cache of it, in which this process looks and which another one fills.
 
 use std::borrow::Cow;
-use std::fs::{DirBuilder, File, Metadata};
+use std::fs::{DirBuilder, File, Metadata, TryLockError};
 use std::hash::{Hash, Hasher};
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -23,6 +23,10 @@ const ROOM_MIN_BYTES: u64 = 16 * 1024 * 1024;
 /// How often a temporary folder in which something appears is removed, and the pause before each time but the first.
 const REMOVALS_MAX: u32 = 10;
 const REMOVAL_PAUSE: Duration = Duration::from_millis(10);
+
+/// How often it is looked whether somebody else still compiles, and when it is told that somebody does.
+const LOCK_INTERVAL: Duration = Duration::from_millis(20);
+const LOCK_TOLD_AFTER: Duration = Duration::from_secs(1);
 
 /// Where compiled code is.
 #[derive(Debug)]
@@ -147,13 +151,28 @@ pub(super) fn cache(folder: &Path) -> wasmtime::Result<Cache> {
 }
 
 /// Waits until nobody else compiles for this folder, until the answer is dropped. One at a time is enough, since the compiler
-/// takes all cores, and many would take many times the memory.
-pub(super) fn lock(folder: &Path) -> std::io::Result<File> {
+/// takes all cores, and many would take many times the memory. It is no more than that: who has waited for `patience` goes on.
+pub(super) fn lock(folder: &Path, patience: Duration) -> std::io::Result<File> {
     let file = File::open(folder)?;
-    match file.lock() {
-        // Some file systems of networks have no locks.
-        Err(error) if error.kind() != ErrorKind::Unsupported => Err(error),
-        _ => Ok(file),
+    let started = Instant::now();
+    let mut is_told = false;
+    loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => {}
+            // Some file systems of networks have no locks.
+            Err(TryLockError::Error(error)) if error.kind() != ErrorKind::Unsupported => return Err(error),
+            _ => return Ok(file),
+        }
+        let waited = started.elapsed();
+        if waited >= patience {
+            tracing::warn!("another process still compiles for `{}`: not waiting for it", folder.display());
+            return Ok(file);
+        }
+        if waited >= LOCK_TOLD_AFTER && !is_told {
+            tracing::warn!("waiting for another process that compiles for `{}`", folder.display());
+            is_told = true;
+        }
+        std::thread::sleep(LOCK_INTERVAL);
     }
 }
 
@@ -264,6 +283,24 @@ mod tests {
         assert_eq!(refused.kind(), ErrorKind::StorageFull);
         assert!(with_room(tempfile::tempdir(), u64::MAX).is_err());
         assert!(with_room(tempfile::tempdir(), 0).is_ok());
+    }
+
+    #[test]
+    fn one_compiles_at_a_time_and_nobody_waits_forever() {
+        let folder = tempfile::tempdir().unwrap();
+        let is_locked = || File::open(folder.path()).unwrap().try_lock().is_err();
+        let first = lock(folder.path(), Duration::ZERO).unwrap();
+        assert!(is_locked());
+        drop(lock(folder.path(), Duration::from_millis(1)).unwrap());
+        assert!(is_locked(), "who went on without it does not end it");
+        std::thread::scope(|scope| {
+            let second = scope.spawn(|| lock(folder.path(), Duration::from_secs(600)).unwrap());
+            drop(first);
+            let second = second.join().unwrap();
+            assert!(is_locked());
+            drop(second);
+        });
+        assert!(!is_locked());
     }
 
     #[test]

@@ -36,7 +36,7 @@ const MEMORY_MAX_BYTES: u64 = 2 * 1024 * 1024 * 1024;
 const PROCESSOR_MAX_SECONDS: u64 = 120;
 
 /// Time that it may take by the clock, on a machine that has much else to do.
-const WALL_MAX: Duration = Duration::from_secs(300);
+pub(super) const WALL_MAX: Duration = Duration::from_secs(300);
 
 /// Longest reason that is read.
 const REASON_MAX_BYTES: usize = 4 * 1024;

@@ -7,7 +7,7 @@ use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAlloc
 
 use super::call::CallState;
 use super::code::{self, CodeFolder};
-use super::compile::compile_apart;
+use super::compile::{WALL_MAX, compile_apart};
 use super::idle::AllIdle;
 use super::{InstancePolicy, LimitsCeiling, LoadError, imports, load};
 use crate::domain::SharedByDigest;
@@ -103,7 +103,7 @@ impl PluginRuntime {
         if let Ok(component) = Component::from_binary(engine, bytes) {
             return Ok(component);
         }
-        let turn = code::lock(code.path());
+        let turn = code::lock(code.path(), WALL_MAX);
         let _turn = turn.map_err(|error| LoadError::NotCompiled(error.to_string()))?;
         // Another process may have been at it.
         if let Ok(component) = Component::from_binary(engine, bytes) {

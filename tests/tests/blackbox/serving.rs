@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use host_tests::{Answer, Host, guest, misbehaviour, pixels_json, plugin, test_images};
@@ -279,6 +280,26 @@ fn stops_on_a_signal_and_answers_what_is_under_way() {
     assert!(response.starts_with("HTTP/1.1 200"), "{response}");
     assert!(response.contains("connection: close"), "{response}");
     assert_eq!(server.wait().code, 0);
+}
+
+#[test]
+fn stops_on_a_signal_while_it_waits_for_another_that_compiles() {
+    use std::io::{BufRead as _, BufReader};
+    let host = Host::trained();
+    let code = host.state_dir().join("code-of-another");
+    std::fs::create_dir(&code).unwrap();
+    let held = std::fs::File::open(&code).unwrap();
+    held.lock().unwrap();
+    let mut command = host.command();
+    command.args(["serve", "--model", "mnist", "--port", "0", "--code-cache", code.to_str().unwrap()]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.contains("waiting for another process that compiles")));
+    let id = child.id().to_string();
+    assert!(Command::new("sh").args(["-c", "kill -s TERM \"$0\"", &id]).status().unwrap().success());
+    // The other holds on for as long as this takes.
+    assert!(lines.any(|line| line.contains("stopped")));
+    assert!(child.wait().unwrap().success());
 }
 
 #[test]
