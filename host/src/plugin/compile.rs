@@ -46,14 +46,12 @@ const OUT_OF_MEMORY: &[u8] = b"memory allocation of ";
 
 /// Compiles `component` by way of `host`, this program, and leaves the code in `folder`.
 pub(super) fn compile_apart(host: &Path, folder: &Path, component: &[u8]) -> Result<(), LoadError> {
-    let ended = run(host, folder, component).map_err(|error| LoadError::NotCompiled(error.to_string()))?;
-    outcome(ended)
+    outcome(run(host, folder, component)?)
 }
 
-fn run(host: &Path, folder: &Path, component: &[u8]) -> std::io::Result<Ended> {
-    let mut input = File::from(memfd_create("component", MemfdFlags::CLOEXEC)?);
-    input.write_all(component)?;
-    input.rewind()?;
+fn run(host: &Path, folder: &Path, component: &[u8]) -> Result<Ended, LoadError> {
+    let failed = |error, what: &str| LoadError::NotCompiled(format!("failed to {what}: {error}"));
+    let input = input(component).map_err(|error| failed(error, "write it to memory"))?;
     let command: [OsString; 4] = [host.into(), SUBCOMMAND.into(), "--code-cache".into(), folder.into()];
     let limited = LimitedCommand {
         memory_bytes: Some(MEMORY_MAX_BYTES),
@@ -61,7 +59,8 @@ fn run(host: &Path, folder: &Path, component: &[u8]) -> std::io::Result<Ended> {
         ..LimitedCommand::of_this_process(command.into())
     };
     let mut command = limited.to_command(host);
-    let child = command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let child = command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let child = child.map_err(|error| failed(error, &format!("start `{}`", host.display())))?;
     let waiting = Waiting {
         timeout: Some(WALL_MAX),
         grace: Duration::ZERO,
@@ -71,7 +70,15 @@ fn run(host: &Path, folder: &Path, component: &[u8]) -> std::io::Result<Ended> {
         printed: &mut |_| {},
         tick: &mut || ControlFlow::Continue(()),
     };
-    process::wait(child, waiting)
+    process::wait(child, waiting).map_err(|error| failed(error, "wait for the compiler"))
+}
+
+/// A file in memory that has these bytes.
+fn input(component: &[u8]) -> std::io::Result<File> {
+    let mut input = File::from(memfd_create("component", MemfdFlags::CLOEXEC)?);
+    input.write_all(component)?;
+    input.rewind()?;
+    Ok(input)
 }
 
 fn outcome(ended: Ended) -> Result<(), LoadError> {
@@ -156,6 +163,15 @@ mod tests {
         std::fs::write(&unfinished, "").unwrap();
         compile(folder.path(), component).unwrap();
         assert!(!unfinished.exists());
+    }
+
+    #[test]
+    fn what_could_not_be_done_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let host = folder.path().join("none");
+        let told = compile_apart(&host, folder.path(), b"").unwrap_err().to_string();
+        let start = format!("it could not be compiled: failed to start `{}`: ", host.display());
+        assert!(told.starts_with(&start), "{told}");
     }
 
     #[test]

@@ -63,7 +63,8 @@ pub(super) struct Inner {
     pub(super) engine: Engine,
     pub(super) linker: Linker<CallState>,
     pub(super) config: RuntimeConfig,
-    code: CodeFolder,
+    /// Where compiled code is, or why there is no folder for it, which only those learn who need one.
+    code: Result<CodeFolder, String>,
     /// Plugins that are in use.
     pub(super) plugins: SharedByDigest<load::Inner>,
     /// Instances that wait for a call.
@@ -78,14 +79,20 @@ pub struct RuntimeError(String);
 impl PluginRuntime {
     /// Starts the engine and its clock. The clock's thread ends with the last handle.
     pub fn new(config: RuntimeConfig) -> Result<Self, RuntimeError> {
-        let fail = |error: wasmtime::Error| RuntimeError(format!("{error:#}"));
         let code = CodeFolder::open(config.code_cache.as_deref());
+        Self::with_code(config, code)
+    }
+
+    fn with_code(config: RuntimeConfig, code: std::io::Result<CodeFolder>) -> Result<Self, RuntimeError> {
+        let fail = |error: wasmtime::Error| RuntimeError(format!("{error:#}"));
         let code = code.map_err(|error| {
-            RuntimeError(format!("no folder for compiled code, name one by `--code-cache`: {error}"))
-        })?;
+            format!("there is no folder for compiled code, name one by `--code-cache`: {error}")
+        });
         let mut engine_config = engine_config();
         engine_config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(&config.ceiling)));
-        engine_config.cache(Some(code::cache(code.path()).map_err(fail)?));
+        if let Ok(code) = &code {
+            engine_config.cache(Some(code::cache(code.path()).map_err(fail)?));
+        }
         // Other processes compile.
         engine_config.enable_compiler(false);
         let engine = Engine::new(&engine_config).map_err(fail)?;
@@ -103,8 +110,11 @@ impl PluginRuntime {
         if let Ok(component) = Component::from_binary(engine, bytes) {
             return Ok(component);
         }
+        let code = code.as_ref().map_err(|error| LoadError::NotCompiled(error.clone()))?;
         let turn = code::lock(code.path(), WALL_MAX);
-        let _turn = turn.map_err(|error| LoadError::NotCompiled(error.to_string()))?;
+        let _turn = turn.map_err(|error| {
+            LoadError::NotCompiled(format!("failed to lock `{}`: {error}", code.path().display()))
+        })?;
         // Another process may have been at it.
         if let Ok(component) = Component::from_binary(engine, bytes) {
             return Ok(component);
@@ -164,4 +174,19 @@ fn start_clock(engine: &Engine) -> std::io::Result<()> {
         }
     })?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn only_plugins_need_a_folder_for_code() {
+        let none = Err(ErrorKind::ReadOnlyFilesystem.into());
+        let runtime = PluginRuntime::with_code(RuntimeConfig::default(), none).unwrap();
+        let told = runtime.component(b"\0asm\x0d\0\x01\0").err().unwrap().to_string();
+        assert!(told.starts_with("it could not be compiled: there is no folder for compiled code"), "{told}");
+    }
 }

@@ -8,13 +8,18 @@ use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, waitid,
+};
 
 use super::told::Told;
 use super::{Cancel, Log};
 
 /// How often it is looked whether somebody said stop.
 const CANCEL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How often it is looked whether a process has ended where nothing tells it.
+const END_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Time for what is still in the pipes when the process has ended but others hold them open.
 const DRAIN: Duration = Duration::from_millis(200);
@@ -94,7 +99,9 @@ impl Pipe {
 /// Waits until `child` has ended; it leads a process group, none of which is left then.
 pub fn wait(mut child: Child, waiting: Waiting<'_>) -> std::io::Result<Ended> {
     let group = Pid::from_child(&child);
-    let waited = wait_in_group(&mut child, group, waiting);
+    // Kernels before 5.3 have none, and some sandboxes of containers refuse it.
+    let ended = pidfd_open(group, PidfdFlags::empty()).ok();
+    let waited = wait_in_group(&mut child, group, ended.as_ref(), waiting);
     // Also where the child has ended: what it started must not go on, and neither must anything after an error.
     let _ = kill_process_group(group, Signal::KILL);
     if waited.is_err() {
@@ -103,9 +110,14 @@ pub fn wait(mut child: Child, waiting: Waiting<'_>) -> std::io::Result<Ended> {
     waited
 }
 
-fn wait_in_group(child: &mut Child, group: Pid, waiting: Waiting<'_>) -> std::io::Result<Ended> {
+/// Of `ended` there is something to read when the child has ended; without it, it is looked often.
+fn wait_in_group(
+    child: &mut Child,
+    group: Pid,
+    ended: Option<&OwnedFd>,
+    waiting: Waiting<'_>,
+) -> std::io::Result<Ended> {
     let Waiting { timeout, grace, answer_max_bytes, cancel, mut progress, printed, tick } = waiting;
-    let ended = pidfd_open(group, PidfdFlags::empty())?;
     let mut output = Pipe::new(child.stdout.take())?;
     let mut errors = Pipe::new(child.stderr.take())?;
     let (mut answer, mut answer_cut, mut log, mut told) =
@@ -154,7 +166,9 @@ fn wait_in_group(child: &mut Child, group: Pid, waiting: Waiting<'_>) -> std::io
             Some(_) => CANCEL_INTERVAL,
             None => until_timeout.map_or(CANCEL_INTERVAL, |left| left.min(CANCEL_INTERVAL)),
         };
-        let has_ended = wait_for(&[Some(ended.as_fd()), fd(&output), fd(&errors)], patience)?;
+        let patience = if ended.is_some() { patience } else { patience.min(END_INTERVAL) };
+        let is_told = wait_for(&[ended.map(AsFd::as_fd), fd(&output), fd(&errors)], patience)?;
+        let has_ended = is_told || ended.is_none() && has_ended(group)?;
         read(&mut output, &mut errors);
         is_wanted &= tick().is_continue();
         if has_ended {
@@ -169,6 +183,12 @@ fn wait_in_group(child: &mut Child, group: Pid, waiting: Waiting<'_>) -> std::io
         read(&mut output, &mut errors);
     }
     Ok(Ended { status: child.wait()?, stopped, answer, answer_cut, log })
+}
+
+/// Whether a child has ended. It stays to be waited for, so that nothing else gets its number.
+fn has_ended(child: Pid) -> std::io::Result<bool> {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    Ok(waitid(WaitId::Pid(child), options)?.is_some())
 }
 
 fn fd(pipe: &Pipe) -> Option<std::os::fd::BorrowedFd<'_>> {
@@ -186,4 +206,41 @@ fn wait_for(of: &[Option<std::os::fd::BorrowedFd<'_>>; 3], patience: Duration) -
     }
     let [first, ..] = of;
     Ok(first.is_some() && polled.first().is_some_and(|polled| !polled.revents().is_empty()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::CommandExt as _;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    fn ended(script: &str, timeout: Duration) -> Ended {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        let mut child = command.spawn().unwrap();
+        let waiting = Waiting {
+            timeout: Some(timeout),
+            grace: Duration::ZERO,
+            answer_max_bytes: 100,
+            cancel: &Cancel::default(),
+            progress: None,
+            printed: &mut |_| {},
+            tick: &mut || ControlFlow::Continue(()),
+        };
+        let group = Pid::from_child(&child);
+        wait_in_group(&mut child, group, None, waiting).unwrap()
+    }
+
+    #[test]
+    fn a_process_is_waited_for_where_nothing_tells_its_end() {
+        let patience = Duration::from_secs(600);
+        let Ended { status, stopped, answer, log, .. } =
+            ended("echo answer; sleep 0.1; echo why >&2; exit 7", patience);
+        assert_eq!((status.code(), stopped, answer.as_slice()), (Some(7), None, &b"answer\n"[..]));
+        assert_eq!(log.last_line().as_deref(), Some("why"));
+        assert_eq!(ended("exec >&- 2>&-; sleep 0.1; exit 7", patience).status.code(), Some(7));
+        let slow = ended("sleep 600", Duration::from_millis(10));
+        assert_eq!((slow.stopped, slow.status.success()), (Some(Stopped::TimedOut), false));
+    }
 }
