@@ -32,10 +32,12 @@ pub const NOT_A_COMPONENT: u8 = 3;
 /// Memory that compiling a component may take.
 const MEMORY_MAX_BYTES: u64 = 2 * 1024 * 1024 * 1024;
 
-/// Time of processors that it may take, all its threads together.
-const PROCESSOR_MAX_SECONDS: u64 = 120;
+/// Time of processors that it may take, all its threads together, and how much more for each MiB of the component: several times
+/// what slow machines take for the largest ones.
+const PROCESSOR_MIN_SECONDS: u64 = 120;
+const PROCESSOR_SECONDS_PER_MIB: u64 = 5;
 
-/// Time that it may take by the clock, on a machine that has much else to do.
+/// Time that one of no size may take by the clock, on a machine that has much else to do.
 pub(super) const WALL_MAX: Duration = Duration::from_secs(300);
 
 /// Longest reason that is read.
@@ -46,23 +48,34 @@ const OUT_OF_MEMORY: &[u8] = b"memory allocation of ";
 
 /// Compiles `component` by way of `host`, this program, and leaves the code in `folder`.
 pub(super) fn compile_apart(host: &Path, folder: &Path, component: &[u8]) -> Result<(), LoadError> {
-    outcome(run(host, folder, component)?)
+    let processor_seconds = processor_max_seconds(component.len());
+    outcome(run(host, folder, component, processor_seconds)?, processor_seconds)
 }
 
-fn run(host: &Path, folder: &Path, component: &[u8]) -> Result<Ended, LoadError> {
+fn processor_max_seconds(component_bytes: usize) -> u64 {
+    let mib = u64::try_from(component_bytes / (1024 * 1024)).unwrap_or(u64::MAX);
+    PROCESSOR_MIN_SECONDS.saturating_add(mib.saturating_mul(PROCESSOR_SECONDS_PER_MIB))
+}
+
+/// As much more time by the clock as there is more of processors.
+fn wall_max(processor_seconds: u64) -> Duration {
+    Duration::from_secs(processor_seconds.saturating_mul(WALL_MAX.as_secs()) / PROCESSOR_MIN_SECONDS)
+}
+
+fn run(host: &Path, folder: &Path, component: &[u8], processor_seconds: u64) -> Result<Ended, LoadError> {
     let failed = |error, what: &str| LoadError::NotCompiled(format!("failed to {what}: {error}"));
     let input = input(component).map_err(|error| failed(error, "write it to memory"))?;
     let command: [OsString; 4] = [host.into(), SUBCOMMAND.into(), "--code-cache".into(), folder.into()];
     let limited = LimitedCommand {
         memory_bytes: Some(MEMORY_MAX_BYTES),
-        processor_seconds: Some(PROCESSOR_MAX_SECONDS),
+        processor_seconds: Some(processor_seconds),
         ..LimitedCommand::of_this_process(command.into())
     };
     let mut command = limited.to_command(host);
     let child = command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let child = child.map_err(|error| failed(error, &format!("start `{}`", host.display())))?;
     let waiting = Waiting {
-        timeout: Some(WALL_MAX),
+        timeout: Some(wall_max(processor_seconds)),
         grace: Duration::ZERO,
         answer_max_bytes: REASON_MAX_BYTES,
         cancel: &Cancel::default(),
@@ -81,7 +94,10 @@ fn input(component: &[u8]) -> std::io::Result<File> {
     Ok(input)
 }
 
-fn outcome(ended: Ended) -> Result<(), LoadError> {
+/// Signals by which others end a process: the kernel that is short of memory, a supervisor, a terminal.
+const OF_OTHERS: [Signal; 4] = [Signal::KILL, Signal::TERM, Signal::INT, Signal::HUP];
+
+fn outcome(ended: Ended, processor_seconds: u64) -> Result<(), LoadError> {
     let Ended { status, stopped, answer, log, .. } = ended;
     if status.success() {
         return Ok(());
@@ -90,7 +106,7 @@ fn outcome(ended: Ended) -> Result<(), LoadError> {
     let is_out_of_time = stopped == Some(Stopped::TimedOut) || status.signal() == Some(Signal::XCPU.as_raw());
     let printed = log.into_bytes();
     Err(match status.code() {
-        _ if is_out_of_time => LoadError::CompileTime { max_seconds: PROCESSOR_MAX_SECONDS },
+        _ if is_out_of_time => LoadError::CompileTime { max_seconds: processor_seconds },
         Some(code) if code == i32::from(NOT_A_COMPONENT) => {
             LoadError::Invalid(clean(&String::from_utf8_lossy(&answer), REASON_MAX_BYTES))
         }
@@ -101,6 +117,12 @@ fn outcome(ended: Ended) -> Result<(), LoadError> {
         Some(1 | 2) => {
             let reason = last_line.unwrap_or_default();
             LoadError::NotCompiled(reason.trim_start_matches("error: ").to_owned())
+        }
+        _ if status.signal().is_some_and(|signal| OF_OTHERS.iter().any(|other| other.as_raw() == signal)) => {
+            let how = how_it_ended(status, last_line);
+            LoadError::NotCompiled(format!(
+                "the compiler {how}, which was not its own doing: is there memory?"
+            ))
         }
         _ => LoadError::CompilerCrash(how_it_ended(status, last_line)),
     })
@@ -148,7 +170,7 @@ mod tests {
         let mut log = process::Log::default();
         log.add(printed.as_bytes());
         let (status, answer) = (ExitStatus::from_raw(status), answer.as_bytes().to_vec());
-        outcome(Ended { status, stopped: None, answer, answer_cut: false, log }).unwrap_err().to_string()
+        outcome(Ended { status, stopped: None, answer, answer_cut: false, log }, 130).unwrap_err().to_string()
     }
 
     #[test]
@@ -166,6 +188,14 @@ mod tests {
     }
 
     #[test]
+    fn large_components_have_more_time() {
+        for (bytes, processor, wall) in [(0, 120, 300), (100_000, 120, 300), (64 << 20, 440, 1100)] {
+            assert_eq!(processor_max_seconds(bytes), processor);
+            assert_eq!(wall_max(processor).as_secs(), wall);
+        }
+    }
+
+    #[test]
     fn what_could_not_be_done_is_told() {
         let folder = tempfile::tempdir().unwrap();
         let host = folder.path().join("none");
@@ -178,8 +208,15 @@ mod tests {
     fn whatever_ends_the_compiler_is_told() {
         let exited = |code: i32| code << 8;
         assert!(
-            error(Signal::XCPU.as_raw(), "", "").contains("longer than the limit of 120 s of a processor")
+            error(Signal::XCPU.as_raw(), "", "").contains("longer than the limit of 130 s of a processor")
         );
+        for other in [Signal::KILL, Signal::TERM] {
+            let told = error(other.as_raw(), "", "");
+            assert!(
+                told.starts_with("it could not be compiled: the compiler was killed by signal "),
+                "{told}"
+            );
+        }
         let no_memory = "memory allocation of 4096 bytes failed\nstack backtrace:\n";
         assert!(
             error(Signal::ABORT.as_raw(), "", no_memory).contains("more memory than the limit of 2147483648")
