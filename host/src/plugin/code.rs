@@ -6,7 +6,7 @@ use std::hash::{Hash, Hasher};
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -197,6 +197,47 @@ pub(super) fn unfinished(component: &[u8], engine: &Engine) -> String {
     format!("{}.wip-atomic-write-mod", key(engine, component))
 }
 
+/// Removes what was not used for longest until the rest keeps within the limit. Wasmtime does so too, on a thread that ends with
+/// the process, which is most often before it has begun.
+pub(super) fn trim(folder: &Path) -> std::io::Result<()> {
+    trim_to(folder, CODE_CACHE_MAX_BYTES)
+}
+
+fn trim_to(folder: &Path, max_bytes: u64) -> std::io::Result<()> {
+    let mut kept = Vec::new();
+    for version in std::fs::read_dir(folder.join("modules"))? {
+        let version = version?;
+        if !version.file_type()?.is_dir() {
+            continue;
+        }
+        for file in std::fs::read_dir(version.path())? {
+            let path = file?.path();
+            // Others have a dot in their names: how often code was used, and what is not written to its end.
+            if path.extension().is_some() {
+                continue;
+            }
+            let Ok(metadata) = path.symlink_metadata() else { continue };
+            // Each use is noted there.
+            let noted = path.with_extension("stats").symlink_metadata().and_then(|noted| noted.modified());
+            let used = metadata.modified()?.max(noted.unwrap_or(SystemTime::UNIX_EPOCH));
+            kept.push((used, metadata.len(), path));
+        }
+    }
+    kept.sort_unstable();
+    let mut total: u64 = kept.iter().map(|(_, bytes, _)| bytes).sum();
+    // What was just made is to be used.
+    kept.pop();
+    for (_, bytes, path) in kept {
+        if total <= max_bytes {
+            break;
+        }
+        std::fs::remove_file(&path)?;
+        let _ = std::fs::remove_file(path.with_extension("stats"));
+        total = total.saturating_sub(bytes);
+    }
+    Ok(())
+}
+
 /// Gives the code of `component` that engine `from` has left to engine `to`; says whether there was any.
 pub(super) fn hand_over(
     folder: &Path,
@@ -283,6 +324,38 @@ mod tests {
         assert_eq!(refused.kind(), ErrorKind::StorageFull);
         assert!(with_room(tempfile::tempdir(), u64::MAX).is_err());
         assert!(with_room(tempfile::tempdir(), 0).is_ok());
+    }
+
+    #[test]
+    fn what_was_not_used_for_longest_makes_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let versions = [folder.path().join("modules/old"), folder.path().join("modules/new")];
+        versions.iter().for_each(|version| std::fs::create_dir_all(version).unwrap());
+        let write = |version: &Path, name: &str, seconds| {
+            let file = File::create(version.join(name)).unwrap();
+            file.set_len(10).unwrap();
+            file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).unwrap();
+        };
+        let [old, new] = &versions;
+        write(old, "first", 1);
+        write(old, "first.stats", 5);
+        write(old, "second", 2);
+        write(old, "second.stats", 2);
+        write(new, "third", 3);
+        write(new, "last", 6);
+        let kept = || {
+            let files = versions.iter().flat_map(|version| std::fs::read_dir(version).unwrap());
+            let mut names: Vec<_> =
+                files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort_unstable();
+            names
+        };
+        trim_to(folder.path(), 40).unwrap();
+        assert_eq!(kept().len(), 6);
+        trim_to(folder.path(), 29).unwrap();
+        assert_eq!(kept(), ["first", "first.stats", "last"]);
+        trim_to(folder.path(), 0).unwrap();
+        assert_eq!(kept(), ["last"], "it is to be used");
     }
 
     #[test]

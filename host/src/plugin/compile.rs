@@ -146,6 +146,8 @@ pub fn compile(folder: &Path, component: &[u8]) -> Result<(), LoadError> {
         // On a full disk it takes what room there was. The next one removes it too.
         let _ = remove_unfinished();
     }
+    // Others remove it next time.
+    let _ = code::trim(folder);
     match (handed_over, compiled) {
         // Whether it can be used is for those to say who load it.
         (Ok(true), _) => Ok(()),
