@@ -24,6 +24,9 @@ const ROOM_MIN_BYTES: u64 = 16 * 1024 * 1024;
 const REMOVALS_MAX: u32 = 10;
 const REMOVAL_PAUSE: Duration = Duration::from_millis(10);
 
+/// The number that Linux shows for a user that has none.
+const OVERFLOW_USER: u32 = 65_534;
+
 /// How often it is looked whether somebody else still compiles, and when it is told that somebody does.
 const LOCK_INTERVAL: Duration = Duration::from_millis(20);
 const LOCK_TOLD_AFTER: Duration = Duration::from_secs(1);
@@ -48,12 +51,8 @@ impl CodeFolder {
                 }
             }
         }
-        let mut builder = tempfile::Builder::new();
-        builder.prefix("host-code-").permissions(PermissionsExt::from_mode(0o700));
-        // Memory, where a container has no disk to write to or a full one.
-        let temporary = with_room(builder.tempdir(), ROOM_MIN_BYTES)
-            .or_else(|_| with_room(builder.tempdir_in("/dev/shm"), ROOM_MIN_BYTES))
-            .or_else(|_| builder.tempdir())?;
+        // Memory, where a container has no disk to write to, or a full one, or one that others write to.
+        let temporary = temporary_in(&[&std::env::temp_dir(), Path::new("/dev/shm")], ROOM_MIN_BYTES)?;
         let path = temporary.path().canonicalize()?;
         Ok(Self { path, temporary: Some(temporary) })
     }
@@ -88,11 +87,27 @@ fn usable(folder: &Path) -> std::io::Result<PathBuf> {
     Ok(folder)
 }
 
-/// Passes on a folder that has so much room.
-fn with_room(folder: std::io::Result<TempDir>, min_bytes: u64) -> std::io::Result<TempDir> {
-    let folder = folder?;
-    check_room(folder.path(), min_bytes)?;
-    Ok(folder)
+/// A new folder in the first of `folders` that has so much room and in which nobody else can put another in its place; where
+/// there is none, in the first that there can be one in.
+fn temporary_in(folders: &[&Path], room_min_bytes: u64) -> std::io::Result<TempDir> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("host-code-").permissions(PermissionsExt::from_mode(0o700));
+    let mut second_best = Err(ErrorKind::NotFound.into());
+    for folder in folders {
+        let made = builder.tempdir_in(folder);
+        let checked = made.as_ref().is_ok_and(|made| {
+            let path = made.path().canonicalize();
+            path.and_then(|path| check_owners(&path)).is_ok()
+                && check_room(made.path(), room_min_bytes).is_ok()
+        });
+        if checked {
+            return made;
+        }
+        if second_best.is_err() {
+            second_best = made;
+        }
+    }
+    second_best
 }
 
 /// Refuses a folder on a disk that is full, where each plugin would fail to load.
@@ -109,15 +124,11 @@ fn check_room(folder: &Path, min_bytes: u64) -> std::io::Result<()> {
 /// Refuses a folder in which others could put code that this program would run: one that they can write to, or that has such a
 /// folder above or below it.
 fn check_owners(folder: &Path) -> std::io::Result<()> {
-    let refuse =
-        |path: &Path| Err(std::io::Error::other(format!("others may write to `{}`", path.display())));
     for above in folder.ancestors() {
         let metadata = above.symlink_metadata()?;
         // Of a folder such as `/tmp` nobody can take away what is another's.
         let is_sticky = above != folder && metadata.mode() & 0o1000 != 0;
-        if !is_ours(&metadata, is_sticky) {
-            return refuse(above);
-        }
+        check_owner(above, &Owner::of(&metadata), is_sticky)?;
     }
     if folder.symlink_metadata()?.mode() & 0o011 == 0 {
         // Others do not get at what is below.
@@ -128,19 +139,41 @@ fn check_owners(folder: &Path) -> std::io::Result<()> {
     let versions: Vec<PathBuf> = versions.flatten().map(|version| version.path()).collect();
     for below in std::iter::once(modules).chain(versions) {
         let metadata = below.symlink_metadata()?;
-        if metadata.is_symlink() || !is_ours(&metadata, false) {
-            return refuse(&below);
+        if metadata.is_symlink() {
+            return Err(std::io::Error::other(format!("`{}` is a link", below.display())));
         }
+        check_owner(&below, &Owner::of(&metadata), false)?;
     }
     Ok(())
 }
 
-/// Whether a folder is this user's or root's, and nobody else writes to it, or is free to: `others_may_write`.
-fn is_ours(metadata: &Metadata, others_may_write: bool) -> bool {
-    let user = rustix::process::geteuid().as_raw();
+/// Whose a folder is, and who may do what there.
+struct Owner {
+    user: u32,
+    group: u32,
+    mode: u32,
+}
+
+impl Owner {
+    fn of(metadata: &Metadata) -> Self {
+        Self { user: metadata.uid(), group: metadata.gid(), mode: metadata.mode() }
+    }
+}
+
+/// Refuses a folder that is neither this user's nor root's, and one that others write to unless they are free to.
+fn check_owner(folder: &Path, owner: &Owner, others_may_write: bool) -> std::io::Result<()> {
+    let Owner { user, group, mode } = *owner;
+    // In a namespace of users the root folder may be of one that has no number there.
+    let is_of_nobody = user == OVERFLOW_USER && folder == Path::new("/");
+    if user != rustix::process::geteuid().as_raw() && user != 0 && !is_of_nobody {
+        return Err(std::io::Error::other(format!("`{}` belongs to user {user}", folder.display())));
+    }
     // The group that has the number of its user is that user's alone.
-    let writers = if metadata.gid() == metadata.uid() { 0o002 } else { 0o022 };
-    (metadata.uid() == user || metadata.uid() == 0) && (others_may_write || metadata.mode() & writers == 0)
+    let writers = if group == user && !is_of_nobody { 0o002 } else { 0o022 };
+    if !others_may_write && mode & writers != 0 {
+        return Err(std::io::Error::other(format!("others may write to `{}`", folder.display())));
+    }
+    Ok(())
 }
 
 /// What an engine looks in.
@@ -322,8 +355,38 @@ mod tests {
         assert!(check_room(folder.path(), 0).is_ok());
         let refused = check_room(folder.path(), u64::MAX).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::StorageFull);
-        assert!(with_room(tempfile::tempdir(), u64::MAX).is_err());
-        assert!(with_room(tempfile::tempdir(), 0).is_ok());
+    }
+
+    #[test]
+    fn a_temporary_folder_is_where_others_cannot_replace_it() {
+        let base = tempfile::tempdir().unwrap();
+        let (open, closed) = (base.path().join("open"), base.path().join("closed"));
+        for (folder, mode) in [(&open, 0o777), (&closed, 0o755)] {
+            std::fs::create_dir(folder).unwrap();
+            std::fs::set_permissions(folder, Permissions::from_mode(mode)).unwrap();
+        }
+        let made_in = |folders: &[&Path], room| {
+            temporary_in(folders, room).unwrap().path().parent().unwrap().to_owned()
+        };
+        assert_eq!(made_in(&[&open, &closed], 0), closed);
+        assert_eq!(made_in(&[&open], 0), open, "there is no other");
+        assert_eq!(made_in(&[&base.path().join("none"), &closed], u64::MAX), closed);
+        assert!(temporary_in(&[&base.path().join("none")], 0).is_err());
+    }
+
+    #[test]
+    fn whose_a_folder_is_is_told() {
+        let user = rustix::process::geteuid().as_raw();
+        let told = |path: &str, user, group, mode| {
+            let checked = check_owner(Path::new(path), &Owner { user, group, mode }, false);
+            checked.err().map(|error| error.to_string())
+        };
+        assert_eq!(told("/a", user, user, 0o775), None);
+        assert_eq!(told("/a", 0, 7, 0o755), None);
+        assert_eq!(told("/a", 0, 7, 0o775).unwrap(), "others may write to `/a`");
+        assert_eq!(told("/a", 4_000_000, 0, 0o700).unwrap(), "`/a` belongs to user 4000000");
+        assert_eq!(told("/", OVERFLOW_USER, OVERFLOW_USER, 0o755), None);
+        assert_eq!(told("/", OVERFLOW_USER, OVERFLOW_USER, 0o775).unwrap(), "others may write to `/`");
     }
 
     #[test]
