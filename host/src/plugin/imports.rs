@@ -11,6 +11,7 @@ use wasmtime::{Result, StoreContextMut};
 use super::bindings::transformer::mlops::plugin::log::Level;
 use super::call::CallState;
 use super::metrics::{LABELS_MAX, TEXT_MAX_BYTES};
+use super::session::clean;
 use super::{MetricKind, MetricPoint};
 
 /// Longest piece of a plugin's log line that is repeated in an error.
@@ -70,7 +71,9 @@ fn log(
     let text = message.to_str(&*store)?;
     let quoted = (level == Level::Error).then(|| text.chars().take(QUOTED_LOG_MAX_CHARS).collect());
     let mut bytes = text.len() + LINE_BYTES + fields.len().saturating_mul(LINE_BYTES);
-    let message = if bytes <= left { clean(&text) } else { String::new() };
+    // Control characters could forge lines or drive a terminal.
+    let whole = |text: &str| clean(text, text.len());
+    let message = if bytes <= left { whole(&text) } else { String::new() };
     let mut told = String::new();
     for index in 0..fields.len() {
         // What is left out is not looked at.
@@ -83,7 +86,7 @@ fn log(
         bytes += name.len() + value.len();
         if bytes <= left {
             let space = if index > 0 { " " } else { "" };
-            told.push_str(&format!("{space}{}={}", clean(&name), clean(&value)));
+            told.push_str(&format!("{space}{}={}", whole(&name), whole(&value)));
         }
     }
     let state = store.data_mut();
@@ -98,11 +101,6 @@ fn log(
         None => state.log_lines_dropped += 1,
     }
     Ok(())
-}
-
-/// Control characters could forge lines or drive a terminal.
-fn clean(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).collect()
 }
 
 fn record(

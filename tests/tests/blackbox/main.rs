@@ -30,6 +30,7 @@ mod rollback;
 mod scoring;
 mod serving;
 mod sweeps;
+mod traces;
 mod tracking;
 mod traffic;
 mod training;
