@@ -246,7 +246,11 @@ fn trim_to(folder: &Path, max_bytes: u64) -> std::io::Result<()> {
         for file in std::fs::read_dir(version.path())? {
             let path = file?.path();
             // Others have a dot in their names: how often code was used, and what is not written to its end.
-            if path.extension().is_some() {
+            if let Some(extension) = path.extension() {
+                // A compiler notes its use of what it has handed over.
+                if extension == "stats" && !path.with_extension("").exists() {
+                    std::fs::remove_file(&path)?;
+                }
                 continue;
             }
             let Ok(metadata) = path.symlink_metadata() else { continue };
@@ -406,6 +410,7 @@ mod tests {
         write(old, "second.stats", 2);
         write(new, "third", 3);
         write(new, "last", 6);
+        write(new, "handed-over.stats", 6);
         let kept = || {
             let files = versions.iter().flat_map(|version| std::fs::read_dir(version).unwrap());
             let mut names: Vec<_> =
@@ -414,7 +419,7 @@ mod tests {
             names
         };
         trim_to(folder.path(), 40).unwrap();
-        assert_eq!(kept().len(), 6);
+        assert_eq!(kept(), ["first", "first.stats", "last", "second", "second.stats", "third"]);
         trim_to(folder.path(), 29).unwrap();
         assert_eq!(kept(), ["first", "first.stats", "last"]);
         trim_to(folder.path(), 0).unwrap();
