@@ -34,6 +34,8 @@ pub enum TensorError {
     DataLength { name: String, shape: Vec<usize>, dtype: DataType, expected: usize, found: usize },
     #[error("column `{name}` holds byte strings that do not match its shape {shape:?}")]
     ByteStrings { name: String, shape: Vec<usize> },
+    #[error("column `{name}`, element {element}: expected 0 or 1, a truth value, found {found}")]
+    TruthValue { name: String, element: usize, found: u8 },
 }
 
 impl Tensor {
@@ -77,6 +79,11 @@ impl Tensor {
                 return Err(TensorError::ByteStrings { name, shape });
             }
             Some(Some(_)) | None => {}
+        }
+        if dtype == DataType::Bool
+            && let Some((element, &found)) = data.iter().enumerate().find(|(_, byte)| **byte > 1)
+        {
+            return Err(TensorError::TruthValue { name, element, found });
         }
         Ok(Self { name, dtype, shape, data })
     }
@@ -424,6 +431,14 @@ mod tests {
         assert!(of(Tensor::DIMENSIONS_MAX).is_ok());
         let error = of(1_000_000).unwrap_err();
         assert_eq!(error.to_string(), "column `x`: expected at most 64 dimensions, found 1000000");
+    }
+
+    #[test]
+    fn refuses_truth_values_that_are_neither() {
+        let of = |data: &[u8]| Tensor::new("ok", DataType::Bool, vec![data.len()], data.to_vec());
+        assert!(of(&[0, 1, 1]).is_ok());
+        let error = of(&[0, 1, 2, 255]).unwrap_err();
+        assert_eq!(error.to_string(), "column `ok`, element 2: expected 0 or 1, a truth value, found 2");
     }
 
     #[test]

@@ -156,7 +156,8 @@ impl InferenceError {
                     | TensorError::TooManyLists { name, .. }
                     | TensorError::TooLarge { name, .. }
                     | TensorError::DataLength { name, .. }
-                    | TensorError::ByteStrings { name, .. },
+                    | TensorError::ByteStrings { name, .. }
+                    | TensorError::TruthValue { name, .. },
                 ),
             ) => Some(name),
             _ => None,
