@@ -19,6 +19,7 @@ mod messages;
 mod request;
 mod response;
 mod status;
+mod stream;
 mod wire;
 
 use std::sync::Arc;
@@ -55,12 +56,17 @@ pub(super) fn router() -> Router<Arc<Shared>> {
 
 /// A call, before its messages are read.
 struct Call {
+    caller: Caller,
+    client: Option<Client>,
+    messages: MessageReader,
+}
+
+/// What all messages of a call have in common.
+struct Caller {
     shared: Arc<Shared>,
     /// The metadata.
     headers: HeaderMap,
-    client: Option<Client>,
     deadline: Deadline,
-    messages: MessageReader,
 }
 
 impl Call {
@@ -69,13 +75,13 @@ impl Call {
         let deadline = Deadline::of(&head.headers)?;
         let messages = MessageReader::new(&head.headers, body)?;
         let client = head.extensions.get().copied();
-        Ok(Self { shared, headers: head.headers, client, deadline, messages })
+        Ok(Self { caller: Caller { shared, headers: head.headers, deadline }, client, messages })
     }
 
     /// The message of a call that takes one.
     async fn only(&mut self, known: &mut Known) -> Result<RequestBody, ApiError> {
-        let message = self.messages.only(&self.shared.bodies).await?;
-        known.request_bytes = Some(self.messages.received());
+        let message = self.messages.only(&self.caller.shared.bodies).await?;
+        known.request_bytes = Some(self.messages.received().bytes());
         Ok(message)
     }
 }
@@ -103,10 +109,10 @@ async fn inference(
     let method = named(method);
     respond(shared, request, async move |mut call, known| match method.as_str() {
         "ModelInfer" => infer::infer(call, known).await,
-        "ModelStreamInfer" => infer::stream(call, known),
+        "ModelStreamInfer" => stream::answer(call, known),
         method => {
             let message = call.only(known).await?;
-            Ok(status::answered(documents::answer(&call.shared, method, message.bytes()).await?))
+            Ok(status::answered(documents::answer(&call.caller.shared, method, message.bytes()).await?))
         }
     })
     .await
@@ -125,7 +131,7 @@ async fn health(
     let method = named(method);
     respond(shared, request, async move |mut call, known| {
         let message = call.only(known).await?;
-        Ok(status::answered(health::answer(&call.shared, &method, message.bytes())?))
+        Ok(status::answered(health::answer(&call.caller.shared, &method, message.bytes())?))
     })
     .await
 }
@@ -164,7 +170,7 @@ async fn respond(
     }
     let (told, mut known) = (Arc::clone(&shared), Known::default());
     let answered = match Call::new(shared, request) {
-        Ok(call) => call.deadline.within(answer(call, &mut known)).await,
+        Ok(call) => call.caller.deadline.within(answer(call, &mut known)).await,
         Err(error) => Err(error),
     };
     if let Err(error) = &answered

@@ -34,7 +34,7 @@ pub(super) async fn on_shared_threads<T: Send + 'static>(
 }
 
 /// The error of work that came to no end: it panicked, which is a bug, or the server stops.
-fn joined(error: &JoinError) -> ApiError {
+pub(super) fn joined(error: &JoinError) -> ApiError {
     if error.is_cancelled() { stopping() } else { internal(error) }
 }
 

@@ -13,6 +13,7 @@ use super::observed::call;
 use super::serving::slow_model;
 
 pub(super) const INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
+const STREAM: &str = "/inference.GRPCInferenceService/ModelStreamInfer";
 pub(super) const GRPC: &[(&str, &str)] = &[("content-type", "application/grpc"), ("te", "trailers")];
 
 #[test]
@@ -190,8 +191,24 @@ fn floods_of_frames_harm_nobody() {
 }
 
 #[test]
+fn requests_of_a_stream_are_computed_beside_each_other_and_answered_in_their_order() {
+    let server = slow_model().serve(["--model", "slow"]);
+    let mut client = Http2::connect(&server);
+    // Some seconds of work, and a question that is answered at once.
+    let messages = [slow_call(&server, 10_000), framed(&field(1, b"nobody"))].concat();
+    client.post(1, "localhost", STREAM, GRPC, &messages);
+    let refused = "host_refused_requests_total{code=\"not_found\"} 1\n";
+    let metrics = std::iter::repeat_with(|| server.get("/metrics").body)
+        .find(|metrics| metrics.contains(refused))
+        .unwrap();
+    assert!(metrics.contains("host_computing{endpoint=\"slow\"} 1\n"), "the second waited: {metrics}");
+    let answers = client.body(1).unwrap();
+    let error = answers.windows(6).position(|bytes| bytes == b"nobody").expect("its error is an answer");
+    assert!(error > 100_000, "the first answer comes first");
+}
+
+#[test]
 fn streams_that_ask_nothing_leave_room_for_calls() {
-    const STREAM: &str = "/inference.GRPCInferenceService/ModelStreamInfer";
     const LIVE: &str = "/inference.GRPCInferenceService/ServerLive";
     let server = Host::trained().serve(["--model", "mnist"]);
     // More than there may be: 128 on each connection. A request without a body is one that goes on.

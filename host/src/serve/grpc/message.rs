@@ -1,3 +1,6 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, StatusCode};
 use http_body_util::BodyExt as _;
@@ -17,8 +20,21 @@ pub(super) struct MessageReader {
     encoding: ContentEncoding,
     /// What has come and is not read yet.
     pending: Bytes,
-    /// How many bytes have come.
-    received: u64,
+    received: Received,
+}
+
+/// How many bytes of a body have come, packed as they were sent.
+#[derive(Clone, Default)]
+pub(super) struct Received(Arc<AtomicU64>);
+
+impl Received {
+    fn add(&self, bytes: usize) {
+        self.0.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl MessageReader {
@@ -27,7 +43,7 @@ impl MessageReader {
         let named = headers.get("grpc-encoding").map(|value| value.to_str().unwrap_or("�"));
         let encoding = ContentEncoding::of_request(named)
             .map_err(|_| GrpcError::Encoding { found: shown(named.unwrap_or_default()) })?;
-        Ok(Self { body, encoding, pending: Bytes::new(), received: 0 })
+        Ok(Self { body, encoding, pending: Bytes::new(), received: Received::default() })
     }
 
     /// Waits for the first byte of the next message; false if there comes none.
@@ -36,7 +52,7 @@ impl MessageReader {
             let Some(frame) = self.body.frame().await else { return Ok(false) };
             // What is no data are trailers, which mean nothing here.
             self.pending = frame.map_err(|error| broken_off(&error))?.into_data().unwrap_or_default();
-            self.received += self.pending.len() as u64;
+            self.received.add(self.pending.len());
         }
         Ok(true)
     }
@@ -75,12 +91,12 @@ impl MessageReader {
 
     /// How many bytes of the body were read, packed as they were sent.
     pub(super) fn read(&self) -> u64 {
-        self.received - self.pending.len() as u64
+        self.received.bytes() - self.pending.len() as u64
     }
 
-    /// How many bytes of the body have come, packed as they were sent.
-    pub(super) fn received(&self) -> u64 {
-        self.received
+    /// What has come, which goes on being counted.
+    pub(super) fn received(&self) -> Received {
+        self.received.clone()
     }
 
     /// The message of a call that takes one.
@@ -188,7 +204,7 @@ mod tests {
                 reader.next(&bodies()).await.unwrap();
                 lengths.push(reader.read() - before);
             }
-            assert_eq!((lengths, reader.received()), (vec![8, 905], 913), "{size}");
+            assert_eq!((lengths, reader.received().bytes()), (vec![8, 905], 913), "{size}");
         }
     }
 
