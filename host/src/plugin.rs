@@ -29,7 +29,7 @@ mod transformer;
 mod v0_1;
 
 pub use build::{BuildError, BuildReport, Toolchain, ToolchainError, build};
-pub use compile::{NOT_A_COMPONENT, compile};
+pub use compile::{CODE_TOO_LARGE, NOT_A_COMPONENT, compile};
 pub use detector::{Detector, Score, Verdict};
 pub use error::{ErrorClass, Fault, LoadError, PluginError};
 pub use interfaces::{CONTRACT_VERSION, Interfaces};

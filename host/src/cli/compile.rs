@@ -16,6 +16,8 @@ pub(super) struct CompileArguments {
 }
 
 pub(super) fn run(arguments: &CompileArguments, output: &Output) -> anyhow::Result<ExitCode> {
+    // Where memory is short this process goes before the one that serves.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
     let mut component = Vec::new();
     std::io::stdin().lock().read_to_end(&mut component).context("failed to read the component")?;
     match plugin::compile(&arguments.code_cache, &component) {
@@ -24,6 +26,7 @@ pub(super) fn run(arguments: &CompileArguments, output: &Output) -> anyhow::Resu
             output.line(&reason)?;
             Ok(ExitCode::from(plugin::NOT_A_COMPONENT))
         }
+        Err(LoadError::CodeSize { .. }) => Ok(ExitCode::from(plugin::CODE_TOO_LARGE)),
         // The other process says what could not be done.
         Err(LoadError::NotCompiled(reason)) => Err(anyhow::Error::msg(reason)),
         Err(error) => Err(error.into()),

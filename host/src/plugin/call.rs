@@ -142,7 +142,7 @@ impl CallState {
     }
 
     /// Tells of log lines that were dropped in the call that ended.
-    pub(super) fn end_call(&mut self) {
+    pub(super) fn end_call(&self) {
         if self.log_lines_dropped > 0 {
             let (plugin, dropped) = (self.plugin.as_str(), self.log_lines_dropped);
             tracing::warn!(target: "plugin", plugin, dropped, "log lines over the limit of a call were dropped");

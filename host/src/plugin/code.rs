@@ -4,12 +4,13 @@ use std::borrow::Cow;
 use std::fs::{DirBuilder, File, Metadata, TryLockError};
 use std::hash::{Hash, Hasher};
 use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rustix::fs::OFlags;
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 use wasmtime::{Cache, CacheConfig, Engine};
@@ -27,6 +28,19 @@ const REMOVAL_PAUSE: Duration = Duration::from_millis(10);
 /// The number that Linux shows for a user that has none.
 const OVERFLOW_USER: u32 = 65_534;
 
+/// How the names of files end that wasmtime has not written to their end, and how old one is that nobody goes on with.
+const UNFINISHED: &str = "wip-atomic-write-mod";
+const UNFINISHED_MAX: Duration = Duration::from_secs(3_600);
+
+/// The beginning of the names of temporary folders.
+const TEMPORARY_PREFIX: &str = "host-code-";
+
+/// How old a temporary folder is that nobody holds and that is left by somebody who was killed, rather than just made.
+const LEFT_AFTER: Duration = Duration::from_secs(60);
+
+/// The file by which those who compile wait for each other. It is for this user alone, where others may read the folder.
+const LOCK: &str = "lock";
+
 /// How often it is looked whether somebody else still compiles, and when it is told that somebody does.
 const LOCK_INTERVAL: Duration = Duration::from_millis(20);
 const LOCK_TOLD_AFTER: Duration = Duration::from_secs(1);
@@ -35,8 +49,15 @@ const LOCK_TOLD_AFTER: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct CodeFolder {
     path: PathBuf,
-    /// Goes with the process that made it.
-    temporary: Option<TempDir>,
+    temporary: Option<Temporary>,
+}
+
+/// A folder that goes with the process that made it.
+#[derive(Debug)]
+struct Temporary {
+    folder: TempDir,
+    /// Locked for as long as the process lives, so that others tell the folder from one that was left.
+    _held: File,
 }
 
 impl CodeFolder {
@@ -52,13 +73,34 @@ impl CodeFolder {
             }
         }
         // Memory, where a container has no disk to write to, or a full one, or one that others write to.
-        let temporary = temporary_in(&[&std::env::temp_dir(), Path::new("/dev/shm")], ROOM_MIN_BYTES)?;
-        let path = temporary.path().canonicalize()?;
-        Ok(Self { path, temporary: Some(temporary) })
+        let folders = [&std::env::temp_dir(), Path::new("/dev/shm")];
+        folders.iter().for_each(|folder| remove_left(folder, LEFT_AFTER));
+        let folder = temporary_in(&folders, ROOM_MIN_BYTES)?;
+        let path = folder.path().canonicalize()?;
+        let held = File::open(&path)?;
+        // Where there are no locks nobody takes it for one that was left, either.
+        let _ = held.try_lock();
+        Ok(Self { path, temporary: Some(Temporary { folder, _held: held }) })
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The folder, for one look: whoever cleans up may have removed it, and somebody else may have made one in its place. It is made
+    /// anew, or refused.
+    pub(super) fn look(&self) -> std::io::Result<&Path> {
+        DirBuilder::new().recursive(self.temporary.is_none()).mode(0o700).create(&self.path).or_else(
+            |error| {
+                if error.kind() == ErrorKind::AlreadyExists { Ok(()) } else { Err(error) }
+            },
+        )?;
+        match self.temporary {
+            None => check_owners(&self.path)?,
+            // What is above was as good as there is.
+            Some(_) => check_is_own(&self.path)?,
+        }
+        Ok(&self.path)
     }
 }
 
@@ -67,7 +109,7 @@ impl Drop for CodeFolder {
         let Some(temporary) = &self.temporary else { return };
         // A thread of the cache may be writing down what was used.
         for _ in 0..REMOVALS_MAX {
-            match std::fs::remove_dir_all(temporary.path()) {
+            match std::fs::remove_dir_all(temporary.folder.path()) {
                 Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => {
                     std::thread::sleep(REMOVAL_PAUSE)
                 }
@@ -91,7 +133,7 @@ fn usable(folder: &Path) -> std::io::Result<PathBuf> {
 /// there is none, in the first that there can be one in.
 fn temporary_in(folders: &[&Path], room_min_bytes: u64) -> std::io::Result<TempDir> {
     let mut builder = tempfile::Builder::new();
-    builder.prefix("host-code-").permissions(PermissionsExt::from_mode(0o700));
+    builder.prefix(TEMPORARY_PREFIX).permissions(PermissionsExt::from_mode(0o700));
     let mut second_best = Err(ErrorKind::NotFound.into());
     for folder in folders {
         let made = builder.tempdir_in(folder);
@@ -110,6 +152,44 @@ fn temporary_in(folders: &[&Path], room_min_bytes: u64) -> std::io::Result<TempD
     second_best
 }
 
+/// Whether something was changed so long ago.
+fn is_older(path: &Path, age: Duration) -> bool {
+    let changed = path.symlink_metadata().and_then(|metadata| metadata.modified());
+    changed.ok().and_then(|changed| changed.elapsed().ok()).is_some_and(|elapsed| elapsed >= age)
+}
+
+/// Removes temporary folders of this user's in `folder` whose processes were killed.
+fn remove_left(folder: &Path, left_after: Duration) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    let names = entries
+        .flatten()
+        .filter(|entry| entry.file_name().to_str().is_some_and(|name| name.starts_with(TEMPORARY_PREFIX)));
+    for path in names.map(|entry| entry.path()) {
+        let is_left = check_is_own(&path).is_ok()
+            && is_older(&path, left_after)
+            && File::open(&path).is_ok_and(|held| held.try_lock().is_ok());
+        if is_left {
+            let _ = std::fs::remove_dir_all(&path);
+        }
+    }
+}
+
+/// Refuses what is no folder of this user's alone.
+fn check_is_own(folder: &Path) -> std::io::Result<()> {
+    let metadata = folder.symlink_metadata()?;
+    if !metadata.is_dir() {
+        return Err(std::io::Error::other(format!("`{}` is no folder", folder.display())));
+    }
+    let (user, mode) = (metadata.uid(), metadata.mode());
+    if user != rustix::process::geteuid().as_raw() {
+        return Err(std::io::Error::other(format!("`{}` belongs to user {user}", folder.display())));
+    }
+    if mode & 0o077 != 0 {
+        return Err(std::io::Error::other(format!("others get at `{}`", folder.display())));
+    }
+    Ok(())
+}
+
 /// Refuses a folder on a disk that is full, where each plugin would fail to load.
 fn check_room(folder: &Path, min_bytes: u64) -> std::io::Result<()> {
     let disk = rustix::fs::statvfs(folder)?;
@@ -126,6 +206,9 @@ fn check_room(folder: &Path, min_bytes: u64) -> std::io::Result<()> {
 fn check_owners(folder: &Path) -> std::io::Result<()> {
     for above in folder.ancestors() {
         let metadata = above.symlink_metadata()?;
+        if metadata.is_symlink() {
+            return Err(std::io::Error::other(format!("`{}` is a link", above.display())));
+        }
         // Of a folder such as `/tmp` nobody can take away what is another's.
         let is_sticky = above != folder && metadata.mode() & 0o1000 != 0;
         check_owner(above, &Owner::of(&metadata), is_sticky)?;
@@ -186,7 +269,9 @@ pub(super) fn cache(folder: &Path) -> wasmtime::Result<Cache> {
 /// Waits until nobody else compiles for this folder, until the answer is dropped. One at a time is enough, since the compiler
 /// takes all cores, and many would take many times the memory. It is no more than that: who has waited for `patience` goes on.
 pub(super) fn lock(folder: &Path, patience: Duration) -> std::io::Result<File> {
-    let file = File::open(folder)?;
+    let mut options = File::options();
+    options.write(true).create(true).mode(0o600).custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+    let file = options.open(folder.join(LOCK))?;
     let started = Instant::now();
     let mut is_told = false;
     loop {
@@ -227,17 +312,29 @@ pub(super) fn remove_unfinished(folder: &Path, component: &[u8], engine: &Engine
 
 /// The name of the file to which wasmtime writes the code before it has its own name, which it does only where there is none.
 pub(super) fn unfinished(component: &[u8], engine: &Engine) -> String {
-    format!("{}.wip-atomic-write-mod", key(engine, component))
+    format!("{}.{UNFINISHED}", key(engine, component))
 }
 
-/// Removes what was not used for longest until the rest keeps within the limit. Wasmtime does so too, on a thread that ends with
-/// the process, which is most often before it has begun.
-pub(super) fn trim(folder: &Path) -> std::io::Result<()> {
-    trim_to(folder, CODE_CACHE_MAX_BYTES)
+/// Removes the code of `component` that `engine` has left.
+pub(super) fn remove(folder: &Path, component: &[u8], engine: &Engine) -> std::io::Result<()> {
+    let code = key(engine, component);
+    for version in std::fs::read_dir(folder.join("modules"))? {
+        match std::fs::remove_file(version?.path().join(&code)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
-fn trim_to(folder: &Path, max_bytes: u64) -> std::io::Result<()> {
-    let mut kept = Vec::new();
+/// Removes what was not used for longest until the rest keeps within the limit, but not the code of `component` for `engine`, which is
+/// to be used. Wasmtime does so too, on a thread that ends with the process, which is most often before it has begun.
+pub(super) fn trim(folder: &Path, component: &[u8], engine: &Engine) -> std::io::Result<()> {
+    trim_to(folder, CODE_CACHE_MAX_BYTES, &key(engine, component))
+}
+
+fn trim_to(folder: &Path, max_bytes: u64, needed: &str) -> std::io::Result<()> {
+    let (mut kept, mut total) = (Vec::new(), 0_u64);
     for version in std::fs::read_dir(folder.join("modules"))? {
         let version = version?;
         if !version.file_type()?.is_dir() {
@@ -248,7 +345,12 @@ fn trim_to(folder: &Path, max_bytes: u64) -> std::io::Result<()> {
             // Others have a dot in their names: how often code was used, and what is not written to its end.
             if let Some(extension) = path.extension() {
                 // A compiler notes its use of what it has handed over.
-                if extension == "stats" && !path.with_extension("").exists() {
+                let is_left = match extension.to_str() {
+                    Some("stats") => !path.with_extension("").exists(),
+                    Some(UNFINISHED) => is_older(&path, UNFINISHED_MAX),
+                    _ => false,
+                };
+                if is_left {
                     std::fs::remove_file(&path)?;
                 }
                 continue;
@@ -257,13 +359,13 @@ fn trim_to(folder: &Path, max_bytes: u64) -> std::io::Result<()> {
             // Each use is noted there.
             let noted = path.with_extension("stats").symlink_metadata().and_then(|noted| noted.modified());
             let used = metadata.modified()?.max(noted.unwrap_or(SystemTime::UNIX_EPOCH));
-            kept.push((used, metadata.len(), path));
+            total = total.saturating_add(metadata.len());
+            if path.file_name().is_none_or(|name| name != needed) {
+                kept.push((used, metadata.len(), path));
+            }
         }
     }
     kept.sort_unstable();
-    let mut total: u64 = kept.iter().map(|(_, bytes, _)| bytes).sum();
-    // What was just made is to be used.
-    kept.pop();
     for (_, bytes, path) in kept {
         if total <= max_bytes {
             break;
@@ -354,6 +456,43 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_that_goes_is_made_anew_and_anothers_is_refused() {
+        let base = tempfile::tempdir().unwrap();
+        let base = base.path().canonicalize().unwrap();
+        let mode = |path: &Path| path.metadata().unwrap().mode() & 0o777;
+        for kept in [Some(base.join("code")), None] {
+            let folder = CodeFolder::open(kept.as_deref()).unwrap();
+            let path = folder.look().unwrap();
+            std::fs::remove_dir_all(path).unwrap();
+            assert_eq!(mode(folder.look().unwrap()), 0o700);
+            std::fs::set_permissions(path, Permissions::from_mode(0o777)).unwrap();
+            assert!(folder.look().is_err());
+            std::fs::remove_dir(path).unwrap();
+            std::os::unix::fs::symlink(&base, path).unwrap();
+            assert!(folder.look().is_err());
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+
+    #[test]
+    fn temporary_folders_of_who_was_killed_are_removed() {
+        let base = tempfile::tempdir().unwrap();
+        let [left, held, open, other] = ["host-code-1", "host-code-2", "host-code-3", "other"].map(|name| {
+            let path = base.path().join(name);
+            DirBuilder::new().mode(0o700).create(&path).unwrap();
+            path
+        });
+        std::fs::write(left.join("code"), "").unwrap();
+        std::fs::set_permissions(&open, Permissions::from_mode(0o755)).unwrap();
+        let lock = File::open(&held).unwrap();
+        lock.try_lock().unwrap();
+        remove_left(base.path(), Duration::from_secs(3_600));
+        assert!(left.exists(), "it may have just been made");
+        remove_left(base.path(), Duration::ZERO);
+        assert_eq!([&left, &held, &open, &other].map(|path| path.exists()), [false, true, true, true]);
+    }
+
+    #[test]
     fn a_folder_on_a_full_disk_is_not_used() {
         let folder = tempfile::tempdir().unwrap();
         assert!(check_room(folder.path(), 0).is_ok());
@@ -418,18 +557,20 @@ mod tests {
             names.sort_unstable();
             names
         };
-        trim_to(folder.path(), 40).unwrap();
+        trim_to(folder.path(), 40, "last").unwrap();
         assert_eq!(kept(), ["first", "first.stats", "last", "second", "second.stats", "third"]);
-        trim_to(folder.path(), 29).unwrap();
+        write(new, "older.wip-atomic-write-mod", 1);
+        trim_to(folder.path(), 29, "last").unwrap();
         assert_eq!(kept(), ["first", "first.stats", "last"]);
-        trim_to(folder.path(), 0).unwrap();
-        assert_eq!(kept(), ["last"], "it is to be used");
+        File::create(new.join("now.wip-atomic-write-mod")).unwrap();
+        trim_to(folder.path(), 0, "first").unwrap();
+        assert_eq!(kept(), ["first", "first.stats", "now.wip-atomic-write-mod"], "it is to be used");
     }
 
     #[test]
     fn one_compiles_at_a_time_and_nobody_waits_forever() {
         let folder = tempfile::tempdir().unwrap();
-        let is_locked = || File::open(folder.path()).unwrap().try_lock().is_err();
+        let is_locked = || File::open(folder.path().join(LOCK)).unwrap().try_lock().is_err();
         let first = lock(folder.path(), Duration::ZERO).unwrap();
         assert!(is_locked());
         drop(lock(folder.path(), Duration::from_millis(1)).unwrap());

@@ -29,6 +29,14 @@ const SUBCOMMAND: &str = "compile";
 /// Exit code of the subcommand for what is no component; standard output has the reason.
 pub const NOT_A_COMPONENT: u8 = 3;
 
+/// Exit code of the subcommand for a component whose code is too large.
+pub const CODE_TOO_LARGE: u8 = 4;
+
+/// Compiled code of a component of no size, and how often a component's size more: three times what compilers make. It is memory of
+/// whoever loads it.
+const CODE_MIN_BYTES: usize = 32 * 1024 * 1024;
+const CODE_BYTES_PER_BYTE: usize = 8;
+
 /// Memory that compiling a component may take.
 const MEMORY_MAX_BYTES: u64 = 2 * 1024 * 1024 * 1024;
 
@@ -49,7 +57,11 @@ const OUT_OF_MEMORY: &[u8] = b"memory allocation of ";
 /// Compiles `component` by way of `host`, this program, and leaves the code in `folder`.
 pub(super) fn compile_apart(host: &Path, folder: &Path, component: &[u8]) -> Result<(), LoadError> {
     let processor_seconds = processor_max_seconds(component.len());
-    outcome(run(host, folder, component, processor_seconds)?, processor_seconds)
+    outcome(run(host, folder, component, processor_seconds)?, processor_seconds, component.len())
+}
+
+fn code_max_bytes(component_bytes: usize) -> usize {
+    CODE_MIN_BYTES.saturating_add(component_bytes.saturating_mul(CODE_BYTES_PER_BYTE))
 }
 
 fn processor_max_seconds(component_bytes: usize) -> u64 {
@@ -88,7 +100,9 @@ fn run(host: &Path, folder: &Path, component: &[u8], processor_seconds: u64) -> 
 
 /// A file in memory that has these bytes.
 fn input(component: &[u8]) -> std::io::Result<File> {
-    let mut input = File::from(memfd_create("component", MemfdFlags::CLOEXEC)?);
+    // Systems may want it to be told that nothing is executed there, of which kernels before 6.3 know nothing.
+    let made = memfd_create("component", MemfdFlags::CLOEXEC | MemfdFlags::NOEXEC_SEAL);
+    let mut input = File::from(made.or_else(|_| memfd_create("component", MemfdFlags::CLOEXEC))?);
     input.write_all(component)?;
     input.rewind()?;
     Ok(input)
@@ -97,16 +111,27 @@ fn input(component: &[u8]) -> std::io::Result<File> {
 /// Signals by which others end a process: the kernel that is short of memory, a supervisor, a terminal.
 const OF_OTHERS: [Signal; 4] = [Signal::KILL, Signal::TERM, Signal::INT, Signal::HUP];
 
-fn outcome(ended: Ended, processor_seconds: u64) -> Result<(), LoadError> {
+fn outcome(ended: Ended, processor_seconds: u64, component_bytes: usize) -> Result<(), LoadError> {
     let Ended { status, stopped, answer, log, .. } = ended;
     if status.success() {
         return Ok(());
     }
     let last_line = log.last_line();
-    let is_out_of_time = stopped == Some(Stopped::TimedOut) || status.signal() == Some(Signal::XCPU.as_raw());
     let printed = log.into_bytes();
     Err(match status.code() {
-        _ if is_out_of_time => LoadError::CompileTime { max_seconds: processor_seconds },
+        _ if status.signal() == Some(Signal::XCPU.as_raw()) => {
+            LoadError::CompileTime { max_seconds: processor_seconds }
+        }
+        _ if stopped == Some(Stopped::TimedOut) => {
+            let waited = wall_max(processor_seconds).as_secs();
+            LoadError::NotCompiled(format!(
+                "the compiler had not ended after {waited} s, without {processor_seconds} s of a processor: \
+                 is the machine busy?"
+            ))
+        }
+        Some(code) if code == i32::from(CODE_TOO_LARGE) => {
+            LoadError::CodeSize { max_bytes: code_max_bytes(component_bytes) }
+        }
         Some(code) if code == i32::from(NOT_A_COMPONENT) => {
             LoadError::Invalid(clean(&String::from_utf8_lossy(&answer), REASON_MAX_BYTES))
         }
@@ -131,7 +156,7 @@ fn outcome(ended: Ended, processor_seconds: u64) -> Result<(), LoadError> {
 /// Compiles `component` in this process and leaves the code in `folder` for those that cannot: what the hidden subcommand does.
 ///
 /// # Errors
-/// [`LoadError::Invalid`] for what is no component, and [`LoadError::NotCompiled`].
+/// [`LoadError::Invalid`] for what is no component, [`LoadError::CodeSize`], and [`LoadError::NotCompiled`].
 pub fn compile(folder: &Path, component: &[u8]) -> Result<(), LoadError> {
     let failed = |error: wasmtime::Error| LoadError::NotCompiled(format!("{error:#}"));
     let mut config = engine_config();
@@ -141,13 +166,18 @@ pub fn compile(folder: &Path, component: &[u8]) -> Result<(), LoadError> {
     let remove_unfinished = || code::remove_unfinished(folder, component, &compiling);
     remove_unfinished().map_err(|error| failed(error.into()))?;
     let compiled = Component::from_binary(&compiling, component);
+    let max_bytes = code_max_bytes(component.len());
+    if compiled.as_ref().is_ok_and(|compiled| code_bytes(compiled) > max_bytes) {
+        code::remove(folder, component, &compiling).map_err(|error| failed(error.into()))?;
+        return Err(LoadError::CodeSize { max_bytes });
+    }
     let handed_over = code::hand_over(folder, component, &compiling, &loading);
     if !matches!(handed_over, Ok(true)) {
         // On a full disk it takes what room there was. The next one removes it too.
         let _ = remove_unfinished();
     }
     // Others remove it next time.
-    let _ = code::trim(folder);
+    let _ = code::trim(folder, component, &loading);
     match (handed_over, compiled) {
         // Whether it can be used is for those to say who load it.
         (Ok(true), _) => Ok(()),
@@ -162,6 +192,12 @@ pub fn compile(folder: &Path, component: &[u8]) -> Result<(), LoadError> {
     }
 }
 
+/// Memory that code takes where it is loaded.
+fn code_bytes(component: &Component) -> usize {
+    let range = component.image_range();
+    range.end.addr().saturating_sub(range.start.addr())
+}
+
 #[cfg(test)]
 mod tests {
     use std::process::ExitStatus;
@@ -169,10 +205,14 @@ mod tests {
     use super::*;
 
     fn error(status: i32, answer: &str, printed: &str) -> String {
+        told(status, None, answer, printed)
+    }
+
+    fn told(status: i32, stopped: Option<Stopped>, answer: &str, printed: &str) -> String {
         let mut log = process::Log::default();
         log.add(printed.as_bytes());
         let (status, answer) = (ExitStatus::from_raw(status), answer.as_bytes().to_vec());
-        outcome(Ended { status, stopped: None, answer, answer_cut: false, log }, 130).unwrap_err().to_string()
+        outcome(Ended { status, stopped, answer, answer_cut: false, log }, 130, 1).unwrap_err().to_string()
     }
 
     #[test]
@@ -212,6 +252,10 @@ mod tests {
         assert!(
             error(Signal::XCPU.as_raw(), "", "").contains("longer than the limit of 130 s of a processor")
         );
+        let late = told(Signal::KILL.as_raw(), Some(Stopped::TimedOut), "", "");
+        let expected = "it could not be compiled: the compiler had not ended after 325 s, without 130 s of a processor: \
+                        is the machine busy?";
+        assert_eq!(late, expected);
         for other in [Signal::KILL, Signal::TERM] {
             let told = error(other.as_raw(), "", "");
             assert!(
@@ -223,6 +267,8 @@ mod tests {
         assert!(
             error(Signal::ABORT.as_raw(), "", no_memory).contains("more memory than the limit of 2147483648")
         );
+        let told = error(exited(4), "", "");
+        assert_eq!(told, "its compiled code takes more than the limit of 33554440 bytes");
         let crash = "the compiler cannot take it: it was killed by signal 11: last words";
         assert_eq!(error(Signal::SEGV.as_raw(), "", "first\nlast words\n"), crash);
         let reason = "not a valid component: [31mbad";

@@ -65,13 +65,11 @@ impl Detector {
 
     /// Learns from a batch of the reference.
     pub async fn fit(&mut self, reference: &Batch) -> Result<(), PluginError> {
-        self.session.begin_call();
         self.session.fit(reference).await.map_err(|fault| self.plugin.error(fault))
     }
 
     /// Scores a window; worst first: by verdict, then by value relative to its threshold, then by name.
     pub async fn score(&mut self, window: &Batch) -> Result<Vec<Score>, PluginError> {
-        self.session.begin_call();
         let scores = self.session.score(window).await.map_err(|fault| self.plugin.error(fault))?;
         let scores: Result<Vec<Score>, Fault> = checked(scores);
         let mut scores = scores.map_err(|fault| self.plugin.error(fault))?;

@@ -163,6 +163,12 @@ pub enum LoadError {
         /// The limit.
         max_seconds: u64,
     },
+    /// What it is compiled to is larger than the host loads.
+    #[error("its compiled code takes more than the limit of {max_bytes} bytes")]
+    CodeSize {
+        /// The limit.
+        max_bytes: usize,
+    },
     /// The compiler did not survive it.
     #[error("the compiler cannot take it: it {0}")]
     CompilerCrash(String),
@@ -207,9 +213,10 @@ impl LoadError {
     /// Whose fault it is.
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::CompileMemory { .. } | Self::CompileTime { .. } | Self::CompilerCrash(_) => {
-                ErrorClass::Plugin
-            }
+            Self::CompileMemory { .. }
+            | Self::CompileTime { .. }
+            | Self::CodeSize { .. }
+            | Self::CompilerCrash(_) => ErrorClass::Plugin,
             Self::NotCompiled(_) => ErrorClass::Host,
             _ => ErrorClass::User,
         }

@@ -106,20 +106,23 @@ impl PluginRuntime {
     /// A component, ready to be linked; where nobody has compiled it yet, another process does.
     pub(super) fn component(&self, bytes: &[u8]) -> Result<Component, LoadError> {
         let Inner { engine, code, config, .. } = &*self.inner;
+        let code = code.as_ref().map_err(|error| LoadError::NotCompiled(error.clone()))?;
+        let folder = code.look().map_err(|error| {
+            LoadError::NotCompiled(format!("its folder of compiled code is not what it was: {error}"))
+        })?;
         // What an engine without a compiler does not find is an error, and nothing else of the component is looked at.
         if let Ok(component) = Component::from_binary(engine, bytes) {
             return Ok(component);
         }
-        let code = code.as_ref().map_err(|error| LoadError::NotCompiled(error.clone()))?;
-        let turn = code::lock(code.path(), WALL_MAX);
+        let turn = code::lock(folder, WALL_MAX);
         let _turn = turn.map_err(|error| {
-            LoadError::NotCompiled(format!("failed to lock `{}`: {error}", code.path().display()))
+            LoadError::NotCompiled(format!("failed to lock `{}`: {error}", folder.display()))
         })?;
         // Another process may have been at it.
         if let Ok(component) = Component::from_binary(engine, bytes) {
             return Ok(component);
         }
-        compile_apart(&config.compiler, code.path(), bytes)?;
+        compile_apart(&config.compiler, folder, bytes)?;
         Component::from_binary(engine, bytes).map_err(|error| LoadError::Invalid(format!("{error:#}")))
     }
 }

@@ -151,8 +151,14 @@ impl Session {
         self.store.set_epoch_deadline(1);
     }
 
+    /// Ends what [`Session::begin_call`] has begun.
+    pub(super) fn end_call(&self) {
+        self.store.data().end_call();
+    }
+
     /// Learns from the rows of `batch`.
     pub(super) async fn fit(&mut self, batch: &Batch) -> Result<(), Fault> {
+        self.begin_call();
         let view = BatchView::whole(batch);
         let (store, resource) = (&mut self.store, self.resource);
         let outcome = match &self.exports {
@@ -167,11 +173,13 @@ impl Session {
                 outcome.map(|result| result.map_err(for_detector::fault))
             }
         };
+        self.end_call();
         self.finish(outcome)
     }
 
     /// What was learned.
     pub(super) async fn state(&mut self) -> Result<Vec<u8>, Fault> {
+        self.begin_call();
         let (store, resource) = (&mut self.store, self.resource);
         let outcome = match &self.exports {
             Exports::Transformer(exports) => {
@@ -184,6 +192,7 @@ impl Session {
                 outcome.map(|result| result.map_err(for_detector::fault))
             }
         };
+        self.end_call();
         let state = self.finish(outcome)?;
         if state.len() > STATE_MAX_BYTES {
             let found = state.len();
@@ -194,7 +203,7 @@ impl Session {
         Ok(state)
     }
 
-    /// Maps rows `rows` of `batch`, or all of it.
+    /// Maps rows `rows` of `batch`, or all of it, in a call that was begun.
     pub(super) async fn transform(
         &mut self,
         batch: &Batch,
@@ -221,17 +230,18 @@ impl Session {
 
     /// Scores a window.
     pub(super) async fn score(&mut self, window: &Batch) -> Result<Vec<GuestScore>, Fault> {
+        self.begin_call();
         let view = BatchView::whole(window);
         let Exports::Detector(exports) = &self.exports else {
             return Err(Fault::Host("a transformer was asked to score".to_owned()));
         };
         let guest = exports.mlops_plugin_detector().detector();
         let outcome = guest.call_score(&mut self.store, self.resource, &for_detector::params(&view)).await;
+        self.end_call();
         self.finish(outcome.map(|result| result.map_err(for_detector::fault)))
     }
 
     fn finish<T>(&mut self, outcome: wasmtime::Result<Result<T, Fault>>) -> Result<T, Fault> {
-        self.store.data_mut().end_call();
         match outcome {
             Ok(result) => result.map_err(shortened),
             Err(error) => {

@@ -85,6 +85,7 @@ impl Transformer {
             Some(rows) => transform_in_pieces(&mut session, batch, rows).await,
             None => session.transform(batch, None).await,
         };
+        session.end_call();
         let (points, memory_bytes) = (session.take_metric_points(), session.memory_bytes());
         self.keep(session);
         Ok(Transformed { batch: answer?, points, memory_bytes })
@@ -157,13 +158,11 @@ impl TransformerFit {
 
     /// Learns from a batch of training data.
     pub async fn fit(&mut self, batch: &Batch) -> Result<(), PluginError> {
-        self.session.begin_call();
         self.session.fit(batch).await.map_err(|fault| self.plugin.error(fault))
     }
 
     /// Returns what was learned.
     pub async fn finish(mut self) -> Result<Vec<u8>, PluginError> {
-        self.session.begin_call();
         self.session.state().await.map_err(|fault| self.plugin.error(fault))
     }
 }
