@@ -134,6 +134,9 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     output::start_log(cli.verbose, cli.quiet);
     let output = Output::new(cli.json, cli.quiet);
+    if let Err(error) = crate::process::heed_children() {
+        output.warn(&format!("it will not be known how programs end that are started: {error}"));
+    }
     let code = run(cli, &output).unwrap_or_else(|error| error::report(&error, &output));
     output::standard_error::flush();
     code

@@ -7,6 +7,7 @@
 //!    the program ([`exec_limited`]); from then on it dies with the process that started it.
 //! 2. [`wait()`] reads what it prints, ends it when it has to, and leaves none of its group.
 
+mod children;
 mod limited;
 mod log;
 mod told;
@@ -16,6 +17,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+pub use children::heed_children;
 pub use limited::{LimitedCommand, exec_limited};
 pub use log::Log;
 pub use wait::{Ended, Stopped, Waiting, wait};

@@ -27,7 +27,7 @@ use super::state::StateArguments;
 use crate::data::PredictionWriter;
 use crate::domain::Name;
 use crate::plugin::Transformer;
-use crate::registry::{ModelLoader, ModelReference, Predictor, read_bundle};
+use crate::registry::{ModelLoader, ModelReference, Predictor, VersionSelector, read_bundle};
 use crate::serve::{
     AccessLog, Capture, Control, Deployer, Deployment, DeploymentConfig, Endpoint, EndpointChange,
     EndpointPolicy, EndpointSpec, Endpoints, Observer, PolicyFields, Reconciler, Recorder, Routes, Routing,
@@ -62,12 +62,14 @@ pub(super) struct ServeArguments {
     #[arg(long, value_name = "FILE", group = "served", conflicts_with_all = ["models", "endpoint", "replaced"])]
     endpoints: Option<PathBuf>,
     /// Seconds between two looks whether an alias has moved, there is a new version or the file has changed; 0 never looks.
-    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = whole_seconds)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = whole_seconds, conflicts_with = "replaced")]
     refresh: u32,
-    /// Replace the bundle's preprocess transformers by this component; given more than once, by these in this order.
+    /// Replace the bundle's preprocess transformers by this component; given more than once, by these in this order. The version
+    /// stays then, whatever its model's aliases or newer versions become.
     #[arg(long = "plugin", value_name = "FILE", group = "replaced")]
     plugins: Vec<PathBuf>,
-    /// Replace the bundle's postprocess transformers by this component; given more than once, by these in this order.
+    /// Replace the bundle's postprocess transformers by this component; given more than once, by these in this order. The version
+    /// stays then too.
     #[arg(long = "postprocess", value_name = "FILE", group = "replaced")]
     postprocess: Vec<PathBuf>,
     /// Config of a replacing component by its plugin's name, as `NAME={…}`.
@@ -115,6 +117,13 @@ pub(super) struct ServeArguments {
     options: PluginOptions,
     #[command(flatten)]
     policy: PolicyArguments,
+}
+
+impl ServeArguments {
+    /// Whether a bundle's transformers are replaced by others.
+    fn replaces(&self) -> bool {
+        !self.plugins.is_empty() || !self.postprocess.is_empty()
+    }
 }
 
 /// The longest time between two looks.
@@ -308,7 +317,13 @@ async fn deploy(
         window_memory: Arc::default(),
         rows_max: REQUEST_ROWS_MAX,
     };
-    if !arguments.plugins.is_empty() || !arguments.postprocess.is_empty() {
+    if arguments.replaces() {
+        let is_moving = |model: &ModelReference| {
+            matches!(model, ModelReference::Name(_, VersionSelector::Newest | VersionSelector::Alias(_)))
+        };
+        if specs.iter().flat_map(EndpointSpec::models).any(is_moving) {
+            output.note("the version stays while transformers are replaced: no alias and no newer version is followed");
+        }
         deploy_replaced(arguments, &specs, &deployer, endpoints, output).await?;
         return Ok(Watch::never());
     }
@@ -338,8 +353,13 @@ fn why_none(mut changes: Vec<EndpointChange>, output: &Output) -> anyhow::Error 
 /// The endpoints that `--model` asks for.
 fn specs_of_models(arguments: &ServeArguments) -> anyhow::Result<Vec<EndpointSpec>> {
     let mut specs: Vec<EndpointSpec> = Vec::new();
-    if arguments.models.len() > 1 && (arguments.endpoint.is_some() || !arguments.plugins.is_empty()) {
-        bail!("`--endpoint` and `--plugin` are for one model: name each with `--model ENDPOINT=MODEL`");
+    if arguments.models.len() > 1 && arguments.endpoint.is_some() {
+        bail!("`--endpoint` is for one model: name each with `--model ENDPOINT=MODEL`");
+    }
+    if arguments.models.len() > 1 && arguments.replaces() {
+        bail!(
+            "`--plugin` and `--postprocess` are for one model: serve each with its own by another `host serve`"
+        );
     }
     if arguments.models.len() > 1 && arguments.policy.shadow.is_some() {
         bail!(
