@@ -13,6 +13,7 @@ mod bindings;
 mod build;
 mod call;
 mod code;
+mod code_cache;
 mod compile;
 mod detector;
 mod error;

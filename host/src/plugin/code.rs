@@ -1,22 +1,13 @@
-//! The folder of compiled code: wasmtime's own cache of it, in which this process looks and which another one fills.
+//! The folder of compiled code: whose it is, and whose turn to compile.
 
-use std::borrow::Cow;
 use std::fs::{DirBuilder, File, Metadata, TryLockError};
-use std::hash::{Hash, Hasher};
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rustix::fs::OFlags;
-use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
-use wasmtime::{Cache, CacheConfig, Engine};
-
-/// Compiled code that is kept; what was not used for longest goes first.
-const CODE_CACHE_MAX_BYTES: u64 = 512 * 1024 * 1024;
 
 /// Room that a disk must have for code: what a few plugins take.
 const ROOM_MIN_BYTES: u64 = 16 * 1024 * 1024;
@@ -27,10 +18,6 @@ const REMOVAL_PAUSE: Duration = Duration::from_millis(10);
 
 /// The number that Linux shows for a user that has none.
 const OVERFLOW_USER: u32 = 65_534;
-
-/// How the names of files end that wasmtime has not written to their end, and how old one is that nobody goes on with.
-const UNFINISHED: &str = "wip-atomic-write-mod";
-const UNFINISHED_MAX: Duration = Duration::from_secs(3_600);
 
 /// The beginning of the names of temporary folders.
 const TEMPORARY_PREFIX: &str = "host-code-";
@@ -153,7 +140,7 @@ fn temporary_in(folders: &[&Path], room_min_bytes: u64) -> std::io::Result<TempD
 }
 
 /// Whether something was changed so long ago.
-fn is_older(path: &Path, age: Duration) -> bool {
+pub(super) fn is_older(path: &Path, age: Duration) -> bool {
     let changed = path.symlink_metadata().and_then(|metadata| metadata.modified());
     changed.ok().and_then(|changed| changed.elapsed().ok()).is_some_and(|elapsed| elapsed >= age)
 }
@@ -259,13 +246,6 @@ fn check_owner(folder: &Path, owner: &Owner, others_may_write: bool) -> std::io:
     Ok(())
 }
 
-/// What an engine looks in.
-pub(super) fn cache(folder: &Path) -> wasmtime::Result<Cache> {
-    let mut config = CacheConfig::new();
-    config.with_directory(folder).with_files_total_size_soft_limit(CODE_CACHE_MAX_BYTES);
-    Cache::new(config)
-}
-
 /// Waits until nobody else compiles for this folder, until the answer is dropped. One at a time is enough, since the compiler
 /// takes all cores, and many would take many times the memory. It is no more than that: who has waited for `patience` goes on.
 pub(super) fn lock(folder: &Path, patience: Duration) -> std::io::Result<File> {
@@ -291,134 +271,6 @@ pub(super) fn lock(folder: &Path, patience: Duration) -> std::io::Result<File> {
             is_told = true;
         }
         std::thread::sleep(LOCK_INTERVAL);
-    }
-}
-
-/// Removes what was left by somebody who was stopped, or found the disk full, while writing the code of `component` for `engine`.
-pub(super) fn remove_unfinished(folder: &Path, component: &[u8], engine: &Engine) -> std::io::Result<()> {
-    let unfinished = unfinished(component, engine);
-    let versions = match std::fs::read_dir(folder.join("modules")) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        versions => versions?,
-    };
-    for version in versions {
-        match std::fs::remove_file(version?.path().join(&unfinished)) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-/// The name of the file to which wasmtime writes the code before it has its own name, which it does only where there is none.
-pub(super) fn unfinished(component: &[u8], engine: &Engine) -> String {
-    format!("{}.{UNFINISHED}", key(engine, component))
-}
-
-/// Removes the code of `component` that `engine` has left.
-pub(super) fn remove(folder: &Path, component: &[u8], engine: &Engine) -> std::io::Result<()> {
-    let code = key(engine, component);
-    for version in std::fs::read_dir(folder.join("modules"))? {
-        match std::fs::remove_file(version?.path().join(&code)) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-/// Removes what was not used for longest until the rest keeps within the limit, but not the code of `component` for `engine`, which is
-/// to be used. Wasmtime does so too, on a thread that ends with the process, which is most often before it has begun.
-pub(super) fn trim(folder: &Path, component: &[u8], engine: &Engine) -> std::io::Result<()> {
-    trim_to(folder, CODE_CACHE_MAX_BYTES, &key(engine, component))
-}
-
-fn trim_to(folder: &Path, max_bytes: u64, needed: &str) -> std::io::Result<()> {
-    let (mut kept, mut total) = (Vec::new(), 0_u64);
-    for version in std::fs::read_dir(folder.join("modules"))? {
-        let version = version?;
-        if !version.file_type()?.is_dir() {
-            continue;
-        }
-        for file in std::fs::read_dir(version.path())? {
-            let path = file?.path();
-            // Others have a dot in their names: how often code was used, and what is not written to its end.
-            if let Some(extension) = path.extension() {
-                // A compiler notes its use of what it has handed over.
-                let is_left = match extension.to_str() {
-                    Some("stats") => !path.with_extension("").exists(),
-                    Some(UNFINISHED) => is_older(&path, UNFINISHED_MAX),
-                    _ => false,
-                };
-                if is_left {
-                    std::fs::remove_file(&path)?;
-                }
-                continue;
-            }
-            let Ok(metadata) = path.symlink_metadata() else { continue };
-            // Each use is noted there.
-            let noted = path.with_extension("stats").symlink_metadata().and_then(|noted| noted.modified());
-            let used = metadata.modified()?.max(noted.unwrap_or(SystemTime::UNIX_EPOCH));
-            total = total.saturating_add(metadata.len());
-            if path.file_name().is_none_or(|name| name != needed) {
-                kept.push((used, metadata.len(), path));
-            }
-        }
-    }
-    kept.sort_unstable();
-    for (_, bytes, path) in kept {
-        if total <= max_bytes {
-            break;
-        }
-        std::fs::remove_file(&path)?;
-        let _ = std::fs::remove_file(path.with_extension("stats"));
-        total = total.saturating_sub(bytes);
-    }
-    Ok(())
-}
-
-/// Gives the code of `component` that engine `from` has left to engine `to`; says whether there was any.
-pub(super) fn hand_over(
-    folder: &Path,
-    component: &[u8],
-    from: &Engine,
-    to: &Engine,
-) -> std::io::Result<bool> {
-    let (from, to) = (key(from, component), key(to, component));
-    let mut is_there = false;
-    // One folder for each version of wasmtime.
-    for version in std::fs::read_dir(folder.join("modules"))? {
-        let version = version?.path();
-        match std::fs::rename(version.join(&from), version.join(&to)) {
-            Ok(()) => is_there = true,
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(is_there)
-}
-
-/// The name of the file in which an engine looks for the code of a component. Wasmtime tells nobody: this is the hash of its
-/// `CodeBuilder::compile_cached`. Were it another one, nothing that was compiled would be found, and no component could be loaded.
-fn key(engine: &Engine, component: &[u8]) -> String {
-    let (debug_information, intrinsics) = (None::<&[u8]>, None::<&str>);
-    let of =
-        (engine.precompile_compatibility_hash(), Cow::Borrowed(component), debug_information, intrinsics);
-    let mut hasher = Sha256Hasher(Sha256::new());
-    of.hash(&mut hasher);
-    URL_SAFE_NO_PAD.encode(hasher.0.finalize())
-}
-
-struct Sha256Hasher(Sha256);
-
-impl Hasher for Sha256Hasher {
-    /// Nobody asks for a part of it.
-    fn finish(&self) -> u64 {
-        0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        self.0.update(bytes);
     }
 }
 
@@ -530,41 +382,6 @@ mod tests {
         assert_eq!(told("/a", 4_000_000, 0, 0o700).unwrap(), "`/a` belongs to user 4000000");
         assert_eq!(told("/", OVERFLOW_USER, OVERFLOW_USER, 0o755), None);
         assert_eq!(told("/", OVERFLOW_USER, OVERFLOW_USER, 0o775).unwrap(), "others may write to `/`");
-    }
-
-    #[test]
-    fn what_was_not_used_for_longest_makes_room() {
-        let folder = tempfile::tempdir().unwrap();
-        let versions = [folder.path().join("modules/old"), folder.path().join("modules/new")];
-        versions.iter().for_each(|version| std::fs::create_dir_all(version).unwrap());
-        let write = |version: &Path, name: &str, seconds| {
-            let file = File::create(version.join(name)).unwrap();
-            file.set_len(10).unwrap();
-            file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).unwrap();
-        };
-        let [old, new] = &versions;
-        write(old, "first", 1);
-        write(old, "first.stats", 5);
-        write(old, "second", 2);
-        write(old, "second.stats", 2);
-        write(new, "third", 3);
-        write(new, "last", 6);
-        write(new, "handed-over.stats", 6);
-        let kept = || {
-            let files = versions.iter().flat_map(|version| std::fs::read_dir(version).unwrap());
-            let mut names: Vec<_> =
-                files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
-            names.sort_unstable();
-            names
-        };
-        trim_to(folder.path(), 40, "last").unwrap();
-        assert_eq!(kept(), ["first", "first.stats", "last", "second", "second.stats", "third"]);
-        write(new, "older.wip-atomic-write-mod", 1);
-        trim_to(folder.path(), 29, "last").unwrap();
-        assert_eq!(kept(), ["first", "first.stats", "last"]);
-        File::create(new.join("now.wip-atomic-write-mod")).unwrap();
-        trim_to(folder.path(), 0, "first").unwrap();
-        assert_eq!(kept(), ["first", "first.stats", "now.wip-atomic-write-mod"], "it is to be used");
     }
 
     #[test]

@@ -18,9 +18,10 @@ use rustix::process::Signal;
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
+use super::LoadError;
+use super::code_cache::{self, CachedCode};
 use super::runtime::engine_config;
 use super::session::clean;
-use super::{LoadError, code};
 use crate::process::{self, Cancel, Ended, LimitedCommand, Stopped, Waiting, how_it_ended};
 
 /// The hidden subcommand of this program that calls [`compile`].
@@ -161,23 +162,24 @@ pub fn compile(folder: &Path, component: &[u8]) -> Result<(), LoadError> {
     let failed = |error: wasmtime::Error| LoadError::NotCompiled(format!("{error:#}"));
     let mut config = engine_config();
     let loading = Engine::new(config.clone().enable_compiler(false)).map_err(failed)?;
-    config.cache(Some(code::cache(folder).map_err(failed)?));
+    config.cache(Some(code_cache::cache(folder).map_err(failed)?));
     let compiling = Engine::new(&config).map_err(failed)?;
-    let remove_unfinished = || code::remove_unfinished(folder, component, &compiling);
-    remove_unfinished().map_err(|error| failed(error.into()))?;
+    let made = CachedCode::of(folder, component, &compiling);
+    let wanted = CachedCode::of(folder, component, &loading);
+    made.remove_unfinished().and_then(|()| made.remove()).map_err(|error| failed(error.into()))?;
     let compiled = Component::from_binary(&compiling, component);
     let max_bytes = code_max_bytes(component.len());
     if compiled.as_ref().is_ok_and(|compiled| code_bytes(compiled) > max_bytes) {
-        code::remove(folder, component, &compiling).map_err(|error| failed(error.into()))?;
+        made.remove().map_err(|error| failed(error.into()))?;
         return Err(LoadError::CodeSize { max_bytes });
     }
-    let handed_over = code::hand_over(folder, component, &compiling, &loading);
+    let handed_over = made.hand_over(&wanted);
     if !matches!(handed_over, Ok(true)) {
         // On a full disk it takes what room there was. The next one removes it too.
-        let _ = remove_unfinished();
+        let _ = made.remove_unfinished();
     }
     // Others remove it next time.
-    let _ = code::trim(folder, component, &loading);
+    let _ = wanted.trim_others();
     match (handed_over, compiled) {
         // Whether it can be used is for those to say who load it.
         (Ok(true), _) => Ok(()),
@@ -223,7 +225,7 @@ mod tests {
         let version = std::fs::read_dir(folder.path().join("modules")).unwrap().next().unwrap().unwrap();
         let version = version.path();
         let engine = Engine::new(&engine_config()).unwrap();
-        let unfinished = version.join(code::unfinished(component, &engine));
+        let unfinished = version.join(CachedCode::of(folder.path(), component, &engine).unfinished());
         std::fs::write(&unfinished, "").unwrap();
         compile(folder.path(), component).unwrap();
         assert!(!unfinished.exists());

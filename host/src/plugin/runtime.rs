@@ -7,6 +7,7 @@ use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAlloc
 
 use super::call::CallState;
 use super::code::{self, CodeFolder};
+use super::code_cache::{self, CachedCode};
 use super::compile::{WALL_MAX, compile_apart};
 use super::idle::AllIdle;
 use super::{InstancePolicy, LimitsCeiling, LoadError, imports, load};
@@ -91,7 +92,7 @@ impl PluginRuntime {
         let mut engine_config = engine_config();
         engine_config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(&config.ceiling)));
         if let Ok(code) = &code {
-            engine_config.cache(Some(code::cache(code.path()).map_err(fail)?));
+            engine_config.cache(Some(code_cache::cache(code.path()).map_err(fail)?));
         }
         // Other processes compile.
         engine_config.enable_compiler(false);
@@ -110,8 +111,10 @@ impl PluginRuntime {
         let folder = code.look().map_err(|error| {
             LoadError::NotCompiled(format!("its folder of compiled code is not what it was: {error}"))
         })?;
+        let cached = CachedCode::of(folder, bytes, engine);
         // What an engine without a compiler does not find is an error, and nothing else of the component is looked at.
-        if let Ok(component) = Component::from_binary(engine, bytes) {
+        let find = || cached.is_sound().then(|| Component::from_binary(engine, bytes).ok()).flatten();
+        if let Some(component) = find() {
             return Ok(component);
         }
         let turn = code::lock(folder, WALL_MAX);
@@ -119,9 +122,11 @@ impl PluginRuntime {
             LoadError::NotCompiled(format!("failed to lock `{}`: {error}", folder.display()))
         })?;
         // Another process may have been at it.
-        if let Ok(component) = Component::from_binary(engine, bytes) {
+        if let Some(component) = find() {
             return Ok(component);
         }
+        // It may be of an earlier program, which left no digest, or damaged.
+        cached.remove().map_err(|error| LoadError::NotCompiled(error.to_string()))?;
         compile_apart(&config.compiler, folder, bytes)?;
         Component::from_binary(engine, bytes).map_err(|error| LoadError::Invalid(format!("{error:#}")))
     }

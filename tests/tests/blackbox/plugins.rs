@@ -307,7 +307,7 @@ fn bomb(blocks: usize, results: usize) -> Vec<u8> {
 }
 
 #[test]
-fn a_component_is_compiled_once_and_nothing_is_left_where_no_code_is_kept() {
+fn a_component_is_compiled_once_unless_its_code_is_damaged_and_nothing_is_left_where_none_is_kept() {
     use std::os::unix::fs::MetadataExt as _;
     let host = Host::new();
     let folder = host.state_dir().join("code");
@@ -325,7 +325,7 @@ fn a_component_is_compiled_once_and_nothing_is_left_where_no_code_is_kept() {
         let files =
             versions.flat_map(|version| std::fs::read_dir(version).unwrap()).map(|entry| entry.unwrap());
         let code = files.filter(|file| file.path().extension().is_none());
-        code.map(|file| (file.file_name(), file.metadata().unwrap().ino())).collect::<Vec<_>>()
+        code.map(|file| (file.path(), file.metadata().unwrap().ino())).collect::<Vec<_>>()
     };
     std::fs::create_dir(host.state_dir().join("tmp")).unwrap();
     run(folder.to_str().unwrap());
@@ -333,6 +333,13 @@ fn a_component_is_compiled_once_and_nothing_is_left_where_no_code_is_kept() {
     assert_eq!(compiled.len(), 1, "{compiled:?}");
     run(folder.to_str().unwrap());
     assert_eq!(code(), compiled, "it was not compiled again");
+    let (path, _) = &compiled[0];
+    let mut damaged = std::fs::read(path).unwrap();
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 1;
+    std::fs::write(path, &damaged).unwrap();
+    run(folder.to_str().unwrap());
+    assert_ne!(std::fs::read(path).unwrap(), damaged, "it is compiled anew");
     run("none");
     assert_eq!(std::fs::read_dir(host.state_dir().join("tmp")).unwrap().count(), 0);
 }
