@@ -3,6 +3,11 @@
 //!
 //! Each is a header of JSON, whose length stands before it as four bytes, little-endian, and the bytes of the tensors that it
 //! lists. A segment is one after another.
+//!
+//! A segment is written each time some come. While it is small, what comes next is joined with those before it, so that a quiet
+//! server has no more files than a busy one. What is joined takes the place of the oldest of them, and the others are removed
+//! then: where the process dies in between, some are there twice until they age out. Whoever reads from the newest back finds
+//! what was joined meanwhile, since it only ever moves to a segment that is read later.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -19,6 +24,16 @@ const HEADER_MAX_BYTES: usize = 1024 * 1024;
 
 /// Bytes of a header's length.
 const LENGTH_BYTES: usize = size_of::<u32>();
+
+/// Bytes from which on a segment is no longer joined; a share of all that is kept where that is less.
+const JOINED_BYTES_MAX: u64 = 1024 * 1024;
+
+/// What may be joined is at most this share of all: the oldest go a segment at a time.
+const JOINED_SHARE: u64 = 256;
+
+/// A segment counts at least as this share of what may be joined. Each server that starts begins with a small one, and so many
+/// files would cost more than what is in them.
+const COUNTED_SHARE: u64 = 16;
 
 /// A prediction that was served.
 #[derive(Debug, Clone, PartialEq)]
@@ -263,8 +278,15 @@ impl Header {
 pub struct PredictionWriter {
     store: Store,
     bytes_max: u64,
-    /// Numbers and sizes, the oldest first.
-    segments: VecDeque<(u64, u64)>,
+    /// The oldest first.
+    segments: VecDeque<Segment>,
+}
+
+struct Segment {
+    number: u64,
+    bytes: u64,
+    /// Whether this writer has written it, and may join it with others: nobody else does.
+    is_own: bool,
 }
 
 impl PredictionWriter {
@@ -272,28 +294,83 @@ impl PredictionWriter {
     pub fn open(store: &Store, bytes_max: u64) -> Result<Self, DataError> {
         let mut segments = VecDeque::new();
         for number in store.segments(Segments::Predictions)? {
-            segments.extend(store.segment_len(Segments::Predictions, number)?.map(|bytes| (number, bytes)));
+            let bytes = store.segment_len(Segments::Predictions, number)?;
+            segments.extend(bytes.map(|bytes| Segment { number, bytes, is_own: false }));
         }
         Ok(Self { store: store.clone(), bytes_max, segments })
     }
 
-    /// Adds a segment of what [`PredictionRecord::write_to`] has written to each of `parts`. Durable when it returns.
+    /// Adds what [`PredictionRecord::write_to`] has written to each of `parts`, as a segment or to those before. Durable when it
+    /// returns.
     pub fn append(&mut self, parts: &[&[u8]]) -> Result<(), DataError> {
-        let number = self.store.append_segment(Segments::Predictions, parts)?;
-        self.segments.push_back((number, parts.iter().map(|part| part.len() as u64).sum()));
+        let before = self.to_join(parts.iter().map(|part| part.len() as u64).sum());
+        let all: Vec<&[u8]> =
+            before.iter().map(|(_, bytes)| bytes.as_slice()).chain(parts.iter().copied()).collect();
+        let bytes = all.iter().map(|part| part.len() as u64).sum();
+        let Some(&(number, _)) = before.first() else {
+            let number = self.store.append_segment(Segments::Predictions, parts)?;
+            self.segments.push_back(Segment { number, bytes, is_own: true });
+            return Ok(());
+        };
+        self.store.replace_segment(Segments::Predictions, number, &all)?;
+        let joined = self.segments.split_off(self.segments.len().saturating_sub(before.len()));
+        for segment in joined.into_iter().filter(|segment| segment.number != number) {
+            // All of it is there once more. One that cannot be removed goes when it is the oldest.
+            if self.store.remove_segment(Segments::Predictions, segment.number).is_err() {
+                self.segments.push_back(Segment { is_own: false, ..segment });
+            }
+        }
+        self.segments.push_back(Segment { number, bytes, is_own: true });
         Ok(())
+    }
+
+    /// The newest segments that what comes now is joined with, the oldest of them first: small ones that are not much larger than
+    /// what is joined with them, so that each prediction is written again some ten times at most.
+    fn to_join(&self, bytes: u64) -> Vec<(u64, Vec<u8>)> {
+        let mut total = bytes;
+        let mut found = VecDeque::new();
+        for segment in self.segments.iter().rev() {
+            let is_small = total.saturating_add(segment.bytes) <= self.joined_bytes_max()
+                && segment.bytes <= total.saturating_mul(2);
+            if !segment.is_own || !is_small {
+                break;
+            }
+            // One that is gone, damaged or cannot be read must not take what comes now along.
+            let Ok(Some(read)) = self.store.read_segment(Segments::Predictions, segment.number) else {
+                break;
+            };
+            if read.len() as u64 != segment.bytes {
+                break;
+            }
+            total += segment.bytes;
+            found.push_front((segment.number, read));
+        }
+        found.into()
+    }
+
+    fn joined_bytes_max(&self) -> u64 {
+        JOINED_BYTES_MAX.min(self.bytes_max / JOINED_SHARE)
     }
 
     /// Lets go of the oldest that are too much. What cannot be removed is tried again the next time.
     pub fn trim(&mut self) -> Result<(), DataError> {
-        let mut bytes: u64 = self.segments.iter().map(|(_, bytes)| bytes).sum();
+        let least = self.joined_bytes_max() / COUNTED_SHARE;
+        let mut bytes: u64 = self.segments.iter().map(|segment| segment.bytes.max(least)).sum();
         // The newest stays, however large it is.
-        while let Some((oldest, freed)) = self.segments.front().filter(|_| self.segments.len() > 1) {
+        while let Some(oldest) = self.segments.front().filter(|_| self.segments.len() > 1) {
             if bytes <= self.bytes_max {
                 break;
             }
-            self.store.remove_segment(Segments::Predictions, *oldest)?;
-            bytes -= freed;
+            let Segment { number, bytes: known, is_own } = *oldest;
+            let found = self.store.segment_len(Segments::Predictions, number)?;
+            // Another server adds to it: it has newer ones than it had, and its turn comes later.
+            if let Some(grown) = found.filter(|found| !is_own && *found != known) {
+                self.segments.push_back(Segment { number, bytes: grown, is_own });
+                bytes += grown.max(least);
+            } else {
+                self.store.remove_segment(Segments::Predictions, number)?;
+            }
+            bytes -= known.max(least);
             self.segments.pop_front();
         }
         Ok(())
@@ -304,7 +381,7 @@ impl PredictionWriter {
 pub fn find_prediction(store: &Store, id: &str) -> Result<Option<PredictionRecord>, DataError> {
     let mut damaged = Ok(None);
     for number in store.segments(Segments::Predictions)?.into_iter().rev() {
-        // One that is gone meanwhile was too old.
+        // One that is gone meanwhile was too old, or was joined with one before it, which is read after it.
         let Some(segment) = store.read_segment(Segments::Predictions, number)? else { continue };
         match PredictionRecord::find(&segment, id) {
             Ok(None) => {}
@@ -318,7 +395,8 @@ pub fn find_prediction(store: &Store, id: &str) -> Result<Option<PredictionRecor
 /// The bundles that recorded predictions name: computing one again needs those that answered.
 pub fn prediction_bundles(store: &Store) -> Result<BTreeSet<Digest>, DataError> {
     let mut bundles = BTreeSet::new();
-    for number in store.segments(Segments::Predictions)? {
+    for number in store.segments(Segments::Predictions)?.into_iter().rev() {
+        // As above.
         let Some(segment) = store.read_segment(Segments::Predictions, number)? else { continue };
         let mut rest = segment.as_slice();
         while !rest.is_empty() {

@@ -175,7 +175,7 @@ impl WindowWriter {
                 return Ok(());
             }
             let bytes = encode_rows_of(&self.origin, &joined)?;
-            self.store.replace_segment(Segments::Window(&self.endpoint), newer, &bytes)?;
+            self.store.replace_segment(Segments::Window(&self.endpoint), newer, &[&bytes])?;
             self.store.remove_segment(Segments::Window(&self.endpoint), older)?;
             self.segments.truncate(self.segments.len() - 2);
             self.add(newer, &joined, &bytes);

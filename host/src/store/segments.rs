@@ -1,10 +1,8 @@
 use std::fs::File;
 use std::io::{ErrorKind, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::files::{
-    Existing, create_folders, create_temporary, open_plain, publish, read_plain, write_whole,
-};
+use super::files::{Existing, create_folders, create_temporary, open_plain, publish, read_plain};
 use super::{Store, StoreError};
 use crate::domain::Name;
 use crate::task::rest;
@@ -73,14 +71,7 @@ impl Store {
             let number = self.segments(of)?.last().map_or(1, |last| last.saturating_add(1));
             let path = self.segment_path(of, number);
             // Another server may have taken the number; then the next one is free.
-            let mut file = create_temporary(&self.temporary())?;
-            for (index, piece) in parts.iter().flat_map(|part| part.chunks(PIECE_BYTES)).enumerate() {
-                if index > 0 {
-                    rest();
-                }
-                file.write_all(piece).map_err(StoreError::io("write", &path))?;
-            }
-            if publish(file, &path, Existing::Keep)? {
+            if self.write_segment(&path, parts, Existing::Keep)? {
                 return Ok(number);
             }
             if number == u64::MAX {
@@ -89,10 +80,21 @@ impl Store {
         }
     }
 
-    /// Puts other bytes in place of a segment.
-    pub fn replace_segment(&self, of: Segments<'_>, number: u64, bytes: &[u8]) -> Result<(), StoreError> {
-        let path = self.segment_path(of, number);
-        write_whole(&self.temporary(), &path, bytes, Existing::Replace).map(|_| ())
+    /// Puts `parts` in place of a segment, as a whole or not at all. Durable when it returns, and rests as
+    /// [`Store::append_segment`] does.
+    pub fn replace_segment(&self, of: Segments<'_>, number: u64, parts: &[&[u8]]) -> Result<(), StoreError> {
+        self.write_segment(&self.segment_path(of, number), parts, Existing::Replace).map(|_| ())
+    }
+
+    fn write_segment(&self, path: &Path, parts: &[&[u8]], existing: Existing) -> Result<bool, StoreError> {
+        let mut file = create_temporary(&self.temporary())?;
+        for (index, piece) in parts.iter().flat_map(|part| part.chunks(PIECE_BYTES)).enumerate() {
+            if index > 0 {
+                rest();
+            }
+            file.write_all(piece).map_err(StoreError::io("write", path))?;
+        }
+        publish(file, path, existing)
     }
 
     /// The bytes of a segment; none if it is gone.
@@ -153,7 +155,7 @@ mod tests {
         assert_eq!(store.read_segment(of, 11).unwrap().unwrap(), [11]);
         store.remove_segment(of, 1).unwrap();
         store.remove_segment(of, 1).unwrap();
-        store.replace_segment(of, 2, b"two").unwrap();
+        store.replace_segment(of, 2, &[b"t", b"wo"]).unwrap();
         assert_eq!(store.segments(of).unwrap(), (2..=11).collect::<Vec<_>>());
         assert_eq!(store.read_segment(of, 2).unwrap().unwrap(), b"two");
         assert_eq!(store.read_segment(of, 1).unwrap(), None);

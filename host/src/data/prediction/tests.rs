@@ -1,3 +1,5 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -173,6 +175,88 @@ fn the_newest_are_kept_and_found() {
     assert_eq!(store.segments(Segments::Predictions).unwrap().len(), 1, "the newest stays in any case");
     let of_parts = BTreeSet::from([Digest::of(b"1"), Digest::of(b"2")]);
     assert_eq!(prediction_bundles(&store).unwrap(), of_parts);
+}
+
+#[test]
+fn what_a_quiet_server_records_is_joined_and_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let ids: Vec<String> = (0..100).map(|number| number.to_string()).collect();
+    let segments = || store.segments(Segments::Predictions).unwrap().len();
+    let mut writer = PredictionWriter::open(&store, 256 * 1024 * 1024).unwrap();
+    for id in &ids {
+        writer.append(&[&bytes(&record(id, of_bundle()))]).unwrap();
+        assert!(segments() < 12, "{id}: {}", segments());
+    }
+    // Another server that writes beside it leaves its segments alone.
+    let mut other = PredictionWriter::open(&store, 256 * 1024 * 1024).unwrap();
+    other.append(&[&bytes(&record("other", of_graph()))]).unwrap();
+    writer.append(&[&bytes(&record("last", of_bundle()))]).unwrap();
+    for id in ids.iter().map(String::as_str).chain(["other", "last"]) {
+        assert_eq!(find_prediction(&store, id).unwrap().unwrap().id, id);
+    }
+    let of_all = ["bundle", "1", "2"].map(|bundle| Digest::of(bundle.as_bytes()));
+    assert_eq!(prediction_bundles(&store).unwrap(), BTreeSet::from(of_all));
+}
+
+#[test]
+fn what_is_joined_while_somebody_reads_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let mut writer = PredictionWriter::open(&store, 256 * 1024 * 1024).unwrap();
+    let written = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        let writing = scope.spawn(|| {
+            for number in 0..100 {
+                writer.append(&[&bytes(&record(&number.to_string(), of_bundle()))]).unwrap();
+                written.store(number + 1, Ordering::SeqCst);
+            }
+        });
+        while !writing.is_finished() {
+            for number in (0..written.load(Ordering::SeqCst)).rev().step_by(7) {
+                assert!(find_prediction(&store, &number.to_string()).unwrap().is_some(), "{number}");
+            }
+        }
+    });
+}
+
+#[test]
+fn what_another_server_adds_to_is_not_old() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let write = |id: &str| bytes(&record(id, of_bundle()));
+    let size = write("a").len() as u64;
+    let mut quiet = PredictionWriter::open(&store, 600 * size).unwrap();
+    quiet.append(&[&write("a")]).unwrap();
+    let mut busy = PredictionWriter::open(&store, 2 * size).unwrap();
+    quiet.append(&[&write("b")]).unwrap();
+    for _ in 0..2 {
+        busy.append(&[&write("c")]).unwrap();
+        busy.trim().unwrap();
+    }
+    assert!(find_prediction(&store, "b").unwrap().is_some());
+    // It has its turn when nothing is added any more.
+    for _ in 0..3 {
+        busy.append(&[&write("d")]).unwrap();
+        busy.trim().unwrap();
+    }
+    assert!(find_prediction(&store, "b").unwrap().is_none());
+}
+
+#[test]
+fn small_segments_that_nobody_joins_are_not_more_than_some_thousands() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let part = bytes(&record("a", of_bundle()));
+    // Each server that starts writes one of its own, and then the next starts.
+    std::fs::create_dir(folder.path().join("predictions")).unwrap();
+    for number in 1..=5_000 {
+        std::fs::write(folder.path().join(format!("predictions/{number:08}.predictions")), &part).unwrap();
+    }
+    let mut writer = PredictionWriter::open(&store, 256 * 1024 * 1024).unwrap();
+    writer.append(&[&part]).unwrap();
+    writer.trim().unwrap();
+    assert_eq!(store.segments(Segments::Predictions).unwrap().len(), 4_096);
 }
 
 #[test]
