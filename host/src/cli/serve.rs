@@ -209,7 +209,8 @@ async fn serve(
     let hangup = hangup_signal()?;
     let hosts = arguments.hosts.allowed(arguments.ip)?;
     let log = arguments.access_log.as_deref().map(AccessLog::open).transpose()?;
-    let traces = match Traces::from_environment() {
+    let metrics = ServeMetrics::new()?;
+    let traces = match Traces::from_environment(metrics.spans_dropped()) {
         // Variables that are meant for all programs are no reason to serve nobody.
         Err(error @ TraceError::Variable { .. }) => {
             output.warn(&format!("{error}: there are no traces"));
@@ -218,7 +219,6 @@ async fn serve(
         traces => traces?,
     };
     let observer = Arc::new(Observer { log, traces });
-    let metrics = ServeMetrics::new()?;
     let endpoints = Arc::new(Endpoints::default());
     let recorder = match arguments.record_mib {
         0 => None,

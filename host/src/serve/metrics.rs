@@ -120,6 +120,7 @@ const REFUSED_CODES: [ErrorCode; 12] = [
 pub struct ServeMetrics {
     refused: IntCounterVec,
     unrecorded: IntCounter,
+    spans_dropped: IntCounter,
 }
 
 impl ServeMetrics {
@@ -133,11 +134,17 @@ impl ServeMetrics {
             "host_predictions_unrecorded_total",
             "Predictions that were too many to be kept for `host replay`, or could not be written.",
         );
+        let spans_dropped = Opts::new(
+            "host_spans_dropped_total",
+            "Spans that found no place in the queue, or that the collector did not take.",
+        );
         let refused = IntCounterVec::new(refused, &["code"])?;
         for code in REFUSED_CODES {
             refused.with_label_values(&[code.as_str()]);
         }
-        Ok(Self { refused, unrecorded: IntCounter::with_opts(unrecorded)? })
+        let (unrecorded, spans_dropped) =
+            (IntCounter::with_opts(unrecorded)?, IntCounter::with_opts(spans_dropped)?);
+        Ok(Self { refused, unrecorded, spans_dropped })
     }
 
     /// Counts a request that got an error before anybody was asked.
@@ -148,6 +155,11 @@ impl ServeMetrics {
     /// The counter of predictions that are not kept.
     pub fn unrecorded(&self) -> IntCounter {
         self.unrecorded.clone()
+    }
+
+    /// The counter of spans that do not reach the collector.
+    pub fn spans_dropped(&self) -> IntCounter {
+        self.spans_dropped.clone()
     }
 }
 
@@ -388,6 +400,7 @@ pub fn exposition(metrics: &ServeMetrics, endpoints: &Endpoints) -> Result<Strin
     let mut add = |family| add(&mut families, family);
     metrics.refused.collect().into_iter().for_each(&mut add);
     metrics.unrecorded.collect().into_iter().for_each(&mut add);
+    metrics.spans_dropped.collect().into_iter().for_each(&mut add);
     process::families().into_iter().for_each(&mut add);
     let mut told = BTreeSet::new();
     for endpoint in endpoints.all() {

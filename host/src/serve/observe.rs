@@ -6,6 +6,7 @@
 
 mod access_log;
 mod export;
+mod span_queue;
 mod stream;
 mod traces;
 

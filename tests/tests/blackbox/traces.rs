@@ -229,6 +229,35 @@ fn variables_of_traces_go_before_those_of_all_signals() {
 }
 
 #[test]
+fn spans_that_a_slow_collector_leaves_no_place_for_are_told_and_counted() {
+    let registry = two_versions();
+    let mut command = registry.host.command();
+    // It takes what it is sent, and answers nothing while requests come.
+    let collector = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = collector.local_addr().unwrap();
+    let (taken, is_taken) = std::sync::mpsc::channel();
+    std::thread::spawn(move || collector.incoming().for_each(|connection| taken.send(connection).unwrap()));
+    command.env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{address}"));
+    command.env("OTEL_BSP_SCHEDULE_DELAY", "50").env("OTEL_BSP_MAX_QUEUE_SIZE", "4");
+    let server = host_tests::Server::start_serve(command, ["--model", "digits"]);
+    assert_eq!(server.post("/serve/digits", ROW).status, 200);
+    let sending = is_taken.recv().unwrap();
+    for _ in 0..10 {
+        assert_eq!(server.post("/serve/digits", ROW).status, 200);
+    }
+    let metrics = server.get("/metrics").body;
+    let dropped = |line: &str| line.strip_prefix("host_spans_dropped_total ")?.parse::<u64>().ok();
+    assert!(metrics.lines().find_map(dropped).unwrap() > 0, "{metrics}");
+    // Whoever waits for an answer learns that there is none.
+    drop((sending, is_taken));
+    let stderr = server.stop().stderr;
+    assert!(
+        stderr.contains("those without a place in the queue (`OTEL_BSP_MAX_QUEUE_SIZE`) are lost"),
+        "{stderr}"
+    );
+}
+
+#[test]
 fn a_collector_that_is_not_there_is_told_once() {
     let registry = two_versions();
     let mut command = registry.host.command();

@@ -13,8 +13,10 @@ use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig as _, WithHttp
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider};
 use percent_encoding::percent_decode_str;
+use prometheus::IntCounter;
 
 use super::super::capture::with_causes;
+use super::span_queue::CountedSpans;
 
 /// Time in which what is left is sent at the end.
 const FINISH_MAX: Duration = Duration::from_secs(5);
@@ -46,6 +48,10 @@ const SAMPLERS: [&str; 6] = [
 /// The share of requests that have spans, for those samplers that ask for one.
 const SAMPLER_ARGUMENT: &str = "OTEL_TRACES_SAMPLER_ARG";
 
+/// How many spans may wait to be sent, and how many if it says nothing.
+const QUEUE: &str = "OTEL_BSP_MAX_QUEUE_SIZE";
+const QUEUE_DEFAULT: usize = 2_048;
+
 /// Spans on their way to a collector.
 pub struct Traces {
     provider: SdkTracerProvider,
@@ -74,8 +80,9 @@ impl Traces {
     /// Sends to `OTEL_EXPORTER_OTLP_ENDPOINT`, or `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`; none where neither is set, or
     /// `OTEL_SDK_DISABLED` or `OTEL_TRACES_EXPORTER=none` is. The sampler, the batches, the headers, the service's name and
     /// attributes follow their variables too. What they ask for and is not there is an error, except for a sampler, its share or packing, in whose
-    /// place is the usual one. Needs to be called on a thread of Tokio's.
-    pub fn from_environment() -> Result<Option<Self>, TraceError> {
+    /// place is the usual one. Spans that do not reach the collector are counted by `dropped`. Needs to be called on a thread of
+    /// Tokio's.
+    pub fn from_environment(dropped: IntCounter) -> Result<Option<Self>, TraceError> {
         let is_off = variable("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"))
             || said_of_traces(ENDPOINT).is_none();
         if is_off {
@@ -104,8 +111,9 @@ impl Traces {
             .with_http_client(Client { client, threads, is_broken: AtomicBool::new(false) })
             .build()
             .map_err(|error| failed(&error))?;
-        let mut builder =
-            SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource());
+        let places = variable(QUEUE).and_then(|found| found.parse().ok()).unwrap_or(QUEUE_DEFAULT);
+        let spans = CountedSpans::new(exporter, places, dropped);
+        let mut builder = SdkTracerProvider::builder().with_span_processor(spans).with_resource(resource());
         if let Some(sampler) = sampler_in_place_of_wrong() {
             builder = builder.with_sampler(sampler);
         }
