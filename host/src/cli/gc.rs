@@ -27,19 +27,23 @@ pub(super) struct GcArguments {
     /// Keep runs, experiments and logged models that were deleted within this time; until then they can be restored.
     #[arg(long, value_name = "AGE", default_value = "30d", value_parser = parse_age)]
     deleted_older_than: Duration,
+    /// Keep windows of endpoints to which something was written within this time.
+    #[arg(long, value_name = "AGE", default_value = "30d", value_parser = parse_age)]
+    windows_older_than: Duration,
     /// Take over the blobs of another database, which is gone: what only that one named is freed.
     #[arg(long)]
     adopt: bool,
 }
 
 pub(super) fn run(arguments: GcArguments, state: &StateArguments, output: &Output) -> anyhow::Result<()> {
-    let GcArguments { dry_run, older_than, deleted_older_than, adopt } = arguments;
+    let GcArguments { dry_run, older_than, deleted_older_than, windows_older_than, adopt } = arguments;
     wait(async {
         let project = state.open_project().await?;
         let spec = GcSpec {
             now: SystemTime::now(),
             unused_for: older_than,
             deleted_for: deleted_older_than,
+            windows_unused_for: windows_older_than,
             dry_run,
             adopt,
         };
@@ -82,6 +86,7 @@ fn tell(report: &GcReport, spec: &GcSpec, output: &Output) -> anyhow::Result<()>
         (expired.runs, "run"),
         (expired.logged_models, "logged model"),
         (report.uploads, "broken upload"),
+        (report.windows, "unused window"),
     ];
     for (count, what) in kinds.into_iter().filter(|(count, _)| *count > 0) {
         output.line(&format!("{removed} {}", counted(count as u64, what)))?;

@@ -200,10 +200,10 @@ impl WindowWriter {
     }
 }
 
-/// The bundles that the windows of all endpoints name: comparing a window needs the bundle that filled it.
-pub fn window_bundles(store: &Store) -> Result<BTreeSet<Digest>, DataError> {
+/// The bundles that the windows of all endpoints but some name: comparing a window needs the bundle that filled it.
+pub fn window_bundles(store: &Store, except: &BTreeSet<Name>) -> Result<BTreeSet<Digest>, DataError> {
     let mut bundles = BTreeSet::new();
-    for endpoint in store.window_endpoints()? {
+    for endpoint in store.window_endpoints()?.into_iter().filter(|endpoint| !except.contains(endpoint)) {
         for number in store.segments(Segments::Window(&endpoint))? {
             // One that is gone meanwhile was joined with the next, which is read after it.
             bundles.extend(read_head(store, &endpoint, number)?.map(|(head, _)| head.origin.bundle));

@@ -5,7 +5,7 @@
 //! 1. A moment is fixed: `unused_for` ago. What was put after it stays.
 //! 2. All names are read. What cannot be read ends it here: what it names is not known, so nothing may be freed.
 //! 3. What was deleted long ago is removed from the database. Where somebody restored some of it meanwhile, names are
-//!    read again.
+//!    read again. Windows to which nothing was written for long are removed, and what was written to them meanwhile is read.
 //! 4. Blobs that were not named and not put since the moment are removed, one by one; each is looked at again under the
 //!    lock that those who put hold too.
 //!
@@ -45,6 +45,8 @@ pub struct GcSpec {
     pub unused_for: Duration,
     /// Runs, experiments and logged models stay that were deleted within this time.
     pub deleted_for: Duration,
+    /// The window of an endpoint stays to which something was written within this time.
+    pub windows_unused_for: Duration,
     /// Only say what would go.
     pub dry_run: bool,
     /// Take the blobs over from the database that they were put for.
@@ -75,6 +77,8 @@ pub struct GcReport {
     pub needed: usize,
     /// Uploads that broke off.
     pub uploads: usize,
+    /// Windows of endpoints to which nothing was written for long.
+    pub windows: usize,
 }
 
 /// What it is at, for who waits.
@@ -151,20 +155,25 @@ impl Project {
         self.check_owner(spec).await?;
         let since = spec.now.checked_sub(spec.unused_for).unwrap_or(SystemTime::UNIX_EPOCH);
         let before_ms = milliseconds(spec.now).saturating_sub_unsigned(spec.deleted_for.as_millis() as u64);
+        let windows_since = spec.now.checked_sub(spec.windows_unused_for).unwrap_or(SystemTime::UNIX_EPOCH);
         watcher(GcProgress::Marking);
         let expired = self.tracker().expired(before_ms, &self.registry.needed_files().await?).await?;
-        let mut names = self.read_names(&expired).await?;
+        let mut names = self.read_names(&expired, windows_since).await?;
         let mut counts = expired.counts();
         if !spec.dry_run {
             counts = self.tracker().purge(&expired).await?;
             if counts != expired.counts() {
-                names = self.read_names(&Expired::default()).await?;
+                names = self.read_names(&Expired::default(), windows_since).await?;
             }
         }
         let store = self.store().clone();
         let swept = blocking(move || {
+            let windows = match spec.dry_run {
+                true => names.unused_windows.len(),
+                false => names.remove_unused_windows(windows_since)?,
+            };
             let sweep = find_unused(&store, &names.blobs, since)?;
-            let mut report = GcReport { dry_run: spec.dry_run, ..sweep.report };
+            let mut report = GcReport { dry_run: spec.dry_run, windows, ..sweep.report };
             if spec.dry_run {
                 report.uploads = store.count_abandoned_uploads(since)?;
             } else {
@@ -202,7 +211,7 @@ impl Project {
         .await
     }
 
-    async fn read_names(&self, expired: &Expired) -> Result<Names, GcError> {
+    async fn read_names(&self, expired: &Expired, windows_since: SystemTime) -> Result<Names, GcError> {
         let tracked = self.tracker().named_digests(expired).await?;
         let bundles = self.registry.named_bundles().await?;
         let noted = self.registry.noted_digests().await?;
@@ -212,7 +221,7 @@ impl Project {
             let mut names = Names::new(store);
             names.add_datasets(&datasets)?;
             names.add_bundles(&bundles)?;
-            names.add_windows()?;
+            names.add_windows(windows_since)?;
             names.add_predictions()?;
             names.add_tracked(tracked)?;
             names.blobs.extend(noted);

@@ -1,6 +1,7 @@
 use std::fs::File;
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use super::files::{Existing, create_folders, create_temporary, open_plain, publish, read_plain};
 use super::{Store, StoreError};
@@ -126,6 +127,37 @@ impl Store {
         }
     }
 
+    /// Whether nothing was written to a window since `since`.
+    pub fn is_window_unused(&self, endpoint: &Name, since: SystemTime) -> Result<bool, StoreError> {
+        let of = Segments::Window(endpoint);
+        let segments = self.segments(of)?;
+        if segments.is_empty() {
+            return is_older(&self.segment_folder(of), since);
+        }
+        for number in segments {
+            if !is_older(&self.segment_path(of, number), since)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Removes a window if nothing was written to it since `since`; whether it did. What is written meanwhile stays.
+    pub fn remove_unused_window(&self, endpoint: &Name, since: SystemTime) -> Result<bool, StoreError> {
+        if !self.is_window_unused(endpoint, since)? {
+            return Ok(false);
+        }
+        let of = Segments::Window(endpoint);
+        for number in self.segments(of)? {
+            if !is_older(&self.segment_path(of, number), since)? {
+                return Ok(false);
+            }
+            self.remove_segment(of, number)?;
+        }
+        // Which fails where something is in it.
+        Ok(std::fs::remove_dir(self.segment_folder(of)).is_ok())
+    }
+
     fn segment_folder(&self, of: Segments<'_>) -> PathBuf {
         match of {
             Segments::Window(endpoint) => self.windows().join(endpoint.as_str()),
@@ -138,9 +170,46 @@ impl Store {
     }
 }
 
+/// Whether a file or folder was written before `since`, or is gone.
+fn is_older(path: &Path, since: SystemTime) -> Result<bool, StoreError> {
+    match std::fs::symlink_metadata(path).and_then(|metadata| metadata.modified()) {
+        Ok(modified) => Ok(modified < since),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(StoreError::io("read", path)(error)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    #[test]
+    fn a_window_is_removed_that_nobody_writes_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let (gone, served): (Name, Name) = ("gone".parse().unwrap(), "served".parse().unwrap());
+        let write = |endpoint: &Name| store.append_segment(Segments::Window(endpoint), &[b"rows"]).unwrap();
+        let age = |endpoint: &Name, number: u64| {
+            let path = store.segment_path(Segments::Window(endpoint), number);
+            let file = File::options().append(true).open(path).unwrap();
+            file.set_modified(SystemTime::now() - Duration::from_secs(7_200)).unwrap();
+        };
+        for endpoint in [&gone, &served] {
+            (0..2).for_each(|_| age(endpoint, write(endpoint)));
+        }
+        write(&served);
+        let hour_ago = SystemTime::now() - Duration::from_secs(3_600);
+        assert!(!store.is_window_unused(&served, hour_ago).unwrap());
+        assert!(!store.remove_unused_window(&served, hour_ago).unwrap());
+        assert!(store.remove_unused_window(&gone, hour_ago).unwrap());
+        assert_eq!(store.window_endpoints().unwrap(), [served.clone()]);
+        assert_eq!(store.segments(Segments::Window(&served)).unwrap(), [1, 2, 3]);
+        // Its server goes on.
+        write(&gone);
+        assert_eq!(store.segments(Segments::Window(&gone)).unwrap(), [1]);
+    }
 
     #[test]
     fn segments_are_numbered_in_the_order_they_came() {

@@ -179,6 +179,33 @@ fn what_cannot_be_read_stops_it() {
 }
 
 #[test]
+fn windows_that_nobody_writes_to_go_with_what_only_they_name() {
+    let place = Place::local();
+    place.add_table();
+    let trained = place.json(&["train", "--data", "table", "--name", "digits", "--rounds", "2"]);
+    let server = host_tests::Server::start_serve(place.command(), ["--model", "digits"]);
+    assert_eq!(server.post("/serve/digits", r#"[{"a":1,"b":2}]"#).status, 200);
+    server.stop().expect_success();
+    let window = place.host.state_dir().join("windows/digits");
+    let segment = std::fs::read_dir(&window).unwrap().next().unwrap().unwrap().path();
+    std::fs::remove_dir_all(place.host.state_dir().join("predictions")).unwrap();
+    place.run(&["model", "delete", "digits"]).expect_success();
+    let tracker = place.server();
+    post(&tracker, "runs/delete", &json!({ "run_id": trained["run_id"] }));
+    let kept = collect(&place);
+    assert_eq!((&kept["windows"], &kept["runs"]), (&json!(0), &json!(1)), "{kept}");
+    let file = std::fs::File::options().append(true).open(&segment).unwrap();
+    file.set_modified(std::time::SystemTime::now() - Duration::from_secs(31 * 86_400)).unwrap();
+    let longer = place.json(&[&NOW[..], &["--windows-older-than", "60d"]].concat());
+    assert_eq!((&longer["windows"], &longer["blobs"]), (&json!(0), &json!(0)), "{longer}");
+    let would = dry(&place);
+    assert!(window.exists() && would["windows"] == 1, "{would}");
+    let gone = collect(&place);
+    assert_eq!((&gone["windows"], &gone["blobs"]), (&json!(1), &would["blobs"]), "{gone}");
+    assert!(!window.exists() && gone["blobs"].as_u64().unwrap() >= 3, "{gone}");
+}
+
+#[test]
 fn another_database_frees_nothing() {
     let (postgres, place) = (Postgres::start(), Place::local());
     place.run(&["data", "add", "d", &place.write("a.txt", "a")]).expect_success();

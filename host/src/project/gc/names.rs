@@ -1,4 +1,5 @@
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
+use std::time::SystemTime;
 
 use super::GcError;
 use crate::data::{DataError, DatasetManifest, DatasetVersion, prediction_bundles, window_bundles};
@@ -20,13 +21,15 @@ const DATASET_MAX_BYTES: u64 = 512 * 1024 * 1024;
 /// manifests are kept, so that lineage can tell what it was, and the files are not.
 pub(super) struct Names {
     pub(super) blobs: HashSet<Digest>,
+    /// Windows to which nothing was written for so long that what they name does not count.
+    pub(super) unused_windows: BTreeSet<Name>,
     ancestors: HashSet<Digest>,
     store: Store,
 }
 
 impl Names {
     pub(super) fn new(store: Store) -> Self {
-        Self { blobs: HashSet::new(), ancestors: HashSet::new(), store }
+        Self { blobs: HashSet::new(), unused_windows: BTreeSet::new(), ancestors: HashSet::new(), store }
     }
 
     /// The manifests and files of dataset versions.
@@ -54,13 +57,37 @@ impl Names {
         Ok(())
     }
 
-    /// The bundles that filled windows: drift is told from their references.
-    pub(super) fn add_windows(&mut self) -> Result<(), GcError> {
+    /// The bundles that filled windows: drift is told from their references. Windows to which nothing was written since `since` name
+    /// none.
+    pub(super) fn add_windows(&mut self, since: SystemTime) -> Result<(), GcError> {
+        for endpoint in self.store.window_endpoints()? {
+            if self.store.is_window_unused(&endpoint, since)? {
+                self.unused_windows.insert(endpoint);
+            }
+        }
+        self.add_bundles_of_windows()
+    }
+
+    fn add_bundles_of_windows(&mut self) -> Result<(), GcError> {
         let unreadable = |error| GcError::unreadable("a window of an endpoint".to_owned(), error);
-        for bundle in window_bundles(&self.store).map_err(unreadable)? {
+        for bundle in window_bundles(&self.store, &self.unused_windows).map_err(unreadable)? {
             self.add_bundle_if_any(bundle, "a window of an endpoint")?;
         }
         Ok(())
+    }
+
+    /// Removes the windows that are unused; gives how many.
+    pub(super) fn remove_unused_windows(&mut self, since: SystemTime) -> Result<usize, GcError> {
+        let unused = std::mem::take(&mut self.unused_windows);
+        let mut removed = 0;
+        for endpoint in &unused {
+            removed += usize::from(self.store.remove_unused_window(endpoint, since)?);
+        }
+        if removed < unused.len() {
+            // Something was written to the others meanwhile.
+            self.add_bundles_of_windows()?;
+        }
+        Ok(removed)
     }
 
     /// The bundles that answered recorded predictions: those can be computed again.
