@@ -22,6 +22,12 @@ const UNIT_BYTES: usize = 1024;
 /// The most units there can be, which no machine has; fits a semaphore of any platform.
 const UNITS_MAX: usize = 1 << 28;
 
+/// A document, such as the metrics, counts as this share of what there is for answers at most.
+const DOCUMENT_SHARE: usize = 4;
+
+/// What answers are called where there is no memory for another.
+const UNTAKEN: &str = "answers that clients have not taken";
+
 /// What a request may cost before it is computed.
 #[derive(Debug, Clone)]
 pub struct ServeLimits {
@@ -292,8 +298,21 @@ impl BodyReader {
     /// Counts an answer in the same way.
     pub(super) fn take_answer(&self, bytes: Vec<u8>) -> Result<Held, ApiError> {
         let mut share = Share::default();
-        self.take(&self.free_answer_units, &mut share, bytes.len(), "answers that clients have not taken")?;
+        self.take(&self.free_answer_units, &mut share, bytes.len(), UNTAKEN)?;
         Ok(Held { bytes, share })
+    }
+
+    /// Counts a document as an answer, as it is when it is packed: only one is made at a time. However large it is, a client that
+    /// takes nothing of it leaves room for others.
+    pub(super) fn take_document(
+        &self,
+        bytes: Vec<u8>,
+        accepted: ContentEncoding,
+    ) -> Result<(Held, Option<&'static str>), ApiError> {
+        let (mut held, packed_by) = Held { bytes, share: Share::default() }.packed_if_worth_it(accepted);
+        let units = units_of(held.bytes.len()).min(self.units.div_ceil(DOCUMENT_SHARE));
+        self.take_units(&self.free_answer_units, &mut held.share, units, UNTAKEN)?;
+        Ok((held, packed_by))
     }
 
     /// Whether half of what there is for answers is taken.
@@ -328,9 +347,19 @@ impl BodyReader {
         bytes: usize,
         what: &str,
     ) -> Result<(), ApiError> {
-        let present = share.0.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
         // A body that is alone always finds room, or those between both limits could never be sent.
-        let missing = units_of(bytes).min(self.units).saturating_sub(present);
+        self.take_units(free, share, units_of(bytes).min(self.units), what)
+    }
+
+    fn take_units(
+        &self,
+        free: &Arc<Semaphore>,
+        share: &mut Share,
+        units: usize,
+        what: &str,
+    ) -> Result<(), ApiError> {
+        let present = share.0.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let missing = units.saturating_sub(present);
         let Some(missing) = u32::try_from(missing).ok().filter(|&missing| missing > 0) else { return Ok(()) };
         let more = Arc::clone(free).try_acquire_many_owned(missing).map_err(|_| {
             let message = format!(

@@ -152,7 +152,7 @@ impl Documents {
         let text = on_blocking_pool(move || {
             // Also when nobody waits any more.
             let _place = place;
-            let (held, packed_by) = bodies.take_answer(make()?)?.packed_if_worth_it(key.1);
+            let (held, packed_by) = bodies.take_document(make()?, key.1)?;
             Ok::<_, ApiError>(Text { held: Arc::new(held), packed_by })
         });
         let text = text.await??;
@@ -310,6 +310,18 @@ mod tests {
         assert_eq!(packed.into_response("text/plain").headers()["content-encoding"], "gzip");
         drop(untaken);
         assert_eq!(numbered.metrics().await.unwrap().into_bytes()[0], 4, "as fresh as ever");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_of_a_large_one_keeps_nobody_from_it() {
+        let numbered = Numbered::new(900, 1_000, Duration::ZERO);
+        let mut untaken = Vec::new();
+        for _ in 0..4 {
+            untaken.push(numbered.metrics().await.unwrap().into_bytes());
+        }
+        assert_eq!(numbered.metrics().await.err().unwrap().code(), ErrorCode::Overloaded);
+        // One that is packed is small, and so it is counted.
+        assert!(numbered.get(Document::Metrics, ContentEncoding::Gzip).await.is_ok());
     }
 
     #[tokio::test]
