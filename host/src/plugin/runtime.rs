@@ -2,6 +2,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::{Resource, getrlimit};
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
@@ -21,6 +22,9 @@ const WASM_STACK_MAX_BYTES: usize = 512 * 1024;
 
 /// Instances that may live at once, over all plugins. Each costs address space, not memory, until it is used.
 const INSTANCES_MAX: u32 = 512;
+
+/// Address space that they are laid out in, at least.
+const ADDRESS_SPACE_BYTES: u64 = INSTANCES_MAX as u64 * 4 * 1024 * 1024 * 1024;
 
 /// Core instances and tables that one of them may be made of; compilers make three and one. No plugin shall take what others
 /// need: each has its share of both, whatever it is made of.
@@ -96,7 +100,10 @@ impl PluginRuntime {
         }
         // Other processes compile.
         engine_config.enable_compiler(false);
-        let engine = Engine::new(&engine_config).map_err(fail)?;
+        let engine = Engine::new(&engine_config).map_err(|error| {
+            let hint = getrlimit(Resource::As).current.and_then(address_space_hint).unwrap_or_default();
+            RuntimeError(format!("{error:#}{hint}"))
+        })?;
         let mut linker = Linker::new(&engine);
         imports::add_to_linker(&mut linker).map_err(fail)?;
         start_clock(&engine).map_err(|error| RuntimeError(error.to_string()))?;
@@ -130,6 +137,17 @@ impl PluginRuntime {
         compile_apart(&config.compiler, folder, bytes)?;
         Component::from_binary(engine, bytes).map_err(|error| LoadError::Invalid(format!("{error:#}")))
     }
+}
+
+/// What to do where this process may have so many bytes of address space, if that is too little.
+fn address_space_hint(bytes: u64) -> Option<String> {
+    let (gib, needed) = (bytes / (1024 * 1024 * 1024), ADDRESS_SPACE_BYTES / (1024 * 1024 * 1024));
+    (bytes <= ADDRESS_SPACE_BYTES).then(|| {
+        format!(
+            "\nhint: the limit on address space is {gib} GiB: raise it with `ulimit -v unlimited`; plugins have places in more than \
+             {needed} GiB of it, which are no memory until they are used"
+        )
+    })
 }
 
 /// Instances of all plugins, within the limits of an operator.
@@ -189,6 +207,14 @@ mod tests {
     use std::io::ErrorKind;
 
     use super::*;
+
+    #[test]
+    fn a_limit_on_address_space_is_named_where_it_is_too_low() {
+        let told = address_space_hint(8 * 1024 * 1024 * 1024).unwrap();
+        assert!(told.starts_with("\nhint: the limit on address space is 8 GiB: raise it"), "{told}");
+        assert!(told.contains("in more than 2048 GiB"), "{told}");
+        assert_eq!(address_space_hint(u64::MAX), None);
+    }
 
     #[test]
     fn only_plugins_need_a_folder_for_code() {

@@ -22,6 +22,20 @@ fn run_with_input(host: &Host, arguments: &[&str], input: &str) -> Ran {
 }
 
 #[test]
+fn a_limit_on_address_space_is_told_with_what_to_do() {
+    let host = Host::new();
+    let program = host.command();
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", r#"ulimit -v 8000000; exec "$0" "$@""#]).arg(program.get_program());
+    command.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.args(["plugin", "inspect"]).arg(plugin("psi"));
+    let ran = ran(command.output().unwrap());
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    let hint = "hint: the limit on address space is 7 GiB: raise it with `ulimit -v unlimited`";
+    assert!(ran.stderr.contains(hint), "{}", ran.stderr);
+}
+
+#[test]
 fn inspect_tells_what_a_component_is_wants_and_may_do() {
     let host = Host::new();
     for (name, kind, needs_fit) in [
