@@ -3,7 +3,9 @@ use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::files::{Existing, create_folders, create_temporary, open_plain, publish, read_plain};
+use super::files::{
+    Existing, create_folders, create_private_folder, create_temporary, open_plain, publish, read_plain,
+};
 use super::{Store, StoreError};
 use crate::domain::Name;
 use crate::task::rest;
@@ -67,6 +69,9 @@ impl Store {
     ///
     /// Rests now and then, since servers write segments beside what they answer.
     pub fn append_segment(&self, of: Segments<'_>, parts: &[&[u8]]) -> Result<u64, StoreError> {
+        // The state folder may have been taken away while a server runs; what is made anew is for its user alone, too.
+        create_private_folder(self.folder())?;
+        create_folders(&self.temporary())?;
         create_folders(&self.segment_folder(of))?;
         loop {
             let number = self.segments(of)?.last().map_or(1, |last| last.saturating_add(1));
@@ -184,6 +189,17 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn a_state_folder_that_was_taken_away_is_made_anew_for_its_user_alone() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let base = tempfile::tempdir().unwrap();
+        let folder = base.path().join("state");
+        let store = Store::open(&folder).unwrap();
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(store.append_segment(Segments::Predictions, &[b"one"]).unwrap(), 1);
+        assert_eq!(folder.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+    }
 
     #[test]
     fn a_window_is_removed_that_nobody_writes_to() {

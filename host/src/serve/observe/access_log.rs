@@ -126,14 +126,20 @@ struct Followed {
     /// Device and number of the open one.
     file: (u64, u64),
     looked_at: Instant,
+    /// Whether the file was moved and there is no other yet, since none can be made.
+    is_away: bool,
 }
 
 impl Followed {
     fn open(path: &Path) -> std::io::Result<(File, Self)> {
         let file = OpenOptions::new().create(true).append(true).open(path)?;
         let known = file.metadata()?;
-        let followed =
-            Self { path: path.to_owned(), file: (known.dev(), known.ino()), looked_at: Instant::now() };
+        let followed = Self {
+            path: path.to_owned(),
+            file: (known.dev(), known.ino()),
+            looked_at: Instant::now(),
+            is_away: false,
+        };
         Ok((file, followed))
     }
 
@@ -144,10 +150,12 @@ impl Followed {
         }
         self.looked_at = Instant::now();
         let there = std::fs::metadata(&self.path);
-        there.map_or_else(
+        let is_moved = there.map_or_else(
             |error| error.kind() == ErrorKind::NotFound,
             |there| (there.dev(), there.ino()) != self.file,
-        )
+        );
+        self.is_away &= is_moved;
+        is_moved
     }
 }
 
@@ -175,7 +183,9 @@ impl Target {
         // What was told before belongs to the file before, which is let go of also where it takes no more: its disk may be full.
         let flushed = self.lines.flush();
         // The file before still takes lines where there is no other, and the next look tries again.
-        let (file, followed) = Followed::open(&followed.path)?;
+        let opened = Followed::open(&followed.path);
+        followed.is_away = opened.is_err();
+        let (file, followed) = opened?;
         if flushed.is_err() {
             self.give_up();
         }
@@ -196,6 +206,11 @@ impl Target {
     fn flush(&mut self) -> std::io::Result<()> {
         self.lines.flush()
     }
+
+    /// Whether lines go to a file that was moved, since no other can be made.
+    fn is_away(&self) -> bool {
+        self.followed.as_ref().is_some_and(|followed| followed.is_away)
+    }
 }
 
 fn write(mut target: Target, lines: &Receiver<Message>) {
@@ -205,7 +220,7 @@ fn write(mut target: Target, lines: &Receiver<Message>) {
             Ok(message) => message,
             Err(TryRecvError::Disconnected) => return,
             Err(TryRecvError::Empty) => {
-                is_broken = report(target.flush(), is_broken);
+                is_broken = report(target.flush(), is_broken) || target.is_away();
                 let Ok(message) = lines.recv() else { return };
                 message
             }
@@ -216,7 +231,7 @@ fn write(mut target: Target, lines: &Receiver<Message>) {
             Message::Reopen => is_broken |= report(target.follow(true), is_broken),
             // Which comes last.
             Message::Flush(done) => {
-                is_broken = report(target.flush(), is_broken);
+                is_broken = report(target.flush(), is_broken) || target.is_away();
                 if is_broken {
                     target.give_up();
                 }
@@ -407,6 +422,36 @@ pub(super) mod tests {
         tracing::subscriber::with_default(subscriber, || write(Target::new(Box::new(Full), None), &waiting));
         let told = kept.text();
         assert_eq!(told.matches("the access log cannot be written").count(), 1, "{told}");
+    }
+
+    #[test]
+    fn that_the_folder_is_away_is_told_once_until_it_is_back() {
+        let (kept, subscriber) = Kept::subscriber();
+        let folder = tempfile::tempdir().unwrap();
+        let (logs, away) = (folder.path().join("logs"), folder.path().join("away"));
+        std::fs::create_dir(&logs).unwrap();
+        let (file, followed) = Followed::open(&logs.join("access.jsonl")).unwrap();
+        let target = Target::new(Box::new(file), Some(followed));
+        let (lines, waiting) = sync_channel(64);
+        let writing = std::thread::spawn(move || {
+            tracing::subscriber::with_default(subscriber, || write(target, &waiting));
+        });
+        let look = || {
+            let (done, is_done) = sync_channel(1);
+            lines.send(Message::Reopen).unwrap();
+            lines.send(Message::Flush(done)).unwrap();
+            is_done.recv().unwrap();
+        };
+        for _ in 0..2 {
+            std::fs::rename(&logs, &away).unwrap();
+            (0..3).for_each(|_| look());
+            std::fs::rename(&away, &logs).unwrap();
+            (0..3).for_each(|_| look());
+        }
+        drop(lines);
+        writing.join().unwrap();
+        let told = kept.text();
+        assert_eq!(told.matches("the access log cannot be written").count(), 2, "{told}");
     }
 
     #[test]
