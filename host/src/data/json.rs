@@ -5,6 +5,7 @@
 //! A protocol with a form of its own around the elements reads it with [`Scanner`] and leaves these to [`take_rows`].
 
 mod elements;
+mod length;
 mod number;
 mod rows;
 mod scan;
@@ -13,6 +14,7 @@ mod untyped;
 mod write;
 
 pub(crate) use elements::take_rows;
+pub use length::rows_len_max;
 pub use rows::decode_rows;
 pub(crate) use scan::Scanner;
 pub use scoring::{decode_scoring, decode_scoring_csv};

@@ -143,6 +143,11 @@ impl Tensor {
         self.row_shape().iter().product()
     }
 
+    /// Lists that one row is written in.
+    pub fn row_lists(&self) -> usize {
+        lists_of_row(self.row_shape())
+    }
+
     /// The elements as they cross every boundary.
     pub fn data(&self) -> &[u8] {
         &self.data

@@ -24,8 +24,17 @@ const MADE_UP_ROWS: usize = 4;
 /// Numbers in one of them at most.
 const MADE_UP_ELEMENTS_MAX: usize = 1 << 16;
 
+/// Lists that these stand in at most.
+const MADE_UP_LISTS_MAX: usize = 1 << 17;
+
 /// Largest sample that is kept: one that is larger would be a burden for every server that loads the bundle.
 const MAX_BYTES: usize = 4 * 1024 * 1024;
+
+/// Largest row, and largest answer, that documents show: as many as rows have that are made up.
+const EXAMPLE_MAX_BYTES: usize = 256 * 1024;
+
+/// How many times as many bytes as it has JSON is told to have at most: `0,` may be a number of 20 digits.
+const TOLD_TIMES: usize = 11;
 
 /// Requests and their answers, as `POST /serve/{endpoint}` takes and gives them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -64,10 +73,19 @@ pub enum SampleError {
 impl Sample {
     /// Has `predictor` answer the first of `rows` that JSON can hold as they are; none where it can hold none of them.
     pub async fn record(predictor: &Predictor, rows: &Batch) -> Result<Option<Self>, PredictionError> {
+        Self::record_within(MAX_BYTES, predictor, rows).await
+    }
+
+    /// The same; none where a row or all the answers have more than `max` bytes.
+    async fn record_within(
+        max: usize,
+        predictor: &Predictor,
+        rows: &Batch,
+    ) -> Result<Option<Self>, PredictionError> {
         let specs = &predictor.signature().inputs;
         let mut inputs = Vec::new();
         for row in 0..rows.rows().min(ROWS_TRIED) {
-            if let Some(value) = rows.slice_rows(row..row + 1).and_then(|row| as_json(&row, specs)) {
+            if let Some(value) = rows.slice_rows(row..row + 1).and_then(|row| as_json(&row, specs, max)) {
                 inputs.push(value);
             }
             if inputs.len() == ROWS_MAX {
@@ -79,7 +97,7 @@ impl Sample {
         }
         let Ok(batch) = decoded(&inputs, specs) else { return Ok(None) };
         let outputs = predictor.predict(&batch).await?.outputs;
-        Ok(rows_as_json(&outputs).map(|outputs| Self { inputs, outputs }))
+        Ok(rows_as_json(&outputs, max).map(|outputs| Self { inputs, outputs }))
     }
 
     /// Has `predictor` answer rows of small numbers; none where it takes no such rows, or too large ones.
@@ -94,12 +112,15 @@ impl Sample {
     /// Has `predictor` answer a row of zeros and empty strings; none where it refuses that, as what decodes images does, or
     /// takes too large ones.
     pub async fn of_zeros(predictor: &Predictor) -> Option<Self> {
-        Self::record(predictor, &made_up_rows(&predictor.signature().inputs, 1)?).await.ok()?
+        let row = made_up_rows(&predictor.signature().inputs, 1)?;
+        Self::record_within(EXAMPLE_MAX_BYTES, predictor, &row).await.ok()?
     }
 
-    /// A row and the answer to it.
+    /// A row and the answer to it, for documents; none where one of them is too large, since it stays in memory.
     pub fn into_first(self) -> Option<(Value, Value)> {
-        self.inputs.into_iter().next().zip(self.outputs.into_iter().next())
+        let first = self.inputs.into_iter().next().zip(self.outputs.into_iter().next());
+        let is_small = |value: &Value| value.to_string().len() <= EXAMPLE_MAX_BYTES;
+        first.filter(|(row, answer)| is_small(row) && is_small(answer))
     }
 
     /// Reads one that was recorded.
@@ -120,7 +141,7 @@ impl Sample {
         let unreadable = |error: JsonError| SampleError::Unreadable { reason: error.to_string() };
         let batch = decoded(&self.inputs, &predictor.signature().inputs).map_err(unreadable)?;
         let outputs = predictor.predict(&batch).await?.outputs;
-        let found = rows_as_json(&outputs).unwrap_or_default();
+        let found = rows_as_json(&outputs, MAX_BYTES).unwrap_or_default();
         let differing = self.outputs.iter().zip(&found).position(|(expected, found)| expected != found);
         let row =
             differing.or((self.outputs.len() != found.len()).then(|| self.outputs.len().min(found.len())));
@@ -150,9 +171,9 @@ fn decoded(rows: &[Value], specs: &[ColumnSpec]) -> Result<Batch, JsonError> {
     Ok(data::decode_rows(text.as_bytes(), specs, rows.len())?.0)
 }
 
-/// A row as JSON, if that is the same row when it is read again.
-fn as_json(row: &Batch, specs: &[ColumnSpec]) -> Option<Value> {
-    let mut rows = rows_as_json(row)?;
+/// A row as JSON of `max` bytes at most, if that is the same row when it is read again.
+fn as_json(row: &Batch, specs: &[ColumnSpec], max: usize) -> Option<Value> {
+    let mut rows = rows_as_json(row, max)?;
     let again = decoded(&rows, specs).ok()?;
     (again == *row).then(|| rows.pop()).flatten()
 }
@@ -179,10 +200,15 @@ fn nearly(expected: &[Value], found: &[Value]) -> bool {
 fn made_up_rows(specs: &[ColumnSpec], count: usize) -> Option<Batch> {
     // Lists of nothing count too, of which there may be many.
     let counted = |spec: &ColumnSpec| {
-        spec.shape.iter().try_fold(1_usize, |product, &size| product.checked_mul(size.max(1)))
+        spec.shape.iter().try_fold((0_usize, 1_usize), |(lists, in_last), &size| {
+            Some((lists.checked_add(in_last)?, in_last.checked_mul(size.max(1))?))
+        })
     };
-    let elements = specs.iter().try_fold(0_usize, |sum, spec| sum.checked_add(counted(spec)?))?;
-    if elements > MADE_UP_ELEMENTS_MAX {
+    let (lists, elements) = specs.iter().try_fold((0_usize, 0_usize), |(lists, elements), spec| {
+        let of_column = counted(spec)?;
+        Some((lists.checked_add(of_column.0)?, elements.checked_add(of_column.1)?))
+    })?;
+    if lists > MADE_UP_LISTS_MAX || elements > MADE_UP_ELEMENTS_MAX {
         return None;
     }
     let row = |row: usize| -> Value {
@@ -208,9 +234,14 @@ fn made_up(dtype: DataType, shape: &[usize], place: &mut (usize, usize)) -> Valu
     }
 }
 
-fn rows_as_json(batch: &Batch) -> Option<Vec<Value>> {
+/// Rows as JSON; none where they have more than `max` bytes of it, of which each may take 70 in memory. That is seen before they
+/// are written as far as it can be told, since a plugin may answer with lists a hundred times as long as what it wrote.
+fn rows_as_json(batch: &Batch, max: usize) -> Option<Vec<Value>> {
+    if data::rows_len_max(batch) > max.saturating_mul(TOLD_TIMES) {
+        return None;
+    }
     let text = data::encode_rows(batch, RowForm::List).ok()?;
-    serde_json::from_slice(&text).ok()
+    (text.len() <= max).then(|| serde_json::from_slice(&text).ok()).flatten()
 }
 
 #[cfg(test)]
@@ -235,10 +266,10 @@ mod tests {
             let name = Tensor::from_strings("name", [name]).unwrap();
             Batch::new(vec![Tensor::from_f32("x", vec![1], &[x]).unwrap(), name]).unwrap()
         };
-        let kept = as_json(&row(0.1, "é".as_bytes()), &specs).unwrap();
+        let kept = as_json(&row(0.1, "é".as_bytes()), &specs, MAX_BYTES).unwrap();
         assert_eq!(kept, serde_json::json!({ "x": 0.1, "name": "é" }));
-        assert_eq!(as_json(&row(f32::NAN, b"a"), &specs), None);
-        assert_eq!(as_json(&row(0.1, b"\xff"), &specs), None);
+        assert_eq!(as_json(&row(f32::NAN, b"a"), &specs, MAX_BYTES), None);
+        assert_eq!(as_json(&row(0.1, b"\xff"), &specs, MAX_BYTES), None);
         assert_eq!(decoded(&[kept], &specs).unwrap(), row(0.1, "é".as_bytes()));
     }
 
@@ -265,9 +296,41 @@ mod tests {
             made_up_rows(&[ColumnSpec { shape: shape.to_vec(), ..spec("x", DataType::Bytes) }], 2)
         };
         assert_eq!(rows(&[2, 3]).unwrap().rows(), 2);
-        for large in [&[1 << 17][..], &[1 << 40, 0], &[usize::MAX, 2]] {
+        let mut deep = vec![1; Tensor::DIMENSIONS_MAX - 1];
+        deep[0] = 1 << 12;
+        for large in [&[1 << 17][..], &[1 << 40, 0], &[usize::MAX, 2], &deep] {
             assert_eq!(rows(large), None, "{large:?}");
         }
+        assert_eq!(rows(&[256, 256, 1]).unwrap().rows(), 2);
+    }
+
+    #[test]
+    fn what_would_be_much_json_is_not_made() {
+        let rows = |count: usize, dimensions: usize| {
+            let mut shape = vec![1; dimensions];
+            shape[1] = count;
+            Batch::new(vec![Tensor::new("x", DataType::Bool, shape, vec![0; count]).unwrap()]).unwrap()
+        };
+        let deepest = Tensor::DIMENSIONS_MAX;
+        assert!(rows_as_json(&rows(1_000, deepest), MAX_BYTES).is_some());
+        assert!(rows_as_json(&rows(1 << 16, 2), MAX_BYTES).is_some());
+        assert!(rows_as_json(&rows(1 << 16, deepest), MAX_BYTES).is_none(), "8 MB");
+        assert!(rows_as_json(&rows(1 << 20, 2), MAX_BYTES).is_none(), "6 MB");
+        assert!(rows_as_json(&rows(1 << 16, 2), EXAMPLE_MAX_BYTES).is_none(), "400 kB");
+        // Numbers of one digit where 20 could be.
+        let numbers = Tensor::new("x", DataType::Uint64, vec![1, 1 << 20], vec![0; 8 << 20]).unwrap();
+        assert!(rows_as_json(&Batch::new(vec![numbers]).unwrap(), MAX_BYTES).is_some());
+    }
+
+    #[test]
+    fn documents_show_no_large_rows() {
+        let example = |bytes: usize| {
+            let large = Value::from("x".repeat(bytes));
+            let of = |inputs, outputs| Sample { inputs: vec![inputs], outputs: vec![outputs] }.into_first();
+            (of(large.clone(), Value::Null).is_some(), of(Value::Null, large).is_some())
+        };
+        assert_eq!(example(1_000), (true, true));
+        assert_eq!(example(EXAMPLE_MAX_BYTES), (false, false));
     }
 
     #[test]
