@@ -33,12 +33,13 @@ pub use build::{BuildError, BuildReport, Toolchain, ToolchainError, build};
 pub use compile::{CODE_TOO_LARGE, NOT_A_COMPONENT, compile};
 pub use detector::{Detector, Score, Verdict};
 pub use error::{ErrorClass, Fault, LoadError, PluginError};
-pub use interfaces::{CONTRACT_VERSION, Interfaces};
+pub use interfaces::{COMPONENT_MAX_BYTES, CONTRACT_VERSION, Interfaces};
 pub use limits::{Limits, LimitsCeiling};
 pub use load::Plugin;
 pub use manifest::{InstancePolicy, Kind, Manifest, ManifestLimits};
 pub use metrics::{MetricKind, MetricPoint};
 pub use runtime::{PluginRuntime, RuntimeConfig, RuntimeError};
+pub use session::STATE_MAX_BYTES;
 pub use transformer::{Transformed, Transformer, TransformerFit};
 
 /// Runs a plugin call to its end on this thread.

@@ -23,6 +23,7 @@ mod model_versions;
 mod models;
 mod named_digests;
 mod names;
+mod parts;
 mod predictor;
 mod registered_models;
 mod registration;

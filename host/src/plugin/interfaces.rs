@@ -15,7 +15,7 @@ const NAME_MAX_CHARS: usize = 256;
 const NAMES_MAX: usize = 1_000;
 
 /// Largest component that is taken. Components made from Python or JavaScript, interpreter included, have 12–19 MB.
-const COMPONENT_MAX_BYTES: usize = 64 * 1024 * 1024;
+pub const COMPONENT_MAX_BYTES: usize = 64 * 1024 * 1024;
 
 /// What a component imports and exports, read from its bytes before anything is compiled.
 #[derive(Debug, Clone, PartialEq, Eq)]

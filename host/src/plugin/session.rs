@@ -15,7 +15,7 @@ use crate::domain::Batch;
 const MESSAGE_MAX_CHARS: usize = 1_000;
 
 /// Largest state that the contract allows.
-const STATE_MAX_BYTES: usize = 16 * 1024 * 1024;
+pub const STATE_MAX_BYTES: usize = 16 * 1024 * 1024;
 
 /// One live instance with its configured resource: a store of its own, so it shares nothing with any other.
 pub(super) struct Session {

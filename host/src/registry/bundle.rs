@@ -20,9 +20,6 @@ pub(super) const BLOBS_FOLDER: &str = "blobs/sha256";
 /// Largest manifest that is read; a real one has a few kilobytes.
 const MANIFEST_MAX_BYTES: u64 = 4 * 1024 * 1024;
 
-/// Largest blob that a bundle folder may hold.
-const BLOB_MAX_BYTES: u64 = 4 * 1024 * 1024 * 1024;
-
 /// Everything that serving and an audit need, by digest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -144,6 +141,16 @@ pub enum RegistryError {
         digest: Digest,
         /// The digest it has.
         found: Digest,
+    },
+    /// A part is larger than any that works.
+    #[error("the {part} of the bundle has {found} bytes: the limit is {limit}")]
+    PartTooLarge {
+        /// The part.
+        part: String,
+        /// Its size.
+        found: u64,
+        /// The limit.
+        limit: u64,
     },
     /// A blob is absurdly large.
     #[error("`{}` has {found} bytes: the limit is {limit}", path.display())]
@@ -354,10 +361,7 @@ impl BundleManifest {
 
     /// Every blob that the bundle consists of, its manifest aside.
     pub fn blobs(&self) -> impl Iterator<Item = &BlobRef> {
-        let transformers = self.preprocess.iter().chain(&self.postprocess);
-        let of_transformers = transformers.flat_map(|entry| [Some(&entry.component), entry.state.as_ref()]);
-        let others = [Some(&self.model.blob), self.reference.as_ref(), self.sample.as_ref()];
-        others.into_iter().chain(of_transformers).flatten()
+        self.parts().map(|(_, blob)| blob)
     }
 }
 
@@ -374,7 +378,7 @@ pub fn read_bundle(store: &Store, digest: Digest) -> Result<BundleManifest, Regi
 /// Checks that the bundle `digest` can be used, and that every blob of it is there and what its digest says.
 pub(super) fn check_bundle(store: &Store, digest: Digest) -> Result<(), RegistryError> {
     let manifest = read_bundle(store, digest)?;
-    manifest.signature.check()?;
+    manifest.check()?;
     manifest.blobs().try_for_each(|blob| Ok(store.check_blob(blob.digest)?))
 }
 
@@ -423,10 +427,9 @@ pub(super) fn import_bundle(store: &Store, folder: &Path) -> Result<Digest, Regi
         error => error,
     })?;
     let manifest = BundleManifest::from_bytes(&manifest_bytes, &manifest_path.display().to_string())?;
-    manifest.signature.check()?;
+    manifest.check()?;
     for blob in manifest.blobs() {
-        let limit = blob.size.min(BLOB_MAX_BYTES);
-        let bytes = read_limited(&folder.join(BLOBS_FOLDER).join(blob.digest.hex()), limit)?;
+        let bytes = read_limited(&folder.join(BLOBS_FOLDER).join(blob.digest.hex()), blob.size)?;
         let found = Digest::of(&bytes);
         if found != blob.digest {
             return Err(RegistryError::Damaged { digest: blob.digest, found });

@@ -188,6 +188,7 @@ pub fn bundle_external(store: &Store, external: &ExternalModel) -> Result<Digest
         reference: None,
         sample: sample.map(|sample| put(store, &sample)).transpose()?,
     };
+    manifest.check()?;
     Ok(write_bundle(store, &manifest)?)
 }
 

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::parts::{Part, read_part};
 use super::{BundleManifest, FeatureError, ModelLoader, RegistryError, TransformerEntry, assemble};
 use crate::domain::{Batch, BatchError, ColumnSpec, DataType, SchemaError, Signature, Tensor};
 use crate::model::{Model, ModelError};
@@ -96,7 +97,7 @@ impl Predictor {
         runtime: &PluginRuntime,
         manifest: &BundleManifest,
     ) -> Result<Self, RegistryError> {
-        manifest.signature.check()?;
+        manifest.check()?;
         let model = models.load(store, &manifest.model)?;
         check_counts(model.as_ref(), manifest)?;
         let open = |entries: &[TransformerEntry]| {
@@ -366,9 +367,11 @@ fn open_transformer(
     runtime: &PluginRuntime,
     entry: &TransformerEntry,
 ) -> Result<Transformer, RegistryError> {
-    let plugin = Plugin::load(runtime, &store.get(entry.component.digest)?)
+    let component = read_part(store, Part::Component(&entry.name), &entry.component)?;
+    let plugin = Plugin::load(runtime, &component)
         .map_err(|source| RegistryError::Plugin { name: entry.name.clone(), source })?;
-    let state = entry.state.as_ref().map(|state| store.get(state.digest)).transpose()?;
+    let state = entry.state.as_ref().map(|state| read_part(store, Part::State(&entry.name), state));
+    let state = state.transpose()?;
     Ok(block_on(Transformer::open(&plugin, &entry.config.to_string(), state))?)
 }
 

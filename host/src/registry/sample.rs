@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{PredictionError, Predictor};
+use super::parts::{Part, read_part};
+use super::{BlobRef, PredictionError, Predictor, RegistryError};
 use crate::data::{self, JsonError, RowForm};
 use crate::domain::{Batch, ColumnSpec, DataType};
+use crate::store::Store;
 
 /// Rows that a sample has at most.
 const ROWS_MAX: usize = 8;
@@ -28,7 +30,7 @@ const MADE_UP_ELEMENTS_MAX: usize = 1 << 16;
 const MADE_UP_LISTS_MAX: usize = 1 << 17;
 
 /// Largest sample that is kept: one that is larger would be a burden for every server that loads the bundle.
-const MAX_BYTES: usize = 4 * 1024 * 1024;
+pub(super) const MAX_BYTES: usize = 4 * 1024 * 1024;
 
 /// Largest row, and largest answer, that documents show: as many as rows have that are made up.
 const EXAMPLE_MAX_BYTES: usize = 256 * 1024;
@@ -55,6 +57,9 @@ pub enum SampleError {
         /// What is wrong.
         reason: String,
     },
+    /// It is not there, or too large.
+    #[error("{0}")]
+    Registry(#[from] RegistryError),
     /// A row cannot be answered.
     #[error("it cannot answer its recorded sample: {0}")]
     Prediction(#[from] PredictionError),
@@ -123,9 +128,20 @@ impl Sample {
         first.filter(|(row, answer)| is_small(row) && is_small(answer))
     }
 
+    /// Reads the one that a bundle names.
+    pub fn load(store: &Store, recorded: &BlobRef) -> Result<Self, SampleError> {
+        Self::from_bytes(&read_part(store, Part::Sample, recorded)?)
+    }
+
     /// Reads one that was recorded.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, SampleError> {
-        serde_json::from_slice(bytes).map_err(|error| SampleError::Unreadable { reason: error.to_string() })
+    fn from_bytes(bytes: &[u8]) -> Result<Self, SampleError> {
+        let unreadable = |reason: String| SampleError::Unreadable { reason };
+        let sample: Self = serde_json::from_slice(bytes).map_err(|error| unreadable(error.to_string()))?;
+        let rows = sample.inputs.len().max(sample.outputs.len());
+        if rows > ROWS_MAX {
+            return Err(unreadable(format!("it has {rows} rows: the limit is {ROWS_MAX}")));
+        }
+        Ok(sample)
     }
 
     /// What is recorded; none where it is too large to be carried along.
@@ -338,5 +354,25 @@ mod tests {
         for text in ["", "[]", "{\"inputs\": []}", "{\"inputs\": [], \"outputs\": [], \"more\": 1}"] {
             assert!(Sample::from_bytes(text.as_bytes()).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_sample_that_nobody_would_have_recorded_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let load = |text: String| {
+            // The manifest may say less than there is.
+            let recorded = BlobRef { digest: store.put_bytes(text.as_bytes()).unwrap(), size: 1 };
+            Sample::load(&store, &recorded).map_err(|error| error.to_string())
+        };
+        let rows = |count: usize| {
+            let zeros = vec!["0"; count].join(",");
+            format!("{{\"inputs\": [{zeros}], \"outputs\": [{zeros}]}}")
+        };
+        assert_eq!(load(rows(ROWS_MAX)).unwrap().inputs.len(), ROWS_MAX);
+        let told = "its recorded sample cannot be read: it has 9 rows: the limit is 8";
+        assert_eq!(load(rows(ROWS_MAX + 1)).unwrap_err(), told);
+        let told = "the recorded sample of the bundle has 4194305 bytes: the limit is 4194304";
+        assert_eq!(load(" ".repeat(MAX_BYTES + 1)).unwrap_err(), told);
     }
 }

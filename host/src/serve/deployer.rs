@@ -215,7 +215,7 @@ impl Deployer {
     /// The rows that a bundle has answered when it was made; none where none were recorded.
     fn recorded_sample(&self, manifest: &BundleManifest) -> Result<Option<Sample>, DeployError> {
         let Some(recorded) = &manifest.sample else { return Ok(None) };
-        Ok(Some(Sample::from_bytes(&self.store.get(recorded.digest)?)?))
+        Ok(Some(Sample::load(&self.store, recorded)?))
     }
 
     /// Makes an endpoint of others answer. It has no window: those that it asks have theirs.

@@ -24,7 +24,7 @@ pub(super) fn run(arguments: &CheckArguments, state: &StateArguments, output: &O
     let resolved = state.resolve_model(&store, &arguments.model)?;
     let recorded = resolved.manifest.sample.as_ref();
     let recorded = recorded.context("the bundle has no recorded sample to answer: it was made elsewhere")?;
-    let sample = Sample::from_bytes(&store.get(recorded.digest)?)?;
+    let sample = Sample::load(&store, recorded)?;
     let runtime = arguments.options.start()?;
     let predictor = Predictor::load(&store, &runtime, &resolved.manifest)?;
     let evaluator = evaluator(&resolved.manifest.model, &predictor)?;
