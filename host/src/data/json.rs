@@ -14,6 +14,7 @@ mod untyped;
 mod write;
 
 pub(crate) use elements::take_rows;
+pub(crate) use length::elements_len_max;
 pub use length::rows_len_max;
 pub use rows::decode_rows;
 pub(crate) use scan::Scanner;

@@ -16,6 +16,10 @@ use super::{ApiError, ErrorCode};
 /// requests of HTTP/2.
 pub(super) const UNCOUNTED_MAX_BYTES: usize = 64 * 1024;
 
+/// Bytes that an answer may have as it is written, judged before: more than the flat elements of any that a plugin may give, and
+/// less than those in dozens of lists each.
+const ANSWER_MAX_BYTES: usize = 512 * 1024 * 1024;
+
 /// The unit in which memory is counted, since a semaphore gives at most 2³² permits at once.
 const UNIT_BYTES: usize = 1024;
 
@@ -48,13 +52,14 @@ impl Default for ServeLimits {
 }
 
 /// The response with an answer, packed where the caller likes that and it is worth it, and counted among `bodies`: as it is while it
-/// is packed, and as it was packed from then on.
+/// is packed, and as it was packed from then on. `room` is what was taken for it.
 pub(super) async fn packed(
     bodies: &BodyReader,
     body: Vec<u8>,
+    room: Share,
     accepted: ContentEncoding,
 ) -> Result<Response<Body>, ApiError> {
-    let mut held = bodies.take_answer(body)?;
+    let mut held = bodies.take_answer(body, room)?;
     let mut packed_by = None;
     if held.is_to_be_packed(accepted) {
         (held, packed_by) = bodies.pack(held, accepted).await?;
@@ -70,9 +75,10 @@ pub(super) async fn packed(
 pub(super) async fn packed_json(
     bodies: &BodyReader,
     body: Vec<u8>,
+    room: Share,
     accepted: ContentEncoding,
 ) -> Result<Response<Body>, ApiError> {
-    let mut response = packed(bodies, body, accepted).await?;
+    let mut response = packed(bodies, body, room, accepted).await?;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
 }
@@ -290,15 +296,31 @@ impl BodyReader {
         Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::BodyTooLarge, message))
     }
 
-    /// Counts an answer among those under way, until its client has taken it: one that reads slowly keeps it in memory.
-    pub(super) fn hold(&self, bytes: Vec<u8>) -> Result<Bytes, ApiError> {
-        Ok(self.take_answer(bytes)?.into_bytes())
+    /// Room for an answer that is yet to be written, and has at most so many bytes.
+    pub(super) fn room_for_answer(&self, bytes_max: usize) -> Result<Share, ApiError> {
+        if bytes_max > ANSWER_MAX_BYTES {
+            let message = format!(
+                "the answer would be too large: expected at most {ANSWER_MAX_BYTES} bytes, found up to {bytes_max}: send \
+                 fewer rows at once"
+            );
+            return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::AnswerTooLarge, message));
+        }
+        let mut room = Share::default();
+        self.take_answer_room(&mut room, bytes_max)?;
+        Ok(room)
+    }
+
+    /// Counts an answer among those under way, until its client has taken it: one that reads slowly keeps it in memory. `room` is
+    /// what was taken for it.
+    pub(super) fn hold(&self, bytes: Vec<u8>, room: Share) -> Result<Bytes, ApiError> {
+        Ok(self.take_answer(bytes, room)?.into_bytes())
     }
 
     /// Counts an answer in the same way.
-    pub(super) fn take_answer(&self, bytes: Vec<u8>) -> Result<Held, ApiError> {
-        let mut share = Share::default();
-        self.take(&self.free_answer_units, &mut share, bytes.len(), UNTAKEN)?;
+    pub(super) fn take_answer(&self, bytes: Vec<u8>, room: Share) -> Result<Held, ApiError> {
+        let mut share = room;
+        self.take_answer_room(&mut share, bytes.len())?;
+        share.shrink(units_of(bytes.len()));
         Ok(Held { bytes, share })
     }
 
@@ -313,6 +335,10 @@ impl BodyReader {
         let units = units_of(held.bytes.len()).min(self.units.div_ceil(DOCUMENT_SHARE));
         self.take_units(&self.free_answer_units, &mut held.share, units, UNTAKEN)?;
         Ok((held, packed_by))
+    }
+
+    fn take_answer_room(&self, share: &mut Share, bytes: usize) -> Result<(), ApiError> {
+        self.take(&self.free_answer_units, share, bytes, UNTAKEN)
     }
 
     /// Whether half of what there is for answers is taken.
@@ -504,14 +530,16 @@ mod tests {
     async fn answers_are_counted_until_they_are_taken() {
         let reader = reader(400, 200);
         let free = || reader.free_answer_units.available_permits();
-        let small = reader.hold(vec![1; UNCOUNTED_MAX_BYTES]).unwrap();
+        let hold = |bytes| reader.hold(bytes, Share::default());
+        let pack = |bytes, accepted| packed(&reader, bytes, Share::default(), accepted);
+        let small = hold(vec![1; UNCOUNTED_MAX_BYTES]).unwrap();
         assert_eq!((small.len(), free()), (UNCOUNTED_MAX_BYTES, 200));
-        let response = packed(&reader, vec![b'7'; 150 * KIB], ContentEncoding::Identity).await.unwrap();
+        let response = pack(vec![b'7'; 150 * KIB], ContentEncoding::Identity).await.unwrap();
         assert_eq!(free(), 50);
-        let refused = packed(&reader, vec![b'7'; 100 * KIB], ContentEncoding::Identity).await.unwrap_err();
+        let refused = pack(vec![b'7'; 100 * KIB], ContentEncoding::Identity).await.unwrap_err();
         assert_eq!(refused.code(), ErrorCode::Overloaded);
         assert!(reader.read(announced(200)).await.is_ok(), "requests have memory of their own");
-        let refused = packed(&reader, vec![b'7'; 100 * KIB], ContentEncoding::Gzip).await.unwrap_err();
+        let refused = pack(vec![b'7'; 100 * KIB], ContentEncoding::Gzip).await.unwrap_err();
         assert_eq!(refused.code(), ErrorCode::Overloaded, "it is as large as it was while it is packed");
         let mut bytes = response.into_body().collect().await.unwrap().to_bytes();
         let last = bytes.split_off(bytes.len() - 1);
@@ -520,13 +548,34 @@ mod tests {
         assert_eq!(*last, *b"7");
         drop(last);
         assert_eq!(free(), 200);
-        let response = packed(&reader, vec![b'7'; 150 * KIB], ContentEncoding::Gzip).await.unwrap();
+        let response = pack(vec![b'7'; 150 * KIB], ContentEncoding::Gzip).await.unwrap();
         assert_eq!(
             (response.headers()["content-encoding"].as_bytes(), free()),
             (&b"gzip"[..], 200),
             "and small from then on"
         );
-        let alone = reader.hold(vec![1; 300 * KIB]).unwrap();
+        let alone = hold(vec![1; 300 * KIB]).unwrap();
         assert_eq!((alone.len(), free()), (300 * KIB, 0));
+    }
+
+    #[tokio::test]
+    async fn room_for_an_answer_is_taken_before_it_is_written() {
+        let reader = reader(400, 200);
+        let free = || reader.free_answer_units.available_permits();
+        let room = reader.room_for_answer(150 * KIB).unwrap();
+        assert_eq!(free(), 50);
+        assert_eq!(
+            reader.room_for_answer(100 * KIB).err().map(|error| error.code()),
+            Some(ErrorCode::Overloaded)
+        );
+        let held = reader.hold(vec![1; 100 * KIB], room).unwrap();
+        assert_eq!(free(), 100, "it has become less than it might have");
+        drop(held);
+        let room = reader.room_for_answer(1_000 * KIB).unwrap();
+        assert_eq!(free(), 0, "alone it finds room");
+        drop(reader.hold(vec![1; UNCOUNTED_MAX_BYTES], room).unwrap());
+        assert_eq!(free(), 200);
+        let refused = reader.room_for_answer(ANSWER_MAX_BYTES + 1).unwrap_err();
+        assert_eq!((refused.status().as_u16(), refused.code()), (413, ErrorCode::AnswerTooLarge));
     }
 }

@@ -4,12 +4,15 @@ use std::time::{Duration, Instant};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 
 use super::batcher::Batcher;
+use super::body::{BodyReader, Share};
 use super::cache::{AnswerCache, CachedAnswer, Key};
 use super::engine::{Computed, Engine};
 use super::graph::{Graph, Part};
 use super::inference::{Durations, ModelStatistics};
 use super::metrics::DeploymentMetrics;
-use super::offload::{INLINE_ROWS_MAX, INLINE_SCORES_MAX, internal, on_blocking_pool};
+use super::offload::{
+    INLINE_ANSWER_MAX_BYTES, INLINE_BYTES_MAX, INLINE_ROWS_MAX, internal, on_blocking_pool,
+};
 use super::queue::too_late;
 use super::window::WindowCapture;
 use super::work::Work;
@@ -117,6 +120,8 @@ pub struct Answer<T> {
     pub is_cached: Option<bool>,
     /// Who answered for an endpoint that is made of others.
     pub parts: Vec<Part>,
+    /// What is taken for the body of the memory that answers share.
+    pub(super) room: Share,
     /// Rows that were computed together.
     batch_rows: usize,
     /// Whether it stands for those computed together.
@@ -269,22 +274,23 @@ impl Deployment {
     }
 
     /// Answers a body that `decode` makes a batch of, by the columns of the signature and the most rows that there may be;
-    /// `encode` writes what was given to it, with what `decode` has noted beside the batch.
+    /// `writing` writes what was given to it, with what `decode` has noted beside the batch, in memory of `bodies`.
     ///
     /// Small requests go all of their way on the thread that calls; what takes longer goes to the blocking pool.
     pub(super) async fn answer_as<N, T>(
         &self,
         body: RequestBody,
         call: Call,
+        bodies: &BodyReader,
         decode: impl FnOnce(&[u8], &[ColumnSpec], usize) -> Result<Decoded<N>, ApiError> + Send + 'static,
-        encode: impl FnOnce(&Given, N) -> Result<T, ApiError> + Send + 'static,
+        writing: Writing<N, impl FnOnce(&Given, N) -> Result<T, ApiError> + Send + 'static>,
     ) -> Result<Answer<T>, ApiError>
     where
         N: Send + 'static,
         T: Send + 'static,
     {
         let under_way = UnderWay::begin(self, call.deadline);
-        let answer = self.answer_uncounted(under_way.started, body, call, decode, encode).await;
+        let answer = self.answer_uncounted(under_way.started, body, call, bodies, decode, writing).await;
         under_way.end(&answer);
         answer
     }
@@ -294,8 +300,9 @@ impl Deployment {
         started: Instant,
         body: RequestBody,
         call: Call,
+        bodies: &BodyReader,
         decode: impl FnOnce(&[u8], &[ColumnSpec], usize) -> Result<Decoded<N>, ApiError> + Send + 'static,
-        encode: impl FnOnce(&Given, N) -> Result<T, ApiError> + Send + 'static,
+        writing: Writing<N, impl FnOnce(&Given, N) -> Result<T, ApiError> + Send + 'static>,
     ) -> Result<Answer<T>, ApiError>
     where
         N: Send + 'static,
@@ -321,18 +328,11 @@ impl Deployment {
             self.compute_or_find(inputs, Some(body), &Call { deadline, ..call }).await?;
         let encode_started = Instant::now();
         let Computed { inputs, outputs, times, batch_rows, parts, is_first, .. } = computed;
-        let scores = outputs.rows().saturating_mul(self.engine.work.score_count());
-        let is_quick = outputs.rows() <= INLINE_ROWS_MAX && scores <= INLINE_SCORES_MAX;
         let given = Given { outputs, parts, is_cached };
-        let (given, body) = if is_quick {
-            let body = encode(&given, note)?;
-            (given, body)
-        } else {
-            on_blocking_pool(move || encode(&given, note).map(|body| (given, body))).await??
-        };
+        let (given, body, room) = writing.write(given, note, bodies).await?;
         let Given { outputs, parts, is_cached } = given;
         let times = StageTimes { decode: decode_time, encode: encode_started.elapsed(), ..times };
-        Ok(Answer { body, inputs, outputs, times, is_cached, parts, batch_rows, is_first })
+        Ok(Answer { body, inputs, outputs, times, is_cached, parts, room, batch_rows, is_first })
     }
 
     /// The answer that was given to the same rows before, or a new one.
@@ -408,7 +408,8 @@ impl Deployment {
             self.check_scores(inputs.rows())?;
             let (computed, is_cached) = self.compute_or_find(inputs, None, &call).await?;
             let Computed { inputs, outputs, times, batch_rows, parts, is_first, .. } = computed;
-            Ok(Answer { body: (), inputs, outputs, times, is_cached, parts, batch_rows, is_first })
+            let room = Share::default();
+            Ok(Answer { body: (), inputs, outputs, times, is_cached, parts, room, batch_rows, is_first })
         };
         let answer = answer.await;
         under_way.end(&answer);
@@ -494,6 +495,40 @@ impl Deployment {
     /// The record of its bundle.
     pub(super) fn bundle_record(&self) -> BundleRecord {
         BundleRecord { version: self.version_name(), bundle: self.bundle, is_of_bundle: self.is_of_bundle }
+    }
+}
+
+/// How an answer is written.
+pub(super) struct Writing<N, E> {
+    /// Bytes that it takes at most, told without writing any of them.
+    pub(super) len_max: fn(&Batch, &N) -> usize,
+    /// Writes it.
+    pub(super) encode: E,
+}
+
+impl<N: Send + 'static, E> Writing<N, E> {
+    /// Writes what was given: a little on this thread, and more where it holds up nobody, in memory of `bodies` that is taken before
+    /// any of it is written. What is made of a row by the last transformer is its own to say, and may be much more than its scores.
+    async fn write<T>(self, given: Given, note: N, bodies: &BodyReader) -> Result<(Given, T, Share), ApiError>
+    where
+        E: FnOnce(&Given, N) -> Result<T, ApiError> + Send + 'static,
+        T: Send + 'static,
+    {
+        let (Self { len_max, encode }, outputs) = (self, &given.outputs);
+        let is_little = outputs.rows() <= INLINE_ROWS_MAX
+            && outputs.byte_len() <= INLINE_BYTES_MAX
+            && len_max(outputs, &note) <= INLINE_ANSWER_MAX_BYTES;
+        if is_little {
+            let body = encode(&given, note)?;
+            return Ok((given, body, Share::default()));
+        }
+        let bodies = bodies.clone();
+        on_blocking_pool(move || {
+            let room = bodies.room_for_answer(len_max(&given.outputs, &note))?;
+            let body = encode(&given, note)?;
+            Ok((given, body, room))
+        })
+        .await?
     }
 }
 

@@ -3,7 +3,7 @@
 use axum::body::Body;
 use axum::http::{HeaderMap, Response};
 
-use super::body::encoding_of;
+use super::body::{Share, encoding_of};
 use super::shared::{Asked, Shared, deadline_of};
 use super::{Answer, ApiError, Call, RequestBody};
 
@@ -35,17 +35,17 @@ pub(super) fn refused(shared: &Shared, error: ApiError, form: ErrorForm) -> Resp
     failed(shared, None, error, form)
 }
 
-/// The response with what was answered, which `write` makes of its body, or with the error.
+/// The response with what was answered, which `write` makes of its body in the room taken for it, or with the error.
 pub(super) async fn answered<T: Default>(
     shared: &Shared,
     asked: &Asked,
     answer: impl Future<Output = Result<Answer<T>, ApiError>>,
-    write: impl AsyncFnOnce(T) -> Result<Response<Body>, ApiError>,
+    write: impl AsyncFnOnce(T, Share) -> Result<Response<Body>, ApiError>,
     form: ErrorForm,
 ) -> Response<Body> {
     let answered = async {
         let mut answer = answer.await?;
-        let response = write(std::mem::take(&mut answer.body)).await;
+        let response = write(std::mem::take(&mut answer.body), std::mem::take(&mut answer.room)).await;
         Ok((shared.with_room(asked, response)?, answer))
     };
     match answered.await {

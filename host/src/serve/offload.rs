@@ -15,6 +15,10 @@ pub(super) const INLINE_BYTES_MAX: usize = 100 * 1024;
 /// Scores up to which an answer is made on that thread.
 pub(super) const INLINE_SCORES_MAX: usize = 16 * 1024;
 
+/// Bytes of an answer as it is written, judged before, up to which that is done on that thread: some more than what so many scores
+/// take as JSON. Writing takes about two nanoseconds a byte.
+pub(super) const INLINE_ANSWER_MAX_BYTES: usize = 300 * 1024;
+
 /// Time, in nanoseconds, up to which a batch is computed on that thread, judging by the rows before it: others wait so long.
 pub(super) const INLINE_NANOS_MAX: u64 = 1_000_000;
 

@@ -15,15 +15,17 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::answer::json_response;
-use super::body::{BodyReader, accepted_by, encoding_of, packed};
+use super::body::{BodyReader, Share, accepted_by, encoding_of, packed};
+use super::deployment::{Given, Writing};
 use super::documents::Document;
 use super::endpoint::number_of;
 use super::endpoints::UnloadedEndpoint;
 use super::exchange::{answered, arrived, refused};
 use super::inference::{
     ContentEncoding, EXTENSIONS, EncodedResponse, HEADER_LENGTH, ModelConfig, ModelIndexEntry, ModelMetadata,
-    ModelState, ResponseHead, ServerMetadata, StatisticsRecord, TensorConfig, TensorMetadata,
-    decode_index_request, decode_load_request, decode_request, encode_response, parse_header_length,
+    ModelState, OutputSelection, ResponseHead, ServerMetadata, StatisticsRecord, TensorConfig,
+    TensorMetadata, decode_index_request, decode_load_request, decode_request, encode_response,
+    parse_header_length,
 };
 use super::shared::{Asked, Shared};
 use super::{
@@ -236,22 +238,27 @@ pub(super) async fn inferred(
     let answer = asked.deployment.answer_as(
         body,
         call,
+        &shared.bodies,
         move |body, specs, rows_max| {
             let request = decode_request(body, length, specs, rows_max)?;
             let note = (request.id, request.outputs);
             Ok(Decoded { inputs: request.inputs, note, timeout: request.timeout })
         },
-        move |given, (id, selection)| {
-            let head = ResponseHead {
-                model_name: &name,
-                model_version: Some(&number),
-                id: id.as_deref(),
-                parameters: &[],
-            };
-            Ok(encode_response(head, &given.outputs, &selection)?)
+        Writing {
+            len_max: |outputs, (_, selection): &(Option<String>, OutputSelection)| selection.len_max(outputs),
+            encode: move |given: &Given, (id, selection): (Option<String>, OutputSelection)| {
+                let head = ResponseHead {
+                    model_name: &name,
+                    model_version: Some(&number),
+                    id: id.as_deref(),
+                    parameters: &[],
+                };
+                Ok(encode_response(head, &given.outputs, &selection)?)
+            },
         },
     );
-    let write = async |body| packed_response(&shared.bodies, body, accepted_by(&head.headers)).await;
+    let accepted = accepted_by(&head.headers);
+    let write = async |body, room| packed_response(&shared.bodies, body, room, accepted).await;
     answered(shared, &asked, answer, write, ApiError::into_inference_response).await
 }
 
@@ -265,10 +272,11 @@ fn header_length_of(headers: &HeaderMap) -> Result<Option<usize>, ApiError> {
 async fn packed_response(
     bodies: &BodyReader,
     encoded: EncodedResponse,
+    room: Share,
     accepted: ContentEncoding,
 ) -> Result<Response<Body>, ApiError> {
     let (content_type, length) = (encoded.content_type(), encoded.header_length);
-    let mut response = packed(bodies, encoded.body, accepted).await?;
+    let mut response = packed(bodies, encoded.body, room, accepted).await?;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     if let Some(length) = length {

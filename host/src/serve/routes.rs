@@ -191,8 +191,8 @@ async fn respond(shared: &Shared, name: &str, version: Option<&str>, request: Re
         Ok(arrived) => arrived,
         Err(error) => return refused(shared, error, ApiError::into_response),
     };
-    let answer = format.answer(&asked.deployment, body, call);
-    let write = async |body| packed_json(&shared.bodies, body, accepted_by(&head.headers)).await;
+    let answer = format.answer(&asked.deployment, body, call, &shared.bodies);
+    let write = async |body, room| packed_json(&shared.bodies, body, room, accepted_by(&head.headers)).await;
     answered(shared, &asked, answer, write, ApiError::into_response).await
 }
 

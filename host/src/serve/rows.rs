@@ -2,7 +2,8 @@
 
 use axum::http::{HeaderMap, StatusCode, header};
 
-use super::deployment::Given;
+use super::body::BodyReader;
+use super::deployment::{Given, Writing};
 use super::{Answer, ApiError, Call, Decoded, Deployment, ErrorCode, RequestBody};
 use crate::data::{self, RowForm, UnknownColumns};
 use crate::domain::{Batch, ColumnSpec, DataType, Tensor};
@@ -44,6 +45,7 @@ impl BodyFormat {
         deployment: &Deployment,
         body: RequestBody,
         call: Call,
+        bodies: &BodyReader,
     ) -> Result<Answer<Vec<u8>>, ApiError> {
         let decode = move |body: &[u8], specs: &[ColumnSpec], rows_max| {
             let (inputs, note) = match self {
@@ -59,7 +61,8 @@ impl BodyFormat {
         let encode = |given: &Given, form| {
             data::encode_rows(&given.outputs, form).map_err(|error| not_in_json(&error))
         };
-        deployment.answer_as(body, call, decode, encode).await
+        let writing = Writing { len_max: |outputs, _| data::rows_len_max(outputs), encode };
+        deployment.answer_as(body, call, bodies, decode, writing).await
     }
 }
 

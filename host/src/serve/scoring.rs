@@ -13,7 +13,7 @@ use axum::routing::{get, post};
 
 use super::answer::error_response;
 use super::body::{accepted_by, packed_json};
-use super::deployment::Given;
+use super::deployment::{Given, Writing};
 use super::exchange::{answered, arrived, refused};
 use super::rows::not_in_json;
 use super::shared::Shared;
@@ -91,8 +91,9 @@ async fn scored(shared: &Shared, endpoint: &str, request: Request) -> Response<B
     };
     let encode =
         |given: &Given, ()| data::encode_predictions(&given.outputs).map_err(|error| not_in_json(&error));
-    let answer = asked.deployment.answer_as(body, call, decode, encode);
-    let write = async |body| packed_json(&shared.bodies, body, accepted_by(&head.headers)).await;
+    let writing = Writing { len_max: |outputs, ()| data::rows_len_max(outputs), encode };
+    let answer = asked.deployment.answer_as(body, call, &shared.bodies, decode, writing);
+    let write = async |body, room| packed_json(&shared.bodies, body, room, accepted_by(&head.headers)).await;
     answered(shared, &asked, answer, write, told).await
 }
 

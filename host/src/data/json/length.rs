@@ -22,7 +22,7 @@ pub fn rows_len_max(batch: &Batch) -> usize {
 }
 
 /// Bytes that [`write_elements`](super::write_elements) writes at most: those of the longest numbers, and just those of strings.
-fn elements_len_max(tensor: &Tensor) -> usize {
+pub(crate) fn elements_len_max(tensor: &Tensor) -> usize {
     let (size, digits) = match tensor.dtype() {
         DataType::Bytes => {
             return tensor.byte_strings().map(|string| string_len(string) + 1).sum();

@@ -3,9 +3,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::ThreadId;
 
 use super::*;
-use crate::domain::{ColumnSpec, DataType, Signature};
+use crate::data::{self, RowForm};
+use crate::domain::{ColumnSpec, DataType, Signature, Tensor};
 use crate::model::{Model, ModelError};
 use crate::registry::{Predictor, PredictorParts};
+use crate::serve::ServeLimits;
 use crate::serve::rows::BodyFormat;
 
 /// A feature that no row may have.
@@ -143,7 +145,7 @@ pub(crate) fn deployment_with(
 }
 
 async fn answer(deployment: &Deployment, body: RequestBody, call: Call) -> Result<Answer<Vec<u8>>, ApiError> {
-    BodyFormat::Json.answer(deployment, body, call).await
+    BodyFormat::Json.answer(deployment, body, call, &BodyReader::new(ServeLimits::default())).await
 }
 
 fn rows(count: usize, features: usize) -> RequestBody {
@@ -189,6 +191,55 @@ async fn only_small_requests_are_answered_on_the_thread_that_read_them() {
         std::thread::current().id(),
         "nobody knows how long it takes"
     );
+}
+
+/// Writes truth values, `elements` of them in so many dimensions; tells whether that was begun, and whether on this thread and with
+/// half of the memory of answers taken.
+async fn written(
+    elements: usize,
+    dimensions: usize,
+    bodies: &BodyReader,
+) -> (Result<Share, ApiError>, Option<(bool, bool)>) {
+    let mut shape = vec![1; dimensions];
+    shape[1] = elements;
+    let outputs = Tensor::new("o", DataType::Bool, shape, vec![1; elements]).unwrap();
+    let outputs = Batch::new(vec![outputs]).unwrap();
+    let given = Given { outputs, parts: Vec::new(), is_cached: None };
+    let (told, seen) = std::sync::mpsc::channel();
+    let (here, of_bodies) = (std::thread::current().id(), bodies.clone());
+    let encode = move |given: &Given, ()| {
+        told.send((std::thread::current().id() == here, of_bodies.is_scarce())).unwrap();
+        let text = data::encode_rows(&given.outputs, RowForm::List).unwrap();
+        assert!(text.len() <= data::rows_len_max(&given.outputs));
+        Ok(text)
+    };
+    let writing = Writing { len_max: |outputs, ()| data::rows_len_max(outputs), encode };
+    let room = writing.write(given, (), bodies).await.map(|(_, _, room)| room);
+    (room, seen.try_recv().ok())
+}
+
+#[tokio::test]
+async fn long_answers_hold_up_no_thread_that_reads_whatever_the_model_says() {
+    let bodies = BodyReader::new(ServeLimits { bodies_max_bytes: 10 << 20, ..ServeLimits::default() });
+    let (here, elsewhere) = (Some((true, false)), Some((false, false)));
+    assert_eq!(written(10, 2, &bodies).await.1, here);
+    assert_eq!(written(10_000, 2, &bodies).await.1, here);
+    assert_eq!(written(100, Tensor::DIMENSIONS_MAX, &bodies).await.1, here);
+    assert_eq!(written(200 << 10, 2, &bodies).await.1, elsewhere, "many elements");
+    assert_eq!(written(10_000, Tensor::DIMENSIONS_MAX, &bodies).await.1, elsewhere, "many lists");
+}
+
+#[tokio::test]
+async fn memory_is_taken_for_an_answer_before_it_is_written() {
+    let bodies = BodyReader::new(ServeLimits { bodies_max_bytes: 10 << 20, ..ServeLimits::default() });
+    let (room, seen) = written(1 << 20, 2, &bodies).await;
+    assert_eq!(seen, Some((false, true)));
+    let (refused, seen) = written(1 << 20, 2, &bodies).await;
+    assert_eq!((refused.unwrap_err().code(), seen), (ErrorCode::Overloaded, None));
+    drop(room);
+    assert_eq!(written(1 << 20, 2, &bodies).await.1, Some((false, true)));
+    let (refused, seen) = written(4 << 20, Tensor::DIMENSIONS_MAX, &bodies).await;
+    assert_eq!((refused.unwrap_err().code(), seen), (ErrorCode::AnswerTooLarge, None));
 }
 
 #[tokio::test]

@@ -2,7 +2,9 @@ use axum::body::{Body, Bytes};
 use axum::http::{HeaderName, HeaderValue, Response};
 
 use super::super::body::RequestBody;
+use super::super::deployment::{Given, Writing};
 use super::super::endpoint::number_of;
+use super::super::inference::OutputSelection;
 use super::super::observe::Seen;
 use super::super::protocol::asked;
 use super::super::shared::{Asked, answered_by_parts, cache_header};
@@ -61,20 +63,24 @@ pub(super) async fn computed(
     let answer = asked.deployment.answer_as(
         message,
         request,
+        &shared.bodies,
         move |message, specs, rows_max| {
             // Where the request has waited for a thread, nobody may be waiting any more.
             deadline.check()?;
             let request = decode_infer_request(message, specs, rows_max)?;
             Ok(Decoded { inputs: request.inputs, note: request.outputs, timeout: request.timeout })
         },
-        move |given, selection| {
-            let of_answer = answered_by_parts(&given.parts).chain(cache_header(given.is_cached));
-            head.parameters.extend(of_answer.map(parameter));
-            encode_infer_response(head, &given.outputs, &selection, envelope)
+        Writing {
+            len_max: |outputs, selection: &OutputSelection| selection.raw_len_max(outputs),
+            encode: move |given: &Given, selection: OutputSelection| {
+                let of_answer = answered_by_parts(&given.parts).chain(cache_header(given.is_cached));
+                head.parameters.extend(of_answer.map(parameter));
+                encode_infer_response(head, &given.outputs, &selection, envelope)
+            },
         },
     );
     let mut answer = answer.await?;
-    let message = shared.bodies.hold(std::mem::take(&mut answer.body));
+    let message = shared.bodies.hold(std::mem::take(&mut answer.body), std::mem::take(&mut answer.room));
     let message = shared.with_room(asked, message)?;
     let metadata = asked.answered_by(&prediction, &answer.parts);
     let metadata = metadata.chain(cache_header(answer.is_cached)).collect();

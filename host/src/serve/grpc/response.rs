@@ -141,6 +141,7 @@ mod tests {
         let (frame_head, message) = framed.split_at(FRAME_HEAD_BYTES);
         assert_eq!(frame_head[0], 0);
         assert_eq!(u32::from_be_bytes(frame_head[1..].try_into().unwrap()) as usize, message.len());
+        assert!(framed.len() <= selection.raw_len_max(&outputs()));
         assert_eq!(framed.len(), framed.capacity(), "room was made for all of it, and for no more");
         message.to_vec()
     }

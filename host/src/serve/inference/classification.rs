@@ -34,6 +34,14 @@ pub(super) fn classify(tensor: &Tensor, classes: usize) -> Result<Tensor, Infere
         .map_err(InferenceError::Output)
 }
 
+/// Bytes that the strings of [`classify`] take at most as they are written: the digits of the largest number, six after the point, and
+/// the index.
+pub(super) fn class_bytes_max(tensor: &Tensor, classes: usize) -> usize {
+    let string = if tensor.dtype() == DataType::Fp64 { 350 } else { 80 };
+    let count = classes.min(tensor.row_elements());
+    tensor.rows().saturating_mul(count).saturating_mul(string)
+}
+
 /// How many strings a row has, and those of all rows as a BYTES tensor holds them.
 fn strings<N: PartialOrd, const SIZE: usize>(
     tensor: &Tensor,

@@ -1,12 +1,25 @@
 use std::borrow::Cow;
 
 use super::InferenceError;
-use super::classification::classify;
+use super::classification::{class_bytes_max, classify};
 use super::error::{shown, some_names};
+use crate::data::json::elements_len_max;
 use crate::domain::{Batch, Tensor};
 
 /// Outputs that a request may name; a bundle has a few.
 pub(super) const OUTPUTS_MAX: usize = 256;
+
+/// Bytes around an output, and around all of them, beside names and shapes.
+const HEAD_BYTES: usize = 128;
+
+/// Bytes of what an answer says besides its outputs, most of which the request said.
+const ANSWER_HEAD_BYTES: usize = 4 * 1024;
+
+/// Bytes that a byte of a name becomes at most.
+const ESCAPED_TIMES: usize = 6;
+
+/// Bytes of a dimension, and a comma.
+const SIZE_BYTES: usize = 21;
 
 /// How an output is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +64,40 @@ impl OutputSelection {
             }
         }
         Ok(Self { requested, form })
+    }
+
+    /// Bytes that an answer with what was asked for takes at most.
+    pub fn len_max(&self, outputs: &Batch) -> usize {
+        self.len_max_as(outputs, |tensor, form| match form {
+            OutputForm::Json => elements_len_max(tensor),
+            OutputForm::Binary => tensor.data().len(),
+        })
+    }
+
+    /// The same where all outputs are raw, whatever form was asked for.
+    pub fn raw_len_max(&self, outputs: &Batch) -> usize {
+        self.len_max_as(outputs, |tensor, _| tensor.data().len())
+    }
+
+    fn len_max_as(&self, outputs: &Batch, elements: impl Fn(&Tensor, OutputForm) -> usize) -> usize {
+        let with_head = |tensor: &Tensor, elements: usize| {
+            let name = tensor.name().len().saturating_mul(ESCAPED_TIMES);
+            elements.saturating_add(HEAD_BYTES + name + tensor.shape().len() * SIZE_BYTES)
+        };
+        let of = |requested: &RequestedOutput| {
+            let Some(tensor) = outputs.column(&requested.name) else { return 0 };
+            let elements = match requested.classes {
+                0 => elements(tensor, requested.form.unwrap_or(self.form)),
+                classes => class_bytes_max(tensor, classes),
+            };
+            with_head(tensor, elements)
+        };
+        let all = |tensor| with_head(tensor, elements(tensor, self.form));
+        let outputs = match self.requested.is_empty() {
+            true => outputs.tensors().iter().map(all).fold(HEAD_BYTES, usize::saturating_add),
+            false => self.requested.iter().map(of).fold(HEAD_BYTES, usize::saturating_add),
+        };
+        outputs.saturating_add(ANSWER_HEAD_BYTES)
     }
 
     /// Takes what was asked for out of what was computed.

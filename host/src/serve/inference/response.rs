@@ -171,6 +171,38 @@ mod tests {
     }
 
     #[test]
+    fn no_answer_is_longer_than_told() {
+        let head = ResponseHead { model_name: "m", ..ResponseHead::default() };
+        let told_and_written = |outputs: &Batch, selection: &OutputSelection| {
+            let written = encode_response(head, outputs, selection).unwrap().body.len();
+            let told = selection.len_max(outputs);
+            assert!(written <= told, "{written} {told}");
+            (told, written)
+        };
+        for form in [OutputForm::Json, OutputForm::Binary] {
+            told_and_written(&outputs(), &select(&[], form));
+            told_and_written(&outputs(), &select(&[("s", None), ("p", Some(OutputForm::Binary))], form));
+        }
+        let numbers = |dtype, data: Vec<u8>, rows| {
+            let tensor = Tensor::new("\u{1}".repeat(256), dtype, vec![rows, 1_000, 1, 1], data).unwrap();
+            Batch::new(vec![tensor]).unwrap()
+        };
+        let smallest = numbers(DataType::Fp64, f64::MIN.to_le_bytes().repeat(2_000), 2);
+        told_and_written(&smallest, &select(&[], OutputForm::Json));
+        let classes = |outputs: &Batch| {
+            let name = outputs.tensors()[0].name().to_owned();
+            let requested = RequestedOutput { name, form: None, classes: 1_000 };
+            told_and_written(outputs, &OutputSelection::new(vec![requested], OutputForm::Json).unwrap())
+        };
+        classes(&smallest);
+        classes(&numbers(DataType::Fp32, f32::MIN.to_le_bytes().repeat(2_000), 2));
+        classes(&numbers(DataType::Int64, i64::MIN.to_le_bytes().repeat(2_000), 2));
+        let (told, written) =
+            told_and_written(&numbers(DataType::Bool, vec![0; 1_000], 1), &select(&[], OutputForm::Json));
+        assert!(told < 2 * written, "lists of one element are written flat here: {told} {written}");
+    }
+
+    #[test]
     fn bytes_follow_in_the_order_of_the_outputs() {
         let head = ResponseHead { model_name: "m", ..ResponseHead::default() };
         let selection =
