@@ -54,6 +54,7 @@ pub use model_versions::NewVersion;
 pub use models::{FolderState, ModelReference, ResolvedModel, VersionSelector, resolve_unnamed};
 pub use named_digests::NamedBundle;
 pub use names::check_new_alias;
+pub(crate) use parts::check_transformer_counts;
 pub use predictor::{Prediction, PredictionError, Predictor, PredictorParts, TransformerCall};
 pub use registration::BundleOrigin;
 pub use sample::{Sample, SampleError};

@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::parts::TRANSFORMERS_MAX;
 use crate::data::DataError;
 use crate::domain::{Digest, Name, Signature, SignatureError};
 use crate::model::{ModelError, OutputChoice};
@@ -151,6 +152,14 @@ pub enum RegistryError {
         found: u64,
         /// The limit.
         limit: u64,
+    },
+    /// A request would take hours.
+    #[error("the bundle has {found} transformers {place} the model: the limit is {TRANSFORMERS_MAX}")]
+    TooManyTransformers {
+        /// `before` or `after`.
+        place: &'static str,
+        /// How many there are.
+        found: usize,
     },
     /// A blob is absurdly large.
     #[error("`{}` has {found} bytes: the limit is {limit}", path.display())]

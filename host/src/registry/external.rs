@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::bundle::{BlobRef, BundleManifest, MEDIA_TYPE, ModelEntry, TransformerEntry, write_bundle};
 use super::feature_names::{FeatureNamesError, check_element_names, in_order_of_file, name_elements};
+use super::parts::check_transformer_counts;
 use super::predictor::made_up_scores;
 use super::{FeatureError, PredictionError, Predictor, PredictorParts, RegistryError, Sample, assemble};
 use crate::domain::{Batch, BatchError, ColumnSpec, Digest, SchemaError, Signature, Tensor, TensorError};
@@ -126,6 +127,7 @@ pub fn bundle_external(store: &Store, external: &ExternalModel) -> Result<Digest
     let model = model::load_output(&external.file, &external.output)?;
     let output = model.output_choice();
     let framework = model::framework(&external.file)?;
+    check_transformer_counts(external.preprocess.len(), external.postprocess.len())?;
     let preprocess = open_all(&external.preprocess)?;
     let postprocess = open_all(&external.postprocess)?;
     classes::check(external, model.as_ref())?;

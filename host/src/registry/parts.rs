@@ -1,4 +1,4 @@
-//! What a bundle is made of, and how large each part may be: it comes from elsewhere, and nothing of it is
+//! What a bundle is made of, and how large each part and how many transformers may be: it comes from elsewhere, and nothing of it is
 //! read that is of no use.
 
 use std::fmt;
@@ -11,10 +11,15 @@ use crate::store::Store;
 /// Largest model file or reference of a bundle.
 const BLOB_MAX_BYTES: u64 = 4 * 1024 * 1024 * 1024;
 
+/// Transformers before the model, and as many after it; a bundle has a few.
+pub(super) const TRANSFORMERS_MAX: usize = 32;
+
 impl BundleManifest {
-    /// Checks that the bundle could be used as far as its manifest tells: its columns, and how large its parts are.
+    /// Checks that the bundle could be used as far as its manifest tells: its columns, how many transformers it has, and how large its
+    /// parts are.
     pub(super) fn check(&self) -> Result<(), RegistryError> {
         self.signature.check()?;
+        check_transformer_counts(self.preprocess.len(), self.postprocess.len())?;
         self.parts().try_for_each(|(part, blob)| part.check_size(blob.size))
     }
 
@@ -75,6 +80,16 @@ impl fmt::Display for Part<'_> {
             Self::State(name) => write!(formatter, "state of `{name}`"),
         }
     }
+}
+
+/// Refuses so many transformers before and after a model that what they take together is bounded by nothing.
+pub(crate) fn check_transformer_counts(before: usize, after: usize) -> Result<(), RegistryError> {
+    for (place, found) in [("before", before), ("after", after)] {
+        if found > TRANSFORMERS_MAX {
+            return Err(RegistryError::TooManyTransformers { place, found });
+        }
+    }
+    Ok(())
 }
 
 /// Reads a part of a bundle from the store. Its size is looked at where it is kept, whatever a manifest says.
@@ -153,5 +168,14 @@ mod tests {
         assert_eq!(read_part(&store, Part::Component("scale"), &blob).unwrap().len(), (16 << 20) + 1);
         let error = read_part(&store, Part::State("scale"), &blob).unwrap_err().to_string();
         assert_eq!(error, "the state of `scale` of the bundle has 16777217 bytes: the limit is 16777216");
+    }
+
+    #[test]
+    fn more_transformers_than_anybody_needs_are_refused() {
+        let told = "the bundle has 33 transformers before the model: the limit is 32";
+        assert_eq!(refused(|manifest| manifest.preprocess = vec![transformer(); 33]), told);
+        let told = "the bundle has 33 transformers after the model: the limit is 32";
+        assert_eq!(refused(|manifest| manifest.postprocess = vec![transformer(); 33]), told);
+        check_transformer_counts(TRANSFORMERS_MAX, TRANSFORMERS_MAX).unwrap();
     }
 }

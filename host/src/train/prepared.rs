@@ -88,6 +88,7 @@ impl<'a> Prepared<'a> {
         spec: &'a TrainSpec,
         progress: &mut dyn FnMut(TrainEvent) -> ControlFlow<()>,
     ) -> Result<Self, TrainError> {
+        registry::check_transformer_counts(spec.preprocess.len(), spec.postprocess.len())?;
         let source = Source::open(store, &spec.dataset, &spec.label, spec.train_rows, data::BATCH_ROWS)?;
         let preprocess = fit_preprocess(spec, &source, progress)?;
         let (train, features) = collect(&source, Split::Train, &preprocess, progress)?;
