@@ -1,3 +1,4 @@
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
@@ -6,6 +7,11 @@ use crate::{PATIENCE, Server};
 /// A client of HTTP/2 that sends what it is told to, also what no client should.
 pub struct Http2 {
     stream: TcpStream,
+    /// What has come and was not asked for yet.
+    early: VecDeque<Frame>,
+    /// Bytes of data that the server has room for, of each stream and, as 0, in all; a stream begins with `window`.
+    room: BTreeMap<u32, i64>,
+    window: i64,
 }
 
 /// A frame: its type, its flags, its stream and its payload.
@@ -52,7 +58,8 @@ impl Http2 {
         let stream = TcpStream::connect(server.address()).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
-        let mut client = Self { stream };
+        let (room, window) = (BTreeMap::from([(0, 65_535)]), 65_535);
+        let mut client = Self { stream, early: VecDeque::new(), room, window };
         client.stream.write_all(Self::PREFACE).unwrap();
         assert!(client.send(Self::SETTINGS, 0, 0, &[]));
         // As much room as there may be for the whole connection.
@@ -62,6 +69,22 @@ impl Http2 {
         assert!(client.send(Self::SETTINGS, Self::ACK, 0, &[]));
         client.settle();
         client
+    }
+
+    /// Sends data, as soon as the server has room for it; false if it has closed the connection.
+    pub fn send_data(&mut self, flags: u8, stream: u32, payload: &[u8]) -> bool {
+        let length = payload.len() as i64;
+        while [0, stream].iter().any(|of| *self.room_of(*of) < length) {
+            let Some(frame) = self.read() else { return false };
+            self.early.push_back(frame);
+        }
+        *self.room_of(0) -= length;
+        *self.room_of(stream) -= length;
+        self.send(Self::DATA, flags, stream, payload)
+    }
+
+    fn room_of(&mut self, stream: u32) -> &mut i64 {
+        self.room.entry(stream).or_insert(self.window)
     }
 
     /// Sends a frame; false if the server has closed the connection.
@@ -80,7 +103,7 @@ impl Http2 {
         let mut pieces = body.chunks(16_384).peekable();
         while let Some(piece) = pieces.next() {
             let end = if pieces.peek().is_none() { Self::END_STREAM } else { 0 };
-            assert!(self.send(Self::DATA, end, stream, piece));
+            assert!(self.send_data(end, stream, piece));
         }
     }
 
@@ -99,32 +122,62 @@ impl Http2 {
 
     /// The next frame; none if the server has closed the connection.
     pub fn receive(&mut self) -> Option<Frame> {
+        self.early.pop_front().or_else(|| self.read())
+    }
+
+    /// The next frame that comes; notes the room that it makes.
+    fn read(&mut self) -> Option<Frame> {
         let mut head = [0; 9];
         self.stream.read_exact(&mut head).ok()?;
         let [a, b, c, kind, flags, stream @ ..] = head;
         let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
         self.stream.read_exact(&mut payload).ok()?;
-        Some(Frame { kind, flags, stream: u32::from_be_bytes(stream), payload })
+        let stream = u32::from_be_bytes(stream);
+        match kind {
+            Self::WINDOW_UPDATE => {
+                *self.room_of(stream) += i64::from(u32::from_be_bytes(payload[..4].try_into().unwrap()));
+            }
+            Self::SETTINGS => {
+                let settings = payload.chunks_exact(6).filter(|setting| setting[..2] == [0, 4]);
+                settings.for_each(|setting| {
+                    self.window = i64::from(u32::from_be_bytes(setting[2..].try_into().unwrap()));
+                });
+            }
+            _ => {}
+        }
+        Some(Frame { kind, flags, stream, payload })
     }
 
-    /// The body of an answer; none if the stream or the connection ended before it.
+    /// The body of an answer; none if the stream or the connection ended before it. What comes of others is kept for them.
     pub fn body(&mut self, stream: u32) -> Option<Vec<u8>> {
+        let mut others = VecDeque::new();
+        let body = self.body_beside(stream, &mut others);
+        others.append(&mut self.early);
+        self.early = others;
+        body
+    }
+
+    fn body_beside(&mut self, stream: u32, others: &mut VecDeque<Frame>) -> Option<Vec<u8>> {
         let mut body = Vec::new();
         loop {
             let frame = self.receive()?;
+            if frame.stream != stream {
+                others.push_back(frame);
+                continue;
+            }
             if frame.kind == Self::DATA && !frame.payload.is_empty() {
                 // Room for as much again.
                 let room = u32::try_from(frame.payload.len()).unwrap().to_be_bytes();
                 self.send(Self::WINDOW_UPDATE, 0, frame.stream, &room);
             }
-            match (frame.stream == stream, frame.kind) {
-                (true, Self::DATA) => body.extend(frame.payload),
-                (true, Self::RST_STREAM) => return None,
-                _ => {}
-            }
             let ends =
                 matches!(frame.kind, Self::DATA | Self::HEADERS) && frame.flags & Self::END_STREAM != 0;
-            if ends && frame.stream == stream {
+            match frame.kind {
+                Self::DATA => body.extend(frame.payload),
+                Self::RST_STREAM => return None,
+                _ => {}
+            }
+            if ends {
                 return Some(body);
             }
         }

@@ -43,8 +43,13 @@ const ERROR_RESETS_MAX: usize = 64;
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_MAX: Duration = Duration::from_secs(20);
 
-/// Bytes that a client may send ahead, of one request and of all together: enough to fill a fast network.
-const WINDOW_BYTES: u32 = 1024 * 1024;
+/// Bytes of one request that a client may send ahead: enough to fill a fast network that is near.
+const STREAM_WINDOW_BYTES: u32 = 128 * 1024;
+
+/// Bytes of all its requests together. h2 ends a connection whose small frames, while nobody has read them, cost more than half of
+/// that, each the 256 bytes or so that it takes in memory less its own. So it is many times what one request may send ahead:
+/// several streams of requests of some 25 bytes that wait behind a slow one do not use that up.
+const WINDOW_BYTES: u32 = 64 * STREAM_WINDOW_BYTES;
 
 /// Bytes of an answer that are handed over at once, whatever the client has room for: a frame.
 const PIECE_BYTES: usize = 16 * 1024;
@@ -91,7 +96,7 @@ pub(super) async fn serve<A: Answers>(
             .max_header_list_size(HEADERS_MAX_BYTES)
             .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
             .max_local_error_reset_streams(ERROR_RESETS_MAX)
-            .initial_stream_window_size(WINDOW_BYTES)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(WINDOW_BYTES)
             .serve_connection(stream, service)
     );
@@ -286,11 +291,86 @@ impl HttpBody for AnswerBody {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
+    use axum::Router;
+    use axum::http::Response;
+    use axum::routing::post;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
     use tokio::runtime::Handle;
     use tokio::sync::oneshot;
 
+    use super::super::{Routed, Server};
     use super::*;
     use crate::task::work_as;
+
+    const PING: u8 = 6;
+    const SETTINGS: u8 = 4;
+
+    fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+        let length = (payload.len() as u32).to_be_bytes();
+        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+    }
+
+    /// Reads on until there is a frame of this kind and with these flags; false at the end of the connection.
+    async fn finds(client: &mut TcpStream, kind: u8, flags: u8) -> bool {
+        loop {
+            let (mut head, mut payload) = ([0; 9], Vec::new());
+            if client.read_exact(&mut head).await.is_err() {
+                return false;
+            }
+            payload.resize(u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize, 0);
+            if client.read_exact(&mut payload).await.is_err() {
+                return false;
+            }
+            if head[3..5] == [kind, flags] {
+                return true;
+            }
+        }
+    }
+
+    /// Whether a connection goes on that has sent, of each of so many requests, so many pieces of this length which nobody reads.
+    async fn bears(requests: u32, pieces: usize, length: usize) -> bool {
+        let server = Server::bind(IpAddr::from([127, 0, 0, 1]), 0).await.unwrap();
+        let address = server.address();
+        let never = post(async |request: Request| {
+            std::future::pending::<()>().await;
+            drop(request);
+        });
+        let routes = Routed::new(Router::new().route("/", never), |_| Response::default());
+        let running = tokio::spawn(server.run(routes, std::future::pending()));
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let begin = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(SETTINGS, 0, 0, b"")[..]].concat();
+        client.write_all(&begin).await.unwrap();
+        assert!(finds(&mut client, SETTINGS, 0).await);
+        // There is more room from then on.
+        let settled = [frame(SETTINGS, 1, 0, b""), frame(PING, 0, 0, &[0; 8])].concat();
+        client.write_all(&settled).await.unwrap();
+        assert!(finds(&mut client, PING, 1).await);
+        for stream in (0..requests).map(|index| 2 * index + 1) {
+            let head = frame(1, 4, stream, b"\x83\x86\x84\x01\x01x");
+            let body = frame(0, 0, stream, &vec![b' '; length]).repeat(pieces);
+            // The server may have closed the connection before all of it was sent.
+            let _ = client.write_all(&[head, body].concat()).await;
+        }
+        let _ = client.write_all(&frame(PING, 0, 0, &[1; 8])).await;
+        let goes_on = tokio::time::timeout(Duration::from_secs(60), finds(&mut client, PING, 1)).await;
+        running.abort();
+        goes_on.expect("nothing is told")
+    }
+
+    #[tokio::test]
+    async fn small_pieces_that_nobody_reads_yet_end_no_connection() {
+        // As many as there may be of a request.
+        assert!(bears(3, STREAM_WINDOW_BYTES as usize / 25, 25).await);
+        assert!(bears(7, STREAM_WINDOW_BYTES as usize / 50, 50).await);
+    }
+
+    #[tokio::test]
+    async fn pieces_that_take_far_more_memory_than_they_hold_do() {
+        assert!(!bears(1, 40_000, 1).await);
+    }
 
     #[test]
     fn requests_that_are_several_at_once_wait_for_no_single_thread() {

@@ -14,6 +14,7 @@ use super::serving::slow_model;
 
 pub(super) const INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
 const STREAM: &str = "/inference.GRPCInferenceService/ModelStreamInfer";
+const LIVE: &str = "/inference.GRPCInferenceService/ServerLive";
 pub(super) const GRPC: &[(&str, &str)] = &[("content-type", "application/grpc"), ("te", "trailers")];
 
 #[test]
@@ -208,8 +209,34 @@ fn requests_of_a_stream_are_computed_beside_each_other_and_answered_in_their_ord
 }
 
 #[test]
+fn small_requests_that_wait_behind_a_slow_one_are_all_answered() {
+    const SMALL: usize = 6_000;
+    let server = slow_model().serve(["--model", "slow"]);
+    let mut client = Http2::connect(&server);
+    // Some seconds of work, and questions that are answered at once, each in a frame of its own.
+    client.post(1, "localhost", STREAM, GRPC, b"");
+    assert!(client.send(Http2::WINDOW_UPDATE, 0, 1, &0x0100_0000_u32.to_be_bytes()), "room for all answers");
+    for piece in slow_call(&server, 10_000).chunks(16_384) {
+        assert!(client.send_data(0, 1, piece));
+    }
+    let small = framed(&field(1, b"nobody"));
+    for _ in 0..SMALL {
+        assert!(client.send_data(0, 1, &small), "the connection has ended");
+    }
+    assert!(client.send(Http2::DATA, Http2::END_STREAM, 1, b""));
+    client.post(3, "localhost", LIVE, GRPC, &framed(b""));
+    assert!(!client.body(3).unwrap().is_empty(), "another call is answered meanwhile");
+    let answers = client.body(1).expect("the stream was ended");
+    let (mut rest, mut count) = (&answers[..], 0);
+    while let Some((head, behind)) = rest.split_first_chunk::<5>() {
+        let [_, length @ ..] = *head;
+        (rest, count) = (&behind[u32::from_be_bytes(length) as usize..], count + 1);
+    }
+    assert_eq!(count, SMALL + 1);
+}
+
+#[test]
 fn streams_that_ask_nothing_leave_room_for_calls() {
-    const LIVE: &str = "/inference.GRPCInferenceService/ServerLive";
     let server = Host::trained().serve(["--model", "mnist"]);
     // More than there may be: 128 on each connection. A request without a body is one that goes on.
     let idle: Vec<Http2> = (0..18)
