@@ -6,6 +6,7 @@
 
 mod answers;
 mod connection;
+mod files;
 mod guard;
 mod head;
 mod http2;
@@ -20,19 +21,20 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 pub use self::answers::{Answers, Refusal, Routed};
 use self::connection::{Connections, Limits};
+use self::files::{Failures, connections_max, is_for_want_of_files};
 pub use self::guard::{AllowedHosts, AllowedHostsError, ForbiddenRequest, Guarded};
 use self::quiet::Crowd;
 use self::workers::Serving;
 pub use self::workers::Workers;
 use crate::task::polled_at_once;
 
-/// Connections at once; more wait, all but one of them in the kernel's queue, until one ends or one that idles makes room.
+/// Connections at once, where the system allows so many open files; more wait, all but one of them in the kernel's queue, until one
+/// ends or one that idles makes room.
 const CONNECTIONS_MAX: usize = 4_096;
 
 /// What a client may do. Requests of HTTP/2 are as many as there may be connections, so that what a request may take is bounded as
@@ -85,7 +87,7 @@ impl Server {
     /// it: each connection is one.
     pub async fn bind(ip: IpAddr, port: u16) -> Result<Self, ServerError> {
         let address = SocketAddr::new(ip, port);
-        raise_file_limit();
+        files::raise_limit();
         let opened = async {
             let listener = TcpListener::bind(address).await?;
             let address = listener.local_addr()?;
@@ -119,7 +121,8 @@ impl Server {
         let (stop_connections, stopping) = watch::channel(());
         let (tell_crowd, crowd) = Crowd::new();
         let connections = Connections::new(answers, self.limits, crowd, stopping);
-        let places = Arc::new(Semaphore::new(self.limits.connections));
+        let places = Arc::new(Semaphore::new(connections_max(self.limits.connections)));
+        let mut failures = Failures::default();
         let free_place = async || {
             if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
                 return Ok(place);
@@ -158,7 +161,10 @@ impl Server {
             let (place, stream, client) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    tracing::warn!(%error, "could not accept a connection");
+                    failures.tell(&error);
+                    if is_for_want_of_files(&error) {
+                        tell_crowd.wants();
+                    }
                     tokio::time::sleep(ACCEPT_RETRY).await;
                     continue;
                 }
@@ -184,14 +190,6 @@ fn rest_of(listener: TcpListener) -> impl Iterator<Item = (std::net::TcpStream, 
     let listener = listener.into_std().ok();
     std::iter::from_fn(move || listener.as_ref()?.accept().ok())
         .filter(|(stream, _)| stream.set_nonblocking(true).is_ok())
-}
-
-/// Raises the limit on open files to the highest that this process may choose; where that fails it stays as it is.
-fn raise_file_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
-        tracing::debug!(%error, "the limit on open files stays as it is");
-    }
 }
 
 #[cfg(test)]

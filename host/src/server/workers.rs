@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::raise_file_limit;
+use super::files;
 use crate::task::work_as;
 
 /// Tasks after which a worker looks at those that another thread has woken. A task may compute for a millisecond; tokio's 31
@@ -60,7 +60,7 @@ impl Workers {
     /// Starts so many of them, at least one, beside `others`, the runtime for what would hold them up. Each has a few open files,
     /// so that the process may have as many from then on as the system allows it.
     pub fn start(count: usize, others: &Handle) -> std::io::Result<Self> {
-        raise_file_limit();
+        files::raise_limit();
         let all = (0..count.max(1)).map(|index| Worker::start(index, others.clone()));
         Ok(Self { all: all.collect::<Result<_, _>>()?, first: AtomicUsize::new(0) })
     }

@@ -4,6 +4,7 @@
 mod bodies;
 mod buckets;
 mod disks;
+mod files;
 mod names;
 mod processes;
 
