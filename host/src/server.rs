@@ -201,7 +201,7 @@ mod tests {
 
     use axum::Router;
     use axum::body::{Body, Bytes, HttpBody};
-    use axum::http::Response;
+    use axum::http::{Response, StatusCode};
     use axum::routing::get;
     use hyper::body::Frame;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -303,6 +303,19 @@ mod tests {
             let closed = async { while client.read(&mut [0; 1_024]).await.is_ok_and(|count| count > 0) {} };
             tokio::time::timeout(Duration::from_secs(60), closed).await.expect("it is held for ever");
         }
+    }
+
+    #[tokio::test]
+    async fn who_has_sent_half_a_request_and_reads_on_is_told_that_it_is_bad() {
+        let server = Server::bind(IpAddr::from([127, 0, 0, 1]), 0).await.unwrap();
+        let mut client = tokio::net::TcpStream::connect(server.address()).await.unwrap();
+        let gone = StatusCode::from_u16(499).unwrap();
+        let routes = Router::new().route("/", get(async move || gone));
+        tokio::spawn(server.run(routed(routes), std::future::pending()));
+        client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{answer}");
     }
 
     #[tokio::test]

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::HeaderValue;
 use axum::http::header::CONNECTION;
+use axum::http::{HeaderValue, StatusCode};
 use futures_util::future::{Either, ready};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -28,6 +28,9 @@ use super::{Answers, head, http2};
 
 /// Bytes of a request's head.
 pub(super) const HEADER_MAX_BYTES: usize = 64 * 1024;
+
+/// The status, told in logs, of a request whose client seems to have gone in the middle of it.
+const CLIENT_GONE: u16 = 499;
 
 /// What every connection is served with.
 #[derive(Clone)]
@@ -136,6 +139,10 @@ impl<A: Answers> Connections<A> {
             let unread = unread.clone();
             async move {
                 let mut answer = answer.await;
+                if answer.status().as_u16() == CLIENT_GONE {
+                    // Who has only stopped sending may still read it: half a request is a bad one.
+                    *answer.status_mut() = StatusCode::BAD_REQUEST;
+                }
                 if unread.get() || counted.is_last.load(Ordering::Relaxed) {
                     // Or the client would send its next request on a connection that is about to close.
                     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

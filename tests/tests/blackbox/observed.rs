@@ -1,7 +1,7 @@
 //! What is told of requests to `host serve`: the access log, and the spans that say the same.
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -429,7 +429,11 @@ fn a_client_that_goes_away_in_its_body_has_sent_no_wrong_one() {
             client
         };
         drop(begin("content-length: 1000\r\n\r\n{"));
-        drop(begin("transfer-encoding: chunked\r\n\r\n5\r\n{"));
+        let mut half = begin("transfer-encoding: chunked\r\n\r\n5\r\n{");
+        half.shutdown(Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        half.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 400 "), "who still reads is told so: {answer}");
         let mut client = Http2::connect(server);
         client.post(1, "localhost", "/serve/digits", &[], b"");
         assert!(client.send(Http2::DATA, 0, 1, b"{"));
