@@ -223,17 +223,19 @@ impl BodyReader {
 
     /// Reads a whole body.
     pub(super) async fn read(&self, body: Body) -> Result<RequestBody, ApiError> {
-        self.in_time(self.collect(body)).await
+        self.in_time("did not arrive", self.collect(body)).await
     }
 
-    async fn in_time<T>(&self, read: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
+    /// What `work` makes of a body, or what was `missed` where that takes longer than it may.
+    async fn in_time<T>(
+        &self,
+        missed: &str,
+        work: impl Future<Output = Result<T, ApiError>>,
+    ) -> Result<T, ApiError> {
         let within = Duration::from_millis(self.limits.body_max_ms);
-        tokio::time::timeout(within, read).await.unwrap_or_else(|_| {
-            Err(ApiError::new(
-                StatusCode::REQUEST_TIMEOUT,
-                ErrorCode::BodyTimeout,
-                format!("the body did not arrive within {} ms", self.limits.body_max_ms),
-            ))
+        tokio::time::timeout(within, work).await.unwrap_or_else(|_| {
+            let message = format!("the body {missed} within {} ms", self.limits.body_max_ms);
+            Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, ErrorCode::BodyTimeout, message))
         })
     }
 
@@ -242,10 +244,11 @@ impl BodyReader {
         &self,
         read: impl Future<Output = Result<Option<(Vec<u8>, Share)>, ApiError>>,
     ) -> Result<Option<RequestBody>, ApiError> {
-        Ok(self.in_time(read).await?.map(|(bytes, share)| RequestBody { bytes, share }))
+        Ok(self.in_time("did not arrive", read).await?.map(|(bytes, share)| RequestBody { bytes, share }))
     }
 
-    /// Unpacks a body. Packed and unpacked bytes are both counted while that takes, and those that come of it from then on.
+    /// Unpacks a body, for as long as it may take to arrive and while somebody waits for it. Packed and unpacked bytes are both
+    /// counted while that takes, and those that come of it from then on.
     pub(super) async fn unpack(
         &self,
         body: RequestBody,
@@ -255,14 +258,20 @@ impl BodyReader {
             return Ok(body);
         }
         let (reader, RequestBody { bytes, mut share }) = (self.clone(), body);
-        on_blocking_pool(move || {
+        // Goes with this future, which is dropped where nobody waits any more.
+        let waiting = Arc::new(());
+        let waits = Arc::downgrade(&waiting);
+        let unpacking = on_blocking_pool(move || {
             let packed_bytes = bytes.len();
+            let is_wanted = || waits.strong_count() > 0;
             let room = |unpacked_bytes: usize| reader.take_room(&mut share, packed_bytes + unpacked_bytes);
-            let bytes = encoding.unpack(bytes, reader.limits.body_max_bytes, room)?;
+            let bytes = encoding.unpack(bytes, reader.limits.body_max_bytes, is_wanted, room)?;
             share.shrink(units_of(bytes.len()));
             Ok(RequestBody { bytes, share })
-        })
-        .await?
+        });
+        let unpacked = self.in_time("was not unpacked", async { unpacking.await? }).await;
+        drop(waiting);
+        unpacked
     }
 
     async fn collect(&self, mut body: Body) -> Result<RequestBody, ApiError> {
@@ -498,6 +507,18 @@ mod tests {
         drop(large);
         assert_eq!(unpack(401).await.unwrap_err().code(), ErrorCode::BodyTooLarge);
         assert_eq!(reader.free_units.available_permits(), 1_000);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_not_unpacked_in_time_is_let_go() {
+        let mut reader = reader(400, 1_000);
+        reader.limits.body_max_ms = 0;
+        let packed = ContentEncoding::Gzip.pack(vec![b' '; 400 * KIB]).unwrap();
+        let late = reader.unpack(packed.into(), ContentEncoding::Gzip).await.unwrap_err();
+        assert_eq!(late.message(), "the body was not unpacked within 0 ms");
+        while reader.free_units.available_permits() < 1_000 {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[tokio::test]

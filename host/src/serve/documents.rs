@@ -9,7 +9,7 @@ use futures_util::future::{BoxFuture, Shared, WeakShared};
 use tokio::sync::Semaphore;
 
 use super::ApiError;
-use super::body::{BodyReader, Held, Share};
+use super::body::{BodyReader, Held};
 use super::inference::ContentEncoding;
 use super::offload::{on_blocking_pool, stopping};
 

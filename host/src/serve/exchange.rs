@@ -4,6 +4,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Response};
 
 use super::body::{Share, encoding_of};
+use super::queue::until;
 use super::shared::{Asked, Shared, deadline_of};
 use super::{Answer, ApiError, Call, RequestBody};
 
@@ -23,7 +24,8 @@ pub(super) async fn arrived(
     // Who asks for what is not there need not send it.
     shared.ask(endpoint.clone(), version, None)?;
     let (encoding, deadline) = (encoding_of(headers)?, deadline_of(headers)?);
-    let body = shared.bodies.unpack(shared.bodies.read(body).await?, encoding).await?;
+    let body = shared.bodies.read(body).await?;
+    let body = until(deadline, shared.bodies.unpack(body, encoding)).await??;
     let asked = shared.ask(endpoint, version, Some(headers))?;
     let call = asked.call(deadline);
     Ok((asked, body, call))

@@ -114,7 +114,10 @@ impl Queue {
 }
 
 /// Waits for `work` until the deadline.
-async fn until<T>(deadline: Option<Instant>, work: impl Future<Output = T>) -> Result<T, ApiError> {
+pub(super) async fn until<T>(
+    deadline: Option<Instant>,
+    work: impl Future<Output = T>,
+) -> Result<T, ApiError> {
     match deadline {
         Some(deadline) => tokio::time::timeout_at(deadline, work).await.map_err(|_| too_late()),
         None => Ok(work.await),

@@ -1,4 +1,5 @@
-use std::io::{Read, Write as _};
+use std::cell::Cell;
+use std::io::{BufRead, Error, ErrorKind, Read, Write as _};
 
 use flate2::Compression;
 use flate2::bufread::{MultiGzDecoder, ZlibDecoder};
@@ -11,6 +12,14 @@ const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 
 /// Bytes that are unpacked before it is asked whether there is room for more.
 const PIECE_BYTES: usize = 64 * 1024;
+
+/// Packed bytes that are unpacked before it is asked whether anybody still waits: those that come to nothing, such as the beginnings
+/// and ends of blocks without bytes, cost as much as others.
+const PACKED_PIECE_BYTES: usize = 4 * 1024;
+
+/// Packed bytes that may come to nothing, and those that may be used for each byte that comes of them. No program packs so badly.
+const BARREN_MAX_BYTES: usize = 256 * 1024;
+const BARREN_RATIO_MAX: usize = 4;
 
 /// How hard zstd packs an answer: fast rather than small.
 const ZSTD_LEVEL: i32 = 1;
@@ -80,32 +89,35 @@ impl ContentEncoding {
         }
     }
 
-    /// Unpacks a whole body, of at most `limit` bytes however many its packed bytes promise. Before it takes memory for so many
-    /// bytes in all it asks whether there is `room`.
+    /// Unpacks a whole body, of at most `limit` bytes however many its packed bytes promise, for as long as it `is_wanted`. Before it
+    /// takes memory for so many bytes in all it asks whether there is `room`.
     pub fn unpack<E: From<CompressionError>>(
         self,
         body: Vec<u8>,
         limit: usize,
+        is_wanted: impl Fn() -> bool,
         room: impl FnMut(usize) -> Result<(), E>,
     ) -> Result<Vec<u8>, E> {
+        let made = Cell::new(0);
+        let packed = Packed { rest: &body, taken: 0, made: &made, is_wanted: &is_wanted };
         match self {
             Self::Identity if body.len() > limit => Err(CompressionError::TooLarge { limit }.into()),
             Self::Identity => Ok(body),
-            Self::Gzip => read_to_limit(&mut MultiGzDecoder::new(body.as_slice()), "gzip", limit, room),
+            Self::Gzip => read_to_limit(&mut MultiGzDecoder::new(packed), "gzip", limit, &made, room),
             Self::Zstd => {
                 let damaged = |source| CompressionError::Damaged { encoding: "zstd", source };
                 if body.is_empty() {
                     return Err(damaged(std::io::ErrorKind::UnexpectedEof.into()).into());
                 }
-                let decoder = zstd::stream::read::Decoder::with_buffer(body.as_slice());
+                let decoder = zstd::stream::read::Decoder::with_buffer(packed);
                 let mut decoder = decoder.map_err(damaged)?;
                 decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(damaged)?;
-                read_to_limit(&mut decoder, "zstd", limit, room)
+                read_to_limit(&mut decoder, "zstd", limit, &made, room)
             }
             Self::Deflate => {
-                let mut decoder = ZlibDecoder::new(body.as_slice());
-                let unpacked = read_to_limit(&mut decoder, "deflate", limit, room)?;
-                match decoder.into_inner().len() {
+                let mut decoder = ZlibDecoder::new(packed);
+                let unpacked = read_to_limit(&mut decoder, "deflate", limit, &made, room)?;
+                match decoder.into_inner().rest.len() {
                     0 => Ok(unpacked),
                     found => Err(CompressionError::Trailing { encoding: "deflate", found }.into()),
                 }
@@ -134,11 +146,46 @@ impl ContentEncoding {
     }
 }
 
+/// A packed body, from which a decoder takes its bytes.
+struct Packed<'a> {
+    rest: &'a [u8],
+    taken: usize,
+    /// Bytes that have come of those that were taken.
+    made: &'a Cell<usize>,
+    is_wanted: &'a dyn Fn() -> bool,
+}
+
+impl BufRead for Packed<'_> {
+    fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
+        if !(self.is_wanted)() {
+            return Err(Error::new(ErrorKind::TimedOut, "nobody waits for it any more"));
+        }
+        if self.taken > BARREN_MAX_BYTES.saturating_add(self.made.get().saturating_mul(BARREN_RATIO_MAX)) {
+            return Err(Error::new(ErrorKind::InvalidData, "next to nothing comes of it"));
+        }
+        Ok(self.rest.get(..PACKED_PIECE_BYTES).unwrap_or(self.rest))
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.rest = self.rest.get(count..).unwrap_or_default();
+        self.taken = self.taken.saturating_add(count);
+    }
+}
+
+impl Read for Packed<'_> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.fill_buf()?.read(into)?;
+        self.consume(count);
+        Ok(count)
+    }
+}
+
 /// Reads all that `decoder` makes of its bytes, and looks no further than `limit`.
 fn read_to_limit<E: From<CompressionError>>(
     decoder: &mut impl Read,
     encoding: &'static str,
     limit: usize,
+    made: &Cell<usize>,
     mut room: impl FnMut(usize) -> Result<(), E>,
 ) -> Result<Vec<u8>, E> {
     let mut unpacked = Vec::new();
@@ -148,6 +195,7 @@ fn read_to_limit<E: From<CompressionError>>(
         let piece = (end - unpacked.len()) as u64;
         let read = decoder.by_ref().take(piece).read_to_end(&mut unpacked);
         read.map_err(|source| CompressionError::Damaged { encoding, source })?;
+        made.set(unpacked.len());
         if unpacked.len() > limit {
             return Err(CompressionError::TooLarge { limit }.into());
         }
@@ -167,8 +215,11 @@ mod tests {
         [ContentEncoding::Gzip, ContentEncoding::Deflate, ContentEncoding::Zstd];
 
     fn unpack(encoding: ContentEncoding, packed: Vec<u8>) -> Result<Vec<u8>, CompressionError> {
-        encoding.unpack(packed, LIMIT, |_| Ok(()))
+        encoding.unpack(packed, LIMIT, || true, |_| Ok(()))
     }
+
+    /// Blocks of deflate that come to nothing, four in five bytes.
+    const EMPTY_BLOCKS: [u8; 5] = [0x02, 0x08, 0x20, 0x80, 0x00];
 
     fn sample() -> Vec<u8> {
         (0..50_000_u32).map(|index| (index * index / 7) as u8).collect()
@@ -222,14 +273,50 @@ mod tests {
         for encoding in PACKED {
             let packed = encoding.pack(vec![7; LIMIT]).unwrap();
             let mut asked = Vec::new();
-            let unpacked: Result<_, CompressionError> = encoding.unpack(packed.clone(), LIMIT, |bytes| {
-                asked.push(bytes);
-                Ok(())
-            });
+            let unpacked: Result<_, CompressionError> = encoding.unpack(
+                packed.clone(),
+                LIMIT,
+                || true,
+                |bytes| {
+                    asked.push(bytes);
+                    Ok(())
+                },
+            );
             assert_eq!((unpacked.unwrap().len(), asked), (LIMIT, vec![PIECE_BYTES, LIMIT + 1]));
             let full = || CompressionError::TooLarge { limit: 0 };
             let refused = |bytes| if bytes > PIECE_BYTES { Err(full()) } else { Ok(()) };
-            assert!(encoding.unpack(packed, LIMIT, refused).is_err());
+            assert!(encoding.unpack(packed, LIMIT, || true, refused).is_err());
+        }
+    }
+
+    #[test]
+    fn what_comes_to_nothing_is_not_unpacked_to_its_end() {
+        let pack = |encoding: ContentEncoding| encoding.pack(b"{}").unwrap();
+        let nothing = ContentEncoding::Gzip.pack(b"").unwrap();
+        let gzip = |count: usize| [nothing.repeat(count), pack(ContentEncoding::Gzip)].concat();
+        let zlib = |count: usize| {
+            let packed = pack(ContentEncoding::Deflate);
+            [&packed[..2], &EMPTY_BLOCKS.repeat(count), &packed[2..]].concat()
+        };
+        for (encoding, few, many) in [
+            (ContentEncoding::Gzip, gzip(1_000), gzip(20_000)),
+            (ContentEncoding::Deflate, zlib(1_000), zlib(80_000)),
+        ] {
+            assert_eq!(unpack(encoding, few).unwrap(), b"{}");
+            let error = std::error::Error::source(&unpack(encoding, many).unwrap_err()).unwrap().to_string();
+            assert_eq!(error, "next to nothing comes of it");
+        }
+    }
+
+    #[test]
+    fn what_nobody_waits_for_is_not_unpacked_to_its_end() {
+        for encoding in PACKED {
+            let looks = Cell::new(0);
+            let is_wanted = || looks.replace(looks.get() + 1) < 1;
+            let unpacked: Result<_, CompressionError> =
+                encoding.unpack(encoding.pack(sample()).unwrap(), LIMIT, is_wanted, |_| Ok(()));
+            assert!(unpacked.is_err(), "{encoding:?}");
+            assert_eq!(looks.get(), 2, "{encoding:?}");
         }
     }
 
