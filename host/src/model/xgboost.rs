@@ -329,6 +329,7 @@ impl Tree {
                 split => Some(split),
             }),
             (_, None) if leaf_len == margins => {
+                self.check_leaves(leaf_len)?;
                 forest.add_tree_to_all(nodes, |index| self.node(index, Some(leaf_len)))
             }
             (_, None) => return Err(format!("leaves of {leaf_len} values: expected 1 or {margins}").into()),
@@ -368,6 +369,24 @@ impl Tree {
             }
         };
         place.and_then(|place| all.chunks_exact(len).nth(place)).unwrap_or_default()
+    }
+
+    /// Refuses leaves of `len` values that share them: libxgboost writes those of each by themselves, and a small file in which all
+    /// leaves have the same ones would take the memory of a large one.
+    fn check_leaves(&self, len: usize) -> Result<(), CheckError> {
+        let mut taken = vec![false; self.leaf_weights.len() / len];
+        for (index, &place) in
+            self.right_children.iter().enumerate().filter(|(index, _)| self.is_leaf(*index))
+        {
+            // A leaf whose values the file lacks is refused where it is reached.
+            let taken = usize::try_from(place).ok().and_then(|place| taken.get_mut(place));
+            if taken.is_some_and(|taken| std::mem::replace(taken, true)) {
+                return Err(
+                    format!("node {index} is a leaf with the values of another: expected its own").into()
+                );
+            }
+        }
+        Ok(())
     }
 
     /// Refuses splits that share categories: libxgboost writes those of each behind those of the one before, and a small file in

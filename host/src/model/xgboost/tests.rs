@@ -333,6 +333,19 @@ fn says_what_is_malformed_of_other_boosters_splits_and_leaves() {
     );
 }
 
+#[test]
+fn leaves_that_share_values_are_refused() {
+    let refused = refusal_of("targets-vector", |learner| {
+        let tree = first_tree(learner);
+        let is_leaf: Vec<bool> =
+            tree["left_children"].as_array().unwrap().iter().map(|child| *child == json!(-1)).collect();
+        let rows = tree["right_children"].as_array_mut().unwrap().iter_mut();
+        rows.zip(is_leaf).filter(|(_, is_leaf)| *is_leaf).for_each(|(row, _)| *row = json!(0));
+    });
+    let expected = "tree 0: node 8 is a leaf with the values of another: expected its own";
+    assert_eq!(refused, format!("malformed XGBoost JSON model: {expected}"));
+}
+
 /// The names that the JSON model of `logistic` has with these in its file.
 fn names_in_json(names: &Value) -> Result<Vec<String>, String> {
     let mut model: Value = serde_json::from_slice(fixture("logistic").json()).unwrap();
