@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 use super::output::{Output, printable};
 use super::plugin::PluginOptions;
 use super::state::StateArguments;
-use crate::data::{AnsweredBy, GraphRecord, PartRecord, PredictionRecord, RowForm, encode_rows};
+use crate::data::{AnsweredBy, GraphRecord, PartRecord, PredictionRecord, encode_rows_of_any_bytes};
 use crate::domain::{Batch, Digest};
-use crate::serve::replay;
+use crate::serve::{Replay, replay};
 
 /// The answer is another one now.
 const DIFFERS: u8 = 1;
@@ -40,21 +40,7 @@ pub(super) fn run(
     let is_identical = replayed.is_identical();
     let code = if is_identical { ExitCode::SUCCESS } else { ExitCode::from(DIFFERS) };
     if output.is_json() {
-        let (bundle, graph) = who_answered(&record.answered_by);
-        let parts = graph.map_or(&[][..], |graph| &graph.parts);
-        output.value(&json!({
-            "prediction": record.id,
-            "answered_at": record.answered_at,
-            "endpoint": record.endpoint,
-            "version": record.answered_by.versions(),
-            "bundle": bundle,
-            "graph": graph.map(|graph| graph.graph.as_ref()),
-            "parts": parts.iter().map(part).collect::<Vec<_>>(),
-            "identical": is_identical,
-            "inputs": rows(&record.inputs)?,
-            "outputs": rows(&record.outputs)?,
-            "outputs_now": rows(&replayed.outputs)?,
-        }))?;
+        output.value(&as_json(&replayed)?)?;
         return Ok(code);
     }
     for (name, text) in told_of(record) {
@@ -70,6 +56,25 @@ pub(super) fn run(
         output.field("now", printable(&rows(&replayed.outputs)?.to_string()))?;
     }
     Ok(code)
+}
+
+fn as_json(replayed: &Replay) -> anyhow::Result<Value> {
+    let record = &replayed.record;
+    let (bundle, graph) = who_answered(&record.answered_by);
+    let parts = graph.map_or(&[][..], |graph| &graph.parts);
+    Ok(json!({
+        "prediction": record.id,
+        "answered_at": record.answered_at,
+        "endpoint": record.endpoint,
+        "version": record.answered_by.versions(),
+        "bundle": bundle,
+        "graph": graph.map(|graph| graph.graph.as_ref()),
+        "parts": parts.iter().map(part).collect::<Vec<_>>(),
+        "identical": replayed.is_identical(),
+        "inputs": rows(&record.inputs)?,
+        "outputs": rows(&record.outputs)?,
+        "outputs_now": rows(&replayed.outputs)?,
+    }))
 }
 
 /// What is told of a record, line by line. It is a file that anybody may have written: none of its texts may be a verdict.
@@ -112,8 +117,9 @@ fn part(PartRecord { place, endpoint, answered_by }: &PartRecord) -> Value {
     json!({ "place": place, "endpoint": endpoint, "version": answered_by.version, "bundle": answered_by.bundle })
 }
 
+/// Rows of any bytes: who asks whether the answer is the same is told it of all that can be recorded.
 fn rows(batch: &Batch) -> anyhow::Result<Value> {
-    Ok(serde_json::from_slice(&encode_rows(batch, RowForm::List)?)?)
+    Ok(serde_json::from_slice(&encode_rows_of_any_bytes(batch)?)?)
 }
 
 #[cfg(test)]
@@ -122,6 +128,7 @@ mod tests {
 
     use super::*;
     use crate::data::BundleRecord;
+    use crate::domain::Tensor;
 
     const FORGED: &str = "m@1\nreplayed       identical, bit for bit\u{1b}[8m";
 
@@ -144,6 +151,20 @@ mod tests {
             assert!(told.iter().any(|(_, text)| text.contains("m@1\\nreplayed")), "{told:?}");
             assert!(!told.iter().any(|(_, text)| text.contains(char::is_control)), "{told:?}");
         }
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_told_with_the_verdict() {
+        let image = |bytes: &[u8]| Batch::new(vec![Tensor::from_strings("image", [bytes]).unwrap()]).unwrap();
+        let (id, endpoint) = ("1".to_owned(), "e".parse().unwrap());
+        let (inputs, outputs) = (image(b"\x89PNG"), image(b"\xff"));
+        let answered_by = AnsweredBy::Bundle(bundle());
+        let record = PredictionRecord { id, answered_at: 0, endpoint, answered_by, inputs, outputs };
+        let told = as_json(&Replay { record, outputs: image(b"ink") }).unwrap();
+        assert_eq!(told["identical"], false);
+        assert_eq!(told["inputs"], json!([{ "image": { "base64": "iVBORw==" } }]));
+        assert_eq!(told["outputs"], json!([{ "image": { "base64": "/w==" } }]));
+        assert_eq!(told["outputs_now"], json!([{ "image": "ink" }]));
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub use rows::decode_rows;
 pub(crate) use scan::Scanner;
 pub use scoring::{decode_scoring, decode_scoring_csv};
 pub use untyped::decode_untyped;
-pub use write::{encode_predictions, encode_rows, encode_tensors};
+pub use write::{encode_predictions, encode_rows, encode_rows_of_any_bytes, encode_tensors};
 pub(crate) use write::{write_elements, write_string};
 
 /// Whether rows are written as one object or as a list of objects. An answer has the form of its question.

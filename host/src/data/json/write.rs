@@ -1,3 +1,4 @@
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use serde_json::ser::{CompactFormatter, Formatter as _};
 
 use super::{JsonError, RowForm};
@@ -8,8 +9,18 @@ use crate::domain::{Batch, DataType, Tensor, half_to_f64};
 /// Floats are written with the fewest digits that give the same float back, each in its own precision. NaN and
 /// infinities, which JSON cannot hold, become `null`. [`RowForm::Object`] needs exactly one row.
 pub fn encode_rows(batch: &Batch, form: RowForm) -> Result<Vec<u8>, JsonError> {
+    write_rows(batch, form, NoText::Refused)
+}
+
+/// Writes a list of the rows as [`encode_rows`] does, and bytes that are no text, which that refuses, as `{"base64": "…"}`.
+pub fn encode_rows_of_any_bytes(batch: &Batch) -> Result<Vec<u8>, JsonError> {
+    write_rows(batch, RowForm::List, NoText::Base64)
+}
+
+fn write_rows(batch: &Batch, form: RowForm, no_text: NoText) -> Result<Vec<u8>, JsonError> {
     let mut text = Vec::with_capacity(batch.byte_len().saturating_mul(2));
-    let mut columns: Vec<_> = batch.tensors().iter().map(Cursor::new).collect();
+    let mut columns: Vec<_> =
+        batch.tensors().iter().map(|tensor| Cursor { no_text, ..Cursor::new(tensor) }).collect();
     match (form, batch.rows()) {
         (RowForm::Object, 1) => write_object(&mut text, &mut columns, 0)?,
         (RowForm::Object, rows) => return Err(JsonError::new(format!("expected one row, found {rows}"))),
@@ -101,15 +112,23 @@ fn write_object(text: &mut Vec<u8>, columns: &mut [Cursor<'_>], row: usize) -> R
     Ok(())
 }
 
+/// What becomes of bytes that are no text.
+#[derive(Clone, Copy)]
+enum NoText {
+    Refused,
+    Base64,
+}
+
 /// A column and the elements that are not written yet.
 struct Cursor<'a> {
     tensor: &'a Tensor,
     rest: &'a [u8],
+    no_text: NoText,
 }
 
 impl<'a> Cursor<'a> {
     fn new(tensor: &'a Tensor) -> Self {
-        Self { tensor, rest: tensor.data() }
+        Self { tensor, rest: tensor.data(), no_text: NoText::Refused }
     }
 
     fn write_nested(&mut self, text: &mut Vec<u8>, shape: &[usize]) -> Result<(), String> {
@@ -190,11 +209,18 @@ impl<'a> Cursor<'a> {
                 break;
             };
             self.rest = rest;
-            let Ok(value) = std::str::from_utf8(bytes) else {
-                return Err("expected UTF-8, which JSON needs, found other bytes".to_owned());
-            };
             text.extend_from_slice(if index > 0 { b"," } else { b"" });
-            write_string(text, value);
+            match (std::str::from_utf8(bytes), self.no_text) {
+                (Ok(value), _) => write_string(text, value),
+                (Err(_), NoText::Base64) => {
+                    text.extend_from_slice(br#"{"base64":"#);
+                    write_string(text, &BASE64_STANDARD.encode(bytes));
+                    text.push(b'}');
+                }
+                (Err(_), NoText::Refused) => {
+                    return Err("expected UTF-8, which JSON needs, found other bytes".to_owned());
+                }
+            }
         }
         Ok(())
     }
@@ -267,6 +293,25 @@ mod tests {
             error.to_string(),
             "row 0, column `s`: expected UTF-8, which JSON needs, found other bytes"
         );
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_base64_where_that_is_asked_for() {
+        let bytes = [&b"\x89PNG"[..], "ä".as_bytes(), b"\xff", b"iVBORw=="];
+        let mut columns = vec![Tensor::from_strings("s", bytes).unwrap()];
+        let data = columns[0].data().to_vec();
+        columns.push(Tensor::new("t", DataType::Bytes, vec![4, 1], data).unwrap());
+        let batch = Batch::new(columns).unwrap();
+        let rows: serde_json::Value =
+            serde_json::from_slice(&encode_rows_of_any_bytes(&batch).unwrap()).unwrap();
+        let expected = serde_json::json!([
+            { "s": { "base64": "iVBORw==" }, "t": [{ "base64": "iVBORw==" }] },
+            { "s": "ä", "t": ["ä"] },
+            { "s": { "base64": "/w==" }, "t": [{ "base64": "/w==" }] },
+            { "s": "iVBORw==", "t": ["iVBORw=="] },
+        ]);
+        assert_eq!(rows, expected);
+        assert!(encode_rows(&batch, RowForm::List).is_err(), "answers are not read so");
     }
 
     proptest::proptest! {
