@@ -13,14 +13,14 @@ use crate::domain::{Batch, Digest};
 use crate::serve::{Replay, replay};
 
 /// The answer is another one now.
-const DIFFERS: u8 = 1;
+const DIFFERS: u8 = 4;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
   host replay 5f0c9a3d1b7e4c2200000000000001c8
 
-Exit codes: 0 the answer is the same to the last bit, 1 it is not.")]
+Exit codes: 0 the answer is the same to the last bit, 4 it is not; others: it cannot be computed again.")]
 pub(super) struct ReplayArguments {
     /// The prediction, as the header `x-prediction-id` of its answer named it.
     prediction: String,
