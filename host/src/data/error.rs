@@ -235,9 +235,20 @@ pub enum DataError {
         /// The text.
         text: String,
     },
-    /// Recorded predictions cannot be read.
-    #[error("a segment of recorded predictions is damaged: {reason}")]
+    /// A segment of recorded predictions is damaged.
+    #[error("segment {number} of the recorded predictions, `{}`, is damaged", path.display())]
     PredictionSegment {
+        /// Which part.
+        number: u64,
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<DataError>,
+    },
+    /// The record of a prediction cannot be read, or not be written.
+    #[error("{reason}")]
+    PredictionRecord {
         /// What is wrong.
         reason: String,
     },

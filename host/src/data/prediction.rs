@@ -214,9 +214,7 @@ impl PredictionRecord {
     pub fn find(segment: &[u8], id: &str) -> Result<Option<Self>, DataError> {
         let mut rest = segment;
         while !rest.is_empty() {
-            let header = take_header(&mut rest)?;
-            let (data, after) = rest.split_at_checked(header.data_len()).ok_or_else(cut)?;
-            rest = after;
+            let (header, data) = take_record(&mut rest)?;
             if header.id == id {
                 return header.with_data(data).map(Some);
             }
@@ -225,23 +223,27 @@ impl PredictionRecord {
     }
 }
 
-fn take_header(rest: &mut &[u8]) -> Result<Header, DataError> {
+/// Takes a record: its header and the bytes of its tensors.
+fn take_record<'a>(rest: &mut &'a [u8]) -> Result<(Header, &'a [u8]), DataError> {
     let (length, after) = rest.split_first_chunk().ok_or_else(cut)?;
     let length = u32::from_le_bytes(*length) as usize;
     if length > HEADER_MAX_BYTES {
         return Err(too_long(length));
     }
-    let (header, after) = after.split_at_checked(length).ok_or_else(cut)?;
+    let (text, after) = after.split_at_checked(length).ok_or_else(cut)?;
+    let header: Header = serde_json::from_slice(text)
+        .map_err(|error| DataError::PredictionRecord { reason: error.to_string() })?;
+    let (data, after) = after.split_at_checked(header.data_len()).ok_or_else(cut)?;
     *rest = after;
-    serde_json::from_slice(header).map_err(|error| DataError::PredictionSegment { reason: error.to_string() })
+    Ok((header, data))
 }
 
 fn too_long(length: usize) -> DataError {
-    DataError::PredictionSegment { reason: format!("a header has {length} bytes") }
+    DataError::PredictionRecord { reason: format!("a header has {length} bytes") }
 }
 
 fn cut() -> DataError {
-    DataError::PredictionSegment { reason: "it ends in the middle of one".to_owned() }
+    DataError::PredictionRecord { reason: "it ends in the middle of a record".to_owned() }
 }
 
 impl Header {
@@ -377,7 +379,7 @@ impl PredictionWriter {
     }
 }
 
-/// Finds a prediction that was recorded; the newest are looked at first. A damaged segment is an error only where no other has it.
+/// Finds a prediction that was recorded; the newest are looked at first. A damaged segment is an error only where it is nowhere else.
 pub fn find_prediction(store: &Store, id: &str) -> Result<Option<PredictionRecord>, DataError> {
     let mut damaged = Ok(None);
     for number in store.segments(Segments::Predictions)?.into_iter().rev() {
@@ -385,7 +387,7 @@ pub fn find_prediction(store: &Store, id: &str) -> Result<Option<PredictionRecor
         let Some(segment) = store.read_segment(Segments::Predictions, number)? else { continue };
         match PredictionRecord::find(&segment, id) {
             Ok(None) => {}
-            Err(error) => damaged = Err(error),
+            Err(error) => damaged = Err(damaged_segment(store, number)(error)),
             found => return found,
         }
     }
@@ -400,13 +402,16 @@ pub fn prediction_bundles(store: &Store) -> Result<BTreeSet<Digest>, DataError> 
         let Some(segment) = store.read_segment(Segments::Predictions, number)? else { continue };
         let mut rest = segment.as_slice();
         while !rest.is_empty() {
-            let header = take_header(&mut rest)?;
-            let (_, after) = rest.split_at_checked(header.data_len()).ok_or_else(cut)?;
-            rest = after;
+            let (header, _) = take_record(&mut rest).map_err(damaged_segment(store, number))?;
             bundles.extend(header.answered_by.bundles().map(|answered| answered.bundle));
         }
     }
     Ok(bundles)
+}
+
+fn damaged_segment(store: &Store, number: u64) -> impl FnOnce(DataError) -> DataError {
+    let path = store.segment_path(Segments::Predictions, number);
+    move |error| DataError::PredictionSegment { number, path, source: Box::new(error) }
 }
 
 #[cfg(test)]

@@ -170,7 +170,8 @@ impl Store {
         }
     }
 
-    fn segment_path(&self, of: Segments<'_>, number: u64) -> PathBuf {
+    /// The file of a segment.
+    pub fn segment_path(&self, of: Segments<'_>, number: u64) -> PathBuf {
         self.segment_folder(of).join(format!("{number:08}{}", of.suffix()))
     }
 }

@@ -1,3 +1,4 @@
+use std::error::Error as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use proptest::prelude::*;
@@ -140,7 +141,7 @@ fn a_header_says_who_answered_and_is_not_longer_than_what_is_read() {
     ] {
         let refused = PredictionRecord::find(&segment_of(&header(&fields), &[]), "a");
         let shown: String = fields.chars().take(80).collect();
-        assert!(matches!(refused, Err(DataError::PredictionSegment { .. })), "{shown}: {refused:?}");
+        assert!(matches!(refused, Err(DataError::PredictionRecord { .. })), "{shown}: {refused:?}");
     }
     let mut too_long = record("a", of_graph());
     if let AnsweredBy::Graph(graph) = &mut too_long.answered_by {
@@ -268,9 +269,16 @@ fn a_damaged_segment_hides_no_prediction_of_another() {
     let whole = bytes(&record("b", of_bundle()));
     writer.append(&[&whole[..whole.len() - 1]]).unwrap();
     assert_eq!(find_prediction(&store, "a").unwrap().unwrap().id, "a");
-    assert!(find_prediction(&store, "b").is_err(), "it may be what is damaged");
+    let told = |error: &DataError| {
+        let path = folder.path().join("predictions").join("00000002.predictions");
+        let segment = format!("segment 2 of the recorded predictions, `{}`, is damaged", path.display());
+        assert_eq!(error.to_string(), segment);
+        assert_eq!(error.source().unwrap().to_string(), "it ends in the middle of a record");
+    };
+    // It may be what is damaged.
+    told(&find_prediction(&store, "b").unwrap_err());
     // What it names must not be freed, and nobody can tell what that is.
-    assert!(prediction_bundles(&store).is_err());
+    told(&prediction_bundles(&store).unwrap_err());
 }
 
 /// Any JSON of a few values: what a graph is, this module does not know.
