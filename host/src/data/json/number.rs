@@ -53,6 +53,33 @@ fn f32_from_decimal(decimal: Decimal) -> Option<f32> {
     f64_from_decimal(decimal).filter(|value| value.to_bits() & MORE != HALF_WAY).map(|value| value as f32)
 }
 
+/// The integer that `text`, a number of JSON, is by its digits; none if it is not whole, or takes more than 64 bits.
+fn whole_number(text: &str) -> Option<i128> {
+    let (number, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
+    // One that does not fit is beyond whatever digits there are.
+    let exponent = exponent.parse().unwrap_or(if exponent.starts_with('-') { i64::MIN } else { i64::MAX });
+    let (is_negative, number) = number.strip_prefix('-').map_or((false, number), |size| (true, size));
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    // Digits before the point, where the exponent moves it to.
+    let places = exponent.saturating_add(whole.len() as i64);
+    let mut size = 0_u64;
+    for (place, digit) in (0..).zip(whole.bytes().chain(fraction.bytes())) {
+        if place < places {
+            size = size.checked_mul(10)?.checked_add(u64::from(digit - b'0'))?;
+        } else if digit != b'0' {
+            return None;
+        }
+    }
+    // Zeros that are not written.
+    let mut missing = places.saturating_sub((whole.len() + fraction.len()) as i64);
+    while size > 0 && missing > 0 {
+        size = size.checked_mul(10)?;
+        missing -= 1;
+    }
+    let size = i128::from(size);
+    Some(if is_negative { -size } else { size })
+}
+
 macro_rules! integers {
     ($($integer:ty: $wanted:literal),*) => {$(
         impl Number for $integer {
@@ -72,13 +99,9 @@ macro_rules! integers {
                 Self::try_from(if decimal.is_negative { -size } else { size }).ok()
             }
 
-            /// Also takes `5.0`, `5e0` and `-0`, which are integers that some programs write so.
+            /// Also takes `5.0`, `5e0`, `1e16` and `-0`, which are integers that some programs write so.
             fn from_text(text: &str) -> Option<Self> {
-                text.parse().ok().or_else(|| {
-                    let value: f64 = text.parse().ok()?;
-                    let exact = value.fract() == 0.0 && value.abs() < EXACT_F64;
-                    exact.then_some(value as i64).and_then(|value| Self::try_from(value).ok())
-                })
+                text.parse().ok().or_else(|| Self::try_from(whole_number(text)?).ok())
             }
 
             #[inline]
@@ -201,7 +224,59 @@ mod tests {
         texts.split_whitespace().for_each(check_all);
     }
 
+    #[test]
+    fn whole_numbers_are_taken_however_they_are_written_and_no_others() {
+        for (text, expected) in [
+            ("5.0", 5),
+            ("5e0", 5),
+            ("50E-1", 5),
+            ("0.5e1", 5),
+            ("0.05e+2", 5),
+            ("-0", 0),
+            ("-0.0e9", 0),
+            ("0e99999999999999999999", 0),
+            ("0.000e-99999999999999999999", 0),
+            ("1e16", 10_000_000_000_000_000),
+            ("9007199254740992.0", 9_007_199_254_740_992),
+            ("9007199254740993.0", 9_007_199_254_740_993),
+            ("-9223372036854775808.000", i64::MIN),
+            ("9223372036854775.807e3", i64::MAX),
+            ("922337203685477580700e-2", i64::MAX),
+        ] {
+            assert_eq!(i64::from_text(text), Some(expected), "{text}");
+        }
+        assert_eq!(u64::from_text("18446744073709551615.0"), Some(u64::MAX));
+        assert_eq!(u8::from_text("-0.0"), Some(0));
+        assert_eq!(u8::from_text("2.55e2"), Some(255));
+        let long = format!("0.{}25e1000002", "0".repeat(1_000_000));
+        assert_eq!(i64::from_text(&long), Some(25));
+        let texts = "9007199254740990.7 4503599627370497.99999 0.99999999999999999999 1e-400 -1e-400 1.5 15e-1 1e-1 \
+                     1e-99999999999999999999 9223372036854775808 9223372036854775808.0 -9223372036854775809e0 1e19 1e400 \
+                     1e99999999999999999999 18446744073709551615.0 340282366920938463463374607431768211457";
+        for text in texts.split_whitespace() {
+            assert_eq!(i64::from_text(text), None, "{text}");
+        }
+        assert_eq!(
+            (u64::from_text("-1.0"), u8::from_text("25.6e1"), i8::from_text("128.0")),
+            (None, None, None)
+        );
+    }
+
     proptest::proptest! {
+        #[test]
+        fn any_whole_number_is_read_with_its_point_wherever_it_is(value: i64, digits in 0_usize..25, zeros in 0_usize..5) {
+            let (sign, size) = (if value < 0 { "-" } else { "" }, value.unsigned_abs().to_string());
+            let size = format!("{}{size}", "0".repeat((digits + 1).saturating_sub(size.len())));
+            let (whole, fraction) = size.split_at(size.len() - digits);
+            let zeros = "0".repeat(zeros + usize::from(digits == 0));
+            let text = format!("{sign}{whole}.{fraction}{zeros}e{digits}");
+            proptest::prop_assert_eq!(i64::from_text(&text), Some(value), "{}", text);
+            if value % 10 != 0 {
+                let text = format!("{sign}{whole}.{fraction}{zeros}e{}", digits as i64 - 1);
+                proptest::prop_assert_eq!(i64::from_text(&text), None, "{}", text);
+            }
+        }
+
         #[test]
         fn any_decimal_is_read_as_rust_reads_it(text in "-?(0|[1-9][0-9]{0,9})(\\.[0-9]{1,9})?") {
             check_all(&text);
