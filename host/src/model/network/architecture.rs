@@ -131,7 +131,7 @@ impl Layer {
     }
 }
 
-/// A function of one number. None decreases, so that the largest of several numbers stays the largest.
+/// A function of one number. None decreases, so that the largest of several numbers stays the largest. NaN stays NaN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Activation {
@@ -163,7 +163,10 @@ impl Activation {
     pub(crate) fn apply(self, values: &mut [f32]) {
         match self {
             Self::None => {}
-            Self::Relu => values.iter_mut().for_each(|value| *value = value.max(0.0)),
+            // Not `f32::max`, which takes 0 for NaN.
+            Self::Relu => {
+                values.iter_mut().for_each(|value| *value = if *value <= 0.0 { 0.0 } else { *value });
+            }
             Self::LeakyRelu => values.iter_mut().for_each(|value| *value = value.max(*value * Self::LEAK)),
             Self::Tanh => values.iter_mut().for_each(|value| *value = value.tanh()),
             Self::Sigmoid => values.iter_mut().for_each(|value| *value = sigmoid(*value)),
@@ -395,6 +398,20 @@ mod tests {
             let error = network.check().unwrap_err();
             assert!(error.contains(word), "{error}");
         }
+    }
+
+    #[test]
+    fn what_is_no_number_stays_none() {
+        for activation in Activation::HIDDEN.map(|(activation, _)| activation) {
+            // As many as fill registers, and some more.
+            let mut values = [f32::NAN; 19];
+            activation.apply(&mut values);
+            assert!(values.iter().all(|value| value.is_nan()), "{activation:?}: {values:?}");
+        }
+        let mut values = [-0.0, 0.0, -1.0, f32::MIN_POSITIVE, f32::NEG_INFINITY, f32::INFINITY];
+        Activation::Relu.apply(&mut values);
+        let expected = [0.0, 0.0, 0.0, f32::MIN_POSITIVE, 0.0, f32::INFINITY];
+        assert_eq!(values.map(f32::to_bits), expected.map(f32::to_bits));
     }
 
     #[test]

@@ -120,8 +120,8 @@ pub(crate) struct Pooling<'a> {
     pub offsets: &'a [usize],
 }
 
-/// Takes the largest numbers; `taken`, if it is not empty, is told which of the offsets each came from, the first of
-/// equals.
+/// Takes the largest numbers, of which NaN is one; `taken`, if it is not empty, is told which of the offsets each came from,
+/// the first of equals and the last NaN.
 pub(crate) fn pool(pooling: Pooling<'_>, output: &mut [f32], taken: &mut [u32]) {
     Arch::new().dispatch(Pool { pooling, output, taken });
 }
@@ -145,8 +145,8 @@ impl WithSimd for Pool<'_> {
             let Some(taken) = taken.next() else {
                 for &offset in &offsets[1..] {
                     for (output, &value) in output.iter_mut().zip(values(offset)) {
-                        // Not `f32::max`, which costs more for a choice of NaN that is not needed.
-                        *output = if value > *output { value } else { *output };
+                        // Not `f32::max`, which drops NaN.
+                        *output = if value > *output || value.is_nan() { value } else { *output };
                     }
                 }
                 continue;
@@ -154,7 +154,7 @@ impl WithSimd for Pool<'_> {
             taken.fill(0);
             for (within, &offset) in (1..).zip(&offsets[1..]) {
                 for ((output, taken), &value) in output.iter_mut().zip(&mut *taken).zip(values(offset)) {
-                    let larger = value > *output;
+                    let larger = value > *output || value.is_nan();
                     *output = if larger { value } else { *output };
                     *taken = if larger { within } else { *taken };
                 }
@@ -351,6 +351,31 @@ mod tests {
                 let step =
                     |sum: f32, row: usize| left[row * inner + k].mul_add(out[row * columns + column], sum);
                 assert_eq!(*found, (0..rows).fold(0.0, step), "{rows} {inner} {columns} {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_is_the_largest_wherever_it_stands() {
+        // Channels that fill registers, and some more; the second position pools numbers.
+        let (channels, corners, offsets) = (19, [0, 4], [0, 1, 2, 3]);
+        for place in offsets {
+            let mut product = numbers(8 * channels, 1);
+            product[place * channels..][..channels].fill(f32::NAN);
+            let pooling = Pooling { product: &product, channels, corners: &corners, offsets: &offsets };
+            for mut taken in [Vec::new(), vec![9; 2 * channels]] {
+                let mut output = vec![0.0; 2 * channels];
+                pool(pooling, &mut output, &mut taken);
+                let (none, largest) = output.split_at(channels);
+                assert!(none.iter().all(|value| value.is_nan()), "{place}: {none:?}");
+                assert!(
+                    taken.iter().take(channels).all(|taken| *taken == place as u32),
+                    "{place}: {taken:?}"
+                );
+                for (channel, found) in largest.iter().enumerate() {
+                    let values = (4..8).map(|position| product[position * channels + channel]);
+                    assert_eq!(*found, values.fold(f32::MIN, f32::max), "{channel}");
+                }
             }
         }
     }
