@@ -135,7 +135,7 @@ fn in_json(cell: &str, dtype: Option<DataType>) -> Cow<'_, str> {
 fn unfit(spec: Option<&ColumnSpec>, cell: &str) -> String {
     let cell: String = cell.chars().take(80).collect();
     match spec {
-        Some(spec) if !spec.shape.is_empty() => {
+        Some(spec) if spec.row_elements() != 1 => {
             let dtype = spec.dtype;
             format!("expected one {dtype} in a row, which CSV can hold, and not {:?}: send JSON", spec.shape)
         }

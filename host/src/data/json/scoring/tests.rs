@@ -69,6 +69,20 @@ fn cells_are_taken_as_a_dataset_takes_them() {
 }
 
 #[test]
+fn a_cell_that_is_no_number_is_at_fault_also_where_a_row_is_a_list_of_one() {
+    let told = |shape: &[usize]| {
+        let specs = [spec("size", DataType::Fp32, shape)];
+        let read = |text: &[u8]| decode_scoring_csv(text, &specs, 10, UnknownColumns::Refused);
+        read(b"size\nNA\n").unwrap_err().to_string()
+    };
+    for shape in [&[][..], &[1], &[1, 1]] {
+        assert_eq!(told(shape), "row 0, column `size`: expected FP32, found `NA`");
+    }
+    let not_one = "expected one FP32 in a row, which CSV can hold, and not [2]: send JSON";
+    assert_eq!(told(&[2]), format!("row 0, column `size`: {not_one}"));
+}
+
+#[test]
 fn strings_are_the_text_that_they_say_also_where_that_could_be_base64() {
     let city = [spec("city", DataType::Bytes, &[])];
     for text in [
