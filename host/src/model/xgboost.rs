@@ -37,9 +37,6 @@ const FEATURES_MAX: usize = 1 << 20;
 /// Named by its own limit because a file of a few bytes can claim any number.
 const MARGINS_MAX: usize = 1 << 16;
 
-/// The margin of a model that was never trained, whatever its `base_score` says.
-const UNTRAINED_MARGIN: f32 = 0.5;
-
 const JSON: &str = "XGBoost JSON";
 const UBJSON: &str = "XGBoost UBJSON";
 
@@ -249,11 +246,15 @@ impl LearnerParameters {
             let found = numbers.len();
             return Err(format!("`base_score` has {found} numbers: expected 1 or {margins}").into());
         }
-        if is_untrained && self.boost_from_average.as_ref().is_none_or(|flag| flag == "1") {
-            return Ok(vec![UNTRAINED_MARGIN; margins]);
-        }
+        // What was to be told from the labels, and never was, is the margin itself.
+        let is_margin = is_untrained && self.boost_from_average.as_ref().is_none_or(|flag| flag == "1");
+        let margin = |score: f32| match is_margin {
+            true if score.is_finite() => Ok(score),
+            true => Err(format!("`base_score` is {score}: expected a finite number").into()),
+            false => objective.margin(score),
+        };
         let intercepts: Result<Vec<f32>, CheckError> =
-            numbers.iter().map(|score| objective.margin(number(score, "base_score")?)).collect();
+            numbers.iter().map(|score| margin(number(score, "base_score")?)).collect();
         match intercepts?.as_slice() {
             &[intercept] => Ok(vec![intercept; margins]),
             intercepts => Ok(intercepts.to_vec()),

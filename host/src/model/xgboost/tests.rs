@@ -458,6 +458,41 @@ fn a_model_that_was_never_trained_takes_no_memory_for_its_weights() {
 }
 
 #[test]
+fn margins_of_a_model_that_was_never_trained_are_its_base_score() {
+    // What Python's XGBoost 3.2 answers to these files: the link only counts where the score is not to be guessed.
+    for (objective, base_score, flag, expected) in [
+        ("reg:squarederror", "3E-1", Some("1"), 0.3_f32),
+        ("binary:logistic", "7E-1", Some("1"), 0.668_187_74),
+        ("binary:logistic", "[7E-1]", None, 0.668_187_74),
+        ("binary:logistic", "-2", Some("1"), 0.119_202_92),
+        ("binary:logistic", "7E-1", Some("0"), 0.7),
+        ("count:poisson", "3E-1", Some("1"), 1.349_858_9),
+        ("count:poisson", "3E-1", Some("0"), 0.299_999_98),
+        ("count:poisson", "5E-1", Some("1"), 1.648_721_2),
+    ] {
+        let mut model: Value = serde_json::from_slice(fixture("untrained").json()).unwrap();
+        model["learner"]["objective"]["name"] = json!(objective);
+        let parameters = &mut model["learner"]["learner_model_param"];
+        (parameters["base_score"], parameters["num_target"]) = (json!(base_score), json!("1"));
+        parameters["num_class"] = json!("0");
+        parameters["boost_from_average"] = json!(flag);
+        let model = load(model.to_string().as_bytes()).unwrap();
+        let scores = model.score(&vec![0.0; model.feature_count()]).unwrap();
+        assert_eq!(bits(&scores), bits(&[expected]), "{objective} {base_score} {flag:?}");
+    }
+    let infinite = refusal_of("untrained", |learner| {
+        learner["learner_model_param"]["base_score"] = json!("1e39");
+        learner["learner_model_param"]["boost_from_average"] = json!("1");
+    });
+    assert!(infinite.ends_with("`base_score` is inf: expected a finite number"), "{infinite}");
+    let mut targets: Value = serde_json::from_slice(fixture("targets").json()).unwrap();
+    targets["learner"]["gradient_booster"]["model"] = json!({ "trees": [], "tree_info": [] });
+    targets["learner"]["learner_model_param"]["base_score"] = json!("[1E-1,2E-1,3E-1]");
+    let targets = load(targets.to_string().as_bytes()).unwrap();
+    assert_eq!(targets.score(&vec![0.0; targets.feature_count()]).unwrap(), [0.1, 0.2, 0.3]);
+}
+
+#[test]
 fn tells_what_scores_are() {
     let values = |name: &str| load(fixture(name).json()).unwrap().predicts_values();
     for name in ["logistic", "softprob", "multi-softmax", "binary-hinge", "dart-softprob", "softprob-vector"]
