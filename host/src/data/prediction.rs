@@ -8,8 +8,12 @@
 //! server has no more files than a busy one. What is joined takes the place of the oldest of them, and the others are removed
 //! then: where the process dies in between, some are there twice until they age out. Whoever reads from the newest back finds
 //! what was joined meanwhile, since it only ever moves to a segment that is read later.
+//!
+//! A header begins with a checksum of all that comes after it, so that damage is not taken for another answer. Records of
+//! before there were checksums have none, and programs of then skip it as they do any field that they do not know.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::io::Write as _;
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -34,6 +38,12 @@ const JOINED_SHARE: u64 = 256;
 /// A segment counts at least as this share of what may be joined. Each server that starts begins with a small one, and so many
 /// files would cost more than what is in them.
 const COUNTED_SHARE: u64 = 16;
+
+/// How a header with a checksum begins.
+const CHECKSUM_NAME: &[u8] = br#"{"crc32":""#;
+
+/// Hexadecimal digits of a checksum, before it is known.
+const NO_CHECKSUM: &str = "00000000";
 
 /// A prediction that was served.
 #[derive(Debug, Clone, PartialEq)]
@@ -125,6 +135,8 @@ struct Column {
 /// A [`Header`] as it is written, thousands of times a second while requests are answered: nothing is copied for it.
 #[derive(Serialize)]
 struct WrittenHeader<'a> {
+    /// Stands first, where it is looked for.
+    crc32: &'a str,
     id: &'a str,
     answered_at: i64,
     endpoint: &'a Name,
@@ -181,6 +193,7 @@ impl PredictionRecord {
     /// Appends it to a segment, or nothing if it fails.
     pub fn write_to(&self, segment: &mut Vec<u8>) -> Result<(), DataError> {
         let header = WrittenHeader {
+            crc32: NO_CHECKSUM,
             id: &self.id,
             answered_at: self.answered_at,
             endpoint: &self.endpoint,
@@ -207,24 +220,41 @@ impl PredictionRecord {
         for tensor in self.inputs.tensors().iter().chain(self.outputs.tensors()) {
             segment.extend_from_slice(tensor.data());
         }
+        let place = start + LENGTH_BYTES + CHECKSUM_NAME.len();
+        let after = segment.get_mut(place..).and_then(|text| text.split_at_mut_checked(NO_CHECKSUM.len()));
+        if let Some((mut digits, after)) = after {
+            // There is room for as many.
+            let _ = write!(digits, "{:08x}", crc32fast::hash(after));
+        }
         Ok(())
     }
 
-    /// Finds the prediction `id` in a segment.
+    /// Finds the prediction `id` in a segment. A damaged record is an error only where no other has that id.
     pub fn find(segment: &[u8], id: &str) -> Result<Option<Self>, DataError> {
         let mut rest = segment;
+        let mut damaged = Ok(None);
         while !rest.is_empty() {
-            let (header, data) = take_record(&mut rest)?;
-            if header.id == id {
+            let Record { header, data, is_whole } = take_record(&mut rest)?;
+            if !is_whole {
+                damaged = Err(changed(&header.id));
+            } else if header.id == id {
                 return header.with_data(data).map(Some);
             }
         }
-        Ok(None)
+        damaged
     }
 }
 
-/// Takes a record: its header and the bytes of its tensors.
-fn take_record<'a>(rest: &mut &'a [u8]) -> Result<(Header, &'a [u8]), DataError> {
+/// A record as it stands in a segment.
+struct Record<'a> {
+    header: Header,
+    /// The bytes of the tensors.
+    data: &'a [u8],
+    /// Whether it is what was written, as far as it has a checksum.
+    is_whole: bool,
+}
+
+fn take_record<'a>(rest: &mut &'a [u8]) -> Result<Record<'a>, DataError> {
     let (length, after) = rest.split_first_chunk().ok_or_else(cut)?;
     let length = u32::from_le_bytes(*length) as usize;
     if length > HEADER_MAX_BYTES {
@@ -235,7 +265,23 @@ fn take_record<'a>(rest: &mut &'a [u8]) -> Result<(Header, &'a [u8]), DataError>
         .map_err(|error| DataError::PredictionRecord { reason: error.to_string() })?;
     let (data, after) = after.split_at_checked(header.data_len()).ok_or_else(cut)?;
     *rest = after;
-    Ok((header, data))
+    Ok(Record { header, data, is_whole: is_whole(text, data) })
+}
+
+fn is_whole(header: &[u8], data: &[u8]) -> bool {
+    let checked = header.strip_prefix(CHECKSUM_NAME);
+    let Some((digits, after)) = checked.and_then(|text| text.split_at_checked(NO_CHECKSUM.len())) else {
+        return true;
+    };
+    let mut checksum = crc32fast::Hasher::new();
+    checksum.update(after);
+    checksum.update(data);
+    format!("{:08x}", checksum.finalize()).as_bytes() == digits
+}
+
+fn changed(id: &str) -> DataError {
+    let id: String = id.chars().take(80).collect();
+    DataError::PredictionRecord { reason: format!("the record of prediction `{id}` is not what was written") }
 }
 
 fn too_long(length: usize) -> DataError {
@@ -402,7 +448,8 @@ pub fn prediction_bundles(store: &Store) -> Result<BTreeSet<Digest>, DataError> 
         let Some(segment) = store.read_segment(Segments::Predictions, number)? else { continue };
         let mut rest = segment.as_slice();
         while !rest.is_empty() {
-            let (header, _) = take_record(&mut rest).map_err(damaged_segment(store, number))?;
+            // One that is damaged cannot be computed again, so that it does not matter which bundles it names.
+            let Record { header, .. } = take_record(&mut rest).map_err(damaged_segment(store, number))?;
             bundles.extend(header.answered_by.bundles().map(|answered| answered.bundle));
         }
     }

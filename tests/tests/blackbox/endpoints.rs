@@ -345,6 +345,41 @@ fn a_prediction_is_computed_again_bit_for_bit() {
 }
 
 #[test]
+fn another_answer_is_told_apart_from_a_record_that_is_damaged() {
+    let registry = two_versions();
+    let host = &registry.host;
+    let server = host.serve(["--model", "digits@1"]);
+    let (answer, headers) = server.post_with_headers("/serve/digits", ROW, &[]);
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    server.stop().expect_success();
+    let id = &headers["x-prediction-id"];
+    let file = host.state_dir().join("predictions").join("00000001.predictions");
+    let whole = std::fs::read(&file).unwrap();
+    let replay_of = |segment: &[u8]| {
+        std::fs::write(&file, segment).unwrap();
+        host.run(["replay", id])
+    };
+    // A bit of the answer.
+    let mut changed = whole.clone();
+    *changed.last_mut().unwrap() ^= 0x80;
+    let damaged = replay_of(&changed);
+    let reason = format!("is damaged: the record of prediction `{id}` is not what was written");
+    let told = format!("segment 1 of the recorded predictions, `{}`, {reason}", file.display());
+    assert!(damaged.code == 2 && damaged.stderr.contains(&told), "{} {}", damaged.code, damaged.stderr);
+    // As it was recorded when there were no checksums: without the first field of the header.
+    let before = |segment: &[u8]| {
+        let length = u32::from_le_bytes(segment[..4].try_into().unwrap()) - 19;
+        [&length.to_le_bytes(), &segment[4..5], &segment[24..]].concat()
+    };
+    assert_eq!(replay_of(&before(&whole)).code, 0);
+    let other = replay_of(&before(&changed));
+    assert!(other.code == 4 && other.stdout.contains("another answer"), "{} {}", other.code, other.stderr);
+    let other = host.run(["replay", id, "--json"]);
+    let told: Value = serde_json::from_str(&other.stdout).unwrap();
+    assert_eq!((other.code, &told["identical"]), (4, &json!(false)));
+}
+
+#[test]
 fn nothing_is_recorded_where_that_is_not_wanted() {
     let registry = two_versions();
     let server = registry.host.serve(["--model", "digits", "--record-mib", "0"]);

@@ -82,7 +82,7 @@ fn every_bit_comes_back() {
 }
 
 #[test]
-fn bundles_are_recorded_as_they_were_before_there_were_graphs() {
+fn bundles_are_recorded_as_they_were_before_there_were_graphs_and_with_a_checksum() {
     let header = format!(
         r#"{{"id":"a","answered_at":7,"endpoint":"e","version":"m@1","bundle":"{}","is_of_bundle":true,"inputs":[{{"name":"x","dtype":"FP32","shape":[1],"bytes":4}}],"outputs":[{{"name":"y","dtype":"FP32","shape":[1],"bytes":4}}]}}"#,
         Digest::of(b"bundle")
@@ -95,7 +95,37 @@ fn bundles_are_recorded_as_they_were_before_there_were_graphs() {
         ..record("a", of_bundle())
     };
     assert_eq!(PredictionRecord::find(&before, "a").unwrap(), Some(expected.clone()));
-    assert_eq!(String::from_utf8_lossy(&bytes(&expected)), String::from_utf8_lossy(&before));
+    let header = header.replacen('{', r#"{"crc32":"68a820c9","#, 1);
+    let now = segment_of(&header, &[0, 0, 128, 63, 0, 0, 0, 64]);
+    assert_eq!(String::from_utf8_lossy(&bytes(&expected)), String::from_utf8_lossy(&now));
+    assert_eq!(PredictionRecord::find(&now, "a").unwrap(), Some(expected));
+}
+
+#[test]
+fn a_record_is_what_was_written_or_told_to_be_damaged() {
+    for whole in [of_bundle(), of_graph()].map(|answered_by| bytes(&record("a", answered_by))) {
+        for place in 0..8 * whole.len() {
+            let mut changed = whole.clone();
+            changed[place / 8] ^= 1 << (place % 8);
+            match PredictionRecord::find(&changed, "a") {
+                // A bit of the checksum's name: without one it is a record as it was before.
+                Ok(Some(found)) => assert_eq!(bytes(&found), whole, "bit {place}"),
+                found => assert!(found.is_err(), "bit {place}: {found:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_damaged_record_hides_no_other_of_its_segment() {
+    let mut segment = segment();
+    let end = bytes(&record("a", of_bundle())).len();
+    segment[end - 1] ^= 1;
+    assert_eq!(PredictionRecord::find(&segment, "b").unwrap().unwrap().id, "b");
+    for id in ["a", "d"] {
+        let error = PredictionRecord::find(&segment, id).unwrap_err();
+        assert_eq!(error.to_string(), "the record of prediction `a` is not what was written");
+    }
 }
 
 #[test]
