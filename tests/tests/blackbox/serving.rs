@@ -537,6 +537,18 @@ fn the_bundles_own_component_is_no_replacement() {
 }
 
 #[test]
+fn the_bundles_own_component_with_another_config_is_told() {
+    let config = |name: &str| format!("{name}={{\"labels\": [9, 8, 7, 6, 5, 4, 3, 2, 1, 0]}}");
+    let (own, config) = (plugin("argmax-label"), config("argmax-label"));
+    let arguments = ["--model", "mnist", "--postprocess", &own, "--config", &config];
+    let server = Host::trained().serve(arguments);
+    assert_eq!(server.post("/serve/mnist", &pixels_json(&test_images()[0])).json()["label"], 2);
+    let told = server.stop().stderr;
+    let warning = "is the bundle's own component with another config: answers may differ";
+    assert_eq!(told.matches(warning).count(), 1, "{told}");
+}
+
+#[test]
 fn an_exported_bundle_serves_from_its_folder_alone() {
     let carried = tempfile::tempdir().unwrap();
     let folder = carried.path().join("bundle");

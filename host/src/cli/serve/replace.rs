@@ -8,6 +8,9 @@ use crate::cli::plugin::load;
 use crate::plugin::{PluginRuntime, Transformer, block_on};
 use crate::registry::Predictor;
 
+/// What a warning says of other transformers than those of training.
+const MAY_DIFFER: &str = "answers may differ from what was measured in training";
+
 /// Puts the user's components where the bundle's were, and tells whether they are the same. A component of the same plugin takes
 /// over config and state.
 pub(super) fn replace_transformers(
@@ -21,29 +24,39 @@ pub(super) fn replace_transformers(
         if files.is_empty() {
             return Ok(true);
         }
-        let mut replacements = Vec::new();
+        let (mut replacements, mut are_told) = (Vec::new(), false);
         for file in files {
             let (plugin, _) = load(runtime, file)?;
             let same = bundled.iter().find(|old| old.plugin().manifest().name == plugin.manifest().name);
             let (config, state) =
                 same.map_or(("{}", None), |old| (old.config(), old.state().map(<[u8]>::to_vec)));
             let given = arguments.config.iter().rev().find(|(name, _)| *name == plugin.manifest().name);
-            let config = given.map_or(config, |(_, config)| config.as_str());
-            if same.is_some_and(|old| old.plugin().digest() == plugin.digest()) {
-                output.note(&format!("`{}` is the bundle's own component", file.display()));
-            } else {
+            let given = given.map_or(config, |(_, config)| config.as_str());
+            let (file, is_own) =
+                (file.display(), same.is_some_and(|old| old.plugin().digest() == plugin.digest()));
+            if is_own && given == config {
+                output.note(&format!("`{file}` is the bundle's own component"));
+            } else if is_own {
                 output.warn(&format!(
-                    "`{}` ({}) replaces the bundle's {}: answers may differ from what was measured in training",
-                    file.display(),
-                    plugin.digest(),
-                    describe(bundled),
+                    "`{file}` is the bundle's own component with another config: {MAY_DIFFER}"
                 ));
+                are_told = true;
+            } else {
+                let (digest, before) = (plugin.digest(), describe(bundled));
+                output.warn(&format!("`{file}` ({digest}) replaces the bundle's {before}: {MAY_DIFFER}"));
+                are_told = true;
             }
-            replacements.push(block_on(Transformer::open(&plugin, config, state))?);
+            replacements.push(block_on(Transformer::open(&plugin, given, state))?);
         }
         let before = std::mem::replace(bundled, replacements);
-        Ok(before.len() == bundled.len()
-            && before.iter().zip(bundled.iter()).all(|(old, new)| is_same(old, new)))
+        let are_same = before.len() == bundled.len()
+            && before.iter().zip(bundled.iter()).all(|(old, new)| is_same(old, new));
+        // Each may be the bundle's own, and not all of them be there, or not in their order.
+        if !are_same && !are_told {
+            let (now, before) = (describe(bundled), describe(&before));
+            output.warn(&format!("{now} replaces the bundle's {before}: {MAY_DIFFER}"));
+        }
+        Ok(are_same)
     };
     let is_same_before = replace(&arguments.plugins, &mut parts.preprocess)?;
     let is_same_after = replace(&arguments.postprocess, &mut parts.postprocess)?;
