@@ -172,12 +172,14 @@ pub enum RegistryError {
         limit: u64,
     },
     /// There is no such model.
-    #[error("there is no model `{name}`{}", known(models))]
+    #[error("there is no model `{name}`{}{}", known(models), folder_called(name, *is_folder))]
     UnknownModel {
         /// The name.
         name: Name,
         /// Some of the models there are.
         models: Vec<String>,
+        /// Whether a bundle folder here is called so.
+        is_folder: bool,
     },
     /// Nothing was added to the model yet.
     #[error("model `{name}` has no version yet")]
@@ -321,6 +323,11 @@ fn has(aliases: &[String]) -> String {
             format!(": it has {}", names.join(", "))
         }
     }
+}
+
+/// What is said where somebody may have meant a folder.
+fn folder_called(name: &Name, is_there: bool) -> String {
+    if is_there { format!("; the bundle folder that is called so is `./{name}`") } else { String::new() }
 }
 
 fn known(models: &[String]) -> String {

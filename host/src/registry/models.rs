@@ -103,7 +103,8 @@ impl ModelReference {
     /// Like [`str::parse`], with bundle folders that start from `folder`.
     ///
     /// What no name can be, for it has a `/` or begins with `.`, is a folder, whether it is there or not: who needs the bundle
-    /// tells that. Of names those are folders that are there.
+    /// tells that. What may be a name is one, whatever lies there: who may write beside a file of endpoints must not decide which
+    /// model is served. What is neither, such as `a=1`, is a folder that is there.
     pub fn parse_in(folder: &Path, text: &str) -> Result<Self, RegistryError> {
         let wrong = || RegistryError::Reference { text: text.chars().take(200).collect() };
         if text.starts_with("sha256:") {
@@ -113,14 +114,31 @@ impl ModelReference {
             return Self::parse_uri(of_model).ok_or_else(wrong);
         }
         let path = folder.join(text);
-        if text.contains('/') || text.starts_with('.') || path.join(MANIFEST_FILE).is_file() {
+        if text.contains('/') || text.starts_with('.') {
             return Ok(Self::Folder(path));
         }
+        let is_there = path.join(MANIFEST_FILE).is_file();
+        match Self::parse_name(text) {
+            Some(named) => {
+                if is_there {
+                    tracing::warn!(
+                        "`{text}` is a model's name: the bundle folder that is called so is `./{text}`"
+                    );
+                }
+                Ok(named)
+            }
+            None if is_there => Ok(Self::Folder(path)),
+            None => Err(wrong()),
+        }
+    }
+
+    /// Reads `name` or `name@version`.
+    fn parse_name(text: &str) -> Option<Self> {
         let (name, version) = match text.split_once('@') {
-            Some((name, version)) => (name, version.parse().map_err(|_| wrong())?),
+            Some((name, version)) => (name, version.parse().ok()?),
             None => (text, VersionSelector::Newest),
         };
-        Ok(Self::Name(name.parse().map_err(|_| wrong())?, version))
+        Some(Self::Name(name.parse().ok()?, version))
     }
 
     /// Reads what stands after `models:/` in a URI of MLflow's: `name@alias`, `name/2` or `name/latest`. A name alone is the id of
@@ -272,7 +290,8 @@ impl Registry {
             Err(error) if error.code() == ErrorCode::ResourceDoesNotExist => {
                 let search = RegistrySearch { max_results: Some(NAMES_SHOWN), ..RegistrySearch::default() };
                 let models = self.search_models(search).await?.found.into_iter().map(|model| model.name);
-                Err(RegistryError::UnknownModel { name: name.clone(), models: models.collect() })
+                let is_folder = Path::new(name.as_str()).join(MANIFEST_FILE).is_file();
+                Err(RegistryError::UnknownModel { name: name.clone(), models: models.collect(), is_folder })
             }
             found => Ok(found?),
         }
@@ -350,11 +369,19 @@ mod tests {
         let gone = ModelReference::parse_in(base.path(), "./gone").unwrap();
         let error = resolve_unnamed(&store, &gone).unwrap_err();
         assert!(matches!(error, RegistryError::NoFolder { .. }), "{error}");
-        // Of what may be a name the folder that is there is meant.
-        let in_base = |text| ModelReference::parse_in(base.path(), text).unwrap();
-        assert!(matches!(in_base("bundle"), ModelReference::Name(..)));
-        std::fs::create_dir(base.path().join("bundle")).unwrap();
-        std::fs::write(base.path().join("bundle").join(MANIFEST_FILE), "{}").unwrap();
-        assert_eq!(in_base("bundle"), ModelReference::Folder(base.path().join("bundle")));
+        // What may be a name is one, also where a folder is called so; the folder is `./bundle`.
+        let in_base = |text| ModelReference::parse_in(base.path(), text);
+        let called = ["bundle", "bundle@2", "bundle@champion"];
+        let before = called.map(|text| in_base(text).unwrap());
+        for text in called.into_iter().chain(["a=1"]) {
+            std::fs::create_dir(base.path().join(text)).unwrap();
+            std::fs::write(base.path().join(text).join(MANIFEST_FILE), "{}").unwrap();
+        }
+        assert_eq!(called.map(|text| in_base(text).unwrap()), before);
+        assert!(before.iter().all(|model| matches!(model, ModelReference::Name(..))), "{before:?}");
+        for (text, folder) in [("./bundle", "./bundle"), ("a=1", "a=1")] {
+            assert_eq!(in_base(text).unwrap(), ModelReference::Folder(base.path().join(folder)));
+        }
+        assert!(in_base("b=1").is_err());
     }
 }

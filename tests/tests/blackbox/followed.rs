@@ -142,13 +142,13 @@ fn a_folder_that_vanishes_is_served_on_and_told_once() {
     let host = &registry.host;
     let folder = host.state_dir().join("exported");
     registry.run(&["model", "export", "digits@1", folder.to_str().unwrap()]).expect_success();
-    let file = write(host, "version: 1\nendpoints: { one: { model: exported } }\n");
+    let file = write(host, "version: 1\nendpoints: { one: { model: ./exported } }\n");
     let server = host.serve(["--endpoints", &file]);
     let before = ask(&server, "/serve/one", &[]);
     assert_eq!(before.0, 200);
     std::fs::remove_dir_all(&folder).unwrap();
     // A change that is taken up shows that the server has looked since.
-    write(host, "version: 1\nendpoints: { one: { model: exported }, two: { model: digits@2 } }\n");
+    write(host, "version: 1\nendpoints: { one: { model: ./exported }, two: { model: digits@2 } }\n");
     wait_for("another endpoint is not served", || server.post("/serve/two", ROW).status == 200);
     assert_eq!(ask(&server, "/serve/one", &[]), before);
     let told = server.stop().stderr;
@@ -213,6 +213,35 @@ fn a_folder_is_told_without_needless_dots() {
     }
     let told = server.stop().stderr;
     assert!(told.contains("endpoint `one`: ") && told.contains("`./exported/bundle.json`"), "{told}");
+}
+
+#[test]
+fn a_folder_that_is_called_like_a_model_does_not_take_its_place() {
+    let registry = two_versions();
+    registry.run(&["model", "alias", "digits@2", "champion"]).expect_success();
+    let host = &registry.host;
+    for called in ["digits@champion", "digits", "other"] {
+        let folder = host.state_dir().join(called);
+        registry.run(&["model", "export", "digits@1", folder.to_str().unwrap()]).expect_success();
+    }
+    let text = "version: 1\nendpoints: { one: { model: digits@champion }, two: { model: digits } }\n";
+    let server = host.serve(["--endpoints", &write(host, text)]);
+    for path in ["/serve/one", "/serve/two"] {
+        assert_eq!(ask(&server, path, &[]).1, "digits@2", "{path}");
+    }
+    let told = server.stop().stderr;
+    let warning =
+        "`digits@champion` is a model's name: the bundle folder that is called so is `./digits@champion`";
+    assert!(told.contains(warning), "{told}");
+    let shown = |model: &str| {
+        let mut command = host.command();
+        command.current_dir(host.state_dir()).args(["model", "show", model]);
+        let ran = command.output().unwrap();
+        (ran.status.code(), String::from_utf8(ran.stderr).unwrap())
+    };
+    assert_eq!(shown("./other").0, Some(0));
+    let (code, told) = shown("other");
+    assert!(code == Some(2) && told.contains("the bundle folder that is called so is `./other`"), "{told}");
 }
 
 #[test]
