@@ -21,7 +21,7 @@ use crate::registry::{
     self, BundleManifest, ModelReference, ModelVersion, RegisteredModel, Registry, RegistryError,
     TransformerEntry, VersionSelector, YANKED_TAG,
 };
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::track::Pair;
 
 #[derive(Debug, Subcommand)]
@@ -308,20 +308,38 @@ fn list(
     for (model, versions) in models {
         for version in versions {
             let mut cells = vec![model.name.clone(), version.number.to_string(), version.aliases.join(", ")];
-            match version.bundle {
-                Some(bundle) => {
-                    let manifest = registry::read_bundle(store, bundle)?;
+            let mut mark = if version.is_yanked() { "yanked" } else { "" };
+            match version.bundle.map(|bundle| (bundle, registry::read_bundle(store, bundle))) {
+                Some((bundle, Ok(manifest))) => {
                     let accuracy = manifest.metrics.get("accuracy").copied().unwrap_or(f64::NAN);
                     let dataset = manifest.dataset.map(|dataset| dataset.name.to_string());
                     cells.extend([dataset.unwrap_or_default(), number_text(accuracy), bundle.short()]);
                 }
+                // The others are what they were.
+                Some((bundle, Err(error))) if is_of_bundle(&error) => {
+                    output.warn(&format!("{}@{}: {error}", model.name, version.number));
+                    mark = "damaged";
+                    cells.extend([String::new(), "-".to_owned(), bundle.short()]);
+                }
+                Some((_, Err(error))) => return Err(error.into()),
                 None => cells.extend([String::new(), String::new(), "none".to_owned()]),
             }
-            cells.push(if version.is_yanked() { "yanked" } else { "" }.to_owned());
+            cells.push(mark.to_owned());
             table.row(cells);
         }
     }
     Ok(output.table(&table)?)
+}
+
+/// Whether a manifest is gone or is none, and not the store that has failed, for all of them.
+fn is_of_bundle(error: &RegistryError) -> bool {
+    match error {
+        RegistryError::Store(error) => {
+            matches!(error, StoreError::Missing { .. } | StoreError::Damaged { .. })
+        }
+        RegistryError::Manifest { .. } | RegistryError::TooLarge { .. } => true,
+        _ => false,
+    }
 }
 
 fn told_tags(tags: &[Pair]) -> Value {

@@ -449,3 +449,22 @@ fn differences_of_bundles_are_told() {
         "error: model `digits` has no alias `best`: it has none"
     );
 }
+
+#[test]
+fn a_version_whose_manifest_is_gone_hides_no_other() {
+    let registry = Registry::new(None);
+    registry.train("1");
+    registry.train("2");
+    let bundle = registry.run(&["model", "show", "digits@1", "--json"]).json()["bundle"].clone();
+    let hex = bundle.as_str().unwrap().trim_start_matches("sha256:");
+    std::fs::remove_file(registry.host.state_dir().join("blobs/sha256").join(&hex[..2]).join(hex)).unwrap();
+    let listed = registry.run(&["model", "list"]);
+    let warning = format!("digits@1: there is no blob sha256:{hex}");
+    assert!(listed.stderr.contains(&warning), "{}", listed.stderr);
+    let table = listed.expect_success();
+    let (damaged, others): (Vec<&str>, Vec<&str>) =
+        table.lines().skip(1).partition(|line| line.ends_with("damaged"));
+    assert!(damaged.len() == 1 && others.len() == 1, "{table}");
+    assert!(damaged[0].contains(&hex[..12]) && !others[0].contains(&hex[..12]), "{table}");
+}
+
