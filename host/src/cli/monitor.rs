@@ -132,9 +132,9 @@ fn list(alerts: &[Alert], endpoint: Option<&Name>, output: &Output) -> anyhow::R
 fn print(report: &MonitorReport, shown: usize, output: &Output) -> anyhow::Result<()> {
     let mut table = Table::new(&["FEATURE", "STATISTIC", ">VALUE", ">THRESHOLD", "VERDICT"]);
     for score in report.scores.iter().take(shown) {
-        table.row(vec![
-            score.feature.clone(),
-            score.statistic.clone(),
+        table.styled_row(vec![
+            printable(&score.feature),
+            printable(&score.statistic),
             number_text(score.value),
             number_text(score.threshold),
             verdict_text(score.verdict),

@@ -69,7 +69,13 @@ impl Output {
 
     /// Writes a name and what it is, aligned with its neighbours.
     pub(super) fn field(&self, name: &str, value: impl std::fmt::Display) -> std::io::Result<()> {
-        self.line(&format!("{} {value}", pad_str(&style(name).dim().to_string(), 14, Alignment::Left, None)))
+        self.styled_field(name, printable(&value.to_string()))
+    }
+
+    /// The same of a value with a style, of which nothing is from outside.
+    pub(super) fn styled_field(&self, name: &str, value: impl std::fmt::Display) -> std::io::Result<()> {
+        let name = style(printable(name)).dim().to_string();
+        self.line(&format!("{} {value}", pad_str(&name, 14, Alignment::Left, None)))
     }
 
     /// Writes a table.
@@ -141,12 +147,17 @@ impl Table {
     /// A table with these columns; a name that starts with `>` is right-aligned.
     pub(super) fn new(header: &[&str]) -> Self {
         let right = header.iter().map(|name| name.starts_with('>')).collect();
-        let header = header.iter().map(|name| name.trim_start_matches('>').to_owned()).collect();
+        let header = header.iter().map(|name| printable(name.trim_start_matches('>'))).collect();
         Self { header, right, rows: Vec::new() }
     }
 
     /// Adds a row.
     pub(super) fn row(&mut self, cells: Vec<String>) {
+        self.styled_row(cells.iter().map(|cell| printable(cell)).collect());
+    }
+
+    /// Adds a row of which some cells have styles; what is from outside in it is printable.
+    pub(super) fn styled_row(&mut self, cells: Vec<String>) {
         self.rows.push(cells);
     }
 }
@@ -337,5 +348,16 @@ mod tests {
     fn a_terminal_obeys_nothing_from_outside() {
         assert_eq!(printable("a\u{1b}[31m\nü"), "a\\u{1b}[31m\\nü");
         assert_eq!(message("no `a\nb\u{1b}`\nhint: give\tone"), "no `a\\nb\\u{1b}`\nhint: give\\tone");
+        console::set_colors_enabled(false);
+        let mut table = Table::new(&["a\u{1b}[2J", "b"]);
+        table.row(vec!["c\u{1b}]0;d\u{7}".into(), "e\r\nf".into()]);
+        table.styled_row(vec![style("g").force_styling(true).red().to_string(), String::new()]);
+        let told = table.to_string();
+        let lines: Vec<&str> = told.lines().collect();
+        assert!(
+            lines[0].starts_with("a\\u{1b}[2J") && lines[1] == "c\\u{1b}]0;d\\u{7}  e\\r\\nf",
+            "{told:?}"
+        );
+        assert!(lines.len() == 3 && lines[2].starts_with("\u{1b}[31mg"), "{told:?}");
     }
 }

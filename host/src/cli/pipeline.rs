@@ -259,7 +259,7 @@ async fn show_plan(
             PreviewedOutcome::Fail => style("fail").red(),
         };
         let cells = [preview.step.as_str(), preview.uses, &outcome.to_string(), &printable(&preview.reason)];
-        table.row(cells.map(str::to_owned).to_vec());
+        table.styled_row(cells.map(str::to_owned).to_vec());
     }
     Ok(output.table(&table)?)
 }

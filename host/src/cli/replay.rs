@@ -50,7 +50,7 @@ pub(super) fn run(
         true => style("identical, bit for bit").green(),
         false => style("another answer").red(),
     };
-    output.field("replayed", verdict)?;
+    output.styled_field("replayed", verdict)?;
     if !is_identical {
         output.field("then", printable(&rows(&record.outputs)?.to_string()))?;
         output.field("now", printable(&rows(&replayed.outputs)?.to_string()))?;

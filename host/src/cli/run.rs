@@ -6,7 +6,7 @@ use clap::Subcommand;
 use console::style;
 use serde_json::json;
 
-use super::output::{Output, Table, age_text, duration_text, number_text, sparkline};
+use super::output::{Output, Table, age_text, duration_text, number_text, printable, sparkline};
 use super::state::{StateArguments, wait};
 use crate::domain::Direction;
 use crate::track::{Experiment, Metric, Run, RunSearch, RunStatus, Tracker, ViewType, now_ms};
@@ -170,7 +170,7 @@ async fn list(
             info.end_time.map(|end| duration_text(end - info.start_time)).unwrap_or_default(),
         ];
         row.extend(metrics.iter().zip(&best).map(|(key, best)| value_text(value_of(run, key), *best)));
-        table.row(row);
+        table.styled_row(row);
     }
     output.table(&table)?;
     if runs.is_empty() {
@@ -304,13 +304,13 @@ fn compare(runs: &[Run], all: bool, output: &Output) -> anyhow::Result<()> {
     metrics.dedup();
     for key in metrics {
         let best = best_of(key, runs);
-        table.row(row_of(key, runs, |run| value_text(value_of(run, key), best)));
+        table.styled_row(row_of(key, runs, |run| value_text(value_of(run, key), best)));
     }
     Ok(output.table(&table)?)
 }
 
 fn row_of(title: &str, runs: &[Run], cell: impl Fn(&Run) -> String) -> Vec<String> {
-    std::iter::once(title.to_owned()).chain(runs.iter().map(cell)).collect()
+    std::iter::once(printable(title)).chain(runs.iter().map(cell)).collect()
 }
 
 async fn watch(tracker: &Tracker, mut run: Run, output: &Output) -> anyhow::Result<()> {

@@ -13,7 +13,7 @@ use tokio::runtime::Runtime;
 
 use self::progress::Progress;
 use super::model::note_if_yanked;
-use super::output::{Output, Table, number_text};
+use super::output::{Output, Table, number_text, printable};
 use super::run::find;
 use super::state::StateArguments;
 use super::train::{ProgramSupport, TrainOptions, check_resumed, run_start, start_threads, status_of, tag};
@@ -443,8 +443,8 @@ fn print(
             if is_best { style(format!("{value}*")).green().to_string() } else { format!("{value} ") };
         let run = report.run_id.get(..8).unwrap_or(&report.run_id).to_owned();
         let mut row = vec![report.trial.to_string(), run, report.ended.as_str().to_owned(), value];
-        row.extend(report.params.iter().map(|(_, value)| value.clone()));
-        table.row(row);
+        row.extend(report.params.iter().map(|(_, value)| printable(value)));
+        table.styled_row(row);
     }
     output.table(&table)?;
     output.line("")?;

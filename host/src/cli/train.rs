@@ -302,7 +302,7 @@ fn confusion(counts: &[Vec<u64>]) -> String {
             (count, true) => style(count).green().to_string(),
             (count, false) => count.to_string(),
         }));
-        table.row(cells);
+        table.styled_row(cells);
     }
     table.to_string().trim_end().to_owned()
 }

@@ -468,3 +468,17 @@ fn a_version_whose_manifest_is_gone_hides_no_other() {
     assert!(damaged[0].contains(&hex[..12]) && !others[0].contains(&hex[..12]), "{table}");
 }
 
+#[test]
+fn nothing_of_a_bundle_is_obeyed_by_a_terminal() {
+    let registry = Registry::new(None);
+    registry.train("1");
+    let folder = registry.host.state_dir().join("odd");
+    registry.run(&["model", "export", "digits@1", folder.to_str().unwrap()]).expect_success();
+    let manifest = folder.join("bundle.json");
+    let mut told: Value = serde_json::from_slice(&std::fs::read(&manifest).unwrap()).unwrap();
+    told["parameters"]["a\u{1b}[2J"] = json!("b\r\nbundle sha256:forged\u{1b}]0;title\u{7}");
+    std::fs::write(&manifest, told.to_string()).unwrap();
+    let shown = registry.run(&["model", "show", folder.to_str().unwrap()]).expect_success();
+    assert!(shown.contains("a\\u{1b}[2J = b\\r\\nbundle sha256:forged\\u{1b}]0;title\\u{7}"), "{shown}");
+    assert!(!shown.chars().any(|letter| letter.is_control() && letter != '\n'), "{shown:?}");
+}

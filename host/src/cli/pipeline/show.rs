@@ -32,11 +32,11 @@ pub(super) async fn show(run: &str, records: &Records, output: &Output) -> anyho
     output.line("")?;
     let mut table = Table::new(&["STEP", "STATUS", ">TIME", "RUN", "OUTPUTS"]);
     for step in &steps {
-        table.row(vec![
-            step.step.clone(),
+        table.styled_row(vec![
+            printable(&step.step),
             mark(step.status).trim_end().to_owned(),
             time(step.started_at, step.ended_at),
-            step.run_id.chars().take(8).collect(),
+            printable(&step.run_id).chars().take(8).collect(),
             outputs(step),
         ]);
     }
@@ -103,7 +103,8 @@ fn outputs(step: &StepRecord) -> String {
     if !step.reason.is_empty() {
         return printable(&step.reason);
     }
-    let parts = step.outputs.iter().map(|(name, value)| format!("{}={}", style(name).dim(), shown(value)));
+    let parts =
+        step.outputs.iter().map(|(name, value)| format!("{}={}", style(printable(name)).dim(), shown(value)));
     parts.collect::<Vec<_>>().join(" ")
 }
 

@@ -45,13 +45,13 @@ pub(super) async fn list(name: Option<&str>, registry: &Registry, output: &Outpu
     }
     let mut table = Table::new(&["PIPELINE", "TRIGGER", "NEXT", "LAST", "RUN", "STATUS", "WHY"]);
     for record in &found {
-        table.row(vec![
-            record.pipeline.clone(),
-            record.trigger.clone(),
+        table.styled_row(vec![
+            printable(&record.pipeline),
+            printable(&record.trigger),
             record.next_at.map(time_text).unwrap_or_default(),
             record.fired_at.map(|at| age_text(now_ms - at)).unwrap_or_default(),
             record.run_id.iter().flat_map(|run_id| run_id.chars().take(8)).collect(),
-            record.status.clone().unwrap_or_default(),
+            printable(record.status.as_deref().unwrap_or_default()),
             why(record),
         ]);
     }
@@ -62,7 +62,7 @@ pub(super) async fn list(name: Option<&str>, registry: &Registry, output: &Outpu
 fn why(record: &TriggerRecord) -> String {
     match (&record.problem, &record.cause) {
         (Some(problem), _) => style(format!("cannot start: {}", printable(problem))).red().to_string(),
-        (None, Some(cause)) => short_cause(cause),
+        (None, Some(cause)) => printable(&short_cause(cause)),
         (None, None) => String::new(),
     }
 }
