@@ -62,7 +62,7 @@ pub fn decode_scoring_csv(
     let told = |error: csv::Error| JsonError::new(format!("the body is not CSV: {error}"));
     let mut reader = csv::ReaderBuilder::new().from_reader(text);
     let names: Vec<String> = reader.headers().map_err(told)?.iter().map(str::to_owned).collect();
-    let spread = spread(specs, &names)?;
+    let spread = spread(specs, &names, unknown)?;
     let mut columns = Columns::new(spread.as_deref().unwrap_or(specs), unknown);
     let order = columns.order(names.iter().map(String::as_str))?;
     let mut record = csv::StringRecord::new();
@@ -166,7 +166,7 @@ fn take_split(scanner: &mut Scanner<'_>, specs: &[ColumnSpec], rows_max: usize) 
         return Err(JsonError::new("`dataframe_split` has no `data`: expected a list of rows"));
     };
     let spread = match &names {
-        Some(names) => spread(specs, names)?,
+        Some(names) => spread(specs, names, UnknownColumns::Ignored)?,
         None => numbered(specs, &mut data.clone()),
     };
     let mut columns = Columns::new(spread.as_deref().unwrap_or(specs), UnknownColumns::Ignored);
@@ -213,7 +213,8 @@ fn take_records(
 ) -> Result<Batch, JsonError> {
     let spread = match specs {
         [only] if only.row_elements() > 1 => {
-            spread(specs, &names_of_first(&mut scanner.clone(), names_max(specs))?)?
+            let names = names_of_first(&mut scanner.clone(), names_max(specs))?;
+            spread(specs, &names, UnknownColumns::Ignored)?
         }
         _ => None,
     };
@@ -259,7 +260,8 @@ fn take_columns(
 ) -> Result<Batch, JsonError> {
     let spread = match specs {
         [only] if only.row_elements() > 1 => {
-            spread(specs, &names_of_fields(&mut scanner.clone(), names_max(specs))?)?
+            let names = names_of_fields(&mut scanner.clone(), names_max(specs))?;
+            spread(specs, &names, UnknownColumns::Ignored)?
         }
         _ => None,
     };

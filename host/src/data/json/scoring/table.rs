@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 
-use super::super::JsonError;
 use super::super::scan::Scanner;
+use super::super::{JsonError, UnknownColumns};
 use crate::domain::{Batch, ColumnSpec, Tensor};
 
 /// Elements of the only column up to which a table is taken for it. Names are looked for one by one.
@@ -48,13 +48,22 @@ pub(super) fn check_cells(text: &[u8], names_max: usize) -> Result<(), JsonError
 
 /// The columns of one element that the only column is written as, by these names, in the order of its elements: a model that was
 /// imported without a signature has one column of all features, and those who ask it have a table. None where the column is there by its
-/// name, or they are more or fewer. Where the elements have names, others than these are an error.
-pub(super) fn spread(specs: &[ColumnSpec], names: &[String]) -> Result<Option<Vec<ColumnSpec>>, JsonError> {
+/// name, or they are more or fewer. Where the elements have names, others than these are an error, unless others may be ignored and
+/// none is missing.
+pub(super) fn spread(
+    specs: &[ColumnSpec],
+    names: &[String],
+    unknown: UnknownColumns,
+) -> Result<Option<Vec<ColumnSpec>>, JsonError> {
     let Some(only) = only_of_table(specs) else { return Ok(None) };
     let elements = only.row_elements();
     // What the bundle of somebody else says need not be true.
     let known = if only.element_names.len() == elements { only.element_names.as_slice() } else { &[] };
-    let ordered: Vec<&String> = if !known.is_empty() && are_the_same(known, names) {
+    let is_named = !known.is_empty() && are_in(known, names);
+    // One more name may be that of the column itself, which then has the rows.
+    let may_be_more =
+        unknown == UnknownColumns::Ignored && (known.contains(&only.name) || !names.contains(&only.name));
+    let ordered: Vec<&String> = if is_named && (known.len() == names.len() || may_be_more) {
         known.iter().collect()
     } else if names.is_empty() || names.contains(&only.name) {
         return Ok(None);
@@ -99,10 +108,13 @@ fn one_of(column: &ColumnSpec, name: &str) -> ColumnSpec {
     }
 }
 
-/// Whether these are the same names, in whatever order.
-fn are_the_same(known: &[String], names: &[String]) -> bool {
-    known == names
-        || (known.len() == names.len() && known.iter().collect::<HashSet<_>>() == names.iter().collect())
+/// Whether all that are known are among the names, in whatever order.
+fn are_in(known: &[String], names: &[String]) -> bool {
+    if known == names {
+        return true;
+    }
+    let names: HashSet<&String> = names.iter().collect();
+    known.iter().all(|name| names.contains(name))
 }
 
 /// The names in the order of the places that they mean: numbers from 0, as pandas calls columns that were given no names, or such

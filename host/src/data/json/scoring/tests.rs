@@ -173,6 +173,28 @@ fn a_table_is_put_into_the_order_of_the_elements_that_have_names() {
     ] {
         assert_eq!(decode(body, &features).unwrap_err(), format!("{start}{wrong}"));
     }
+    // What nobody asked for is ignored where that is said, as MLflow does it.
+    for same in [
+        r#"{"dataframe_split": {"columns": ["debt", "income", "age", "features"], "data": [[0, 1, 2, 3], ["", 4, 5, 6.5]]}}"#,
+        r#"{"dataframe_records": [{"age": 2, "features": 3, "debt": [], "income": 1}, {"income": 4, "features": 6.5, "age": 5}]}"#,
+        r#"{"inputs": {"features": [3, 6.5], "age": [2, 5], "debt": 0, "income": [1, 4]}}"#,
+    ] {
+        assert_eq!(decode(same, &features).unwrap(), expected, "{same}");
+    }
+    let more = ",income,age,features\n0,1,2,3\n1,4,5,6.5\n";
+    let taken = decode_scoring_csv(more.as_bytes(), &features, 3, UnknownColumns::Ignored);
+    assert_eq!(taken.unwrap(), expected);
+    let twice = r#"{"dataframe_split": {"columns": ["income", "age", "features", "age"], "data": []}}"#;
+    assert_eq!(decode(twice, &features).unwrap_err(), "column `age`: appears twice");
+    // The column itself, beside which its elements are what nobody asked for.
+    let table = ["income", "age", "debt"].map(str::to_owned).to_vec();
+    let other = [ColumnSpec { element_names: table, ..unnamed[0].clone() }];
+    let both = r#"{"inputs": {"income": 7, "age": 8, "debt": 9, "features": [[1, 2, 3], [4, 5, 6.5]]}}"#;
+    assert_eq!(decode(both, &other).unwrap(), expected);
+    let more = "loan,income,age,debt\n0,1,2,3\n1,4,5,6.5\n";
+    let refused = decode_scoring_csv(more.as_bytes(), &other, 3, UnknownColumns::Refused).unwrap_err();
+    assert_eq!(refused.to_string(), format!("{start}unknown `loan`"));
+    assert_eq!(decode_scoring_csv(more.as_bytes(), &other, 3, UnknownColumns::Ignored).unwrap(), expected);
     let more: Vec<String> = (0..12).map(|index| format!(r#""c{index}": [1]"#)).collect();
     let error = decode(&format!(r#"{{"inputs": {{{}}}}}"#, more.join(", ")), &features).unwrap_err();
     assert!(error.ends_with("`c8`, `c9`, …"), "{error}");
