@@ -37,8 +37,8 @@ pub use dataset::{
 pub use error::DataError;
 pub use filter::{Filter, FilterError};
 pub use json::{
-    JsonError, RowForm, UnknownColumns, decode_rows, decode_scoring, decode_scoring_csv, decode_untyped,
-    encode_predictions, encode_rows, encode_rows_of_any_bytes, encode_tensors, rows_len_max,
+    JsonError, RowForm, UnknownColumns, can_be_csv, decode_rows, decode_scoring, decode_scoring_csv,
+    decode_untyped, encode_predictions, encode_rows, encode_rows_of_any_bytes, encode_tensors, rows_len_max,
 };
 pub use prediction::{
     AnsweredBy, BundleRecord, GraphRecord, PartRecord, PredictionRecord, PredictionWriter, find_prediction,

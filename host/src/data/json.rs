@@ -18,7 +18,7 @@ pub(crate) use length::elements_len_max;
 pub use length::rows_len_max;
 pub use rows::decode_rows;
 pub(crate) use scan::Scanner;
-pub use scoring::{decode_scoring, decode_scoring_csv};
+pub use scoring::{can_be_csv, decode_scoring, decode_scoring_csv};
 pub use untyped::decode_untyped;
 pub use write::{encode_predictions, encode_rows, encode_rows_of_any_bytes, encode_tensors};
 pub(crate) use write::{write_elements, write_string};

@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::rows::column_of_bytes;
 use super::{Deployment, Endpoints, example};
+use crate::data::can_be_csv;
 use crate::domain::{ColumnSpec, DataType};
 
 /// The greatest number that FP32 holds in as few digits as name it, as answers have it. It is a little greater than that number,
@@ -116,7 +117,7 @@ fn request_content(inputs: &[ColumnSpec], example: Option<Value>) -> Map<String,
         }
     }
     content.insert("application/json".to_owned(), rows_media(inputs, example));
-    if inputs.iter().all(|column| column.shape.is_empty()) {
+    if can_be_csv(inputs) {
         // With a line of names.
         content.insert("text/csv".to_owned(), json!({ "schema": { "type": "string" } }));
     }
@@ -203,7 +204,40 @@ fn error_schema() -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::decode_rows;
+    use crate::data::{UnknownColumns, decode_rows, decode_scoring_csv};
+
+    #[test]
+    fn csv_is_there_where_it_is_taken() {
+        let column = |name: &str, dtype, shape: &[usize]| ColumnSpec {
+            name: name.to_owned(),
+            dtype,
+            shape: shape.to_vec(),
+            nullable: false,
+            element_names: Vec::new(),
+        };
+        let named = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        let features = column("features", DataType::Fp32, &[2]);
+        for (inputs, has_csv) in [
+            (vec![column("a", DataType::Int64, &[]), column("b", DataType::Bytes, &[])], true),
+            // A model that was imported without a signature, with names for its features and without.
+            (vec![features.clone()], true),
+            (vec![ColumnSpec { element_names: named(&["a", "b"]), ..features.clone() }], true),
+            (vec![features, column("b", DataType::Fp32, &[])], false),
+            (vec![column("pixels", DataType::Uint8, &[28, 28])], false),
+        ] {
+            let content = request_content(&inputs, Some(json!({})));
+            assert_eq!(content.contains_key("text/csv"), has_csv, "{inputs:?}");
+            let names =
+                (0..inputs.iter().map(ColumnSpec::row_elements).sum()).map(|place| match &inputs[..] {
+                    [only] => only.element_names.get(place).cloned().unwrap_or_else(|| format!("c{place}")),
+                    all => all.get(place).map_or_else(|| "c".to_owned(), |column| column.name.clone()),
+                });
+            let names: Vec<String> = names.collect();
+            let text = format!("{}\n{}\n", names.join(","), vec!["1"; names.len()].join(","));
+            let taken = decode_scoring_csv(text.as_bytes(), &inputs, 1, UnknownColumns::Refused);
+            assert_eq!(taken.is_ok(), has_csv, "{inputs:?}");
+        }
+    }
 
     #[test]
     fn the_bounds_of_numbers_are_those_that_are_taken() {

@@ -11,6 +11,7 @@ use super::scan::{INFINITY, NEGATIVE_INFINITY, Scanner, is_number};
 use super::{JsonError, UnknownColumns, write_string};
 use crate::data::csv::parse_bool;
 use crate::domain::{Batch, ColumnSpec, DataType};
+pub use table::can_be_csv;
 use table::{check_cells, names_max, numbered, spread, together, too_many_names};
 
 /// The fields that hold rows.

@@ -46,6 +46,11 @@ pub(super) fn check_cells(text: &[u8], names_max: usize) -> Result<(), JsonError
     }
 }
 
+/// Whether rows of these columns can be CSV.
+pub fn can_be_csv(specs: &[ColumnSpec]) -> bool {
+    specs.iter().all(|spec| spec.shape.is_empty()) || only_of_table(specs).is_some()
+}
+
 /// The columns of one element that the only column is written as, by these names, in the order of its elements: a model that was
 /// imported without a signature has one column of all features, and those who ask it have a table. None where the column is there by its
 /// name, or they are more or fewer. Where the elements have names, others than these are an error, unless others may be ignored and
