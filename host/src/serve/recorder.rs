@@ -173,6 +173,11 @@ impl PredictionIds {
     }
 }
 
+/// Whether a text could be such an id.
+pub(super) fn is_prediction_id(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::graph::{Answering, OfRows, answer, take_columns};
+use super::recorder::is_prediction_id;
 use super::{ApiError, Node};
 use crate::data::{AnsweredBy, DataError, GraphRecord, PredictionRecord, find_prediction};
 use crate::domain::{Batch, Digest, Name};
@@ -30,6 +31,14 @@ pub enum ReplayError {
     Unknown {
         /// Its id.
         id: String,
+    },
+    /// Text that no prediction is called.
+    #[error(
+        "`{text}` is no prediction's id: expected 32 hexadecimal digits, as `x-prediction-id` of an answer has them"
+    )]
+    NoId {
+        /// The text.
+        text: String,
     },
     /// Others answered than the bundle's transformers.
     #[error("prediction `{id}` was answered by other transformers than the bundle's (`host serve --plugin`)")]
@@ -67,7 +76,10 @@ impl From<ApiError> for ReplayError {
 
 /// Has the bundles that answered the prediction `id` answer the same rows again.
 pub fn replay(store: &Store, runtime: &PluginRuntime, id: &str) -> Result<Replay, ReplayError> {
-    let unknown = || ReplayError::Unknown { id: id.chars().take(80).collect() };
+    if !is_prediction_id(id) {
+        return Err(ReplayError::NoId { text: id.chars().take(80).collect() });
+    }
+    let unknown = || ReplayError::Unknown { id: id.to_owned() };
     let record = find_prediction(store, id)?.ok_or_else(unknown)?;
     if record.answered_by.bundles().any(|answered| !answered.is_of_bundle) {
         return Err(ReplayError::Replaced { id: record.id });

@@ -336,12 +336,14 @@ fn a_prediction_is_computed_again_bit_for_bit() {
     registry.run(&["model", "delete", "digits@1"]).expect_success();
     host.run(["gc", "--older-than", "0s"]).expect_success();
     assert!(host.run(["replay", &first]).expect_success().contains("identical, bit for bit"));
-    let unknown = host.run(["replay", "0123"]);
-    assert!(
-        unknown.code == 2 && unknown.stderr.contains("prediction `0123` is not recorded here"),
-        "{}",
-        unknown.stderr
-    );
+    let nobodys = "0".repeat(32);
+    let not_there = format!("prediction `{nobodys}` is not recorded here");
+    for (id, told) in
+        [(nobodys.as_str(), not_there.as_str()), ("0123", "`0123` is no prediction's id: expected 32")]
+    {
+        let unknown = host.run(["replay", id]);
+        assert!(unknown.code == 2 && unknown.stderr.contains(told), "{}", unknown.stderr);
+    }
 }
 
 #[test]

@@ -38,6 +38,7 @@ fn an_endpoint_is_rolled_back_and_forth() {
         let ran = rollback(arguments);
         assert!(ran.code == 2 && ran.stderr.contains(reason), "{arguments:?}: {} {}", ran.code, ran.stderr);
     };
+    refused(&["digits", "--to", "x"], "expected a version's number, such as `3`");
     refused(&["digits", "--to", "1"], "is version 1 already");
     refused(&["digits", "--to", "9"], "model `digits` has no version 9: its highest is 2");
     refused(

@@ -25,13 +25,17 @@ pub(in crate::cli) struct RollbackArguments {
     #[arg(long)]
     model: Option<String>,
     /// The version that should answer [default: the one before].
-    #[arg(long, value_name = "VERSION")]
+    #[arg(long, value_name = "VERSION", value_parser = version_number)]
     to: Option<i64>,
     /// Seconds to wait until the server answers so.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     wait: u32,
     #[command(flatten)]
     server: ServerUrl,
+}
+
+fn version_number(text: &str) -> Result<i64, &'static str> {
+    text.parse().ok().filter(|number| *number > 0).ok_or("expected a version's number, such as `3`")
 }
 
 /// What an endpoint follows: an alias of a model, or its newest version.
