@@ -119,6 +119,26 @@ fn what_was_unloaded_and_is_no_longer_said_of_is_forgotten_and_what_a_client_has
 }
 
 #[test]
+fn what_was_unloaded_comes_back_when_the_file_says_another_thing_of_it() {
+    let registry = two_versions();
+    let host = &registry.host;
+    let text = |one: &str, more: &str| {
+        format!("version: 1\nendpoints: {{ one: {{ model: {one} }}, two: {{ model: digits@2 }}{more} }}\n")
+    };
+    let file = write(host, &text("digits@1", ""));
+    let server = host.serve(["--endpoints", &file, "--model-control"]);
+    assert_eq!(server.post("/v2/repository/models/one/unload", "").status, 200);
+    // What is said of others is not of it.
+    write(host, &text("digits@1", ", three: { model: digits@1 }"));
+    wait_for("the file is not followed", || server.post("/serve/three", ROW).status == 200);
+    assert_eq!(server.post("/serve/one", ROW).status, 404);
+    write(host, &text("digits@2", ", three: { model: digits@1 }"));
+    wait_for("it is not back", || server.post("/serve/one", ROW).status == 200);
+    let index = server.post("/v2/repository/index", "").json();
+    assert!(index.as_array().unwrap().iter().all(|entry| entry["state"] == "READY"), "{index}");
+}
+
+#[test]
 fn what_is_asked_of_a_model_takes_its_own_methods_and_says_so() {
     let registry = two_versions();
     let server = registry.host.serve(["--model", "digits@1"]);

@@ -158,7 +158,10 @@ impl Watched {
                 }
                 let before = std::mem::replace(&mut self.specs, specs);
                 self.added.retain(|name| !self.specs.iter().any(|spec| spec.name == *name));
-                self.specs.extend(before.into_iter().filter(|spec| self.added.contains(&spec.name)));
+                let added = before.iter().filter(|spec| self.added.contains(&spec.name));
+                self.specs.extend(added.cloned());
+                // Whoever says another thing of an endpoint wants it.
+                self.unloaded.retain(|name| spec_of(&before, name) == spec_of(&self.specs, name));
                 self.forget_unloaded();
                 self.want();
             }
@@ -265,6 +268,11 @@ impl Watched {
         // Whoever has asked may have gone.
         _ = reply.send(failure.map_or(Ok(()), Err));
     }
+}
+
+/// What is said of an endpoint.
+fn spec_of<'a>(specs: &'a [EndpointSpec], name: &Name) -> Option<&'a EndpointSpec> {
+    specs.iter().find(|spec| spec.name == *name)
 }
 
 async fn next(looks: &mut Option<Interval>) {
