@@ -57,7 +57,8 @@ impl StateArguments {
             }
         };
         let database = Database::open(&url, store.folder()).await;
-        let database = database.with_context(|| format!("failed to open the database `{url}`"))?;
+        let failed = || format!("failed to open the database `{}`", url.place(store.folder()));
+        let database = database.with_context(failed)?;
         let store = store.for_project(database.project());
         Ok(Tracker::new(database, store))
     }

@@ -59,6 +59,11 @@ pub enum DatabaseError {
     /// The disk is full or cannot be written.
     #[error("the database cannot be written")]
     Storage(#[source] sqlx::Error),
+    /// Its file is not what it was, or none.
+    #[error(
+        "the database is damaged: put back a backup of it, or `host import` into an empty state folder what `host export` wrote"
+    )]
+    Damaged(#[source] sqlx::Error),
     /// Anything else that it said.
     #[error("the database failed")]
     Failed(#[source] sqlx::Error),
@@ -84,6 +89,10 @@ impl From<sqlx::Error> for DatabaseError {
             }
             E::Database(told) if told.is_unique_violation() => Self::Conflict(error),
             E::Database(told) => match told.code().as_deref() {
+                // SQLite: corrupt, not a database. Extended codes have the plain one in their lowest byte.
+                Some(code) if sqlite_code(code).is_some_and(|code| matches!(code, 11 | 26)) => {
+                    Self::Damaged(error)
+                }
                 // SQLite: full, I/O, read-only. PostgreSQL: class 53 is want of resources.
                 Some("13" | "10" | "8" | "53100") => Self::Storage(error),
                 // SQLite: busy, locked. PostgreSQL: others held what this needs, for too long or for ever.
@@ -172,9 +181,15 @@ async fn probe_until_free(address: &str, dialect: Dialect) -> Result<(), sqlx::E
 
 /// Whether another has locked a file of SQLite.
 fn is_busy(error: &sqlx::Error) -> bool {
-    // Extended codes have the plain one in their lowest byte.
-    let code = error.as_database_error().and_then(|told| told.code()?.parse::<u32>().ok());
-    code.is_some_and(|code| matches!(code & 0xff, 5 | 6))
+    let code = error.as_database_error().and_then(|told| sqlite_code(&told.code()?));
+    code.is_some_and(|code| matches!(code, 5 | 6))
+}
+
+/// The plain code of one of SQLite's, which is the lowest byte of an extended one; none of one of PostgreSQL's, which have five
+/// letters.
+fn sqlite_code(code: &str) -> Option<u32> {
+    let code: u32 = if code.len() < 5 { code.parse().ok()? } else { return None };
+    Some(code & 0xff)
 }
 
 /// Connects once, as the pool will.

@@ -68,7 +68,9 @@ impl From<DatabaseError> for TrackError {
                 ErrorCode::TemporarilyUnavailable
             }
             DatabaseError::Conflict(_) => ErrorCode::ResourceAlreadyExists,
-            DatabaseError::Failed(_) | DatabaseError::SchemaVersion { .. } => ErrorCode::InternalError,
+            DatabaseError::Failed(_) | DatabaseError::Damaged(_) | DatabaseError::SchemaVersion { .. } => {
+                ErrorCode::InternalError
+            }
         };
         Self { code, message: error.to_string(), source: Some(Box::new(error)) }
     }

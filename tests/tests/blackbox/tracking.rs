@@ -335,6 +335,20 @@ fn a_server_without_its_database_says_so() {
 }
 
 #[test]
+fn a_damaged_database_is_told_with_its_place_and_a_way_out() {
+    let host = Host::new();
+    host.run(["model", "list"]).expect_success();
+    let file = host.state_dir().join("host.db");
+    std::fs::write(&file, "no database\n".repeat(1_000)).unwrap();
+    let ran = host.run(["model", "list"]);
+    let told = format!(
+        "failed to open the database `{}`: the database is damaged: put back a backup",
+        file.display()
+    );
+    assert!(ran.code == 1 && ran.stderr.contains(&told), "{}: {}", ran.code, ran.stderr);
+}
+
+#[test]
 fn samples_long_histories_evenly() {
     let host = Host::new();
     let server = host.server([]);

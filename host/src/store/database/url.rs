@@ -62,6 +62,14 @@ impl std::fmt::Debug for DatabaseUrl {
 }
 
 impl DatabaseUrl {
+    /// Where it is, for people; without user and password.
+    pub fn place(&self, state_folder: &Path) -> String {
+        match self {
+            Self::InStateFolder => state_folder.join(FILE_NAME).display().to_string(),
+            Self::Postgres(_) => self.to_string(),
+        }
+    }
+
     /// The address as the driver wants it.
     pub(super) fn connect_address(&self, state_folder: &Path) -> (String, Dialect) {
         match self {
