@@ -360,9 +360,13 @@ impl DeploymentMetrics {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let histograms = [&self.seconds, &self.rows, &self.batch_rows, &self.difference];
+        let histograms = [&self.seconds, &self.rows, &self.batch_rows];
         let of_plugins = self.plugins.iter().map(|plugin| &plugin.seconds);
-        let histograms = histograms.into_iter().chain(&self.stages).chain(of_plugins).map(Histogram::collect);
+        // Most versions are no shadow, and a thousand of them have many lines already.
+        let is_shadow = self.shadow.collect().iter().any(|family| !family.get_metric().is_empty());
+        let of_shadow = is_shadow.then_some(&self.difference);
+        let histograms = histograms.into_iter().chain(&self.stages).chain(of_plugins).chain(of_shadow);
+        let histograms = histograms.map(Histogram::collect);
         let counters = [&self.errors, &self.faults, &self.cache, &self.shadow];
         let counters = counters.into_iter().flat_map(Collector::collect);
         let memory = self.plugins.iter().flat_map(|plugin| plugin.memory.collect());

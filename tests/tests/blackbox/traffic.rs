@@ -283,6 +283,10 @@ fn a_shadow_is_given_requests_and_only_compared() {
     assert!(table.contains("digits@2") && table.contains("shadow: 5 different"), "{table}");
     let difference = "host_shadow_difference_count{endpoint=\"digits\",version=\"digits@2\"}";
     assert_eq!(metric(&server, difference), 5.0);
+    // Who is no shadow has no series of one.
+    let of_shadows = server.get("/metrics").body;
+    let mut of_shadows = of_shadows.lines().filter(|line| line.starts_with("host_shadow_"));
+    assert!(of_shadows.all(|line| line.contains("version=\"digits@2\"")));
 }
 
 #[test]
