@@ -568,7 +568,8 @@ endpoints:
         assert_eq!(parse(&many).unwrap_err(), "is too large: expected at most 50000 values");
         assert!(parse("a: &a [x]\nb: *a").is_err());
         let anchor = parse("version: 1\nendpoints: { e: &a { model: m } }").unwrap_err();
-        assert_eq!(anchor, "has an anchor or an alias: expected none");
+        let line = "in `endpoints: { e: &a { model: m } }`";
+        assert_eq!(anchor, format!("has an anchor or an alias: expected none, {line}"));
         assert_eq!(
             parse("version: 1\nendpoints: {}\n---\nversion: 1\n").unwrap_err(),
             "has a second document: expected one"

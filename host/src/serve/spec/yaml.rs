@@ -27,12 +27,13 @@ pub(super) fn message(error: &serde_saphyr::Error, text: &str) -> String {
         }
         serde_saphyr::Error::Budget { breach: BudgetBreach::Documents { .. }, .. }
         | serde_saphyr::Error::MultipleDocuments { .. } => "has a second document: expected one".to_owned(),
-        serde_saphyr::Error::Budget { breach, .. } => match breach {
+        serde_saphyr::Error::Budget { breach, location } => match breach {
             BudgetBreach::Depth { .. } => {
                 format!("is nested too deeply: expected at most {DEPTH_MAX} levels")
             }
             BudgetBreach::Aliases { .. } | BudgetBreach::Anchors { .. } | BudgetBreach::MergeKeys { .. } => {
-                "has an anchor or an alias: expected none".to_owned()
+                let line = line_of(text, location.line()).map(|line| format!(", in `{line}`"));
+                format!("has an anchor or an alias: expected none{}", line.unwrap_or_default())
             }
             _ => format!("is too large: expected at most {VALUES_MAX} values"),
         },
