@@ -429,7 +429,12 @@ fn the_dashboard_asks_for_what_is_there() {
         }
     }
     assert!(asked.len() >= 20, "{asked:?}");
-    assert!(asked.iter().any(|name| name == "host_endpoint_failed"), "{asked:?}");
+    for name in ["host_endpoint_failed", "host_endpoint_file_failed"] {
+        assert!(asked.iter().any(|asked| asked == name), "{asked:?}");
+    }
+    // Also what was never loaded can be chosen.
+    let chosen_from = dashboard["templating"]["list"][1]["query"]["query"].as_str().unwrap();
+    assert!(chosen_from.contains("host_endpoint_failed"), "{chosen_from}");
 }
 
 #[test]
