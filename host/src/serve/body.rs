@@ -65,10 +65,16 @@ pub(super) async fn packed(
         (held, packed_by) = bodies.pack(held, accepted).await?;
     }
     let mut response = Response::new(Body::from(held.into_bytes()));
-    if let Some(name) = packed_by {
-        response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static(name));
-    }
+    note_packing(response.headers_mut(), packed_by);
     Ok(response)
+}
+
+/// Says how an answer is packed, and that others get it otherwise.
+pub(super) fn note_packing(headers: &mut HeaderMap, packed_by: Option<&'static str>) {
+    headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+    if let Some(name) = packed_by {
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(name));
+    }
 }
 
 /// The same of JSON.
@@ -96,7 +102,15 @@ pub(super) fn encoding_of(headers: &HeaderMap) -> Result<ContentEncoding, ApiErr
 
 /// What a request likes its answer to be packed by.
 pub(super) fn accepted_by(headers: &HeaderMap) -> ContentEncoding {
-    ContentEncoding::accepted(headers.get(header::ACCEPT_ENCODING).and_then(|value| value.to_str().ok()))
+    let mut told = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    match (told.next(), told.next()) {
+        // Several lines are one list.
+        (Some(first), Some(second)) => {
+            let all: Vec<&str> = [first, second].into_iter().chain(told).collect();
+            ContentEncoding::accepted(Some(&all.join(",")))
+        }
+        (only, _) => ContentEncoding::accepted(only),
+    }
 }
 
 /// A whole body. Its bytes are counted among those under way until it is dropped.
@@ -547,6 +561,20 @@ mod tests {
         }
     }
 
+    #[test]
+    fn lines_of_what_is_accepted_are_one_list() {
+        let accepted = |lines: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(header::ACCEPT_ENCODING, line.parse().unwrap());
+            }
+            accepted_by(&headers)
+        };
+        assert_eq!(accepted(&[]), ContentEncoding::Identity);
+        assert_eq!(accepted(&["gzip"]), ContentEncoding::Gzip);
+        assert_eq!(accepted(&["br", "identity;q=0.1", "gzip"]), ContentEncoding::Gzip);
+    }
+
     #[tokio::test]
     async fn answers_are_counted_until_they_are_taken() {
         let reader = reader(400, 200);
@@ -556,7 +584,7 @@ mod tests {
         let small = hold(vec![1; UNCOUNTED_MAX_BYTES]).unwrap();
         assert_eq!((small.len(), free()), (UNCOUNTED_MAX_BYTES, 200));
         let response = pack(vec![b'7'; 150 * KIB], ContentEncoding::Identity).await.unwrap();
-        assert_eq!(free(), 50);
+        assert_eq!((response.headers()["vary"].as_bytes(), free()), (&b"accept-encoding"[..], 50));
         let refused = pack(vec![b'7'; 100 * KIB], ContentEncoding::Identity).await.unwrap_err();
         assert_eq!(refused.code(), ErrorCode::Overloaded);
         assert!(reader.read(announced(200)).await.is_ok(), "requests have memory of their own");

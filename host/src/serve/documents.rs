@@ -9,7 +9,7 @@ use futures_util::future::{BoxFuture, Shared, WeakShared};
 use tokio::sync::Semaphore;
 
 use super::ApiError;
-use super::body::{BodyReader, Held};
+use super::body::{BodyReader, Held, note_packing};
 use super::inference::ContentEncoding;
 use super::offload::{on_blocking_pool, stopping};
 
@@ -81,11 +81,8 @@ impl Text {
     pub(super) fn into_response(self, content_type: &'static str) -> Response<Body> {
         let packed_by = self.packed_by;
         let mut response = Response::new(Body::from(self.into_bytes()));
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-        if let Some(name) = packed_by {
-            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(name));
-        }
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        note_packing(response.headers_mut(), packed_by);
         response
     }
 }
@@ -307,7 +304,9 @@ mod tests {
         assert!(numbers[3..].iter().all(|&number| number == 2), "{numbers:?}");
         // Another one has not been made yet, and finds room.
         let packed = numbered.get(Document::Metrics, ContentEncoding::Gzip).await.unwrap();
-        assert_eq!(packed.into_response("text/plain").headers()["content-encoding"], "gzip");
+        let packed = packed.into_response("text/plain");
+        let headers = ["content-encoding", "vary"].map(|name| packed.headers()[name].to_str().unwrap());
+        assert_eq!(headers, ["gzip", "accept-encoding"]);
         drop(untaken);
         assert_eq!(numbered.metrics().await.unwrap().into_bytes()[0], 4, "as fresh as ever");
     }
