@@ -221,7 +221,7 @@ mod tests {
         assert!(!store.is_window_unused(&served, hour_ago).unwrap());
         assert!(!store.remove_unused_window(&served, hour_ago).unwrap());
         assert!(store.remove_unused_window(&gone, hour_ago).unwrap());
-        assert_eq!(store.window_endpoints().unwrap(), [served.clone()]);
+        assert_eq!(store.window_endpoints().unwrap(), std::slice::from_ref(&served));
         assert_eq!(store.segments(Segments::Window(&served)).unwrap(), [1, 2, 3]);
         // Its server goes on.
         write(&gone);
