@@ -59,7 +59,7 @@ pub enum SampleError {
     },
     /// It is not there, or too large.
     #[error("{0}")]
-    Registry(#[from] RegistryError),
+    Registry(#[from] Box<RegistryError>),
     /// A row cannot be answered.
     #[error("it cannot answer its recorded sample: {0}")]
     Prediction(#[from] PredictionError),
@@ -130,7 +130,7 @@ impl Sample {
 
     /// Reads the one that a bundle names.
     pub fn load(store: &Store, recorded: &BlobRef) -> Result<Self, SampleError> {
-        Self::from_bytes(&read_part(store, Part::Sample, recorded)?)
+        Self::from_bytes(&read_part(store, Part::Sample, recorded).map_err(Box::new)?)
     }
 
     /// Reads one that was recorded.
