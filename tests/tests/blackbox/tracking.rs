@@ -340,6 +340,10 @@ fn a_damaged_database_is_told_with_its_place_and_a_way_out() {
     host.run(["model", "list"]).expect_success();
     let file = host.state_dir().join("host.db");
     std::fs::write(&file, "no database\n".repeat(1_000)).unwrap();
+    // What is there would be put back from its log.
+    for log in ["host.db-wal", "host.db-shm"] {
+        _ = std::fs::remove_file(host.state_dir().join(log));
+    }
     let ran = host.run(["model", "list"]);
     let told = format!(
         "failed to open the database `{}`: the database is damaged: put back a backup",
