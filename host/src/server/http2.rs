@@ -43,8 +43,9 @@ const ERROR_RESETS_MAX: usize = 64;
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_MAX: Duration = Duration::from_secs(20);
 
-/// Bytes of one request that a client may send ahead: enough to fill a fast network that is near.
-const STREAM_WINDOW_BYTES: u32 = 128 * 1024;
+/// Bytes of one request that a client may send ahead: enough to fill a fast network that is near. What all connections may have
+/// unread is a few GiB at worst, most of it what small frames take.
+const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 
 /// Bytes of all its requests together. h2 ends a connection whose small frames, while nobody has read them, cost more than half of
 /// that, each the 256 bytes or so that it takes in memory less its own. So it is many times what one request may send ahead:

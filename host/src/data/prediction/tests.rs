@@ -297,6 +297,8 @@ fn a_damaged_segment_hides_no_prediction_of_another() {
     let mut writer = PredictionWriter::open(&store, u64::MAX).unwrap();
     writer.append(&[&bytes(&record("a", of_bundle()))]).unwrap();
     let whole = bytes(&record("b", of_bundle()));
+    // By another server, which joins nothing with it.
+    let mut writer = PredictionWriter::open(&store, u64::MAX).unwrap();
     writer.append(&[&whole[..whole.len() - 1]]).unwrap();
     assert_eq!(find_prediction(&store, "a").unwrap().unwrap().id, "a");
     let told = |error: &DataError| {

@@ -18,7 +18,7 @@ const PIECE_BYTES: usize = 64 * 1024;
 const PACKED_PIECE_BYTES: usize = 4 * 1024;
 
 /// Packed bytes that may come to nothing, and those that may be used for each byte that comes of them. No program packs so badly.
-const BARREN_MAX_BYTES: usize = 256 * 1024;
+const BARREN_MAX_BYTES: usize = 128 * 1024;
 const BARREN_RATIO_MAX: usize = 4;
 
 /// How hard zstd packs an answer: fast rather than small.

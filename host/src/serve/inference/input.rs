@@ -4,7 +4,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use super::InferenceError;
 use super::error::{shown, some_names};
-use crate::domain::{ColumnSpec, DataType, SchemaError, Tensor, TensorError};
+use crate::domain::{BatchError, ColumnSpec, DataType, SchemaError, Tensor, TensorError};
 
 /// What an input calls its content where its strings are bytes as base64 (RFC 4648), by MLServer's convention.
 pub const BASE64: &str = "base64";
@@ -72,7 +72,12 @@ pub fn tensor_of_bytes(spec: &ColumnSpec, rows: usize, data: Vec<u8>) -> Result<
             return Err(wrong_element(spec, wrong));
         }
     }
-    let tensor = tensor(spec, rows, data)?;
+    let tensor = tensor(spec, rows, data).map_err(|error| match error {
+        InferenceError::Batch(BatchError::Tensor(TensorError::TruthValue { element, found, .. })) => {
+            wrong_element(spec, (element, format!("expected 0 or 1, found {found}")))
+        }
+        error => error,
+    })?;
     match first_wrong_number(spec, tensor.data()) {
         Some(wrong) => Err(wrong_element(spec, wrong)),
         None => Ok(tensor),
@@ -127,10 +132,6 @@ fn wrong_element(spec: &ColumnSpec, (element, wrong): (usize, String)) -> Infere
 fn first_wrong_number(spec: &ColumnSpec, data: &[u8]) -> Option<(usize, String)> {
     let nan = |element: Option<usize>| Some((element?, "expected a number, found NaN".to_owned()));
     match spec.dtype {
-        DataType::Bool => {
-            let element = first_wrong(data, |[byte]| byte > 1)?;
-            Some((element, "expected 0 or 1, found another byte".to_owned()))
-        }
         _ if spec.nullable => None,
         DataType::Fp16 => nan(first_wrong(data, |bytes| u16::from_le_bytes(bytes) & 0x7fff > 0x7c00)),
         DataType::Fp32 => nan(first_wrong(data, |bytes| f32::from_le_bytes(bytes).is_nan())),
@@ -235,7 +236,7 @@ mod tests {
         let bools = spec(DataType::Bool, &[2]);
         assert!(tensor_of_bytes(&bools, 2, vec![0, 1, 1, 0]).is_ok());
         let found = error(&bools, 2, &[0, 1, 1, 2]);
-        let message = "row 1, column `x`: element 1: expected 0 or 1, found another byte".to_owned();
+        let message = "row 1, column `x`: element 1: expected 0 or 1, found 2".to_owned();
         assert_eq!(found, (message, Some(1), Some("x".to_owned())));
 
         let many = 3_000;
