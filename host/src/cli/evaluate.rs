@@ -11,7 +11,7 @@ use crate::train::{self, EvaluateSpec};
 Example:
   host evaluate mnist@champion --data mnist")]
 pub(super) struct EvaluateArguments {
-    /// What to judge: a name, `name@version`, `name@alias`, a `sha256:` digest or a bundle folder.
+    /// What to judge: a name, `name@version`, `name@alias`, a `sha256:` digest or a bundle folder such as `./mnist`.
     model: ModelReference,
     /// What to judge by: a dataset's name, `name@version`, `name@tag` or `name@sha256:…`.
     #[arg(long, value_name = "DATASET")]

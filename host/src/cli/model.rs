@@ -30,7 +30,7 @@ pub(super) enum ModelCommand {
     List,
     /// Show what a bundle holds.
     Show {
-        /// A name, `name@version`, `name@alias`, a `sha256:` digest or a bundle folder.
+        /// A name, `name@version`, `name@alias`, a `sha256:` digest or a bundle folder such as `./mnist`.
         model: ModelReference,
     },
     /// Copy a bundle into a folder that can be carried elsewhere and served from there.

@@ -15,7 +15,7 @@ use crate::store::Store;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Prints one JSON object a row, in the order of the data.")]
 pub(super) struct PredictArguments {
-    /// What to predict with: a name, `name@version`, `name@alias`, a `sha256:` digest or a bundle folder.
+    /// What to predict with: a name, `name@version`, `name@alias`, a `sha256:` digest or a bundle folder such as `./mnist`.
     #[arg(long)]
     model: ModelReference,
     /// What to predict: a dataset's name, or `name@version`.

@@ -51,7 +51,7 @@ Examples:
   host serve --endpoints endpoints.yaml")]
 #[command(group = clap::ArgGroup::new("served").required(true).multiple(true))]
 pub(super) struct ServeArguments {
-    /// What to serve: a name, `name@version`, `name@alias`, a `sha256:` digest or a bundle folder; with `ENDPOINT=` before it,
+    /// What to serve: a name, `name@version`, `name@alias`, a `sha256:` digest or a bundle folder such as `./mnist`; with `ENDPOINT=` before it,
     /// served by that name. May be given more than once. A newer version, or an alias that moves, is served at once.
     #[arg(long = "model", value_name = "[ENDPOINT=]MODEL", group = "served")]
     models: Vec<String>,
@@ -62,7 +62,7 @@ pub(super) struct ServeArguments {
     #[arg(long, value_name = "FILE", group = "served", conflicts_with_all = ["models", "endpoint", "replaced"])]
     endpoints: Option<PathBuf>,
     /// Seconds between two looks whether an alias has moved, there is a new version or the file has changed; 0 never looks.
-    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = whole_seconds, conflicts_with = "replaced")]
+    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = whole_seconds)]
     refresh: u32,
     /// Replace the bundle's preprocess transformers by this component; given more than once, by these in this order. The version
     /// stays then, whatever its model's aliases or newer versions become.

@@ -39,6 +39,9 @@ const JOINED_SHARE: u64 = 256;
 /// files would cost more than what is in them.
 const COUNTED_SHARE: u64 = 16;
 
+/// Segments that are removed in one go at most: earlier programs left hundreds of thousands.
+const REMOVED_AT_ONCE: usize = 1_000;
+
 /// How a header with a checksum begins.
 const CHECKSUM_NAME: &[u8] = br#"{"crc32":""#;
 
@@ -404,8 +407,9 @@ impl PredictionWriter {
     pub fn trim(&mut self) -> Result<(), DataError> {
         let least = self.joined_bytes_max() / COUNTED_SHARE;
         let mut bytes: u64 = self.segments.iter().map(|segment| segment.bytes.max(least)).sum();
-        // The newest stays, however large it is.
-        while let Some(oldest) = self.segments.front().filter(|_| self.segments.len() > 1) {
+        for _ in 0..REMOVED_AT_ONCE {
+            // The newest stays, however large it is.
+            let Some(oldest) = self.segments.front().filter(|_| self.segments.len() > 1) else { break };
             if bytes <= self.bytes_max {
                 break;
             }
@@ -443,7 +447,12 @@ pub fn find_prediction(store: &Store, id: &str) -> Result<Option<PredictionRecor
 /// The bundles that recorded predictions name: computing one again needs those that answered.
 pub fn prediction_bundles(store: &Store) -> Result<BTreeSet<Digest>, DataError> {
     let mut bundles = BTreeSet::new();
-    for number in store.segments(Segments::Predictions)?.into_iter().rev() {
+    let mut numbers = store.segments(Segments::Predictions)?;
+    // Not every file system lists what is replaced meanwhile.
+    numbers.extend(store.segments(Segments::Predictions)?);
+    numbers.sort_unstable();
+    numbers.dedup();
+    for number in numbers.into_iter().rev() {
         // As above.
         let Some(segment) = store.read_segment(Segments::Predictions, number)? else { continue };
         let mut rest = segment.as_slice();

@@ -4,6 +4,7 @@ use std::fs::{DirBuilder, File, Metadata, TryLockError};
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
@@ -19,8 +20,8 @@ const REMOVAL_PAUSE: Duration = Duration::from_millis(10);
 /// The number that Linux shows for a user that has none.
 const OVERFLOW_USER: u32 = 65_534;
 
-/// The beginning of the names of temporary folders.
-const TEMPORARY_PREFIX: &str = "host-code-";
+/// The beginning of the names of temporary folders. Earlier programs, which hold no lock on theirs, had another one.
+const TEMPORARY_PREFIX: &str = "host-compiled-";
 
 /// How old a temporary folder is that nobody holds and that is left by somebody who was killed, rather than just made.
 const LEFT_AFTER: Duration = Duration::from_secs(60);
@@ -44,7 +45,7 @@ pub(super) struct CodeFolder {
 struct Temporary {
     folder: TempDir,
     /// Locked for as long as the process lives, so that others tell the folder from one that was left.
-    _held: File,
+    held: Mutex<File>,
 }
 
 impl CodeFolder {
@@ -64,10 +65,8 @@ impl CodeFolder {
         folders.iter().for_each(|folder| remove_left(folder, LEFT_AFTER));
         let folder = temporary_in(&folders, ROOM_MIN_BYTES)?;
         let path = folder.path().canonicalize()?;
-        let held = File::open(&path)?;
-        // Where there are no locks nobody takes it for one that was left, either.
-        let _ = held.try_lock();
-        Ok(Self { path, temporary: Some(Temporary { folder, _held: held }) })
+        let held = Mutex::new(hold(&path)?);
+        Ok(Self { path, temporary: Some(Temporary { folder, held }) })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -77,16 +76,18 @@ impl CodeFolder {
     /// The folder, for one look: whoever cleans up may have removed it, and somebody else may have made one in its place. It is made
     /// anew, or refused.
     pub(super) fn look(&self) -> std::io::Result<&Path> {
-        DirBuilder::new().recursive(self.temporary.is_none()).mode(0o700).create(&self.path).or_else(
-            |error| {
-                if error.kind() == ErrorKind::AlreadyExists { Ok(()) } else { Err(error) }
-            },
-        )?;
-        match self.temporary {
-            None => check_owners(&self.path)?,
-            // What is above was as good as there is.
-            Some(_) => check_is_own(&self.path)?,
+        let Some(Temporary { held, .. }) = &self.temporary else {
+            DirBuilder::new().recursive(true).mode(0o700).create(&self.path)?;
+            check_owners(&self.path)?;
+            return Ok(&self.path);
+        };
+        match DirBuilder::new().mode(0o700).create(&self.path) {
+            Ok(()) => *held.lock().unwrap_or_else(PoisonError::into_inner) = hold(&self.path)?,
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+            Err(_) => {}
         }
+        // What is above was as good as there is.
+        check_is_own(&self.path)?;
         Ok(&self.path)
     }
 }
@@ -104,6 +105,13 @@ impl Drop for CodeFolder {
             }
         }
     }
+}
+
+/// Locks a temporary folder. Where there are no locks nobody takes it for one that was left, either.
+fn hold(folder: &Path) -> std::io::Result<File> {
+    let folder = File::open(folder)?;
+    let _ = folder.try_lock();
+    Ok(folder)
 }
 
 /// Makes `folder` if it is not there, and sees that files can be made in it, by nobody else.
@@ -329,11 +337,12 @@ mod tests {
     #[test]
     fn temporary_folders_of_who_was_killed_are_removed() {
         let base = tempfile::tempdir().unwrap();
-        let [left, held, open, other] = ["host-code-1", "host-code-2", "host-code-3", "other"].map(|name| {
-            let path = base.path().join(name);
-            DirBuilder::new().mode(0o700).create(&path).unwrap();
-            path
-        });
+        let [left, held, open, other] = ["host-compiled-1", "host-compiled-2", "host-compiled-3", "other"]
+            .map(|name| {
+                let path = base.path().join(name);
+                DirBuilder::new().mode(0o700).create(&path).unwrap();
+                path
+            });
         std::fs::write(left.join("code"), "").unwrap();
         std::fs::set_permissions(&open, Permissions::from_mode(0o755)).unwrap();
         let lock = File::open(&held).unwrap();

@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::fs::{DirBuilder, File};
 use std::hash::{Hash, Hasher};
 use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -30,9 +30,16 @@ const UNFINISHED_MAX: Duration = Duration::from_secs(3_600);
 const CODE: &str = "modules";
 const DIGESTS: &str = "digests";
 
+/// What wasmtime takes for a cleaning of its cache that is under way, and how long that may take. Its own cleaning removes whatever it
+/// does not know, such as digests and locks; [`CachedCode::trim_others`] is ours.
+const CLEANING: &str = ".cleanup.wip-host";
+const CLEANING_MAX: Duration = Duration::from_secs(100 * 365 * 86_400);
+
 /// What an engine looks in.
 pub(super) fn cache(folder: &Path) -> wasmtime::Result<Cache> {
+    File::options().append(true).create(true).mode(0o600).open(folder.join(CLEANING))?;
     let mut config = CacheConfig::new();
+    config.with_cleanup_interval(CLEANING_MAX);
     config.with_directory(folder).with_files_total_size_soft_limit(MAX_BYTES);
     // It would be packed anew, and be no more what its digest is of.
     config.with_optimized_compression_usage_counter_threshold(u64::MAX);
@@ -90,8 +97,7 @@ impl<'a> CachedCode<'a> {
         Ok(true)
     }
 
-    /// Removes what was not used for longest until the rest keeps within the limit, but not this, which is to be used. Wasmtime does
-    /// so too, on a thread that ends with the process, which is most often before it has begun.
+    /// Removes what was not used for longest until the rest keeps within the limit, but not this, which is to be used.
     pub(super) fn trim_others(&self) -> std::io::Result<()> {
         trim_to(self.folder, MAX_BYTES, &self.key)
     }

@@ -58,7 +58,7 @@ pub enum SampleError {
         reason: String,
     },
     /// It is not there, or too large.
-    #[error("{0}")]
+    #[error(transparent)]
     Registry(#[from] Box<RegistryError>),
     /// A row cannot be answered.
     #[error("it cannot answer its recorded sample: {0}")]

@@ -73,6 +73,11 @@ impl Queue {
         [own, of_client].into_iter().flatten().min()
     }
 
+    /// Whether so many requests more would find a place, and as many of others after them.
+    pub(super) fn has_room_for(&self, requests: usize) -> bool {
+        self.waiting().saturating_add(2 * requests) <= self.limits.waiting
+    }
+
     /// Takes a place among those who wait, if there is one.
     pub(super) fn wait(self: &Arc<Self>) -> Result<Waiting, ApiError> {
         let waiting = self.waiting.fetch_add(1, Ordering::Relaxed);
@@ -134,6 +139,16 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[tokio::test]
+    async fn room_for_many_is_left_for_others_too() {
+        let queue = queue(1, 33);
+        assert!(queue.has_room_for(16) && !queue.has_room_for(17));
+        let (_turn, _place) = (queue.free_turn().unwrap(), queue.wait().unwrap());
+        assert!(queue.has_room_for(16));
+        let _another = queue.wait().unwrap();
+        assert!(!queue.has_room_for(16));
+    }
 
     fn queue(concurrency: usize, waiting: usize) -> Arc<Queue> {
         Arc::new(Queue::new(QueueLimits { concurrency, waiting, timeout_ms: 0 }))

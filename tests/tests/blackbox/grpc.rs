@@ -8,7 +8,7 @@ use std::time::Duration;
 use host_tests::{Host, Http2, Server, pixels_json, python, ran, repository, test_images};
 use serde_json::{Value, json};
 
-use super::endpoints::{two_versions, write};
+use super::endpoints::{two_versions, wait_for, write};
 use super::observed::call;
 use super::serving::slow_model;
 
@@ -196,16 +196,16 @@ fn requests_of_a_stream_are_computed_beside_each_other_and_answered_in_their_ord
     let server = slow_model().serve(["--model", "slow"]);
     let mut client = Http2::connect(&server);
     // Some seconds of work, and a question that is answered at once.
-    let messages = [slow_call(&server, 10_000), framed(&field(1, b"nobody"))].concat();
+    let messages = [slow_call(&server, 6_000), framed(&field(1, b"nobody"))].concat();
     client.post(1, "localhost", STREAM, GRPC, &messages);
     let refused = "host_refused_requests_total{code=\"not_found\"} 1\n";
-    let metrics = std::iter::repeat_with(|| server.get("/metrics").body)
-        .find(|metrics| metrics.contains(refused))
-        .unwrap();
-    assert!(metrics.contains("host_computing{endpoint=\"slow\"} 1\n"), "the second waited: {metrics}");
+    wait_for("the second to be answered beside the first", || {
+        let metrics = server.get("/metrics").body;
+        metrics.contains(refused) && metrics.contains("host_computing{endpoint=\"slow\"} 1\n")
+    });
     let answers = client.body(1).unwrap();
     let error = answers.windows(6).position(|bytes| bytes == b"nobody").expect("its error is an answer");
-    assert!(error > 100_000, "the first answer comes first");
+    assert!(error > 50_000, "the first answer comes first");
 }
 
 #[test]

@@ -347,6 +347,14 @@ fn a_component_is_compiled_once_unless_its_code_is_damaged_and_nothing_is_left_w
     assert_eq!(compiled.len(), 1, "{compiled:?}");
     run(folder.to_str().unwrap());
     assert_eq!(code(), compiled, "it was not compiled again");
+    let entries = |folder: &Path| {
+        let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string());
+        names.map(Result::unwrap).collect::<std::collections::BTreeSet<_>>()
+    };
+    // A cleaning of wasmtime's would have taken these away.
+    let kept = [".cleanup.wip-host", "digests", "lock", "modules"].map(str::to_owned);
+    assert_eq!(entries(&folder), kept.into());
+    assert_eq!(entries(&folder.join("digests")).len(), 1);
     let (path, _) = &compiled[0];
     let mut damaged = std::fs::read(path).unwrap();
     let middle = damaged.len() / 2;

@@ -13,7 +13,7 @@ use crate::registry::{ModelEntry, ModelReference, Predictor, Sample};
 Example:
   host model check mnist@champion")]
 pub(in crate::cli) struct CheckArguments {
-    /// A name, `name@version`, `name@alias`, a `sha256:` digest or a bundle folder.
+    /// A name, `name@version`, `name@alias`, a `sha256:` digest or a bundle folder such as `./mnist`.
     model: ModelReference,
     #[command(flatten)]
     options: PluginOptions,

@@ -20,7 +20,7 @@ const CELL_MAX_CHARS: usize = 40;
 Example:
   host model diff mnist@champion mnist")]
 pub(in crate::cli) struct DiffArguments {
-    /// The first: a name, `name@version`, `name@alias`, a `sha256:` digest or a bundle folder.
+    /// The first: a name, `name@version`, `name@alias`, a `sha256:` digest or a bundle folder such as `./mnist`.
     a: ModelReference,
     /// The second.
     b: ModelReference,

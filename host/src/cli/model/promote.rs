@@ -53,7 +53,7 @@ Of equals the champion is the best, else the first.
 Example:
   host model compare mnist@2 mnist@3 --champion mnist@champion --data mnist --metric accuracy")]
 pub(in crate::cli) struct CompareArguments {
-    /// Bundles: names, `name@version`, `name@alias`, `sha256:` digests or bundle folders.
+    /// Bundles: names, `name@version`, `name@alias`, `sha256:` digests or bundle folders such as `./mnist`.
     #[arg(required = true, value_name = "CANDIDATE")]
     candidates: Vec<ModelReference>,
     /// The one to be better than; it is left out where it is not there yet.

@@ -25,7 +25,7 @@ const SIGNATURE_MAX_BYTES: u64 = 4 * 1024 * 1024;
 Example:
   host model register sha256:… digits --tag team=vision")]
 pub(in crate::cli) struct RegisterArguments {
-    /// The bundle: a `sha256:` digest, a bundle folder, or a name, `name@version` or `name@alias`.
+    /// The bundle: a `sha256:` digest, a bundle folder such as `./mnist`, or a name, `name@version` or `name@alias`.
     bundle: ModelReference,
     /// The model that gets a version; it is made if need be.
     name: Name,

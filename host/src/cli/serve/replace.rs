@@ -34,7 +34,7 @@ pub(super) fn replace_transformers(
             let given = given.map_or(config, |(_, config)| config.as_str());
             let (file, is_own) =
                 (file.display(), same.is_some_and(|old| old.plugin().digest() == plugin.digest()));
-            if is_own && given == config {
+            if is_own && is_same_json(given, config) {
                 output.note(&format!("`{file}` is the bundle's own component"));
             } else if is_own {
                 output.warn(&format!(
@@ -65,6 +65,12 @@ pub(super) fn replace_transformers(
         block_on(replaced.learn_outputs());
     }
     Ok((replaced, is_same_before && is_same_after))
+}
+
+/// Whether two configs say the same, however they are written.
+fn is_same_json(one: &str, other: &str) -> bool {
+    let value = |text| serde_json::from_str::<serde_json::Value>(text).ok();
+    one == other || value(one).is_some_and(|one| value(other) == Some(one))
 }
 
 /// Whether two transformers answer the same.

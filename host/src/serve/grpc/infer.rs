@@ -1,5 +1,6 @@
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderName, HeaderValue, Response};
+use tokio::sync::oneshot;
 
 use super::super::body::RequestBody;
 use super::super::deployment::{Given, Writing};
@@ -19,7 +20,7 @@ pub(super) async fn infer(mut call: Call, known: &mut Known) -> Result<Response<
     known.is_inference = true;
     let message = call.only(known).await?;
     let Computed { message, metadata, seen } =
-        computed(&call.caller, message, Envelope::Call, &mut known.asked).await?;
+        computed(&call.caller, message, Envelope::Call, None, &mut known.asked).await?;
     let mut response = answered(message);
     response.headers_mut().extend(metadata);
     if let Some(seen) = seen {
@@ -38,11 +39,16 @@ pub(super) struct Computed {
     pub(super) seen: Option<Seen>,
 }
 
-/// Computes an answer; leaves in `known` who was asked, as soon as that is clear.
+/// Requests of a stream that are answered at the same time.
+pub(super) const AT_ONCE_MAX: usize = 16;
+
+/// Computes an answer; leaves in `known` who was asked, as soon as that is clear. `before` ends with the request before it of its
+/// stream, which it waits for where so many at once would find no place: a stream by itself overflows no queue.
 pub(super) async fn computed(
     caller: &Caller,
     message: RequestBody,
     envelope: Envelope,
+    before: Option<oneshot::Receiver<()>>,
     known: &mut Option<Asked>,
 ) -> Result<Computed, ApiError> {
     let (shared, headers, deadline) = (&caller.shared, &caller.headers, caller.deadline);
@@ -50,6 +56,14 @@ pub(super) async fn computed(
     let version = (!head.model_version.is_empty()).then_some(head.model_version);
     let asked = known.insert(asked(shared, head.model_name, version, Some(headers))?);
     let request = asked.call(deadline.at());
+    // Of a graph it is not known which queues it meets.
+    let is_wide = || asked.deployment.graph().is_none() && request.queue.has_room_for(AT_ONCE_MAX);
+    if let Some(before) = before
+        && !is_wide()
+    {
+        // It ends by being dropped.
+        let _ = before.await;
+    }
     let prediction = shared.next_prediction_id();
     let parameter = |(name, value): (HeaderName, HeaderValue)| {
         (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())

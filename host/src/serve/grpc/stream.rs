@@ -10,7 +10,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::{FuturesOrdered, unfold};
 use http_body_util::StreamBody;
 use hyper::body::Frame;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::task::{JoinError, JoinHandle};
 
 use super::super::body::RequestBody;
@@ -18,7 +18,7 @@ use super::super::observe::{Begun, ObservedStream, Seen, SeenError};
 use super::super::offload::joined;
 use super::super::shared::Asked;
 use super::super::{ApiError, ErrorCode};
-use super::infer::computed;
+use super::infer::{AT_ONCE_MAX, computed};
 use super::message::{MessageReader, Received, framed};
 use super::request::InferHead;
 use super::response::{Envelope, stream_error};
@@ -32,8 +32,9 @@ const PATH: &str = "/inference.GRPCInferenceService/ModelStreamInfer";
 /// Longest that a stream may wait for its next request. It holds a place for requests as long as it is there.
 const IDLE_MAX: Duration = Duration::from_secs(600);
 
-/// Requests of a stream that are answered at the same time.
-const AT_ONCE_MAX: usize = 16;
+/// Bytes of requests that are under way, and of their answers as far as the last one tells, from which on no more are read: large
+/// ones are answered one by one, so that a stream takes no more memory than a call.
+const AHEAD_MAX_BYTES: usize = 128 * 1024;
 
 /// Answers `ModelStreamInfer`: for each request one answer, in the order of the requests. An error is an answer too, and
 /// the stream goes on; it ends with the first message that cannot be read.
@@ -69,6 +70,13 @@ struct Stream {
     reading: Option<Pin<Box<dyn Future<Output = Read> + Send>>>,
     /// In the order of the requests.
     answers: FuturesOrdered<Answering>,
+    /// Bytes of their requests, and of the answer before.
+    ahead_bytes: usize,
+    answer_bytes: usize,
+    /// Ends with the last request that has come.
+    last: Option<oneshot::Receiver<()>>,
+    /// Whether a request has no answer: those after it have none either.
+    is_cut: bool,
     /// How it ends when these are sent.
     end: Result<(), ApiError>,
     _place: OwnedSemaphorePermit,
@@ -88,6 +96,8 @@ struct Arrived {
 struct Answered {
     begun: Begun,
     bytes: u64,
+    /// Of the message, unpacked.
+    message_bytes: usize,
     /// Who was asked.
     asked: Option<Asked>,
     /// What is told of it, where anything is.
@@ -110,6 +120,10 @@ impl Stream {
             received,
             reading: Some(Box::pin(reading)),
             answers: FuturesOrdered::new(),
+            ahead_bytes: 0,
+            answer_bytes: 0,
+            last: None,
+            is_cut: false,
             end: Ok(()),
             _place: place,
         }
@@ -118,12 +132,16 @@ impl Stream {
     /// The answer to the next request, framed; none at the end.
     async fn next_answer(&mut self) -> Result<Option<Bytes>, ApiError> {
         loop {
-            let has_room = self.answers.len() < AT_ONCE_MAX;
+            let has_room = self.has_room();
             tokio::select! {
                 biased;
                 Some(answered) = self.answers.next() => match self.sent(answered) {
+                    Ok(_) if self.is_cut => {}
                     Ok(answer) => return Ok(Some(answer)),
-                    Err(error) => self.stop(Err(error)),
+                    Err(error) => {
+                        self.is_cut = true;
+                        self.stop(Err(error));
+                    }
                 },
                 Some((messages, read)) = next(&mut self.reading), if has_room => self.take(messages, read),
                 else => break,
@@ -137,12 +155,22 @@ impl Stream {
         end.map(|()| None)
     }
 
+    /// Whether the next request is read before those under way are answered.
+    fn has_room(&self) -> bool {
+        let under_way = self.answers.len();
+        let bytes = self.ahead_bytes.saturating_add(self.answer_bytes.saturating_mul(under_way));
+        under_way == 0 || (under_way < AT_ONCE_MAX && bytes < AHEAD_MAX_BYTES)
+    }
+
     /// Has a request answered, and the next one read.
     fn take(&mut self, messages: MessageReader, read_now: Result<Option<Arrived>, ApiError>) {
         match read_now {
             Ok(Some(arrived)) => {
                 let is_alone = self.answers.is_empty();
-                let answer = answered(Arc::clone(&self.caller), arrived);
+                self.ahead_bytes += arrived.message.bytes().len();
+                let (done, last) = oneshot::channel();
+                let before = self.last.replace(last).filter(|_| !is_alone);
+                let answer = answered(Arc::clone(&self.caller), arrived, before, done);
                 // By this thread, or where others are computed by whoever is free.
                 let task = match shared_threads().filter(|_| !is_alone) {
                     Some(threads) => threads.spawn(answer),
@@ -172,7 +200,10 @@ impl Stream {
 
     /// The answer to a request, which is told.
     fn sent(&mut self, answered: Result<Answered, JoinError>) -> Result<Bytes, ApiError> {
-        let Answered { begun, bytes, asked, seen, answer } = answered.map_err(|error| joined(&error))?;
+        let Answered { begun, bytes, message_bytes, asked, seen, answer } =
+            answered.map_err(|error| joined(&error))?;
+        self.ahead_bytes = self.ahead_bytes.saturating_sub(message_bytes);
+        self.answer_bytes = answer.as_ref().map_or(0, Bytes::len);
         if let (Err(error), None) = (&answer, &asked) {
             self.caller.shared.count_refused(error);
         }
@@ -237,11 +268,19 @@ async fn read(caller: Arc<Caller>, mut messages: MessageReader) -> Read {
     (messages, request)
 }
 
-/// Answers a request of a stream. An error is an answer, unless the caller waits no more.
-async fn answered(caller: Arc<Caller>, Arrived { begun, bytes, message }: Arrived) -> Answered {
+/// Answers a request of a stream. An error is an answer, unless the caller waits no more. `before` ends with the request before it,
+/// as `done` with this one.
+async fn answered(
+    caller: Arc<Caller>,
+    Arrived { begun, bytes, message }: Arrived,
+    before: Option<oneshot::Receiver<()>>,
+    done: oneshot::Sender<()>,
+) -> Answered {
+    let _done = done;
     let (mut asked, mut seen) = (None, None);
+    let message_bytes = message.bytes().len();
     let id = InferHead::read(message.bytes()).map(|head| head.id.to_owned()).unwrap_or_default();
-    let computing = computed(&caller, message, Envelope::Stream, &mut asked);
+    let computing = computed(&caller, message, Envelope::Stream, before, &mut asked);
     let answer = match caller.deadline.within(computing).await {
         Ok(computed) => {
             seen = computed.seen;
@@ -256,5 +295,5 @@ async fn answered(caller: Arc<Caller>, Arrived { begun, bytes, message }: Arrive
             framed(&stream_error(&error, &id)).map(Bytes::from)
         }
     };
-    Answered { begun, bytes, asked, seen, answer }
+    Answered { begun, bytes, message_bytes, asked, seen, answer }
 }

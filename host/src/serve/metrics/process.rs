@@ -107,9 +107,8 @@ mod tests {
         assert!(value(&first, "process_max_fds") >= value(&first, "process_open_fds"));
         for _ in 0..50 {
             let again = families();
-            for name in ["process_start_time_seconds", "process_max_fds"] {
-                assert_eq!(value(&again, name), value(&first, name), "{name}");
-            }
+            let name = "process_start_time_seconds";
+            assert_eq!(value(&again, name), value(&first, name));
         }
     }
 }
