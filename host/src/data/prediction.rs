@@ -12,6 +12,7 @@
 //! A header begins with a checksum of all that comes after it, so that damage is not taken for another answer. Records of
 //! before there were checksums have none, and programs of then skip it as they do any field that they do not know.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeSet, VecDeque};
 use std::io::Write as _;
 use std::sync::Arc;
@@ -432,7 +433,7 @@ impl PredictionWriter {
 /// Finds a prediction that was recorded; the newest are looked at first. A damaged segment is an error only where it is nowhere else.
 pub fn find_prediction(store: &Store, id: &str) -> Result<Option<PredictionRecord>, DataError> {
     let mut damaged = Ok(None);
-    for number in store.segments(Segments::Predictions)?.into_iter().rev() {
+    for Reverse(number) in newest_first(store)? {
         // One that is gone meanwhile was too old, or was joined with one before it, which is read after it.
         let Some(segment) = store.read_segment(Segments::Predictions, number)? else { continue };
         match PredictionRecord::find(&segment, id) {
@@ -447,12 +448,7 @@ pub fn find_prediction(store: &Store, id: &str) -> Result<Option<PredictionRecor
 /// The bundles that recorded predictions name: computing one again needs those that answered.
 pub fn prediction_bundles(store: &Store) -> Result<BTreeSet<Digest>, DataError> {
     let mut bundles = BTreeSet::new();
-    let mut numbers = store.segments(Segments::Predictions)?;
-    // Not every file system lists what is replaced meanwhile.
-    numbers.extend(store.segments(Segments::Predictions)?);
-    numbers.sort_unstable();
-    numbers.dedup();
-    for number in numbers.into_iter().rev() {
+    for Reverse(number) in newest_first(store)? {
         // As above.
         let Some(segment) = store.read_segment(Segments::Predictions, number)? else { continue };
         let mut rest = segment.as_slice();
@@ -463,6 +459,14 @@ pub fn prediction_bundles(store: &Store) -> Result<BTreeSet<Digest>, DataError> 
         }
     }
     Ok(bundles)
+}
+
+/// Numbers of all segments, the newest first.
+fn newest_first(store: &Store) -> Result<BTreeSet<Reverse<u64>>, DataError> {
+    let mut numbers = store.segments(Segments::Predictions)?;
+    // Not every file system lists what is replaced meanwhile.
+    numbers.extend(store.segments(Segments::Predictions)?);
+    Ok(numbers.into_iter().map(Reverse).collect())
 }
 
 fn damaged_segment(store: &Store, number: u64) -> impl FnOnce(DataError) -> DataError {

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::OFlags;
 use tempfile::TempDir;
 
+use super::code_cache::forbid_cleaning;
+
 /// Room that a disk must have for code: what a few plugins take.
 const ROOM_MIN_BYTES: u64 = 16 * 1024 * 1024;
 
@@ -79,6 +81,7 @@ impl CodeFolder {
         let Some(Temporary { held, .. }) = &self.temporary else {
             DirBuilder::new().recursive(true).mode(0o700).create(&self.path)?;
             check_owners(&self.path)?;
+            forbid_cleaning(&self.path)?;
             return Ok(&self.path);
         };
         match DirBuilder::new().mode(0o700).create(&self.path) {
@@ -88,6 +91,7 @@ impl CodeFolder {
         }
         // What is above was as good as there is.
         check_is_own(&self.path)?;
+        forbid_cleaning(&self.path)?;
         Ok(&self.path)
     }
 }
@@ -120,6 +124,7 @@ fn usable(folder: &Path) -> std::io::Result<PathBuf> {
     let folder = folder.canonicalize()?;
     check_owners(&folder)?;
     tempfile::tempfile_in(&folder)?;
+    forbid_cleaning(&folder)?;
     check_room(&folder, ROOM_MIN_BYTES)?;
     Ok(folder)
 }
@@ -327,7 +332,7 @@ mod tests {
             assert_eq!(mode(folder.look().unwrap()), 0o700);
             std::fs::set_permissions(path, Permissions::from_mode(0o777)).unwrap();
             assert!(folder.look().is_err());
-            std::fs::remove_dir(path).unwrap();
+            std::fs::remove_dir_all(path).unwrap();
             std::os::unix::fs::symlink(&base, path).unwrap();
             assert!(folder.look().is_err());
             std::fs::remove_file(path).unwrap();

@@ -24,6 +24,7 @@ const MAX_BYTES: u64 = 512 * 1024 * 1024;
 
 /// How the names of files end that wasmtime has not written to their end, and how old one is that nobody goes on with.
 const UNFINISHED: &str = "wip-atomic-write-mod";
+const UNFINISHED_STATS: &str = "wip-atomic-write-stats";
 const UNFINISHED_MAX: Duration = Duration::from_secs(3_600);
 
 /// Where wasmtime has its code, in a folder for each version of it, and where the digests of it are.
@@ -37,13 +38,19 @@ const CLEANING_MAX: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// What an engine looks in.
 pub(super) fn cache(folder: &Path) -> wasmtime::Result<Cache> {
-    File::options().append(true).create(true).mode(0o600).open(folder.join(CLEANING))?;
     let mut config = CacheConfig::new();
     config.with_cleanup_interval(CLEANING_MAX);
+    // Where the clock was set back.
+    config.with_allowed_clock_drift_for_files_from_future(CLEANING_MAX);
     config.with_directory(folder).with_files_total_size_soft_limit(MAX_BYTES);
     // It would be packed anew, and be no more what its digest is of.
     config.with_optimized_compression_usage_counter_threshold(u64::MAX);
     Cache::new(config)
+}
+
+/// Has wasmtime clean nothing in `folder`.
+pub(super) fn forbid_cleaning(folder: &Path) -> std::io::Result<()> {
+    File::options().append(true).create(true).mode(0o600).open(folder.join(CLEANING)).map(drop)
 }
 
 /// The code of a component for an engine.
@@ -154,7 +161,7 @@ fn trim_to(folder: &Path, max_bytes: u64, needed: &str) -> std::io::Result<()> {
                 // A compiler notes its use of what it has handed over.
                 let is_left = match extension.to_str() {
                     Some("stats") => !path.with_extension("").exists(),
-                    Some(UNFINISHED) => is_older(&path, UNFINISHED_MAX),
+                    Some(UNFINISHED | UNFINISHED_STATS) => is_older(&path, UNFINISHED_MAX),
                     _ => false,
                 };
                 if is_left {
@@ -229,6 +236,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn wasmtime_cleans_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        forbid_cleaning(folder.path()).unwrap();
+        forbid_cleaning(folder.path()).unwrap();
+        let cleaning = folder.path().join(CLEANING);
+        assert_eq!(cleaning.file_stem().unwrap(), ".cleanup");
+        assert!(cleaning.extension().unwrap().to_str().unwrap().starts_with("wip-"));
+        let cache = cache(folder.path()).unwrap();
+        let for_ever = (cache.cleanup_interval(), cache.allowed_clock_drift_for_files_from_future());
+        assert_eq!(for_ever, (CLEANING_MAX, CLEANING_MAX));
+    }
+
+    #[test]
     fn code_is_known_by_its_digest() {
         let folder = tempfile::tempdir().unwrap();
         let version = folder.path().join(CODE).join("version");
@@ -277,6 +297,7 @@ mod tests {
         trim_to(folder.path(), 40, "last").unwrap();
         assert_eq!(kept(), ["first", "first.stats", "last", "second", "second.stats", "third"]);
         write(new, "older.wip-atomic-write-mod", 1);
+        write(new, "older.wip-atomic-write-stats", 1);
         trim_to(folder.path(), 29, "last").unwrap();
         assert_eq!(kept(), ["first", "first.stats", "last"]);
         File::create(new.join("now.wip-atomic-write-mod")).unwrap();

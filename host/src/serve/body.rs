@@ -13,7 +13,7 @@ use super::offload::{on_blocking_pool, stopping};
 use super::{ApiError, ErrorCode};
 
 /// Bodies up to this size are not counted, which most are. There are never more of them than connections, and
-/// requests of HTTP/2.
+/// requests of HTTP/2, of which a stream has 128 KiB at most.
 pub(super) const UNCOUNTED_MAX_BYTES: usize = 64 * 1024;
 
 /// Bytes that an answer may have as it is written, judged before: more than the flat elements of any that a plugin may give, and

@@ -195,7 +195,7 @@ fn floods_of_frames_harm_nobody() {
 fn requests_of_a_stream_are_computed_beside_each_other_and_answered_in_their_order() {
     let server = slow_model().serve(["--model", "slow"]);
     let mut client = Http2::connect(&server);
-    // Some seconds of work, and a question that is answered at once.
+    // A second of work, and a question that is answered at once.
     let messages = [slow_call(&server, 6_000), framed(&field(1, b"nobody"))].concat();
     client.post(1, "localhost", STREAM, GRPC, &messages);
     let refused = "host_refused_requests_total{code=\"not_found\"} 1\n";

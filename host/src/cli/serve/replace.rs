@@ -34,7 +34,8 @@ pub(super) fn replace_transformers(
             let given = given.map_or(config, |(_, config)| config.as_str());
             let (file, is_own) =
                 (file.display(), same.is_some_and(|old| old.plugin().digest() == plugin.digest()));
-            if is_own && is_same_json(given, config) {
+            let given = if is_own && is_same_json(given, config) { config } else { given };
+            if is_own && given == config {
                 output.note(&format!("`{file}` is the bundle's own component"));
             } else if is_own {
                 output.warn(&format!(

@@ -54,16 +54,17 @@ pub(super) async fn computed(
     let (shared, headers, deadline) = (&caller.shared, &caller.headers, caller.deadline);
     let head = InferHead::read(message.bytes()).map_err(ApiError::from)?;
     let version = (!head.model_version.is_empty()).then_some(head.model_version);
-    let asked = known.insert(asked(shared, head.model_name, version, Some(headers))?);
-    let request = asked.call(deadline.at());
+    let asked = asked(shared, head.model_name, version, Some(headers))?;
     // Of a graph it is not known which queues it meets.
-    let is_wide = || asked.deployment.graph().is_none() && request.queue.has_room_for(AT_ONCE_MAX);
+    let is_wide = || asked.deployment.graph().is_none() && asked.routing.queue().has_room_for(AT_ONCE_MAX);
     if let Some(before) = before
         && !is_wide()
     {
-        // It ends by being dropped.
+        // It ends by being dropped. Only then does the time begin that this may wait.
         let _ = before.await;
     }
+    let asked = known.insert(asked);
+    let request = asked.call(deadline.at());
     let prediction = shared.next_prediction_id();
     let parameter = |(name, value): (HeaderName, HeaderValue)| {
         (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())

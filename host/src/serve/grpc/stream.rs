@@ -68,6 +68,8 @@ struct Stream {
     received: Received,
     /// The next request, as it comes; none when no more are read.
     reading: Option<Pin<Box<dyn Future<Output = Read> + Send>>>,
+    /// Whether it is under way, and goes on whatever there is room for: its time to come goes on too.
+    is_reading: bool,
     /// In the order of the requests.
     answers: FuturesOrdered<Answering>,
     /// Bytes of their requests, and of the answer before.
@@ -119,6 +121,7 @@ impl Stream {
             observed,
             received,
             reading: Some(Box::pin(reading)),
+            is_reading: false,
             answers: FuturesOrdered::new(),
             ahead_bytes: 0,
             answer_bytes: 0,
@@ -132,7 +135,7 @@ impl Stream {
     /// The answer to the next request, framed; none at the end.
     async fn next_answer(&mut self) -> Result<Option<Bytes>, ApiError> {
         loop {
-            let has_room = self.has_room();
+            self.is_reading |= self.has_room();
             tokio::select! {
                 biased;
                 Some(answered) = self.answers.next() => match self.sent(answered) {
@@ -143,7 +146,7 @@ impl Stream {
                         self.stop(Err(error));
                     }
                 },
-                Some((messages, read)) = next(&mut self.reading), if has_room => self.take(messages, read),
+                Some((messages, read)) = next(&mut self.reading), if self.is_reading => self.take(messages, read),
                 else => break,
             }
         }
@@ -164,6 +167,7 @@ impl Stream {
 
     /// Has a request answered, and the next one read.
     fn take(&mut self, messages: MessageReader, read_now: Result<Option<Arrived>, ApiError>) {
+        self.is_reading = false;
         match read_now {
             Ok(Some(arrived)) => {
                 let is_alone = self.answers.is_empty();
@@ -211,7 +215,8 @@ impl Stream {
             let failure = || self.caller.shared.seen_failure(asked.as_ref(), answer.as_ref().err()?);
             if let Some(mut seen) = seen.or_else(failure) {
                 seen.call = Some(seen_call(seen.error.as_ref().map(|error| error.code), Some(bytes)));
-                observed.tell(begun, &seen, answer.as_ref().ok().map(|answer| answer.len() as u64));
+                let sent = answer.as_ref().ok().filter(|_| !self.is_cut);
+                observed.tell(begun, &seen, sent.map(|answer| answer.len() as u64));
             }
         }
         answer
