@@ -267,7 +267,7 @@ fn a_version_that_does_not_answer_its_sample_gets_no_requests() {
     let server = host.serve(["--endpoints", &file]);
     let before = ask(&server, "/serve/one", &[]);
     // The folder starts from where the file is.
-    write(host, "version: 1\nendpoints: { one: { model: tampered }, two: { model: digits@2 } }\n");
+    write(host, "version: 1\nendpoints: { one: { model: ./tampered }, two: { model: digits@2 } }\n");
     wait_for("another endpoint is not served", || server.post("/serve/two", ROW).status == 200);
     assert_eq!(ask(&server, "/serve/one", &[]), before);
     let told = server.stop().stderr;
@@ -461,7 +461,7 @@ fn of_versions_that_share_requests_one_that_fails_harms_no_other() {
     alias("digits@2", "challenger");
     wait_for_both("what is there again is not served", ["digits@2", "digits@2"]);
     // For what cannot be loaded and never could the one goes on that it was to replace.
-    write(host, &text("tampered"));
+    write(host, &text("./tampered"));
     alias("digits@1", "champion");
     wait_for_both("an alias is not followed beside one that cannot be loaded", ["digits@1", "digits@2"]);
     // Where there was none the others answer for it.
