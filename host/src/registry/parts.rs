@@ -94,7 +94,7 @@ pub(crate) fn check_transformer_counts(before: usize, after: usize) -> Result<()
 
 /// Reads a part of a bundle from the store. Its size is looked at where it is kept, whatever a manifest says.
 pub(super) fn read_part(store: &Store, part: Part<'_>, blob: &BlobRef) -> Result<Vec<u8>, RegistryError> {
-    part.check_size(store.blob_len(blob.digest)?)?;
+    part.check_size(store.read_len(blob.digest)?)?;
     Ok(store.get(blob.digest)?)
 }
 

@@ -156,6 +156,14 @@ impl Store {
         }
     }
 
+    /// How many bytes [`Store::get`] would read. The bucket is not asked for what is kept here of it.
+    pub fn read_len(&self, digest: Digest) -> Result<u64, StoreError> {
+        match &self.blobs {
+            Blobs::Local(_) => self.blob_len(digest),
+            Blobs::Remote(blobs) => blobs.read_len(digest),
+        }
+    }
+
     /// Whether blobs can be reached at all; says why not.
     pub fn check_blobs(&self) -> Result<(), StoreError> {
         match &self.blobs {

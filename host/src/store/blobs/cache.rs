@@ -66,6 +66,15 @@ impl Cache {
         Ok(Some(file))
     }
 
+    /// How many bytes a copy has, if there is one.
+    pub(super) fn len(&self, digest: Digest) -> Result<Option<u64>, StoreError> {
+        match self.blobs.open_unchecked(digest) {
+            Ok((_, metadata)) => Ok(Some(metadata.len())),
+            Err(StoreError::Missing { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Keeps staged bytes.
     pub(super) fn insert(&self, staged: Staged) -> Result<(), StoreError> {
         let size = staged.blob.size;

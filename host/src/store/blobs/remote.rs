@@ -147,6 +147,14 @@ impl RemoteBlobs {
         self.wait("read", Some(digest), async move { objects.head(&path).await.map(|found| found.size) })
     }
 
+    /// How many bytes there are to read, from the cache where it has them.
+    pub(super) fn read_len(&self, digest: Digest) -> Result<u64, StoreError> {
+        match self.cache.len(digest)? {
+            Some(length) => Ok(length),
+            None => self.len(digest),
+        }
+    }
+
     /// Tells `each` of every blob.
     pub(super) fn list(
         &self,
