@@ -288,7 +288,7 @@ fn stops_on_a_signal_while_it_waits_for_another_that_compiles() {
     let host = Host::trained();
     let code = host.state_dir().join("code-of-another");
     std::fs::create_dir(&code).unwrap();
-    let held = std::fs::File::open(&code).unwrap();
+    let held = std::fs::File::create(code.join("lock")).unwrap();
     held.lock().unwrap();
     let mut command = host.command();
     command.args(["serve", "--model", "mnist", "--port", "0", "--code-cache", code.to_str().unwrap()]);
