@@ -162,6 +162,7 @@ pub fn compile(folder: &Path, component: &[u8]) -> Result<(), LoadError> {
     let failed = |error: wasmtime::Error| LoadError::NotCompiled(format!("{error:#}"));
     let mut config = engine_config();
     let loading = Engine::new(config.clone().enable_compiler(false)).map_err(failed)?;
+    code_cache::forbid_cleaning(folder).map_err(|error| failed(error.into()))?;
     config.cache(Some(code_cache::cache(folder).map_err(failed)?));
     let compiling = Engine::new(&config).map_err(failed)?;
     let made = CachedCode::of(folder, component, &compiling);
