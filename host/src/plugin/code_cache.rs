@@ -180,6 +180,7 @@ fn trim_to(folder: &Path, max_bytes: u64, needed: &str) -> std::io::Result<()> {
         }
     }
     kept.sort_unstable();
+    let name_of = |path: &PathBuf| path.file_name().map(OsString::from);
     let mut names: HashSet<OsString> = kept.iter().filter_map(|(_, _, path)| name_of(path)).collect();
     names.insert(needed.into());
     for (_, bytes, path) in kept {
@@ -189,14 +190,12 @@ fn trim_to(folder: &Path, max_bytes: u64, needed: &str) -> std::io::Result<()> {
         std::fs::remove_file(&path)?;
         let _ = std::fs::remove_file(path.with_extension("stats"));
         total = total.saturating_sub(bytes);
-        path.file_name().map(|name| names.remove(name));
+        if let Some(name) = path.file_name() {
+            names.remove(name);
+        }
     }
     remove_digests_but(folder, &names);
     Ok(())
-}
-
-fn name_of(path: &Path) -> Option<OsString> {
-    path.file_name().map(OsString::from)
 }
 
 /// Removes digests of code that is gone, and those that were not written to their end.
@@ -260,7 +259,7 @@ mod tests {
         assert!(!left.is_sound(), "nobody knows");
         assert!(left.hand_over(&code).unwrap());
         assert!(code.is_sound() && !left.is_sound());
-        std::fs::write(version.join("code"), "machine c\x2fde").unwrap();
+        std::fs::write(version.join("code"), "machine c/de").unwrap();
         assert!(!code.is_sound());
         code.remove().unwrap();
         assert!(!version.join("code").exists());
